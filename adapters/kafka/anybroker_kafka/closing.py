@@ -1,0 +1,49 @@
+"""Clients on their way out: aiokafka's ``stop()`` may take as long as the broker is away."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+__all__ = ["Closing"]
+
+_log = logging.getLogger("anybroker.kafka")
+
+
+class Closing:
+    """Runs the ends of clients to their end, beside whoever asked for them.
+
+    Breaking one off half-way would leave its tasks running, heartbeats included, and a member that is gone would hold
+    its partitions for ever.
+    """
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def begin(self, end: Coroutine[Any, Any, None], timeout: float) -> None:
+        """Start it, and wait for at most that many seconds; it goes on after them, and after a cancellation."""
+        task = self.leave(end)
+        await asyncio.wait({task}, timeout=timeout)
+
+    def leave(self, end: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start it and do not wait."""
+        task = asyncio.create_task(end)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            _log.debug("a Kafka client ended with an error: %s", exc)
+
+    async def finish(self, timeout: float) -> None:
+        """Wait for all of them, at most that many seconds; then break off what is left."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=timeout)
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)

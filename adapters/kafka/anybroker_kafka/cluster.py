@@ -1,0 +1,212 @@
+"""Questions to the cluster that are not about records: topics, offsets, consumer groups.
+
+By the requests of aiokafka's protocol package over its client: its admin client creates topics that it is only asked
+to describe, and takes a coordinator that is still loading for a group without offsets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+from aiokafka.client import AIOKafkaClient, CoordinationType
+from aiokafka.errors import (
+    GroupCoordinatorNotAvailableError,
+    KafkaConnectionError,
+    KafkaError,
+    LeaderNotAvailableError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
+from aiokafka.protocol.admin import CreateTopicsRequest, DescribeGroupsRequest
+from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
+from aiokafka.protocol.metadata import MetadataRequest
+from aiokafka.protocol.offset import OffsetRequest
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+
+__all__ = ["BEGINNING", "END", "Cluster"]
+
+BEGINNING, END = -2, -1
+"""Moments that :meth:`Cluster.offsets` takes beside milliseconds since the epoch."""
+_NO_OFFSET = -1
+_NO_MEMBER = ("", -1)
+_T = TypeVar("_T")
+
+
+class Cluster:
+    """One connection for all of an adapter's questions. Every call raises what aiokafka raises, or TimeoutError."""
+
+    def __init__(self, client: AIOKafkaClient, timeout: float, read_committed: bool) -> None:
+        self.client = client
+        self._timeout = timeout
+        self._isolation = int(read_committed)
+
+    async def start(self) -> None:
+        """Connect, and make sure that the address the brokers advertise can be reached too."""
+        await self.client.bootstrap()
+        node = self.client.get_random_node()
+        if not await self.client.ready(node):
+            broker = self.client.cluster.broker_metadata(node)
+            raise KafkaConnectionError(
+                f"it advertises {broker.host}:{broker.port} (advertised.listeners), which cannot be reached"
+            )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self.client.close()
+
+    async def partitions(self, topics: Iterable[str]) -> dict[str, int]:
+        """How many partitions each topic has; a topic that is not there is left out, and not made."""
+        names = list(topics)
+        if not names:
+            return {}
+        reply = await self._ask(MetadataRequest(names, allow_auto_topic_creation=False))
+        counts: dict[str, int] = {}
+        for topic in reply.to_object()["topics"]:
+            error = for_code(topic["error_code"])
+            if error is UnknownTopicOrPartitionError:
+                continue
+            if topic["error_code"] and error is not LeaderNotAvailableError:
+                raise error(topic["topic"])
+            counts[topic["topic"]] = len(topic["partitions"])
+        return counts
+
+    async def create(
+        self, topics: Iterable[tuple[str, int, int, Mapping[str, str]]]
+    ) -> dict[str, tuple[type[KafkaError], str]]:
+        """Create topics, each with its partitions, replicas and configuration; the errors by topic, with a text."""
+        controller = self.client.cluster.controller
+        request = CreateTopicsRequest(
+            [(name, lanes, replicas, [], list(config.items())) for name, lanes, replicas, config in topics],
+            int(self._timeout * 1000),
+            False,
+        )
+        reply = await self._ask(request, None if controller is None else controller.nodeId)
+        return {name: (for_code(code), *text)[:2] for name, code, *text in reply.topic_errors if code}
+
+    async def committed(self, group: str, tps: Iterable[TopicPartition]) -> dict[TopicPartition, OffsetAndMetadata]:
+        """The group's committed positions with their notes; partitions without one are left out."""
+        asked = set(tps)
+
+        async def ask() -> dict[TopicPartition, OffsetAndMetadata]:
+            reply = await self._ask(OffsetFetchRequest(group, _by_topic((tp, tp.partition) for tp in asked)), group)
+            _check(getattr(reply, "error_code", 0), group)
+            found: dict[TopicPartition, OffsetAndMetadata] = {}
+            for topic, partitions in reply.topics:
+                for partition, offset, note, code in partitions:
+                    _check(code, group)
+                    found[TopicPartition(topic, partition)] = OffsetAndMetadata(offset, note or "")
+            if found.keys() != asked:
+                # An answer with holes is no answer: taking it for "no offset" would start the group somewhere else.
+                raise GroupCoordinatorNotAvailableError(group)
+            return {tp: commit for tp, commit in found.items() if commit.offset != _NO_OFFSET}
+
+        return await self._patiently(ask)
+
+    async def commit(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
+        """Set the positions of a group without members; ``UnknownMemberIdError`` if it has some."""
+        entries = _by_topic((tp, (tp.partition, offset, "")) for tp, offset in offsets.items())
+        member, generation = _NO_MEMBER
+
+        async def ask() -> None:
+            request = OffsetCommitRequest(
+                group, generation, member, OffsetCommitRequest.DEFAULT_RETENTION_TIME, entries
+            )
+            reply = await self._ask(request, group)
+            for _, partitions in reply.topics:
+                for _, code in partitions:
+                    _check(code, group)
+
+        await self._patiently(ask)
+
+    async def members(self, group: str) -> int:
+        """How many members the group has now."""
+
+        async def ask() -> int:
+            reply = await self._ask(DescribeGroupsRequest([group]), group)
+            found = reply.to_object()["groups"][0]
+            _check(found["error_code"], group)
+            return len(found["members"])
+
+        return await self._patiently(ask)
+
+    async def offsets(self, moments: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
+        """The first offset at or after each moment (milliseconds, BEGINNING or END); left out where there is none."""
+        cluster = self.client.cluster
+
+        async def ask() -> dict[TopicPartition, int]:
+            by_leader: dict[int, list[tuple[TopicPartition, tuple[int, int]]]] = defaultdict(list)
+            for tp, moment in moments.items():
+                leader = cluster.leader_for_partition(tp)
+                if leader is None or leader < 0:
+                    raise LeaderNotAvailableError(tp)
+                by_leader[leader].append((tp, (tp.partition, moment)))
+            found: dict[TopicPartition, int] = {}
+            for leader, entries in by_leader.items():
+                reply = await self._ask(OffsetRequest(-1, self._isolation, _by_topic(entries)), leader)
+                for topic, partitions in reply.topics:
+                    for partition, code, _, offset in partitions:
+                        _check(code, topic)
+                        found[TopicPartition(topic, partition)] = offset
+            return {tp: offset for tp, offset in found.items() if offset != _NO_OFFSET}
+
+        if not moments:
+            return {}
+        for topic in {tp.topic for tp in moments}:
+            self.client.add_topic(topic)  # so that the metadata has its leaders; waited for below
+        return await self._patiently(ask)
+
+    async def until_there(self, topics: Iterable[str]) -> dict[str, int]:
+        """:meth:`partitions` of topics that were just created, as soon as a broker knows all of them."""
+        names = list(topics)
+
+        async def ask() -> dict[str, int]:
+            counts = await self.partitions(names)
+            if len(counts) < len(names):
+                raise UnknownTopicOrPartitionError(", ".join(name for name in names if name not in counts))
+            return counts
+
+        return await self._patiently(ask)
+
+    async def _ask(self, request: Any, where: int | str | None = None) -> Any:
+        """Send to a node, to the coordinator of a group (its name), or to any node."""
+        client = self.client
+        if isinstance(where, str):
+            where = await client.coordinator_lookup(CoordinationType.GROUP, where)
+        return await client.send(client.get_random_node() if where is None else where, request)
+
+    async def _patiently(self, ask: Callable[[], Awaitable[_T]]) -> _T:
+        """Ask until leaders and coordinators that are being elected are there, one round of metadata between two tries.
+
+        What aiokafka's own calls do for records; raw requests have to ask again themselves. Bounded by the time-out.
+        """
+        last: KafkaError | None = None
+        try:
+            async with asyncio.timeout(self._timeout):
+                while True:
+                    try:
+                        return await ask()
+                    except KafkaError as exc:
+                        if not exc.retriable:
+                            raise
+                        last = exc
+                    if not await self.client.force_metadata_update():
+                        raise last
+        except TimeoutError:
+            if last is None:
+                raise
+            raise last from None
+
+
+def _by_topic(entries: Iterable[tuple[TopicPartition, _T]]) -> list[tuple[str, list[_T]]]:
+    topics: dict[str, list[_T]] = defaultdict(list)
+    for tp, entry in entries:
+        topics[tp.topic].append(entry)
+    return list(topics.items())
+
+
+def _check(code: int, what: str) -> None:
+    if code:
+        raise for_code(code)(what)

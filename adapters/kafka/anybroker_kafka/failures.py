@@ -1,0 +1,120 @@
+"""Kafka's errors, as the errors of anybroker. The client's exception becomes the ``__cause__`` where they are raised."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from aiokafka.errors import (
+    AuthenticationFailedError,
+    AuthenticationMethodNotSupported,
+    BrokerResponseError,
+    ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    IllegalSaslStateError,
+    InconsistentGroupProtocolError,
+    InvalidConfigurationError,
+    InvalidPartitionsError,
+    InvalidReplicationFactorError,
+    InvalidSessionTimeoutError,
+    InvalidTopicError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    OutOfOrderSequenceNumber,
+    PolicyViolationError,
+    ProducerFenced,
+    RecordListTooLargeError,
+    SaslAuthenticationFailed,
+    TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
+    UnknownError,
+    UnknownProducerId,
+    UnsupportedSaslMechanismError,
+)
+from anybroker.errors import AnybrokerError, BrokerError, ConfigError, PublishOutcomeUnknown, Rejected, Unavailable
+
+__all__ = ["CLIENT_ERRORS", "failure", "kafka_errors", "publish_failure", "said", "too_large"]
+
+CLIENT_ERRORS = (KafkaError, OSError, TimeoutError)
+"""What aiokafka's calls raise: its own errors, the network's (TLS included) and time-outs."""
+
+_CREDENTIALS = (
+    AuthenticationFailedError,
+    AuthenticationMethodNotSupported,
+    IllegalSaslStateError,
+    SaslAuthenticationFailed,
+    UnsupportedSaslMechanismError,
+)
+_PERMISSIONS = (
+    ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
+)
+_SETTINGS = (
+    InvalidConfigurationError,
+    InvalidPartitionsError,
+    InvalidReplicationFactorError,
+    InvalidTopicError,
+    PolicyViolationError,
+)
+_HINTS: dict[type[BaseException], str] = {
+    InvalidSessionTimeoutError: "The broker's group.min.session.timeout.ms to group.max.session.timeout.ms "
+    "do not include 'lease': change one of them.",
+    InconsistentGroupProtocolError: "Other members of the consumer group use another assignment strategy: this adapter "
+    "uses 'range'; stop them, or choose another group name.",
+}
+_OUTCOME_UNKNOWN = (OutOfOrderSequenceNumber, ProducerFenced, UnknownProducerId, UnknownError)
+
+
+def said(exc: BaseException) -> str:
+    """What an exception says, in one line that is never empty."""
+    return str(exc) or type(exc).__name__
+
+
+def failure(exc: BaseException, doing: str) -> AnybrokerError:
+    """The error of ours for a client's exception: ConfigError where only a person can mend it, else Unavailable."""
+    if isinstance(exc, _CREDENTIALS):
+        return ConfigError(
+            "url", f"Kafka refused user and password while {doing}: {said(exc)}", "Check both, and sasl_mechanism."
+        )
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        return ConfigError(
+            "ca_file", f"the server's certificate is not trusted while {doing}: {said(exc)}", "Name its authority."
+        )
+    if isinstance(exc, _PERMISSIONS):
+        return ConfigError("url", f"Kafka forbids {doing}: {said(exc)}", "Grant the user the permission (Kafka ACL).")
+    if isinstance(exc, _SETTINGS):
+        return ConfigError("topics", f"Kafka refuses {doing}: {said(exc)}", "Change the setting that it names.")
+    hint = _HINTS.get(type(exc), "")
+    return Unavailable(f"Kafka failed while {doing}: {said(exc)}. {hint}".rstrip())
+
+
+@contextmanager
+def kafka_errors(doing: str) -> Iterator[None]:
+    """Turn the client's exceptions inside the block into ours; ``doing`` completes "Kafka failed while …"."""
+    try:
+        yield
+    except CLIENT_ERRORS as exc:
+        raise failure(exc, doing) from exc
+
+
+def too_large(exc: BaseException) -> bool:
+    """Whether the broker refused a batch for its size."""
+    return isinstance(exc, MessageSizeTooLargeError | RecordListTooLargeError)
+
+
+def publish_failure(exc: BaseException, topic: str) -> BrokerError:
+    """What a batch's error says of each event in it, the cause set."""
+    error: BrokerError
+    if isinstance(exc, BrokerResponseError) and not exc.retriable and not isinstance(exc, _OUTCOME_UNKNOWN):
+        error = Rejected(f"Kafka refused an event for topic {topic!r}: {said(exc)}")
+    else:
+        # Also what aiokafka may have sent and given up on, such as a partition without a leader.
+        error = PublishOutcomeUnknown(
+            f"Kafka gave no clear answer for an event to topic {topic!r} ({said(exc)}): it may be stored. "
+            "Publish it again under the same id"
+        )
+    error.__cause__ = exc
+    return error

@@ -1,0 +1,295 @@
+"""A member of a consumer group: records in, committed positions out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
+from aiokafka.errors import (
+    CommitFailedError,
+    ConsumerStoppedError,
+    IllegalGenerationError,
+    IllegalStateError,
+    KafkaError,
+    UnknownMemberIdError,
+)
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from anybroker.adapter import Commit, Inbound, Lane, LaneListener, Settlement
+from anybroker.errors import BrokerError, LeaseLost, Unavailable
+
+from .closing import Closing
+from .cluster import BEGINNING, Cluster
+from .failures import CLIENT_ERRORS, failure, said
+from .names import lane_name
+from .wire import Record, Wire
+
+__all__ = ["KafkaReceiver"]
+
+POLL = 0.5
+"""Seconds of one ``getmany``: a later ``receive`` takes up what an earlier one did not wait for."""
+_Records = Mapping[TopicPartition, Sequence[Record]]
+
+
+class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no types
+    """Consumes a topic and the group's inlet together, one lane a partition.
+
+    aiokafka's rebalances are eager: every one takes all lanes away and gives some back, under a new epoch. Each epoch
+    starts at the committed positions that were read together with their notes.
+    """
+
+    def __init__(
+        self,
+        consumer: AIOKafkaConsumer,
+        group: str,
+        cluster: Cluster,
+        wire: Wire,
+        listener: LaneListener,
+        epochs: Iterator[int],
+        closing: Closing,
+        *,
+        timeout: float,
+        drain: float,
+    ) -> None:
+        self._consumer = consumer
+        self._group = group
+        self._cluster = cluster
+        self._wire = wire
+        self._listener = listener
+        self._epochs = epochs
+        self._closing = closing
+        self._timeout = timeout
+        self._drain = drain
+        self._lanes: dict[TopicPartition, Lane] = {}
+        self._held: dict[Lane, TopicPartition] = {}
+        self._assigned = False
+        self._stopped = False
+        self._closed = False
+        self._failure: BrokerError | None = None
+        self._left: dict[TopicPartition, Sequence[Record]] = {}
+        self._poll: asyncio.Task[_Records] | None = None
+        self._changed = asyncio.get_running_loop().create_future()
+
+    async def start(self, topics: Iterable[str]) -> None:
+        """Connect and ask to join; the lanes come later, through the listener."""
+        await self._consumer.start()
+        self._consumer.subscribe(list(topics), listener=self)
+
+    # ------------------------------------------------------------------------------------------------- receiving
+
+    async def receive(
+        self, limit: int, /, *, lanes: Collection[Lane] | None, timeout: float
+    ) -> Sequence[Inbound]:
+        """See :meth:`anybroker.adapter.Receiver.receive`."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + timeout
+        while not self._stopped:
+            if self._failure is not None:
+                raise self._failure
+            tps = self._with_room(lanes)
+            if tps:
+                records = self._take(tps, limit)
+                if not records and self._poll is None:
+                    records = await self._getmany(lanes, tps, limit, 0)
+                if records:
+                    return self._inbounds(records)
+                if self._poll is None and self._assigned:
+                    self._poll = asyncio.create_task(self._getmany(lanes, tps, limit, POLL))
+            left = end - loop.time()
+            if left <= 0:
+                break
+            waiting: set[asyncio.Future[object]] = {self._changed}
+            if self._poll is not None:
+                waiting.add(self._poll)
+            await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        return ()
+
+    def _with_room(self, lanes: Collection[Lane] | None) -> Collection[TopicPartition]:
+        """The partitions to take from; none while a rebalance is under way."""
+        if not self._assigned:
+            return ()
+        if lanes is None:
+            return self._lanes
+        held = self._held
+        return [held[lane] for lane in lanes if lane in held]
+
+    async def _getmany(
+        self, lanes: Collection[Lane] | None, tps: Collection[TopicPartition], limit: int, timeout: float
+    ) -> _Records:
+        """One call of the client, never cancelled while the receiver lives: that would confuse its idle detection.
+
+        Without partitions it takes from all, and is quicker.
+        """
+        try:
+            records: _Records = await self._consumer.getmany(
+                *(() if lanes is None else tps), timeout_ms=int(timeout * 1000), max_records=limit
+            )
+        except ConsumerStoppedError:
+            return {}
+        except KafkaError as exc:
+            raise self._dead(exc, "receiving") from exc
+        return records
+
+    def _take(self, tps: Collection[TopicPartition], limit: int) -> _Records:
+        """What an earlier poll has brought, for these partitions, up to the limit; the rest stays for later."""
+        poll = self._poll
+        if poll is not None and poll.done():
+            self._poll = None
+            for tp, records in poll.result().items():
+                self._left[tp] = [*self._left.get(tp, ()), *records]
+        if not self._left:
+            return {}
+        taken: dict[TopicPartition, Sequence[Record]] = {}
+        for tp in [tp for tp in self._left if tp in tps]:
+            records = self._left.pop(tp)
+            taken[tp] = records[:limit]
+            if len(records) > limit:
+                self._left[tp] = records[limit:]
+            limit -= len(taken[tp])
+            if limit <= 0:
+                break
+        return taken
+
+    def _inbounds(self, records: _Records) -> list[Inbound]:
+        lanes, read = self._lanes, self._wire.read
+        return [read(record, lanes[tp]) for tp, batch in records.items() if tp in lanes for record in batch]
+
+    def _dead(self, exc: BaseException, doing: str) -> BrokerError:
+        """The client does not repair this: the core opens another receiver."""
+        error = failure(exc, f"{doing} as a member of {self._group!r}")
+        if not isinstance(error, BrokerError):
+            error = Unavailable(str(error))
+        error.__cause__ = exc
+        self._failure = error
+        self._wake()
+        return error
+
+    def _wake(self) -> None:
+        """Let a waiting ``receive`` look again."""
+        changed, self._changed = self._changed, asyncio.get_running_loop().create_future()
+        if not changed.done():
+            changed.set_result(None)
+
+    # ------------------------------------------------------------------------------------------------ rebalancing
+
+    async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
+        """aiokafka's call before it joins again: the core finishes and settles; our membership lasts meanwhile."""
+        self._assigned = False
+        lanes = list(self._held)
+        try:
+            if lanes:
+                async with asyncio.timeout(self._drain):
+                    await self._listener.revoked(lanes)
+        except TimeoutError:
+            self._listener.lost(lanes)
+        finally:
+            self._forget()
+
+    async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
+        """aiokafka's call after it joined. It only logs what this raises."""
+        if self._stopped:
+            return
+        tps = sorted(assigned)
+        try:
+            async with asyncio.timeout(self._timeout):
+                commits = await self._cluster.committed(self._group, tps) if tps else {}
+                begins = await self._cluster.offsets({tp: BEGINNING for tp in tps if tp not in commits})
+            self._forget()
+            for tp in tps:
+                # From where its note says, and not from what aiokafka reads by itself: of a coordinator that is
+                # loading it believes that there is no commit.
+                self._consumer.seek(tp, commits[tp].offset if tp in commits else begins[tp])
+        except CLIENT_ERRORS as exc:
+            self._dead(exc, "reading the committed positions")
+            return
+        epoch = next(self._epochs)
+        for tp in tps:
+            lane = Lane(lane_name(tp), epoch)
+            self._lanes[tp] = lane
+            self._held[lane] = tp
+            self._listener.assigned(lane, commits[tp].metadata if tp in commits else "")
+        self._assigned = True
+        self._wake()
+
+    def _forget(self) -> None:
+        """Nothing that was polled until now belongs to the lanes to come; a poll that still waits will bring theirs."""
+        self._lanes.clear()
+        self._held.clear()
+        self._left.clear()
+        poll = self._poll
+        if poll is not None and poll.done():
+            self._poll = None
+            if not poll.cancelled():
+                poll.exception()  # looked at, so that asyncio does not report it as lost
+
+    # -------------------------------------------------------------------------------------------------- settling
+
+    async def settle(self, batch: Sequence[Settlement], /) -> Sequence[BrokerError | None]:
+        """See :meth:`anybroker.adapter.Receiver.settle`. One commit for all lanes; works inside ``revoked`` too."""
+        offsets: dict[TopicPartition, OffsetAndMetadata] = {}
+        for item in batch:
+            if isinstance(item, Commit) and (tp := self._held.get(item.lane)) is not None:
+                offsets[tp] = OffsetAndMetadata(item.position, item.note)
+        error = await self._commit(offsets) if offsets else None
+        return [self._verdict(item, error) for item in batch]
+
+    def _verdict(self, item: Settlement, error: BrokerError | None) -> BrokerError | None:
+        if not isinstance(item, Commit):
+            return Unavailable("Kafka settles positions, not single deliveries: a Commit was expected")
+        if error is None and item.lane in self._held:
+            return None
+        if error is not None and item.lane in self._held:
+            return error
+        return LeaseLost(f"partition {item.lane.name} has gone to another member of {self._group!r}")
+
+    async def _commit(self, offsets: dict[TopicPartition, OffsetAndMetadata]) -> BrokerError | None:
+        if self._closed:
+            return Unavailable(f"the member of {self._group!r} is closed")
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._consumer.commit(offsets)
+        except CLIENT_ERRORS as exc:
+            reason = exc.__cause__ if isinstance(exc, CommitFailedError) else exc
+            if isinstance(reason, UnknownMemberIdError | IllegalGenerationError | IllegalStateError):
+                self._lost()
+            error = Unavailable(f"the positions of {self._group!r} were not committed: {said(reason or exc)}")
+            error.__cause__ = exc
+            return error
+        return None
+
+    def _lost(self) -> None:
+        """The coordinator has put us out of the group, and its lanes may be with others already."""
+        lanes = list(self._held)
+        self._assigned = False
+        self._forget()
+        if lanes:
+            self._listener.lost(lanes)
+
+    async def give_back(self, lane: Lane, /) -> None:
+        """Nothing: Kafka balances partitions itself."""
+
+    # ------------------------------------------------------------------------------------------------------- end
+
+    async def stop(self) -> None:
+        """See :meth:`anybroker.adapter.Receiver.stop`."""
+        self._stopped = True
+        self._wake()
+
+    async def close(self) -> None:
+        """Leave the group, within the request time-out; a coordinator that does not answer is left to the session."""
+        await self.stop()
+        if not self._closed:
+            self._closed = True
+            await self._closing.begin(self._leave(), self._timeout)
+
+    async def _leave(self) -> None:
+        """What was fetched and not committed stays uncommitted. aiokafka does not call us back here."""
+        try:
+            await self._consumer.stop()
+        finally:
+            poll, self._poll = self._poll, None
+            if poll is not None:
+                poll.cancel()  # it may wait for an assignment that never comes
+                await asyncio.wait({poll})
+                if not poll.cancelled():
+                    poll.exception()

@@ -1,0 +1,131 @@
+"""The adapter's settings, and the aiokafka options that they and the URL become."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import Any, Literal
+
+from anybroker.adapter import AdapterContext, AdapterSettings, BrokerUrl
+from anybroker.errors import ConfigError
+from pydantic import Field, SecretStr
+
+__all__ = ["KafkaSettings", "client_options", "servers"]
+
+DEFAULT_PORT = 9092
+
+
+class KafkaSettings(AdapterSettings):
+    """What can stand in the URL's query, or under ``[adapters.kafka]``. Names in brackets are Kafka's own."""
+
+    acks: Literal["all"] = Field(
+        "all", description="Only 'all': what publish() returned for is on every in-sync replica [acks]."
+    )
+    content_mode: Literal["binary", "structured"] = Field(
+        "binary", description="CloudEvents as headers and body, or as one JSON document."
+    )
+    replication_factor: int = Field(
+        -1, ge=-1, description="Replicas of a topic that is made; -1: the broker's default [default.replication.factor]."
+    )
+    compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field(
+        "none", description="Of record batches on the wire and on the broker's disk [compression.type]."
+    )
+    max_message_bytes: int = Field(
+        1_048_576, ge=16_384, description="Bytes the broker takes in one record batch [message.max.bytes]."
+    )
+    batch_bytes: int = Field(
+        65_536, ge=1_024, description="Bytes of records collected into one batch of a partition [batch.size]."
+    )
+    isolation: Literal["read_committed", "read_uncommitted"] = Field(
+        "read_committed", description="Whether records of open and aborted transactions are skipped [isolation.level]."
+    )
+    fetch_bytes: int = Field(
+        4_194_304, ge=1_024, description="Bytes in one answer to a fetch, all partitions together [fetch.max.bytes]."
+    )
+    partition_fetch_bytes: int = Field(
+        1_048_576, ge=1_024, description="Bytes of one partition in one answer [max.partition.fetch.bytes]."
+    )
+    fetch_wait: float = Field(
+        0.5, gt=0, le=5, description="Seconds that the broker holds a fetch when there is nothing [fetch.max.wait.ms]."
+    )
+    request_timeout: float = Field(
+        8.0,
+        ge=1,
+        le=60,
+        description="Seconds until an unanswered request counts as a dead connection [request.timeout.ms].",
+    )
+    rebalance_timeout: float = Field(
+        60.0, ge=1, description="Seconds that members have to let go of their partitions; never less than drain + 30."
+    )
+    rack: str | None = Field(None, description="Fetch from the replica in this rack where there is one [client.rack].")
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = Field(
+        None, description="How the URL's user:password is presented; none: PLAIN."
+    )
+    ca_file: Path | None = Field(None, description="PEM file of the authorities to trust; none: the system's.")
+    cert_file: Path | None = Field(None, description="PEM file of the client's certificate.")
+    key_file: Path | None = Field(None, description="PEM file of the client's key; none: it is in cert_file.")
+    key_password: SecretStr | None = Field(None, description="Password of the client's key.")
+    check_hostname: bool = Field(True, description="Whether the server's certificate must be for its host name.")
+
+
+def servers(url: BrokerUrl) -> list[tuple[str, int]]:
+    """The bootstrap servers: host and port."""
+    if not url.hosts:
+        raise ConfigError("url", f"{url} names no server", "Write kafka://host:9092,host2:9092.")
+    if url.path.strip("/"):
+        raise ConfigError("url", f"{url} has the path {url.path!r}, and Kafka has none", "Leave it out.")
+    return [(host, port or DEFAULT_PORT) for host, port in url.hosts]
+
+
+def client_options(url: BrokerUrl, settings: KafkaSettings, context: AdapterContext) -> dict[str, Any]:
+    """The keyword arguments that every aiokafka client of this adapter has."""
+    tls = url.scheme == "kafkas"
+    sasl = url.username is not None
+    if settings.sasl_mechanism is not None and not sasl:
+        raise ConfigError(
+            "sasl_mechanism", "is set, but the URL has no user", "Write kafka://user:password@host:9092, or leave it out."
+        )
+    if sasl and url.password is None:
+        raise ConfigError("url", f"{url} has a user and no password", "Write kafka://user:password@host:9092.")
+    if not tls and (settings.ca_file or settings.cert_file or settings.key_file):
+        raise ConfigError("ca_file, cert_file, key_file", "are for TLS, and the URL asks for none", "Use kafkas://.")
+    options: dict[str, Any] = {
+        "bootstrap_servers": [f"{_bracketed(host)}:{port}" for host, port in servers(url)],
+        "client_id": context.service,
+        "security_protocol": ("SASL_" if sasl else "") + ("SSL" if tls else "PLAINTEXT"),
+        "request_timeout_ms": int(settings.request_timeout * 1000),
+    }
+    if options["security_protocol"] == "PLAINTEXT":
+        return options
+    if sasl:
+        options["sasl_mechanism"] = settings.sasl_mechanism or "PLAIN"
+        options["sasl_plain_username"] = url.username
+        options["sasl_plain_password"] = url.password
+    if tls:
+        options["ssl_context"] = _ssl_context(settings)
+    return options
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _ssl_context(settings: KafkaSettings) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=settings.ca_file)
+    except OSError as exc:
+        raise ConfigError("ca_file", f"{settings.ca_file} cannot be read: {exc}", "Name a PEM file.") from exc
+    context.check_hostname = settings.check_hostname
+    if settings.cert_file is not None:
+        password = settings.key_password.get_secret_value() if settings.key_password is not None else ""
+        try:
+            context.load_cert_chain(settings.cert_file, settings.key_file, password)
+        except OSError as exc:
+            raise ConfigError(
+                "cert_file, key_file",
+                f"{settings.cert_file} and {settings.key_file} cannot be used: {exc}",
+                "Name PEM files that belong together, and key_password if the key has one.",
+            ) from exc
+    elif settings.key_file is not None:
+        raise ConfigError("key_file", "is set without cert_file", "Name the certificate too.")
+    return context

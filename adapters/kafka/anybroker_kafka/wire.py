@@ -1,0 +1,86 @@
+"""Events and Kafka records: the CloudEvents Kafka protocol binding, with our transport headers beside it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from aiokafka.structs import ConsumerRecord
+from anybroker.adapter import Foreign, Inbound, Lane, Outbound
+from anybroker.cloudevents import HeaderBinding
+from anybroker.errors import InvalidEvent
+
+__all__ = ["Headers", "Record", "Wire"]
+
+Headers = list[tuple[str, bytes]]
+Record = ConsumerRecord[bytes, bytes]
+
+_OURS = "anybroker-"
+_MAX_NAMES = 1024
+
+
+class Wire:
+    """Both directions. One for each adapter: it keeps what it has learned of header names, bounded."""
+
+    def __init__(self, content_mode: Literal["binary", "structured"] = "binary") -> None:
+        self._binding = HeaderBinding(bytes, prefix="ce_")
+        self._structured = content_mode == "structured"
+        self._names: dict[str, str] = {}
+
+    def write(self, outbound: Outbound) -> tuple[bytes | None, Headers]:
+        """The record's value and headers.
+
+        aiokafka's batches take no record that has neither key nor value, so an event without both goes in structured
+        mode. A foreign message keeps its headers byte for byte; a transport header of the same name gives way.
+        """
+        event = outbound.event
+        extra = outbound.headers
+        if isinstance(event, Foreign):
+            headers = list(event.headers)
+            if extra:
+                own = {name.lower() for name, _ in headers}
+                headers += [(name, text.encode()) for name, text in extra.items() if name not in own]
+            return event.body, headers
+        body = event.body
+        if self._structured or (body is None and event.key is None):
+            headers, body = self._binding.structured(event)
+        else:
+            headers = self._binding.binary_headers(event)
+        if extra:
+            headers += [(name, text.encode()) for name, text in extra.items()]
+        return body, headers
+
+    def read(self, record: Record, lane: Lane) -> Inbound:
+        """One delivery. What is no CloudEvent comes as a Foreign; nothing is raised."""
+        names = self._names
+        extra: dict[str, str] = {}
+        headers = record.headers
+        for name, value in headers:
+            known = names.get(name)
+            if known is None:
+                known = self._learn(name)
+            if known:
+                extra[known] = "" if value is None else value.decode("utf-8", "replace")
+        try:
+            event = self._binding.parse(headers, record.value)
+        except InvalidEvent as exc:
+            key = _text(record.key)
+            own = [(name, value) for name, value in headers if not name.lower().startswith(_OURS)]
+            return Inbound(Foreign(record.value, own, key, exc), lane, record.offset, key, extra, record)
+        key = event.key
+        if key is None and record.key:
+            key = _text(record.key)
+        return Inbound(event, lane, record.offset, key, extra, record)
+
+    def _learn(self, name: str) -> str:
+        """A header's name as a transport header, or "" for one that belongs to the event."""
+        lower = name.lower()
+        known = "" if lower == "content-type" or lower.startswith("ce_") else lower
+        if len(self._names) >= _MAX_NAMES:
+            self._names.clear()
+        self._names[name] = known
+        return known
+
+
+def _text(key: bytes | None) -> str | None:
+    """A record's key as text; bytes that are not UTF-8 are escaped, so that different keys stay different."""
+    return key.decode("utf-8", "backslashreplace") if key else None

@@ -1,0 +1,151 @@
+"""The tables, and how a connection to them is opened."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from anybroker.errors import ConfigError, Unavailable
+
+__all__ = ["SHIFT", "VERSION", "connect", "describe", "text_of"]
+
+VERSION = 1
+"""The schema's version, kept in ``ab_meta``."""
+
+SHIFT = 40
+"""A sequence number is the topic's id, shifted by this many bits, plus the event's number in the topic from 1: one
+table holds all topics, each of them in one place, and needs no index."""
+
+_TABLES = """
+CREATE TABLE ab_meta(version INTEGER NOT NULL);
+-- last: the highest sequence number given out. trimmed: the newest time among what retention has deleted.
+CREATE TABLE ab_topic(
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, ordered INTEGER NOT NULL, retention REAL,
+    last INTEGER NOT NULL, trimmed REAL NOT NULL DEFAULT 0);
+-- cursor: all up to it has been claimed once, or put aside.
+CREATE TABLE ab_group(
+    id INTEGER PRIMARY KEY, topic INTEGER NOT NULL, name TEXT NOT NULL, ordered INTEGER NOT NULL,
+    cursor INTEGER NOT NULL, UNIQUE(topic, name));
+-- What one transaction published to one topic (or to the inlet of one group of it), numbered from first.
+-- meta: JSON, for each event [id, source, type, time, datacontenttype, key, size of the body or null, more or null].
+CREATE TABLE ab_segment(
+    first INTEGER PRIMARY KEY, count INTEGER NOT NULL, at REAL NOT NULL, only_group INTEGER,
+    meta TEXT NOT NULL, body BLOB NOT NULL);
+-- Handed over to a member and not settled. until: on the machine's monotonic clock.
+CREATE TABLE ab_claim(
+    grp INTEGER NOT NULL, owner INTEGER NOT NULL, seq INTEGER NOT NULL, key TEXT, until REAL NOT NULL,
+    attempts INTEGER NOT NULL, deliveries INTEGER NOT NULL, PRIMARY KEY(grp, owner, seq)) WITHOUT ROWID;
+-- Passed by the cursor and to be handed over: given back, lost by its member, or of a key that another member has.
+CREATE TABLE ab_parked(
+    grp INTEGER NOT NULL, seq INTEGER NOT NULL, key TEXT, attempts INTEGER NOT NULL, deliveries INTEGER NOT NULL,
+    PRIMARY KEY(grp, seq)) WITHOUT ROWID;
+-- The same, but not before due (seconds since the epoch).
+CREATE TABLE ab_delayed(
+    grp INTEGER NOT NULL, due REAL NOT NULL, seq INTEGER NOT NULL, key TEXT, attempts INTEGER NOT NULL,
+    deliveries INTEGER NOT NULL, PRIMARY KEY(grp, due, seq)) WITHOUT ROWID;
+CREATE INDEX ab_delayed_seq ON ab_delayed(grp, seq);
+-- wake: the member's FIFO. lost: how often claims were taken from it. hungry: until when (monotonic) it waits for keys.
+CREATE TABLE ab_member(
+    id INTEGER PRIMARY KEY, grp INTEGER NOT NULL, wake TEXT NOT NULL, lost INTEGER NOT NULL DEFAULT 0,
+    hungry REAL NOT NULL DEFAULT 0);
+-- For people: one row an event.
+CREATE VIEW ab_event AS
+    SELECT t.name AS topic, s.first + j.key - (t.id << 40) AS number, datetime(s.at, 'unixepoch') AS stored,
+        g.name AS only_group, j.value ->> 0 AS id, j.value ->> 1 AS source, j.value ->> 2 AS type,
+        j.value ->> 3 AS time, j.value ->> 4 AS datacontenttype, j.value ->> 5 AS key, j.value -> 7 AS more,
+        CASE WHEN j.value ->> 6 IS NOT NULL THEN substr(s.body, 1 + sum(coalesce(j.value ->> 6, 0))
+            OVER (PARTITION BY s.first ORDER BY j.key) - (j.value ->> 6), j.value ->> 6) END AS body
+    FROM ab_segment s JOIN ab_topic t ON t.id = s.first >> 40 LEFT JOIN ab_group g ON g.id = s.only_group,
+        json_each(s.meta) j;
+"""
+
+
+def connect(path: Path, busy_timeout: float) -> sqlite3.Connection:
+    """Open the file, make it if it is not there, and see to its tables and its durability.
+
+    Runs in the thread that will use the connection. ``ConfigError`` for a missing folder, a file that is no database
+    or of another version; ``Unavailable`` where it is locked or the disk is full.
+    """
+    if sqlite3.sqlite_version_info < (3, 38):
+        raise ConfigError("sqlite", f"is version {sqlite3.sqlite_version}", "Use a Python with SQLite 3.38 or later.")
+    if not path.parent.is_dir():
+        raise ConfigError("url", f"the folder {path.parent} does not exist", "Make it, or change the path.")
+    connection: sqlite3.Connection | None = None
+    try:
+        connection = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None, cached_statements=256)
+        _prepare(connection, path)
+    except sqlite3.Error as exc:
+        if connection is not None:
+            connection.close()
+        raise describe(exc, path) from exc
+    except BaseException:
+        if connection is not None:
+            connection.close()
+        raise
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    execute = connection.execute
+    if execute("PRAGMA journal_mode=WAL").fetchone()[0] != "wal":
+        raise ConfigError("url", f"{path} is on a file system without shared memory", "Use a local disk.")
+    # A committed transaction survives a loss of power only with FULL: NORMAL does not sync the log.
+    execute("PRAGMA synchronous=FULL")
+    execute("PRAGMA fullfsync=ON")  # macOS: fsync alone leaves the data in the drive's cache; elsewhere without effect
+    execute("PRAGMA secure_delete=FAST")
+    execute("PRAGMA wal_autocheckpoint=4000")
+    execute("PRAGMA cache_size=-8000")
+    execute("PRAGMA temp.journal_mode=MEMORY")
+    found = execute("PRAGMA synchronous").fetchone()[0]
+    if found != 2:
+        raise ConfigError("sqlite", f"does not take synchronous=FULL (it says {found})", "Use another build of SQLite.")
+    if _version(connection) is None:
+        execute("BEGIN IMMEDIATE")
+        if _version(connection) is None:  # nobody else was faster
+            for statement in _TABLES.split(";\n"):
+                execute(statement)
+            execute("INSERT INTO ab_meta VALUES (?)", (VERSION,))
+        execute("COMMIT")
+    version = _version(connection)
+    if version != VERSION:
+        raise ConfigError(
+            "url",
+            f"{path} has version {version} of the tables, and this adapter reads {VERSION}",
+            "Use the anybroker release that wrote the file, or another file.",
+        )
+    execute("PRAGMA busy_timeout=0")  # from here on the store waits by itself: SQLite's own steps go up to 100 ms
+
+
+def _version(connection: sqlite3.Connection) -> int | None:
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'ab_meta'").fetchone():
+        return None
+    return int(connection.execute("SELECT version FROM ab_meta").fetchone()[0])
+
+
+def describe(exc: sqlite3.Error, path: Path) -> ConfigError | Unavailable:
+    """The error of ours for one that opening the file ended with."""
+    code = _code(exc)
+    if code == sqlite3.SQLITE_NOTADB:
+        return ConfigError("url", f"{path} is no SQLite database", "Name another file, or move this one away.")
+    if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
+        return ConfigError(
+            "url",
+            f"{path} cannot be opened for writing ({exc})",
+            "Give this user the right to write the file and its folder, or change the path.",
+        )
+    return Unavailable(text_of(exc, path))
+
+
+def text_of(exc: sqlite3.Error, path: Path) -> str:
+    """What happened, to which file, and what to do."""
+    code = _code(exc)
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return f"{path} is locked by another process for longer than busy_timeout: nothing was stored"
+    if code == sqlite3.SQLITE_FULL:
+        return f"the disk of {path} (or the one for temporary files) is full: nothing was stored. Free space on it"
+    return f"SQLite failed on {path}: {exc}"
+
+
+def _code(exc: sqlite3.Error) -> int:
+    """The primary result code; 0 for errors of the module itself."""
+    return (getattr(exc, "sqlite_errorcode", None) or 0) & 0xFF

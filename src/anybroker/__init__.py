@@ -1,0 +1,68 @@
+"""One publish/subscribe API with CloudEvents envelopes, and the same promises on every broker.
+
+Start with :class:`Bus` and :func:`event_type`; behaviour around handlers is in :mod:`anybroker.middleware`.
+"""
+
+from .adapter import Backlog, Receipt
+from .bus import Bus
+from .capabilities import Capabilities, Support
+from .config import TopicSettings
+from .deadletters import DeadLetter
+from .delivery import Delivery
+from .errors import (
+    AnybrokerError,
+    BatchFailed,
+    BrokerError,
+    CapabilityError,
+    ConfigError,
+    DecodeError,
+    EncodeError,
+    EventError,
+    EventTooLarge,
+    InvalidEvent,
+    LeaseLost,
+    PublishOutcomeUnknown,
+    Reject,
+    Rejected,
+    Retry,
+    StateError,
+    Unavailable,
+)
+from .event import ABSENT, Event, event_type
+from .memory import MemoryBroker
+from .subscription import Subscription
+from .topic import Topic
+
+__all__ = [
+    "ABSENT",
+    "AnybrokerError",
+    "Backlog",
+    "BatchFailed",
+    "BrokerError",
+    "Bus",
+    "Capabilities",
+    "CapabilityError",
+    "ConfigError",
+    "DeadLetter",
+    "DecodeError",
+    "Delivery",
+    "EncodeError",
+    "Event",
+    "EventError",
+    "EventTooLarge",
+    "InvalidEvent",
+    "LeaseLost",
+    "MemoryBroker",
+    "PublishOutcomeUnknown",
+    "Receipt",
+    "Reject",
+    "Rejected",
+    "Retry",
+    "StateError",
+    "Subscription",
+    "Support",
+    "Topic",
+    "TopicSettings",
+    "Unavailable",
+    "event_type",
+]

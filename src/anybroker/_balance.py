@@ -1,0 +1,60 @@
+"""Sharing lanes where the broker leaves them all with the first member: each gives its surplus back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+from .adapter import BalancesLanes, Lane
+from .errors import BrokerError
+
+__all__ = ["Balancer"]
+
+_INTERVAL = 1.0
+
+
+class Balancer:
+    """Every second: a member that holds more than its share gives the surplus back, one lane at a time.
+
+    Its share is the lanes of the group divided by the members, rounded up. The broker gives safety (one member a
+    lane); this gives balance only, so that members may disagree for a moment without harm.
+    """
+
+    def __init__(
+        self,
+        counter: BalancesLanes,
+        held: Callable[[], Sequence[Lane]],
+        let_go: Callable[[Lane], Awaitable[None]],
+        lanes: int,
+    ) -> None:
+        self._counter = counter
+        self._held = held
+        self._let_go = let_go
+        self._lanes = lanes
+        self._stopping = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def run(self) -> None:
+        """Balance until cancelled or stopped."""
+        while not self._stopping:
+            await asyncio.sleep(_INTERVAL)
+            try:
+                members = await self._counter.members()
+            except BrokerError:
+                continue  # the receiver tells the core itself when it is dead
+            if members < 2 or self._stopping:
+                continue
+            held = list(self._held())
+            share = -(-self._lanes // members)
+            self._idle.clear()
+            try:
+                for lane in held[share:]:
+                    await self._let_go(lane)
+            finally:
+                self._idle.set()
+
+    async def stop(self) -> None:
+        """Give nothing back any more; waits for a lane that is just being given back."""
+        self._stopping = True
+        await self._idle.wait()

@@ -1,0 +1,111 @@
+"""Batch handlers: deliveries collected until there are enough or the time is over, then one call for all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any
+
+from .delivery import Delivery
+from .errors import BatchFailed, ConfigError
+from .handlers import HandlerSpec, Wants, decoder
+from .provide import Providers
+
+if TYPE_CHECKING:
+    from ._pump import Pump
+
+__all__ = ["BatchCollector"]
+
+
+class BatchCollector:
+    """The innermost handler of a batch handler: each delivery waits here for the outcome of its batch.
+
+    A batch holds at most one event of a key on an ordered subscription (the next one starts after this one), so that
+    a failure retries exactly it and what follows it. When nothing more can come, because all that was received waits
+    behind the batch, it is not waited for.
+    """
+
+    def __init__(
+        self, spec: HandlerSpec, size: int, within: float, providers: Providers, pump: Callable[[], Pump]
+    ) -> None:
+        self._spec = spec
+        self._size = size
+        self._within = within
+        self._providers = providers
+        self._pump = pump
+        self._items: list[tuple[Delivery, Any, asyncio.Future[None]]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._running: set[asyncio.Task[None]] = set()
+        lists = next(p for p in spec.parameters if p.wants in (Wants.PAYLOADS, Wants.EVENTS))
+        if lists.wants is Wants.PAYLOADS:
+            decode = decoder(lists.type)
+            self._read: Callable[[Delivery], Any] = lambda delivery: decode(delivery.event)
+        elif lists.type is None:
+            self._read = lambda delivery: delivery.event
+        else:
+            typed = decoder(lists.type)
+            self._read = lambda delivery: delivery.event._with_data(typed(delivery.event))
+        if not spec.is_async:
+            raise ConfigError(f"handler {spec.name}", "is a plain 'def' with batch=", "Make it 'async def'.")
+
+    async def add(self, delivery: Delivery) -> None:
+        """Wait for the outcome of the batch this delivery gets into."""
+        item = self._read(delivery)
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        self._items.append((delivery, item, future))
+        if len(self._items) >= self._size:
+            self._flush()
+        elif self._timer is None:
+            self._timer = loop.call_later(self._within, self._flush)
+            loop.call_soon(self._flush_if_alone)
+        else:
+            loop.call_soon(self._flush_if_alone)
+        await future
+
+    def _flush_if_alone(self) -> None:
+        """Nothing else can join: everything received waits behind what is in here."""
+        if self._items and self._pump().only_blocked(len(self._items)):
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        items, self._items = self._items, []
+        if items:
+            task = asyncio.create_task(self._run(items), name=f"anybroker batch {self._spec.name}")
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+
+    async def _run(self, items: list[tuple[Delivery, Any, asyncio.Future[None]]]) -> None:
+        failures: dict[int, BaseException] = {}
+        try:
+            async with AsyncExitStack() as stack:
+                kwargs: dict[str, Any] = {}
+                for parameter in self._spec.parameters:
+                    if parameter.wants is Wants.PROVIDED:
+                        kwargs[parameter.name] = await self._providers.get(parameter.type, stack)
+                    else:
+                        kwargs[parameter.name] = [item for _, item, _ in items]
+                await self._spec.function(**kwargs)
+        except BatchFailed as exc:
+            unknown = [index for index in exc.failures if not 0 <= index < len(items)]
+            if unknown:
+                error = ConfigError("BatchFailed(failures)", f"names {unknown[0]}, and the batch has {len(items)} items")
+                failures = dict.fromkeys(range(len(items)), error)
+            else:
+                failures = dict(exc.failures)
+        except BaseException as exc:  # noqa: BLE001 - each delivery of the batch passes it on, cancellation included
+            failures = dict.fromkeys(range(len(items)), exc)
+        for index, (_, _, future) in enumerate(items):
+            if future.done():
+                continue
+            failure = failures.get(index)
+            if failure is None:
+                future.set_result(None)
+            elif isinstance(failure, asyncio.CancelledError):
+                future.cancel()
+            else:
+                future.set_exception(failure)

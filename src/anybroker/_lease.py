@@ -1,0 +1,43 @@
+"""Renewing leases: every third of the lease, from receipt to settlement, for what is queued too."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+
+from .adapter import ExtendsLease, Inbound
+from .errors import LeaseLost
+
+__all__ = ["LeaseKeeper"]
+
+
+class LeaseKeeper:
+    """Knows what was received and not settled, and extends its leases in one call at a time."""
+
+    def __init__(self, receiver: ExtendsLease, lease: float, lost: Callable[[Inbound], None]) -> None:
+        self._receiver = receiver
+        self._lease = lease
+        self._lost = lost
+        self._held: dict[Inbound, None] = {}
+
+    def received(self, batch: Iterable[Inbound]) -> None:
+        """These are ours now."""
+        for inbound in batch:
+            self._held[inbound] = None
+
+    def settled(self, batch: Iterable[Inbound]) -> None:
+        """These are not ours any more."""
+        for inbound in batch:
+            self._held.pop(inbound, None)
+
+    async def run(self) -> None:
+        """Extend until cancelled."""
+        while True:
+            await asyncio.sleep(self._lease / 3)
+            batch: Sequence[Inbound] = list(self._held)
+            if not batch:
+                continue
+            for inbound, result in zip(batch, await self._receiver.extend(batch), strict=True):
+                if isinstance(result, LeaseLost) and inbound in self._held:
+                    del self._held[inbound]
+                    self._lost(inbound)

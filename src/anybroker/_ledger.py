@@ -1,0 +1,167 @@
+"""What is finished in one lane of a cumulative broker: the contiguous position, and the note of what lies beyond it.
+
+The note is text of at most 4,000 ASCII characters that the adapter stores beside the committed position:
+
+    1|<position>|<finished ranges>|<attempts>
+
+with ranges and attempts relative to the position, such as ``1|1200|3-5,9|0:2``: 1203 to 1205 and 1209 are finished,
+and 1200 was started twice. A reader that does not know the first field ignores the note: more is delivered again, but
+nothing is lost.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+__all__ = ["NOTE_LIMIT", "LaneLedger", "Note", "parse_note", "write_note"]
+
+NOTE_LIMIT = 4000
+"""Characters. Kafka-like brokers take 4,096 bytes of metadata with a commit."""
+
+
+class Note:
+    """What a note says, in absolute positions."""
+
+    __slots__ = ("attempts", "complete", "finished")
+
+    def __init__(self, finished: set[int], attempts: dict[int, int], complete: bool = True) -> None:
+        self.finished = finished
+        self.attempts = attempts
+        self.complete = complete
+
+
+def _ranges(positions: Iterable[int]) -> Iterator[tuple[int, int]]:
+    first = last = None
+    for position in sorted(positions):
+        if last is not None and position == last + 1:
+            last = position
+            continue
+        if first is not None and last is not None:
+            yield first, last
+        first = last = position
+    if first is not None and last is not None:
+        yield first, last
+
+
+def write_note(position: int, finished: Iterable[int], attempts: dict[int, int]) -> tuple[str, bool]:
+    """The note, and whether all of it fitted. Empty when there is nothing to say."""
+    starts = ",".join(f"{at - position}:{count}" for at, count in sorted(attempts.items()) if at >= position)
+    starts, fitted = _cut(starts, NOTE_LIMIT // 4)
+    parts = (
+        f"{first - position}-{last - position}" if last > first else f"{first - position}"
+        for first, last in _ranges(at for at in finished if at >= position)
+    )
+    head = f"1|{position}|"
+    ranges, all_ranges = _cut(",".join(parts), NOTE_LIMIT - len(head) - len(starts) - 1)
+    if not ranges and not starts:
+        return "", fitted and all_ranges
+    return f"{head}{ranges}|{starts}", fitted and all_ranges
+
+
+def _cut(text: str, limit: int) -> tuple[str, bool]:
+    """Whole comma-separated items of the text, within the limit."""
+    if len(text) <= limit:
+        return text, True
+    return text[: max(text.rfind(",", 0, limit + 1), 0)], False
+
+
+def parse_note(note: str) -> Note:
+    """Read a note; anything that is not one of ours counts as empty, which is always safe."""
+    empty = Note(set(), {})
+    version, _, rest = note.partition("|")
+    if version != "1":
+        return empty
+    try:
+        base_text, ranges, starts = rest.split("|")
+        base = int(base_text)
+        finished: set[int] = set()
+        for item in filter(None, ranges.split(",")):
+            first, _, last = item.partition("-")
+            low, high = int(first), int(last or first)
+            if not 0 <= low <= high or high - low > 1_000_000:
+                return empty
+            finished.update(range(base + low, base + high + 1))
+        attempts = {}
+        for item in filter(None, starts.split(",")):
+            at, _, count = item.partition(":")
+            attempts[base + int(at)] = int(count)
+    except ValueError:
+        return empty
+    return Note(finished, attempts)
+
+
+class LaneLedger:
+    """Turns finished positions into the contiguous one.
+
+    Positions are received in growing order, with gaps; they finish in any order. The committed position never passes
+    one that is open.
+    """
+
+    __slots__ = ("_done", "_open", "attempts", "full", "next", "noted")
+
+    def __init__(self, note: str = "") -> None:
+        self._open: deque[int] = deque()
+        self._done: set[int] = set()
+        self.noted = parse_note(note)
+        self.attempts: dict[int, int] = {}
+        """Starts so far of events that wait for another one."""
+        self.next: int | None = None
+        """One past the last position received; None before the first."""
+        self.full = False
+        """The last note did not fit: the lane must not fetch until it does."""
+
+    def __len__(self) -> int:
+        """How many positions are received and not below the committed one."""
+        return len(self._open)
+
+    def receive(self, position: int) -> int:
+        """Take note of a received position. Returns the starts noted for it, or -1 if it is finished already."""
+        self._open.append(position)
+        self.next = position + 1
+        noted = self.noted
+        if position in noted.finished:
+            noted.finished.discard(position)
+            self.finish(position)
+            return -1
+        if noted.attempts:
+            starts = noted.attempts.pop(position, 0)
+            if starts:
+                self.attempts[position] = starts
+            return starts
+        return 0
+
+    def finish(self, position: int) -> None:
+        """The event at this position is done."""
+        opened = self._open
+        if self.attempts:
+            self.attempts.pop(position, None)
+        if opened and opened[0] == position:
+            opened.popleft()
+            done = self._done
+            while opened and opened[0] in done:
+                done.discard(opened.popleft())
+        else:
+            self._done.add(position)
+
+    @property
+    def position(self) -> int | None:
+        """The first position that is not finished; None while nothing was received."""
+        return self._open[0] if self._open else self.next
+
+    def note(self) -> str:
+        """What lies beyond :attr:`position`, to be stored beside it; sets :attr:`full`.
+
+        What an earlier member noted and has not come again yet is carried on.
+        """
+        position = self.position
+        if position is None:
+            return ""
+        finished = self._done | self.noted.finished if self.noted.finished else self._done
+        attempts = {**self.noted.attempts, **self.attempts} if self.noted.attempts else self.attempts
+        if not finished and not attempts:
+            self.full = False
+            return ""
+        text, fitted = write_note(position, finished, attempts)
+        self.full = not fitted
+        return text

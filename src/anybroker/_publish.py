@@ -1,0 +1,263 @@
+"""Publishing: concurrent publishes coalesce into one ``submit``, and each ends by its own report or its deadline.
+
+The order of a key is the order in which ``publish`` was first stepped: :meth:`Publisher.send` is called before the
+first suspension, and everything after it keeps the sequence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from ._reconnect import Backoff
+from .adapter import RESERVED_BYTES, Foreign, Outbound, Receipt, Sender
+from .errors import BrokerError, PublishOutcomeUnknown, StateError, Unavailable
+from .event import Event
+from .stats import PublishStats
+
+__all__ = ["Publisher", "Publishing"]
+
+_log = logging.getLogger("anybroker")
+
+_SWEEP = 0.1
+"""Seconds between two looks at the deadlines: so late may a publish end."""
+_BATCH = 2_000
+"""The most events in one ``submit``."""
+_FORGET_AT = 10_000
+
+
+class Publishing(Outbound):
+    """An Outbound with what the publisher keeps about it."""
+
+    __slots__ = ("deadline", "failure", "future", "sequence", "submitted")
+
+    def __init__(
+        self,
+        event: Event[Any] | Foreign,
+        topic: str,
+        group: str | None,
+        headers: Mapping[str, str] | None,
+        not_before: float | None,
+        hop: str,
+        reserve: int = RESERVED_BYTES,
+    ) -> None:
+        self.event = event
+        self.topic = topic
+        self.group = group
+        self.headers = headers
+        self.not_before = not_before
+        self.hop = hop
+        self.reserve = reserve
+        self.token = None
+        self.submitted = False
+        self.failure: BrokerError | None = None
+
+
+class Publisher:
+    """One for each Bus: owns the sender, the deadlines, and the retries of what was certainly not stored."""
+
+    def __init__(self, sender: Sender, deadline: float, stats: PublishStats) -> None:
+        self._sender = sender
+        self._deadline = deadline
+        self._stats = stats
+        self._loop = asyncio.get_running_loop()
+        self._pending: list[Publishing] = []
+        self._again: list[Publishing] = []
+        self._in_flight: dict[Publishing, None] = {}
+        self._own_deadline: dict[Publishing, None] = {}
+        self._accepted: dict[tuple[str, str], int] = {}
+        self._forget_at = _FORGET_AT
+        self._sequence = 0
+        self._wakeup: asyncio.Future[None] | None = None
+        self._backoff = Backoff(first=0.05, cap=2.0, floor=0.01)
+        self._closed = False
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._task = asyncio.create_task(self._run(), name="anybroker publish")
+
+    def send(self, publishing: Publishing, deadline: float | None = None) -> asyncio.Future[Receipt]:
+        """Queue an event. The future ends by the deadline (seconds from now) with a Receipt or a BrokerError.
+
+        Cancelling the future leaves the outcome unknown: the event may be sent still.
+        """
+        if self._closed:
+            raise StateError("publish after close: the Bus is closed. Publish before leaving 'async with bus'")
+        loop = self._loop
+        publishing.future = future = loop.create_future()
+        publishing.sequence = self._sequence = self._sequence + 1
+        if deadline is None:
+            publishing.deadline = loop.time() + self._deadline
+            self._in_flight[publishing] = None
+        else:
+            publishing.deadline = loop.time() + deadline
+            self._own_deadline[publishing] = None
+        self._pending.append(publishing)
+        if self._wakeup is not None:
+            self._wakeup.set_result(None)
+            self._wakeup = None
+        return future
+
+    @property
+    def in_flight(self) -> int:
+        """How many publishes have not ended."""
+        return len(self._in_flight) + len(self._own_deadline)
+
+    # ------------------------------------------------------------------------------------------------ sending
+
+    async def _run(self) -> None:
+        loop = self._loop
+        while True:
+            if not self._pending and not self._again:
+                self._wakeup = loop.create_future()
+                await self._wakeup
+            if self._sweeper is None:
+                self._sweeper = loop.call_later(_SWEEP, self._sweep)
+            if self._again:
+                await asyncio.sleep(self._backoff.next())
+            batch = self._take()
+            if batch:
+                await self._submit(batch)
+
+    def _take(self) -> list[Publishing]:
+        """The next batch: what has to be sent again, in its old order, then what is new."""
+        if self._again:
+            again, self._again = self._again, []
+            again.sort(key=_sequence)
+            live = [item for item in again if not item.future.done() and not self._overtaken(item)]
+            self._stats.retried += len(live)
+            self._pending[:0] = live
+        if len(self._pending) <= _BATCH:
+            batch, self._pending = self._pending, []
+        else:
+            batch = self._pending[:_BATCH]
+            del self._pending[:_BATCH]
+        return batch
+
+    async def _submit(self, batch: list[Publishing]) -> None:
+        for item in batch:
+            item.submitted = True
+        try:
+            await self._sender.submit(batch, self._report)
+        except BrokerError as exc:
+            for item in batch:
+                if item in self._in_flight or item in self._own_deadline:
+                    self._report(item, exc)
+
+    def _overtaken(self, item: Publishing) -> bool:
+        """Whether a later event of the key was accepted: then the failure goes to the caller."""
+        key = item.event.key
+        if key is None or self._accepted.get((item.topic, key), 0) < item.sequence:
+            return False
+        assert item.failure is not None
+        self._end(item, item.failure)
+        return True
+
+    def _report(self, outbound: Outbound, result: Receipt | BrokerError) -> None:
+        """The sender's word on one event."""
+        assert isinstance(outbound, Publishing)
+        if isinstance(result, Receipt):
+            key = outbound.event.key
+            if key is not None:
+                self._accepted[outbound.topic, key] = outbound.sequence
+                if len(self._accepted) > self._forget_at:
+                    self._forget()
+            if self._backoff.tries:
+                self._backoff.reset()
+            self._end(outbound, result)
+        elif isinstance(result, Unavailable) and not self._closed and outbound.deadline > self._loop.time():
+            outbound.submitted = False
+            outbound.failure = result
+            self._again.append(outbound)
+            if self._wakeup is not None:
+                self._wakeup.set_result(None)
+                self._wakeup = None
+        else:
+            self._end(outbound, result)
+
+    def _forget(self) -> None:
+        """Drop what no event in flight can be overtaken by any more."""
+        oldest = min((item.sequence for item in (*self._in_flight, *self._own_deadline)), default=self._sequence)
+        self._accepted = {key: sequence for key, sequence in self._accepted.items() if sequence > oldest}
+        self._forget_at = max(_FORGET_AT, 2 * len(self._accepted))
+
+    def _end(self, item: Publishing, result: Receipt | BrokerError) -> None:
+        self._in_flight.pop(item, None)
+        if self._own_deadline:
+            self._own_deadline.pop(item, None)
+        future = item.future
+        if isinstance(result, Receipt):
+            self._stats.published += 1
+            if not future.done():
+                event = item.event
+                if not isinstance(event, Foreign):
+                    result.event = event
+                future.set_result(result)
+            return
+        self._stats.failed += 1
+        if isinstance(result, PublishOutcomeUnknown):
+            self._stats.unknown += 1
+            if result.event is None and isinstance(item.event, Event):
+                result.event = item.event
+        if not future.done():
+            future.set_exception(result)
+
+    # --------------------------------------------------------------------------------------------- deadlines
+
+    def _sweep(self) -> None:
+        """One timer serves every publish in flight."""
+        now = self._loop.time()
+        late: list[Publishing] = []
+        for item in self._in_flight:  # one deadline for all: the first that is not late ends the search
+            if item.deadline > now:
+                break
+            late.append(item)
+        late += [item for item in self._own_deadline if item.deadline <= now]
+        for item in late:
+            self._end(item, self._too_late(item))
+        if late:
+            self._pending = [item for item in self._pending if not item.future.done()]
+        self._sweeper = self._loop.call_later(_SWEEP, self._sweep) if self.in_flight else None
+
+    def _too_late(self, item: Publishing) -> BrokerError:
+        if item.submitted:
+            return PublishOutcomeUnknown(
+                f"no confirmation from the broker for an event to {item.topic!r} by the publish deadline: it may be "
+                "stored. Publish it again under the same id (the error's 'event')"
+            )
+        error = Unavailable(f"the broker could not take an event to {item.topic!r} by the publish deadline: not stored")
+        error.__cause__ = item.failure
+        return error
+
+    # ------------------------------------------------------------------------------------------------- close
+
+    async def close(self, seconds: float) -> None:
+        """Send what is queued, wait for the confirmations for up to that many seconds, and close the sender.
+
+        What was not confirmed by then ends as unknown, or as Unavailable where it was never handed over. Idempotent.
+        """
+        if self._closed:
+            return
+        end = self._loop.time() + seconds
+        while self.in_flight and self._loop.time() < end:
+            waiting = [item.future for item in (*self._in_flight, *self._own_deadline)]
+            await asyncio.wait(waiting, timeout=end - self._loop.time())
+            await asyncio.sleep(0)  # cancelled futures leave with the report, live ones have left
+            if all(future.done() for future in waiting) and not self._pending and not self._again:
+                break
+        self._closed = True
+        self._task.cancel()
+        await asyncio.wait([self._task])
+        try:
+            async with asyncio.timeout(max(end - self._loop.time(), 5.0)):
+                await self._sender.close()
+        except (TimeoutError, BrokerError) as exc:
+            _log.warning("closing the sender failed: %s", exc or "it took too long")
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for item in (*self._in_flight, *self._own_deadline):
+            self._end(item, self._too_late(item))
+
+
+def _sequence(item: Publishing) -> int:
+    return item.sequence

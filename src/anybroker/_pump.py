@@ -1,0 +1,728 @@
+"""From the receiver to the handlers and back: one pump a subscription.
+
+One task fetches what there is room for; workers take ready deliveries, one task a worker for its whole life; one task
+settles; one extends leases. Per event there is no task, no timer and no lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass, field
+
+from ._balance import Balancer
+from ._lanes import LaneState, Strands
+from ._lease import LeaseKeeper
+from ._ledger import LaneLedger
+from ._reconnect import Backoff
+from ._settle import Settler
+from .adapter import (
+    Adapter,
+    BalancesLanes,
+    ExtendsLease,
+    Inbound,
+    Lane,
+    Receiver,
+    SubscriptionSpec,
+)
+from .capabilities import Acknowledgement
+from .delivery import Delivery, current_delivery
+from .errors import BrokerError, Rejected, Retry
+from .stats import SubscriptionStats
+
+__all__ = ["ATTEMPTS_HEADER", "NOT_BEFORE_HEADER", "Pump", "PumpSettings"]
+
+_log = logging.getLogger("anybroker")
+
+ATTEMPTS_HEADER = "anybroker-attempts"
+"""Handler starts so far, on a copy that the core sent to a group's inlet."""
+NOT_BEFORE_HEADER = "anybroker-not-before"
+"""Seconds since the epoch before which the core does not start a handler."""
+
+_RECEIVE_TIMEOUT = 5.0
+_RESTRICTED_TIMEOUT = 0.2
+"""How long to wait in a receive that leaves full lanes out: so long may one of them have room and get nothing."""
+_YIELD_EVERY = 32
+"""Deliveries that a worker handles without giving the loop a turn, where the handler itself never waits."""
+
+Handle = Callable[[Delivery], Awaitable[None]]
+ReleaseCopy = Callable[[Delivery, int, float], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class PumpSettings:
+    """The numbers of one subscription."""
+
+    max_in_flight: int = 100
+    max_ahead: int = 10_000
+    poison_after: int = 100
+    lease: float = 20.0
+    drain: float = 25.0
+    prefetch: int = field(default=0)
+
+
+class Pump:
+    """Runs one subscription. ``handle`` is the composed chain; it returns, or raises to say what failed."""
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        spec: SubscriptionSpec,
+        settings: PumpSettings,
+        handle: Handle,
+        release_copy: ReleaseCopy | None,
+        stats: SubscriptionStats,
+    ) -> None:
+        self._adapter = adapter
+        self._spec = spec
+        self._settings = settings
+        self._handle = handle
+        self._release_copy = release_copy
+        self.stats = stats
+        self._cumulative = adapter.capabilities.acknowledgement is Acknowledgement.CUMULATIVE
+        self._strands = Strands(spec.ordered)
+        self._ready = self._strands.ready
+        self._lanes: dict[Lane, LaneState] = {}
+        self._receiver: Receiver | None = None
+        self._settler: Settler | None = None
+        self._lease: LeaseKeeper | None = None
+        self._balancer: Balancer | None = None
+        self._session_tasks: list[asyncio.Task[None]] = []
+        self._fetcher: asyncio.Task[None] | None = None
+        self._workers: set[asyncio.Task[None]] = set()
+        self._busy_workers = 0
+        self._idle: list[asyncio.Future[None]] = []
+        self._waking = 0
+        self._room_waiter: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._outstanding = 0
+        self._stopping = False
+        self._paused = False
+        self._resumed = asyncio.Event()
+        self._resumed.set()
+        self._stuck_for: dict[Inbound, int] = {}
+        self._stuck_backoff = Backoff(first=0.5, cap=30.0, floor=0.1)
+        self.problem: str | None = None
+        """Why the subscription is unhealthy; None while it is well."""
+        self.max_running = 0
+        """The most handlers that were in flight at once."""
+
+    # ------------------------------------------------------------------------------------------------- life
+
+    async def start(self) -> None:
+        """Join the group and begin to fetch. Raises what ``open_receiver`` raises."""
+        await self._open()
+        self._fetcher = asyncio.create_task(self._fetch(), name=f"anybroker fetch {self._name}")
+
+    @property
+    def _name(self) -> str:
+        return f"{self._spec.topic}/{self._spec.group}"
+
+    @property
+    def running(self) -> int:
+        """Handlers in flight now."""
+        return self._busy_workers
+
+    @property
+    def buffered(self) -> int:
+        """Deliveries received and not finished."""
+        return self._outstanding
+
+    def pause(self) -> None:
+        """Start no more handlers and fetch nothing, until :meth:`resume`; what runs goes on, leases are kept."""
+        self._paused = True
+        self._resumed.clear()
+
+    def resume(self) -> None:
+        """Go on after :meth:`pause`."""
+        self._paused = False
+        self._resumed.set()
+        self._wake_workers()
+
+    async def close(self, drain: float) -> None:
+        """Stop fetching, wait for the handlers in flight, settle, give back what was not started, leave the group.
+
+        After ``drain`` seconds the handlers still running are cancelled and their events left for redelivery.
+        """
+        deadline = asyncio.get_running_loop().time() + drain
+        self._stopping = True
+        self._resumed.set()
+        self._room_changed(force=True)
+        receiver = self._receiver
+        if receiver is not None:
+            await receiver.stop()
+        if self._fetcher is not None:
+            await asyncio.wait([self._fetcher], timeout=max(self._adapter.capabilities.poll + 1.0, drain))
+            if not self._fetcher.done():
+                self._fetcher.cancel()
+                await asyncio.wait([self._fetcher])
+        if self._balancer is not None:
+            await self._balancer.stop()
+        for delivery in self._strands.clear():
+            self._give_back(delivery, delivery.attempt - 1)
+        busy = [worker for worker in self._workers if not worker.done()]
+        for future in self._idle:
+            future.cancel()
+        self._idle.clear()
+        if busy:
+            await asyncio.wait(busy, timeout=max(deadline - asyncio.get_running_loop().time(), 0.0))
+            late = [worker for worker in busy if not worker.done()]
+            if late:
+                _log.warning(
+                    "%s: %d handlers did not end within %.0f s and were cancelled; their events will be delivered again",
+                    self._name,
+                    len(late),
+                    drain,
+                )
+                for worker in late:
+                    worker.cancel()
+                await asyncio.wait(late)
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._settler is not None:
+            if self._cumulative:
+                for state in self._lanes.values():
+                    self._settler.commit(state)
+            await self._bounded(self._settler.flush(), max(deadline - asyncio.get_running_loop().time(), 5.0))
+        await self._close_session()
+
+    async def _bounded(self, awaitable: Awaitable[None], seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await awaitable
+        except TimeoutError:
+            _log.warning("%s: settling took more than %.0f s on the way out", self._name, seconds)
+
+    def only_blocked(self, collected: int) -> bool:
+        """Whether nothing is ready and all that runs is among ``collected``, with others waiting behind it."""
+        return not self._ready and self._strands.blocked > 0 and self._busy_workers <= collected
+
+    # ---------------------------------------------------------------------------------------------- session
+
+    async def _open(self) -> None:
+        """Open a receiver and what belongs to it."""
+        receiver = await self._adapter.open_receiver(self._spec, self)
+        self._receiver = receiver
+        capabilities = self._adapter.capabilities
+        if capabilities.lease_extension:
+            if not isinstance(receiver, ExtendsLease):
+                raise TypeError(f"{capabilities.adapter}: declares lease_extension, but its Receiver has no extend()")
+            self._lease = LeaseKeeper(receiver, self._settings.lease, self._lease_lost)
+        self._settler = Settler(
+            receiver,
+            capabilities.settle_interval,
+            self.stats,
+            self._lease.settled if self._lease is not None else None,
+        )
+        tasks = [asyncio.create_task(self._settler.run(), name=f"anybroker settle {self._name}")]
+        if self._lease is not None:
+            tasks.append(asyncio.create_task(self._lease.run(), name=f"anybroker lease {self._name}"))
+        if capabilities.balance:
+            if not isinstance(receiver, BalancesLanes):
+                raise TypeError(f"{capabilities.adapter}: declares balance, but its Receiver has no members()")
+            self._balancer = Balancer(receiver, self._held_lanes, self._let_go, self._spec.lanes)
+            tasks.append(asyncio.create_task(self._balancer.run(), name=f"anybroker balance {self._name}"))
+        for task in tasks:
+            task.add_done_callback(self._session_task_done)
+        self._session_tasks = tasks
+
+    def _session_task_done(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.problem = f"{task.get_name()} failed: {error!r}"
+            _log.error("%s", self.problem, exc_info=error)
+
+    async def _close_session(self) -> None:
+        receiver, self._receiver = self._receiver, None
+        tasks, self._session_tasks = self._session_tasks, []
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        if receiver is not None:
+            try:
+                await receiver.close()
+            except BrokerError as exc:
+                _log.warning("%s: closing the receiver failed: %s", self._name, exc)
+
+    async def _reopen(self, backoff: Backoff, why: BrokerError) -> None:
+        """The receiver is dead: forget its lanes and open another, for as long as it takes."""
+        self.problem = f"reconnecting: {why}"
+        _log.warning("%s: %s; opening another receiver", self._name, why)
+        self.lost(list(self._lanes))
+        await self._close_session()
+        while not self._stopping:
+            await self._stoppable_sleep(backoff.next())
+            if self._stopping:
+                return
+            try:
+                await self._open()
+            except BrokerError as exc:
+                self.problem = f"reconnecting: {exc}"
+                continue
+            self.stats.reconnects += 1
+            self.problem = None
+            return
+
+    async def _stoppable_sleep(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while not self._stopping and (left := end - loop.time()) > 0:
+            await asyncio.sleep(min(left, 0.1))
+
+    # ------------------------------------------------------------------------------------------------ lanes
+
+    def assigned(self, lane: Lane, note: str = "") -> None:
+        """LaneListener: the lane is ours."""
+        self._lanes[lane] = LaneState(lane, LaneLedger(note) if self._cumulative else None)
+        self._room_changed(force=True)
+
+    async def revoked(self, lanes: Collection[Lane], /) -> None:
+        """LaneListener: finish what runs, settle, forget."""
+        states = [state for lane in lanes if (state := self._lanes.get(lane)) is not None]
+        await self._drain_lanes(states)
+        if self._settler is not None:
+            for state in states:
+                if self._cumulative:
+                    self._settler.commit(state)
+            await self._bounded(self._settler.flush(), 5.0)
+        for state in states:
+            state.lost = True
+            self._lanes.pop(state.lane, None)
+
+    def lost(self, lanes: Collection[Lane], /) -> None:
+        """LaneListener: forget at once."""
+        for lane in lanes:
+            state = self._lanes.pop(lane, None)
+            if state is not None:
+                state.gone = state.lost = True
+        self._drop_gone()
+        self._room_changed(force=True)
+
+    async def _drain_lanes(self, states: list[LaneState]) -> None:
+        for state in states:
+            state.gone = True
+        self._drop_gone()
+        waiting = []
+        for state in states:
+            if state.running:
+                state.drained = asyncio.Event()
+                waiting.append(asyncio.create_task(state.drained.wait()))
+        if waiting:
+            _, late = await asyncio.wait(waiting, timeout=self._settings.drain)
+            for task in late:
+                task.cancel()
+        self._room_changed(force=True)
+
+    def _drop_gone(self) -> None:
+        """Forget what was not started of lanes that are gone."""
+        for head in self._strands.take_gone():
+            delivery: Delivery | None = head
+            while delivery is not None and delivery.lane_state.gone:
+                self._forget(delivery)
+                delivery = self._strands.leave(delivery)
+            if delivery is not None:
+                self._ready.append(delivery)
+        self._wake_workers()
+
+    def _forget(self, delivery: Delivery) -> None:
+        state = delivery.lane_state
+        state.outstanding -= 1
+        self._outstanding -= 1
+        if state.ledger is not None and delivery.attempt > 1:
+            state.ledger.attempts[delivery.inbound.position] = delivery.attempt - 1
+        if not state.lost:
+            self.stats.returned += 1
+
+    def _held_lanes(self) -> list[Lane]:
+        return [lane for lane, state in self._lanes.items() if not state.gone]
+
+    async def _let_go(self, lane: Lane) -> None:
+        """Balance: drain one lane and give it back."""
+        receiver = self._receiver
+        await self.revoked([lane])
+        if receiver is not None and receiver is self._receiver:
+            await receiver.give_back(lane)
+
+    def _lease_lost(self, inbound: Inbound) -> None:
+        self.stats.leases_lost += 1
+
+    # ------------------------------------------------------------------------------------------------ fetch
+
+    def _room(self) -> int:
+        """How many events may be asked for."""
+        settings, strands = self._settings, self._strands
+        if self._cumulative:
+            return settings.prefetch - len(self._ready)
+        return min(
+            settings.prefetch - len(self._ready) - strands.blocked + strands.parked,
+            settings.max_ahead - self._outstanding,
+        )
+
+    def _open_lanes(self) -> tuple[list[Lane] | None, bool]:
+        """The lanes to fetch from (None: all), and whether there are any."""
+        if not self._cumulative:
+            return None, True
+        limit = self._settings.max_ahead
+        lanes = self._lanes
+        full = False
+        for state in lanes.values():
+            if state.gone or (state.ledger is not None and (state.ledger.full or len(state.ledger) >= limit)):
+                full = True
+                break
+        if not full:
+            return None, True
+        having_room = [
+            lane
+            for lane, state in lanes.items()
+            if not state.gone
+            and state.ledger is not None
+            and not state.ledger.full
+            and len(state.ledger) < limit
+        ]
+        return having_room, bool(having_room)
+
+    def _room_changed(self, force: bool = False) -> None:
+        waiter = self._room_waiter
+        if waiter is not None and not waiter.done() and (force or self._room() * 2 >= self._settings.prefetch):
+            waiter.set_result(None)
+
+    async def _wait_for_room(self) -> None:
+        waiter = self._room_waiter = asyncio.get_running_loop().create_future()
+        handle = asyncio.get_running_loop().call_later(_RESTRICTED_TIMEOUT, self._room_changed, True)
+        try:
+            await waiter
+        finally:
+            handle.cancel()
+            self._room_waiter = None
+
+    async def _fetch(self) -> None:
+        backoff = Backoff(first=0.1, cap=5.0, floor=0.02)
+        try:
+            while not self._stopping:
+                if self._paused:
+                    await self._resumed.wait()
+                    continue
+                room = self._room()
+                lanes, any_open = self._open_lanes()
+                if room <= 0 or not any_open:
+                    await self._wait_for_room()
+                    continue
+                receiver = self._receiver
+                if receiver is None:
+                    return
+                try:
+                    batch = await receiver.receive(
+                        room, lanes=lanes, timeout=_RECEIVE_TIMEOUT if lanes is None else _RESTRICTED_TIMEOUT
+                    )
+                except BrokerError as exc:
+                    if self._stopping:
+                        return
+                    await self._reopen(backoff, exc)
+                    continue
+                if batch:
+                    backoff.reset()
+                    if self._lease is not None:
+                        self._lease.received(batch)
+                    self._accept(batch)
+                    if len(batch) >= _YIELD_EVERY:
+                        await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as exc:
+            self.problem = f"fetching stopped: {exc!r}"
+            _log.exception("%s: fetching stopped", self._name)
+            raise
+
+    def _accept(self, batch: Collection[Inbound]) -> None:
+        """Make deliveries of what was received and put them into their strands."""
+        topic, group = self._spec.topic, self._spec.group
+        lanes, strands, ready = self._lanes, self._strands, self._ready
+        enter = strands.enter
+        cumulative = self._cumulative
+        fuse = self._settings.poison_after
+        last: Lane | None = None
+        state: LaneState | None = None
+        taken = 0
+        for inbound in batch:
+            lane = inbound.lane
+            if lane is not last:
+                state = lanes.get(lane)
+                last = lane
+            if state is None or state.gone:
+                continue
+            starts = inbound.attempts
+            if cumulative:
+                noted = state.ledger.receive(inbound.position)  # type: ignore[union-attr] # cumulative lanes have one
+                if noted < 0:
+                    self.stats.skipped_finished += 1
+                    if self._settler is not None:
+                        self._settler.commit(state)
+                    continue
+                starts = starts or noted
+            not_before = inbound.not_before
+            if inbound.headers:
+                headers = inbound.headers
+                if not starts and ATTEMPTS_HEADER in headers:
+                    starts = _whole(headers[ATTEMPTS_HEADER])
+                if not_before is None and NOT_BEFORE_HEADER in headers:
+                    not_before = _seconds(headers[NOT_BEFORE_HEADER])
+            delivery = Delivery(inbound.event, topic, group, starts + 1, inbound.key, inbound, state)
+            state.outstanding += 1
+            taken += 1
+            if inbound.deliveries > fuse:
+                delivery.verdict = PoisonedError(inbound.deliveries)
+                delivery.attempt = starts
+            if not_before is not None and (wait := not_before - time.time()) > 0:
+                self._hold_new(delivery, wait)
+            elif enter(delivery):
+                ready.append(delivery)
+        self._outstanding += taken
+        self.stats.received += taken
+        self._wake_workers()
+
+    def _hold_new(self, delivery: Delivery, wait: float) -> None:
+        if self._strands.enter(delivery):
+            self._hold(delivery, wait)
+        # else it waits behind one of its key; by then it is late rather than early, which a delay allows
+
+    # ---------------------------------------------------------------------------------------------- workers
+
+    def _wake_workers(self) -> None:
+        """Let workers look at what is ready; each one that takes something wakes the next."""
+        if self._ready and not self._paused and not self._waking:
+            self._wake_one()
+
+    def _wake_one(self) -> None:
+        idle = self._idle
+        while idle:
+            future = idle.pop()
+            if not future.done():
+                self._waking += 1
+                future.set_result(None)
+                return
+        if len(self._workers) < self._settings.max_in_flight and not self._stopping:
+            self._waking += 1
+            worker = asyncio.create_task(self._work(), name=f"anybroker worker {self._name}")
+            self._workers.add(worker)
+            worker.add_done_callback(self._workers.discard)
+
+    async def _work(self) -> None:
+        """One worker: take a ready delivery, handle it, settle it, go on with its key."""
+        ready, handle, strands = self._ready, self._handle, self._strands
+        stats = self.stats
+        cumulative = self._cumulative
+        loop = asyncio.get_running_loop()
+        self._waking -= 1
+        turn = 0
+        while not self._stopping:
+            if not ready or self._paused:
+                future = loop.create_future()
+                self._idle.append(future)
+                self._room_changed()
+                await future
+                self._waking -= 1
+                turn = 0
+                continue
+            delivery = ready.popleft()
+            state = delivery.lane_state
+            if state.gone:
+                self._forget(delivery)
+                self._next(delivery)
+                continue
+            if ready and not self._waking:
+                self._wake_one()
+            self._busy_workers += 1
+            if self._busy_workers > self.max_running:
+                self.max_running = self._busy_workers
+            state.running += 1
+            stats.started += 1
+            current_delivery.set(delivery)
+            try:
+                await handle(delivery)
+            except Exception as exc:
+                self._failed(delivery, exc)
+            except BaseException:
+                self._give_back(delivery, delivery.attempt)
+                raise
+            else:
+                if state.lost:
+                    stats.stale_settlements += 1
+                elif cumulative:
+                    state.ledger.finish(delivery.inbound.position)  # type: ignore[union-attr] # as above
+                    self._settler.commit(state)  # type: ignore[union-attr] # open while a lane is not lost
+                    stats.acked += 1
+                else:
+                    self._settler.ack(delivery)  # type: ignore[union-attr] # as above
+                    stats.acked += 1
+                state.outstanding -= 1
+                self._outstanding -= 1
+                following = strands.leave(delivery)
+                if following is not None:
+                    ready.append(following)
+            finally:
+                self._busy_workers -= 1
+                state.running -= 1
+                if state.drained is not None and not state.running:
+                    state.drained.set()
+            if self._room_waiter is not None:
+                self._room_changed()
+            turn += 1
+            if turn == _YIELD_EVERY:
+                turn = 0
+                await asyncio.sleep(0)
+
+    def _next(self, delivery: Delivery) -> None:
+        """The head of a strand is finished or forgotten: its follower may start."""
+        following = self._strands.leave(delivery)
+        if following is not None:
+            self._ready.append(following)
+            self._wake_workers()
+
+    # ------------------------------------------------------------------------------------------- not acked
+
+    def _failed(self, delivery: Delivery, exc: Exception) -> None:
+        """The chain raised: hold, release, or (what nothing handled) keep and report."""
+        state = delivery.lane_state
+        if isinstance(exc, Retry):
+            self.stats.retried += 1
+            delay = 1.0 if exc.after is None else exc.after
+            released = getattr(exc, "release", False)
+            starts = delivery.attempt
+            following = delivery.again(starts + 1)
+        else:
+            self.stats.stuck += 1
+            tries = self._stuck_for[delivery.inbound] = self._stuck_for.get(delivery.inbound, 0) + 1
+            delay = self._stuck_backoff.wait(tries)
+            released = False
+            starts = delivery.attempt
+            following = delivery.again(starts + 1)
+            if delivery.verdict is not None:  # only the dead letter is missing: the handler is not run again
+                following = delivery.again(starts)
+                following.verdict = delivery.verdict
+            self.problem = f"{type(exc).__name__}: {exc}"
+            if delivery.verdict is not None and isinstance(exc, Rejected):
+                self.pause()  # the dead-letter topic refuses it: no other wait would help
+            _log.error(
+                "%s: an event of type %r can be neither finished nor dead-lettered, next try in %.1f s",
+                self._name,
+                getattr(delivery.event, "type", None),
+                delay,
+                exc_info=exc,
+            )
+        if state.lost:
+            self.stats.stale_settlements += 1
+            self._finish(delivery)
+        elif state.gone or self._stopping:
+            self._give_back(delivery, starts)
+        elif released:
+            self.stats.released += 1
+            self._release(delivery, starts, delay)
+        else:
+            if state.ledger is not None:
+                state.ledger.attempts[delivery.inbound.position] = starts
+            self._hold(following, delay)
+
+    def recovered(self, delivery: Delivery) -> None:
+        """A delivery that was kept is done after all."""
+        if self._stuck_for.pop(delivery.inbound, None) is not None and not self._stuck_for:
+            self.problem = None
+
+    def _finish(self, delivery: Delivery) -> None:
+        delivery.lane_state.outstanding -= 1
+        self._outstanding -= 1
+        self._next(delivery)
+
+    def _give_back(self, delivery: Delivery, starts: int) -> None:
+        """Back to the broker, for whoever comes next, with the starts it had."""
+        state = delivery.lane_state
+        self.stats.returned += 1
+        state.outstanding -= 1
+        self._outstanding -= 1
+        self._stuck_for.pop(delivery.inbound, None)
+        if state.lost or self._settler is None:
+            return
+        if state.ledger is not None:
+            if starts:
+                state.ledger.attempts[delivery.inbound.position] = starts
+        else:
+            self._settler.release(delivery, starts)
+
+    def _release(self, delivery: Delivery, starts: int, delay: float) -> None:
+        if self._release_copy is None:
+            if self._settler is not None:
+                self._settler.release(delivery, starts, delay, failed=True)
+            self._finish(delivery)
+            return
+        task = asyncio.create_task(self._copy_to_inlet(delivery, starts, delay))
+        self._workers.add(task)
+        task.add_done_callback(self._workers.discard)
+
+    async def _copy_to_inlet(self, delivery: Delivery, starts: int, delay: float) -> None:
+        """Emulated release: a confirmed copy in the inlet, then the original is done."""
+        assert self._release_copy is not None
+        try:
+            await self._release_copy(delivery, starts, delay)
+        except (BrokerError, asyncio.CancelledError) as exc:
+            if self._stopping or delivery.lane_state.gone:
+                self._give_back(delivery, starts)
+            else:
+                _log.warning("%s: a delayed release could not be sent (%s); holding the event instead", self._name, exc)
+                self._hold(delivery.again(starts + 1), delay)
+            return
+        self._done(delivery)
+        self._finish(delivery)
+
+    def _done(self, delivery: Delivery) -> None:
+        state = delivery.lane_state
+        if state.lost or self._settler is None:
+            self.stats.stale_settlements += 1
+        elif state.ledger is not None:
+            state.ledger.finish(delivery.inbound.position)
+            self._settler.commit(state)
+        else:
+            self._settler.ack(delivery)
+
+    # ------------------------------------------------------------------------------------------------- held
+
+    def _hold(self, delivery: Delivery, delay: float) -> None:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + delay
+        self._strands.hold(delivery, until)
+        if self._timer is None or until < self._timer_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = until
+            self._timer = loop.call_at(until, self._due)
+
+    def _due(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = None
+        now = loop.time() + 0.001
+        while (delivery := self._strands.pop_due(now)) is not None:
+            self._ready.append(delivery)
+        due = self._strands.next_due()
+        if due is not None:
+            self._timer_at = due
+            self._timer = loop.call_at(due, self._due)
+        self._wake_workers()
+
+
+class PoisonedError(Exception):
+    """The broker handed the event over so often that it probably kills the process."""
+
+    def __init__(self, deliveries: int) -> None:
+        super().__init__(f"handed over {deliveries} times without being finished: it may be what kills the process")
+
+
+def _whole(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
+
+
+def _seconds(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

@@ -1,0 +1,37 @@
+"""How long to wait before the next try: the one place where the library backs off."""
+
+from __future__ import annotations
+
+from random import random
+
+__all__ = ["Backoff"]
+
+
+class Backoff:
+    """Full jitter: the n-th wait is a random time between nothing and ``first * factor ** n`` seconds, capped.
+
+    Full jitter spreads members that failed together; see "Exponential Backoff And Jitter" in the AWS Architecture Blog.
+    """
+
+    __slots__ = ("_cap", "_factor", "_first", "_floor", "tries")
+
+    def __init__(self, first: float = 0.05, cap: float = 5.0, factor: float = 2.0, floor: float = 0.0) -> None:
+        self._first = first
+        self._cap = cap
+        self._factor = factor
+        self._floor = floor
+        self.tries = 0
+
+    def next(self) -> float:
+        """The next wait in seconds."""
+        self.tries += 1
+        return self.wait(self.tries)
+
+    def wait(self, tries: int) -> float:
+        """The wait after that many tries, in seconds."""
+        highest = min(self._cap, self._first * self._factor ** min(tries - 1, 60))
+        return max(self._floor, random() * highest)
+
+    def reset(self) -> None:
+        """The last try succeeded."""
+        self.tries = 0

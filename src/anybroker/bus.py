@@ -1,0 +1,802 @@
+"""Bus: the one object of a service. It only wires the parts together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from datetime import datetime
+from pathlib import Path
+from time import time as wall_clock
+from typing import Any, Literal, Protocol, TypeVar, get_args
+
+from ._outgoing import continue_cause, key_reader
+from ._publish import Publisher, Publishing
+from ._pump import ATTEMPTS_HEADER, NOT_BEFORE_HEADER
+from ._registry import make_adapter
+from .adapter import (
+    Adapter,
+    AdapterContext,
+    Backlog,
+    Foreign,
+    GroupSpec,
+    Receipt,
+    Replays,
+    ReportsBacklog,
+    Start,
+    TopicSpec,
+    Topology,
+)
+from .config import DEFAULT_URL, BusSettings, TopicSettings, load_settings, parse_url
+from .deadletter_queue import DeadLetterQueue
+from .deadletters import DEAD_LETTER_GROUP, dead_letter_headers, dead_letter_topic
+from .delivery import Delivery, current_delivery
+from .errors import BrokerError, ConfigError, StateError, Unavailable
+from .event import ABSENT, Event
+from .from_thread import FromThread
+from .middleware.function import from_callable
+from .middleware.outgoing import Outgoing, PublishHandler, PublishMiddleware
+from .middleware.trace import inject, tracing
+from .names import check_key, check_names, check_topic
+from .provide import Providers
+from .stats import PublishStats
+from .subscription import Subscription, SubscriptionOptions
+from .topic import Topic
+
+__all__ = ["AdapterFactory", "Bus"]
+
+_log = logging.getLogger("anybroker")
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+class AdapterFactory(Protocol):
+    """What a Bus takes instead of a URL: something that makes the adapter, such as a MemoryBroker."""
+
+    def make_adapter(self, context: AdapterContext) -> Adapter:
+        """The adapter, not connected."""
+        ...
+
+
+class Bus:
+    """Publishes events and runs the handlers of one service.
+
+    :param url: the broker (``scheme://user:password@host:port/path?option=value``), or an object that makes the
+        adapter (``MemoryBroker()``). Without it: ``ANYBROKER_URL``, then ``anybroker.toml``, then the embedded broker's
+        file in the working folder, named in a warning.
+    :param source: CloudEvents ``source`` of what is published: the service's name, the same in all its replicas.
+    :param middleware: for every handler; the same kind at a handler replaces it. Functions of your own run around each
+        attempt.
+    :param publish_middleware: around every publish, outermost first.
+    :param consume: False: only publish; subscriptions are declared but not started (a web process).
+    :param topics: settings by topic name, as in ``anybroker.toml``.
+    :param provision: ``create`` topics and groups at the start, only ``verify`` them, or neither (``off``).
+    :param lease: seconds after which what a crashed member held goes to another.
+    :param drain: seconds that handlers in flight have at shutdown before they are cancelled.
+    :param publish_deadline: seconds by which every publish has ended.
+    :param connect_timeout: seconds by which the broker must have answered at the start.
+
+    ``async with bus:`` connects, provisions and starts; leaving it drains and closes. :meth:`run` does that until
+    SIGTERM or SIGINT. Raises ConfigError for wrong settings, before anything is sent.
+    """
+
+    def __init__(
+        self,
+        url: str | AdapterFactory | None = None,
+        *,
+        source: str | None = None,
+        middleware: Sequence[Any] = (),
+        publish_middleware: Sequence[PublishMiddleware] = (),
+        consume: bool = True,
+        topics: Mapping[str, TopicSettings | Mapping[str, Any]] | None = None,
+        provision: Literal["create", "verify", "off"] | None = None,
+        lease: float | None = None,
+        drain: float | None = None,
+        publish_deadline: float | None = None,
+        connect_timeout: float | None = None,
+        adapters: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        self.settings: BusSettings = load_settings(
+            {
+                "url": url if isinstance(url, str) else None,
+                "source": source,
+                "topics": topics,
+                "provision": provision,
+                "lease": lease,
+                "drain": drain,
+                "publish_deadline": publish_deadline,
+                "connect_timeout": connect_timeout,
+                "adapters": adapters,
+            }
+        )
+        self._factory = None if url is None or isinstance(url, str) else url
+        if self._factory is not None and not hasattr(self._factory, "make_adapter"):
+            raise ConfigError(
+                "url", f"{type(url).__name__} is neither a URL nor makes an adapter", "Give a URL or a MemoryBroker()."
+            )
+        self.middleware: tuple[Any, ...] = tuple(from_callable(item) for item in middleware)
+        self._publish_middleware = tuple(publish_middleware)
+        self._consume = consume
+        self.providers = Providers()
+        self.stats = PublishStats()
+        """What was published since the start."""
+        self.from_thread = FromThread(self)
+        """``bus.from_thread.publish(…)``: for plain ``def`` handlers and other threads."""
+        self._subscriptions: dict[tuple[str, str], Subscription] = {}
+        self._declared_groups: dict[str, dict[str, GroupSpec]] = {}
+        self._known: set[str] = set()
+        self._warned: set[str] = set()
+        self._key_of = {
+            name: reader
+            for name, settings in self.settings.topics.items()
+            if (reader := key_reader(name, settings)) is not None
+        }
+        self._source: str | None = self.settings.source
+        self._adapter: Adapter | None = None
+        self._publisher: Publisher | None = None
+        self._publish_through: PublishHandler | None = None
+        self._key_locks: dict[tuple[str, str], tuple[asyncio.Lock, int]] = {}
+        self._stack = AsyncExitStack()
+        self._state: Literal["new", "starting", "started", "closing", "closed"] = "new"
+        self._closing: asyncio.Task[None] | None = None
+        self._closed = asyncio.Event()
+        self._declaring = asyncio.Lock()
+        self._traced = False
+        self.loop: asyncio.AbstractEventLoop | None = None
+        """The event loop that the Bus was started in."""
+
+    # --------------------------------------------------------------------------------------------- declaring
+
+    def subscribe(
+        self,
+        topic: str,
+        *,
+        group: str,
+        type: str | Iterable[str] | None = None,
+        ordered: bool | None = None,
+        start: Start = "new",
+        lanes: int | None = None,
+        max_in_flight: int | None = None,
+        max_ahead: int | None = None,
+        poison_after: int = 100,
+        unhandled: Literal["skip", "dead_letter"] = "skip",
+        batch: int | None = None,
+        within: float = 0.2,
+        middleware: Sequence[Any] = (),
+        name: str | None = None,
+    ) -> Callable[[_F], _F]:
+        """Decorate the only handler of a group of a topic; the function stays directly callable.
+
+        For several handlers of one group use :meth:`subscription`, whose parameters these are. ``type``, ``batch``,
+        ``within`` and ``name`` are those of :meth:`Subscription.on`. Raises ConfigError, the signature's errors
+        included.
+        """
+        if (topic, group) in self._subscriptions:
+            raise ConfigError(
+                f"subscription {topic}/{group}",
+                "is there already",
+                f"For several handlers: sub = bus.subscription({topic!r}, group={group!r}), then @sub.on for each.",
+            )
+
+        def decorate(function: _F) -> _F:
+            subscription = self.subscription(
+                topic,
+                group=group,
+                ordered=ordered,
+                start=start,
+                lanes=lanes,
+                max_in_flight=max_in_flight,
+                max_ahead=max_ahead,
+                poison_after=poison_after,
+                unhandled=unhandled,
+                middleware=middleware,
+            )
+            try:
+                subscription.on(function, type=type, batch=batch, within=within, name=name)
+            except ConfigError:
+                del self._subscriptions[topic, group]
+                raise
+            return function
+
+        return decorate
+
+    def subscription(
+        self,
+        topic: str,
+        *,
+        group: str,
+        ordered: bool | None = None,
+        start: Start = "new",
+        lanes: int | None = None,
+        max_in_flight: int | None = None,
+        max_ahead: int | None = None,
+        poison_after: int = 100,
+        unhandled: Literal["skip", "dead_letter"] = "skip",
+        middleware: Sequence[Any] = (),
+    ) -> Subscription:
+        """The subscription of a group of a topic, to which ``@sub.on`` adds handlers.
+
+        :param ordered: events of one key one at a time and in order (default: as the topic, which is ordered unless
+            its configuration says otherwise).
+        :param start: where a group that does not exist yet begins: ``new``, ``earliest``, or a moment where the broker
+            can.
+        :param lanes: in how many lanes the group is kept in order (default: the topic's, 4).
+        :param max_in_flight: handlers in flight at once, 100 by default.
+        :param max_ahead: events fetched beyond the oldest unfinished one, 10,000 by default.
+        :param poison_after: hand-overs by the broker after which an event is dead-lettered unstarted.
+        :param unhandled: what happens to an event of a type that no handler takes: ``skip`` (counted) or
+            ``dead_letter``.
+        :param middleware: for every handler of this subscription.
+
+        Asked for again with the same settings it is the same object; with others it is a ConfigError.
+        """
+        options = SubscriptionOptions(
+            ordered=ordered,
+            start=start,
+            lanes=lanes,
+            max_in_flight=max_in_flight,
+            max_ahead=max_ahead,
+            poison_after=poison_after,
+            unhandled=unhandled,
+            middleware=tuple(from_callable(item) for item in middleware),
+        )
+        there = self._subscriptions.get((topic, group))
+        if there is not None:
+            if there.options != options:
+                raise ConfigError(
+                    f"subscription {topic}/{group}", "is there already with other settings", "Give them in one place."
+                )
+            return there
+        if self._state != "new":
+            raise StateError(f"subscription {topic}/{group}: the Bus is {self._state}; subscribe before it starts")
+        subscription = Subscription(self, topic, group, options)
+        self._subscriptions[topic, group] = subscription
+        return subscription
+
+    def topic(self, name: str, payload: Any = None) -> Topic[Any]:
+        """A typed view of a topic, that publishes these payload types (a class or a union) only."""
+        types = tuple(get_args(payload)) or ((payload,) if payload is not None else ())
+        return Topic(self, check_topic(name), types)
+
+    def provide(
+        self, kind: Any, factory: Callable[[], Any], *, scope: Literal["process", "delivery"] = "process"
+    ) -> None:
+        """Let handlers ask for this type: the factory returns a value, an awaitable or an (async) context manager.
+
+        ``process``: made once at the start and ended at close; ``delivery``: for each start of a handler.
+        """
+        self.providers.register(kind, factory, scope)
+
+    async def declare(self, topic: str, *, groups: Iterable[str] = (), ordered: bool | None = None) -> None:
+        """Make the topic and these groups be there: from now on each group gets what is published, consumer or not."""
+        self._check_started("declare")
+        settings = self._topic_settings(topic)
+        known = self._declared_groups.setdefault(check_topic(topic), {})
+        for group in groups:
+            check_names(topic, group)
+            known.setdefault(group, GroupSpec(group, settings.ordered if ordered is None else ordered))
+        await self._declare_topic(topic)
+
+    # ----------------------------------------------------------------------------------------------- publish
+
+    async def publish(
+        self,
+        topic: str,
+        data: Any = ABSENT,
+        /,
+        *,
+        key: Any = None,
+        type: str | None = None,
+        id: str | None = None,
+        source: str | None = None,
+        subject: str | None = None,
+        time: datetime | str | None = None,
+        datacontenttype: str | None = None,
+        dataschema: str | None = None,
+        extensions: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        delay: float | None = None,
+        deadline: float | None = None,
+    ) -> Receipt:
+        """Publish one event, and return when the broker has durably accepted it.
+
+        ``data`` is a payload (``Event.create`` says which) or an :class:`Event`. ``key`` is the ordering key; unless
+        given, what the payload's class or the topic's configuration says. ``headers`` are transport headers beside the
+        event. ``delay``: seconds before which no group gets it, where the broker can. ``deadline``: seconds by which
+        this publish has ended (default: the Bus's).
+
+        Events of one key are accepted in the order in which ``publish`` was first stepped, also under ``gather``.
+        Inside a handler, an event without ``id`` gets one that a second run of the handler gives again.
+
+        Raises ``Rejected`` (not stored, do not retry), ``Unavailable`` (not stored), ``PublishOutcomeUnknown`` (may be
+        stored), ``EventError`` or ``ConfigError`` (nothing was sent), ``StateError``. Cancelled, it raises
+        ``CancelledError``, and the outcome is unknown.
+        """
+        if topic not in self._known:
+            await self._first_publish(topic)
+        event = self._event(
+            topic, data, key, type, id, source, subject, time, datacontenttype, dataschema, extensions
+        )
+        out: dict[str, str] | None = dict(headers) if headers else None
+        cause = current_delivery.get()
+        if cause is not None and not isinstance(data, Event):
+            out = {} if out is None else out
+            continue_cause(event, cause, topic, id is not None, out)
+        not_before = None if delay is None else self._not_before(topic, event, delay)
+        if self._publish_through is None:
+            if self._publisher is None:
+                raise self._not_started("publish")
+            return await self._publisher.send(
+                Publishing(event, topic, None, out, not_before, ""), deadline
+            )
+        return await self._publish_slowly(topic, event, out or {}, not_before, deadline)
+
+    async def publish_many(
+        self, topic: str, items: Iterable[Any], /, *, deadline: float | None = None
+    ) -> list[Receipt | BrokerError]:
+        """Publish payloads or Events, and return one result for each, in order: a Receipt or the error.
+
+        Not atomic: one event's failure is its own. A wrong payload raises before anything is sent. Cancelled, it raises
+        ``CancelledError``, and the outcome of each is unknown.
+        """
+        if topic not in self._known:
+            await self._first_publish(topic)
+        if self._publish_through is not None:
+            return await self._publish_many_slowly(topic, items, deadline)
+        publisher = self._publisher
+        if publisher is None:
+            raise self._not_started("publish_many")
+        cause = current_delivery.get()
+        ready: list[Publishing] = []
+        for item in items:
+            event = self._event(topic, item, *(None,) * 9)
+            out: dict[str, str] | None = None
+            if cause is not None and not isinstance(item, Event):
+                out = {}
+                continue_cause(event, cause, topic, False, out)
+            ready.append(Publishing(event, topic, None, out, None, ""))
+        futures = [publisher.send(publishing, deadline) for publishing in ready]
+        results = await asyncio.gather(*futures, return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException) and not isinstance(result, BrokerError):
+                raise result
+        return results  # type: ignore[return-value] # anything else was raised above
+
+    def _event(
+        self,
+        topic: str,
+        data: Any,
+        key: Any,
+        type: str | None,
+        id: str | None,
+        source: str | None,
+        subject: str | None,
+        time: datetime | str | None,
+        datacontenttype: str | None,
+        dataschema: str | None,
+        extensions: Mapping[str, Any] | None,
+    ) -> Event[Any]:
+        if data.__class__ is Event:
+            if not (type is id is source is subject is time is datacontenttype is dataschema is extensions is None):
+                raise ConfigError(
+                    "publish(data)", "is an Event, and its attributes are given beside it", "Use event.replace(…)."
+                )
+            event: Event[Any] = data if key is None else data.replace(key=key)
+        else:
+            event = Event.create(
+                data,
+                type=type,
+                source=source or self._source or self.source,
+                id=id,
+                time=time,
+                subject=subject,
+                key=key,
+                datacontenttype=datacontenttype,
+                dataschema=dataschema,
+                extensions=extensions,
+            )
+        if self._key_of and topic in self._key_of and "partitionkey" not in event._attributes:
+            found = self._key_of[topic](event)
+            if found is not None:
+                event = event.replace(key=found)
+        partition_key = event._attributes.get("partitionkey")
+        if partition_key is not None:
+            check_key(str(partition_key))
+        return event
+
+    def _not_before(self, topic: str, event: Event[Any], delay: float) -> float:
+        if isinstance(delay, bool) or not 0 <= delay < float("inf"):
+            raise ConfigError("publish(delay=)", f"{delay!r} is no number of seconds of 0 or more")
+        capabilities = self.adapter.capabilities
+        capabilities.require("delay", setting="publish(delay=)", remedy="Publish later, or use a broker that can.")
+        if capabilities.max_delay is not None and delay > capabilities.max_delay:
+            raise ConfigError(
+                "publish(delay=)",
+                f"{delay:g} s is over what the {capabilities.adapter} adapter takes",
+                f"Use {capabilities.max_delay:g} s at most.",
+            )
+        if event.key is not None and self._topic_settings(topic).ordered:
+            raise ConfigError(
+                "publish(delay=)",
+                f"the event has a key and the topic {topic!r} is ordered: a delayed event would be overtaken",
+                "Leave the key or the delay out, or configure the topic with ordered = false.",
+            )
+        return wall_clock() + delay
+
+    async def _publish_slowly(
+        self, topic: str, event: Event[Any], headers: dict[str, str], not_before: float | None, deadline: float | None
+    ) -> Receipt:
+        """Through the publish middleware. A lock a key keeps the order of the calls up to the sender."""
+        assert self._publish_through is not None
+        outgoing = Outgoing(topic, event, headers)
+        outgoing.not_before, outgoing.deadline = not_before, deadline
+        if event.key is None:
+            return await self._publish_through(outgoing)
+        where = (topic, event.key)
+        lock, users = self._key_locks.get(where, (asyncio.Lock(), 0))
+        self._key_locks[where] = (lock, users + 1)
+        held = False
+        try:
+            await lock.acquire()
+            held = True
+
+            def release() -> None:
+                nonlocal held
+                if held:
+                    held = False
+                    lock.release()
+
+            outgoing.release = release
+            return await self._publish_through(outgoing)
+        finally:
+            if held:
+                lock.release()
+            lock, users = self._key_locks[where]
+            if users == 1:
+                del self._key_locks[where]
+            else:
+                self._key_locks[where] = (lock, users - 1)
+
+    async def _publish_many_slowly(
+        self, topic: str, items: Iterable[Any], deadline: float | None
+    ) -> list[Receipt | BrokerError]:
+        cause = current_delivery.get()
+        ready = []
+        for item in items:
+            event = self._event(topic, item, *(None,) * 9)
+            out: dict[str, str] = {}
+            if cause is not None and not isinstance(item, Event):
+                continue_cause(event, cause, topic, False, out)
+            ready.append(self._publish_slowly(topic, event, out, None, deadline))
+        results = await asyncio.gather(*ready, return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException) and not isinstance(result, BrokerError):
+                raise result
+        return results  # type: ignore[return-value] # anything else was raised above
+
+    async def _send_outgoing(self, outgoing: Outgoing) -> Receipt:
+        """The innermost publish handler."""
+        if self._publisher is None:
+            raise self._not_started("publish")
+        if self._traced:
+            inject(outgoing.headers)
+        publishing = Publishing(
+            outgoing.event, outgoing.topic, None, outgoing.headers or None, outgoing.not_before, ""
+        )
+        future = self._publisher.send(publishing, outgoing.deadline)
+        outgoing.release()
+        return await future
+
+    async def _first_publish(self, topic: str) -> None:
+        """Once a topic: check its name, make it be there, and warn where no group will get what is published."""
+        if self._state not in ("started", "closing"):
+            raise self._not_started("publish")
+        check_topic(topic)
+        async with self._declaring:
+            if topic not in self._known:
+                await self._declare_topic(topic)
+        if not self._groups_of(topic):
+            self.stats.without_group += 1
+            if topic not in self._warned:
+                self._warned.add(topic)
+                _log.warning(
+                    "topic %r has no group that this Bus knows: what is published may reach nobody. Declare the groups "
+                    "in the configuration (topics.%s.groups) or with bus.declare()",
+                    topic,
+                    topic,
+                )
+
+    async def send_dead_letter(self, dead_letters: str, delivery: Delivery, error: Exception) -> None:
+        """For the core: publish the dead letter, confirmed. Raises BrokerError."""
+        headers = dead_letter_headers(delivery, error)
+        hop = f"dead|{delivery.group}|{headers['anybroker-dead-replays']}|{delivery.attempt}"
+        await self._forward(delivery.event, dead_letters, None, headers, None, hop)
+
+    async def send_to_inlet(self, delivery: Delivery, starts: int, delay: float) -> None:
+        """For the core: a copy to the group's inlet, to be handled after ``delay`` seconds. Raises BrokerError."""
+        not_before = wall_clock() + delay
+        headers = {
+            **delivery.headers,
+            ATTEMPTS_HEADER: str(starts),
+            NOT_BEFORE_HEADER: f"{not_before:.3f}",
+        }
+        hop = f"release|{delivery.group}|{headers.get('anybroker-replays', '0')}|{starts}"
+        await self._forward(delivery.event, delivery.topic, delivery.group, headers, not_before, hop)
+
+    async def replay(self, event: Event[Any] | Foreign, topic: str, group: str, headers: dict[str, str]) -> None:
+        """For the core: send an event to one group only. Raises BrokerError."""
+        await self._forward(event, topic, group, headers, None, f"replay|{group}|{headers['anybroker-replays']}")
+
+    async def _forward(
+        self,
+        event: Event[Any] | Foreign,
+        topic: str,
+        group: str | None,
+        headers: dict[str, str],
+        not_before: float | None,
+        hop: str,
+    ) -> None:
+        if self._publisher is None:
+            raise Unavailable("the Bus is closing")
+        await self._publisher.send(Publishing(event, topic, group, headers, not_before, hop, 0))
+
+    # -------------------------------------------------------------------------------------------------- life
+
+    async def __aenter__(self) -> Bus:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def start(self) -> None:
+        """Connect, provision, start the subscriptions. Raises ConfigError or BrokerError, and leaves nothing open."""
+        if self._state != "new":
+            raise StateError(f"start: the Bus is {self._state} already. Make a new Bus")
+        self._state = "starting"
+        self.loop = asyncio.get_running_loop()
+        try:
+            await self._start()
+        except BaseException:
+            self._state = "started"
+            await self.close(drain=0)
+            raise
+        self._state = "started"
+
+    async def _start(self) -> None:
+        settings = self.settings
+        self._source = self.source
+        if self._adapter is None:
+            self._adapter = self._make_adapter()
+        adapter = self._adapter
+        for subscription in self._subscriptions.values():
+            subscription.check(adapter)
+        try:
+            async with asyncio.timeout(settings.connect_timeout):
+                await adapter.connect()
+        except TimeoutError as exc:
+            raise Unavailable(
+                f"the broker at {self._where} did not answer within {settings.connect_timeout:g} s. "
+                "Is it running, and is the address right?"
+            ) from exc
+        if settings.provision != "off":
+            await adapter.declare(self._topology(), settings.provision)
+        for topic in {*settings.topics, *(topic for topic, _ in self._subscriptions)}:
+            self._known.add(topic)
+        self._publisher = Publisher(await adapter.open_sender(), settings.publish_deadline, self.stats)
+        self._traced = tracing()
+        if self._publish_middleware or self._traced:
+            through: PublishHandler = self._send_outgoing
+            for item in reversed(self._publish_middleware):
+                through = item(through)
+            self._publish_through = through
+        await self.providers.start(self._stack)
+        if self._consume:
+            for subscription in self._subscriptions.values():
+                await subscription.start()
+
+    def _make_adapter(self) -> Adapter:
+        settings = self.settings
+        context = AdapterContext(
+            service=self.source,
+            instance=f"{self.source}-{os.getpid()}-{secrets.token_hex(4)}",
+            lease=settings.lease,
+            publish_deadline=settings.publish_deadline,
+            connect_timeout=settings.connect_timeout,
+            drain=settings.drain,
+        )
+        if self._factory is not None:
+            return self._factory.make_adapter(context)
+        url = settings.url
+        if url is None:
+            url = DEFAULT_URL
+            warnings.warn(
+                f"no broker URL: using the embedded broker in the file {Path(parse_url(url).path.lstrip('/')).resolve()}. "
+                "Set ANYBROKER_URL, or 'url' in anybroker.toml",
+                UserWarning,
+                stacklevel=4,
+            )
+        return make_adapter(parse_url(url), settings.adapters, context)
+
+    @property
+    def _where(self) -> str:
+        return str(parse_url(self.settings.url)) if self.settings.url else self.adapter.capabilities.adapter
+
+    def _topic_settings(self, topic: str) -> TopicSettings:
+        return self.settings.topics.get(topic) or TopicSettings()
+
+    def _groups_of(self, topic: str) -> dict[str, GroupSpec]:
+        """Every group of the topic that this Bus knows."""
+        settings = self._topic_settings(topic)
+        groups = {group: GroupSpec(group, settings.ordered) for group in settings.groups}
+        groups.update(self._declared_groups.get(topic, {}))
+        for (name, group), subscription in self._subscriptions.items():
+            if name == topic:
+                groups[group] = GroupSpec(group, subscription.ordered, subscription.options.start)
+        return groups
+
+    def _topic_specs(self, topic: str) -> list[TopicSpec]:
+        """The topic, and the dead-letter topic of each of its groups."""
+        settings = self._topic_settings(topic)
+        groups = self._groups_of(topic)
+        lanes = {sub.lanes for (name, _), sub in self._subscriptions.items() if name == topic}
+        if len(lanes) > 1:
+            raise ConfigError(
+                f"topic {topic!r}, lanes", f"its subscriptions ask for {sorted(lanes)}", "Use one number for all."
+            )
+        specs = [
+            TopicSpec(topic, tuple(groups.values()), settings.ordered, lanes.pop() if lanes else settings.lanes, settings.retention)
+        ]
+        if topic.endswith(f".{DEAD_LETTER_GROUP}"):
+            return specs
+        for group in groups:
+            dead = settings.dead_letter or dead_letter_topic(topic, group)
+            spec = TopicSpec(dead, (GroupSpec(DEAD_LETTER_GROUP, True),), True, 1, float("inf"))
+            if spec not in specs:
+                specs.append(spec)
+        return specs
+
+    def _topology(self) -> Topology:
+        names = dict.fromkeys((*self.settings.topics, *(topic for topic, _ in self._subscriptions)))
+        return Topology(tuple(spec for name in names for spec in self._topic_specs(name)))
+
+    async def _declare_topic(self, topic: str) -> None:
+        if self.settings.provision != "off":
+            await self.adapter.declare(Topology(tuple(self._topic_specs(topic))), self.settings.provision)
+        self._known.add(topic)
+
+    async def close(self, drain: float | None = None) -> None:
+        """Stop fetching, let handlers finish (``drain`` seconds), settle, flush what was published, close.
+
+        Idempotent, and safe to call from several tasks: all wait for the one that closes. Cancelling the waiting does
+        not stop the closing.
+        """
+        if self._state in ("new", "closed"):
+            self._state = "closed"
+            self._closed.set()
+            return
+        if self._closing is None:
+            self._state = "closing"
+            self._closing = asyncio.create_task(
+                self._close(self.settings.drain if drain is None else drain), name="anybroker close"
+            )
+        await asyncio.shield(self._closing)
+
+    async def _close(self, drain: float) -> None:
+        try:
+            stopping = [subscription.stop(drain) for subscription in self._subscriptions.values()]
+            for result in await asyncio.gather(*stopping, return_exceptions=True):
+                if isinstance(result, BaseException):
+                    _log.error("a subscription did not stop cleanly", exc_info=result)
+            if self._publisher is not None:
+                await self._publisher.close(max(drain, 1.0))
+            await self._stack.aclose()
+        finally:
+            self._publisher = None
+            if self._adapter is not None:
+                try:
+                    async with asyncio.timeout(10.0):
+                        await self._adapter.close()
+                except (TimeoutError, BrokerError) as exc:
+                    _log.warning("closing the connection failed: %s", exc or "it took more than 10 s")
+            self._state = "closed"
+            self._closed.set()
+
+    def run(self) -> None:
+        """Start, and run until SIGTERM or SIGINT; then drain and close. A second signal ends without draining."""
+        asyncio.run(self.run_async())
+
+    async def run_async(self) -> None:
+        """What :meth:`run` does, in a loop that runs already. Installs the signal handlers while it lasts."""
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+        me = asyncio.current_task()
+
+        def on_signal() -> None:
+            if stop.is_set() and me is not None:
+                me.cancel()
+            stop.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, on_signal)
+        try:
+            async with self:
+                await stop.wait()
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    # ----------------------------------------------------------------------------------------------- looking
+
+    @property
+    def source(self) -> str:
+        """CloudEvents ``source`` of what this Bus publishes; the program's name, with a warning, if none was given."""
+        if self._source is None:
+            program = Path(sys.argv[0]).stem if sys.argv and sys.argv[0] else ""
+            if program == "__main__":
+                program = Path(sys.argv[0]).parent.name
+            self._source = program or "anybroker"
+            warnings.warn(
+                f"no source is set: using the program's name {self._source!r} as the CloudEvents source. "
+                "Set source=, ANYBROKER_SOURCE, or 'source' in anybroker.toml to the service's name",
+                UserWarning,
+                stacklevel=3,
+            )
+        return self._source
+
+    @property
+    def adapter(self) -> Adapter:
+        """The adapter; ``bus.adapter.native`` is the client's own object. StateError before the start."""
+        if self._adapter is None:
+            raise self._not_started("adapter")
+        return self._adapter
+
+    @property
+    def subscriptions(self) -> tuple[Subscription, ...]:
+        """All subscriptions."""
+        return tuple(self._subscriptions.values())
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """What is wrong now, by subscription; empty while all is well. For a health check."""
+        return {
+            f"{subscription.topic}/{subscription.group}": subscription.problem
+            for subscription in self._subscriptions.values()
+            if subscription.problem is not None
+        }
+
+    async def backlog(self, topic: str, group: str) -> Backlog:
+        """What waits for a group. CapabilityError where the broker cannot say."""
+        self._check_started("backlog")
+        adapter = self.adapter
+        adapter.capabilities.require("backlog", setting="bus.backlog()", remedy="Ask the broker's own tools.")
+        assert isinstance(adapter, ReportsBacklog)
+        return await adapter.backlog(topic, group)
+
+    async def seek(self, topic: str, group: str, to: Start) -> None:
+        """Move a group without members to the start, the end or a moment. CapabilityError where the broker cannot."""
+        self._check_started("seek")
+        adapter = self.adapter
+        adapter.capabilities.require("seek", setting="bus.seek()", remedy="Use a broker that keeps what was consumed.")
+        assert isinstance(adapter, Replays)
+        await adapter.seek(topic, group, to)
+
+    def dead_letters(self, topic: str, group: str) -> DeadLetterQueue:
+        """The dead letters of a group: list, show, replay, discard."""
+        check_names(topic, group)
+        name = self._topic_settings(topic).dead_letter or dead_letter_topic(topic, group)
+        return DeadLetterQueue(self, topic, group, name)
+
+    def _check_started(self, what: str) -> None:
+        if self._state != "started":
+            raise self._not_started(what)
+
+    def _not_started(self, what: str) -> StateError:
+        if self._state in ("closing", "closed"):
+            return StateError(f"{what}: the Bus is closed. Do it before leaving 'async with bus', or make a new Bus")
+        return StateError(f"{what}: the Bus is not started. Use 'async with bus:' or await bus.start()")

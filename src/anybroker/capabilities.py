@@ -1,0 +1,110 @@
+"""What an adapter can do, as data, and the check that explains itself.
+
+An adapter declares each capability as ``native`` (the broker does it), ``emulated`` (the core does it on top of the
+broker, with the same promise) or ``absent``. Whoever asks for an absent one gets a :class:`CapabilityError` that names
+the adapter, the setting and the remedy, at the start, before anything is sent. The contract suite tests both sides:
+the feature where it is declared, the refusal where it is not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from enum import Enum
+from typing import Any
+
+from .errors import CapabilityError
+
+__all__ = ["Acknowledgement", "Capabilities", "Support"]
+
+
+class Support(Enum):
+    """How far a capability goes."""
+
+    NATIVE = "native"
+    EMULATED = "emulated"
+    ABSENT = "absent"
+
+    def __bool__(self) -> bool:
+        return self is not Support.ABSENT
+
+
+class Acknowledgement(Enum):
+    """How the broker remembers what is done."""
+
+    PER_MESSAGE = "per message"
+    """Each delivery is settled by itself."""
+    CUMULATIVE = "cumulative"
+    """One position a lane; the core's ledger keeps what is finished beyond it, and writes a note beside it."""
+
+
+NATIVE, EMULATED, ABSENT = Support.NATIVE, Support.EMULATED, Support.ABSENT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capabilities:
+    """What one adapter can do. A field without a default is one that each adapter has to decide."""
+
+    adapter: str
+    """The adapter's name in errors and in the capability matrix."""
+    acknowledgement: Acknowledgement
+    """PER_MESSAGE or CUMULATIVE: what :meth:`Receiver.settle` is given."""
+
+    durable: Support
+    """Events that ``publish`` returned for survive a restart of the broker."""
+    processes: Support
+    """Several processes share the topics and the groups."""
+    ordering: Support = NATIVE
+    """Events of one key reach a group one at a time, in publish order."""
+    inlet: Support = NATIVE
+    """An event can be sent to one group only: replays and delayed releases."""
+    release: Support = ABSENT
+    """A delivery can be given back with a delay and its count of attempts (``retry(mode="release")``).
+    ``native``: :class:`Release` with ``delay`` and ``attempts``; ``emulated``: the core sends a copy to the inlet."""
+    delay: Support = ABSENT
+    """``publish(delay=…)``: the broker holds the event until then."""
+    deduplication: Support = ABSENT
+    """The broker drops a second copy of what was published under the same id, for some minutes at least."""
+    attempts_survive: Support = ABSENT
+    """``delivery.attempt`` counts on after a crash of the consumer, not only after a clean restart."""
+    retains: Support = ABSENT
+    """A group made later can have events published before it: ``start="earliest"``."""
+    start_at_time: Support = ABSENT
+    """A group can start at a moment in time."""
+    seek: Support = ABSENT
+    """An existing group can be moved back or forth: :class:`Replays`."""
+    lease_extension: Support = ABSENT
+    """A delivery's lease runs out and must be extended while it is handled: :class:`ExtendsLease`."""
+    backlog: Support = ABSENT
+    """How many events wait for a group can be asked: :class:`ReportsBacklog`."""
+    balance: Support = ABSENT
+    """Lanes stay with the first member unless it gives some back: :class:`BalancesLanes`."""
+    verify: Support = NATIVE
+    """``provision="verify"``: what is declared can be compared with what is there, without changing it."""
+    null_body_with_key: Support = NATIVE
+    """An event without data can be sent with a key in the default content mode."""
+
+    max_event_bytes: int | None = None
+    """The most bytes the broker takes for one event, attributes counted; None: no limit of its own."""
+    max_delay: float | None = None
+    """The longest ``delay`` in seconds; None: no limit."""
+    settle_interval: float = 0.0
+    """Seconds between two settlements of one receiver: 0 settles as soon as the last call has returned."""
+    poll: float = 0.0
+    """The longest time in seconds that :meth:`Receiver.receive` may go on after :meth:`Receiver.stop`."""
+
+    def supports(self, name: str) -> bool:
+        """Whether the capability of that name is declared native or emulated."""
+        value = getattr(self, name)
+        if not isinstance(value, Support):
+            raise TypeError(f"{name!r} is a limit, not a capability")
+        return bool(value)
+
+    def require(self, name: str, *, setting: str, remedy: str) -> None:
+        """Raise :class:`CapabilityError` if the capability of that name is absent."""
+        if not self.supports(name):
+            raise CapabilityError(self.adapter, name, setting, remedy)
+
+    def table(self) -> dict[str, str]:
+        """Each capability by name with ``native``, ``emulated`` or ``absent``, in the order of declaration."""
+        rows: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value.value for name, value in rows.items() if isinstance(value, Support)}

@@ -1,0 +1,362 @@
+"""Binary and structured mode on transports with headers (CloudEvents 1.0, the protocol bindings).
+
+The bindings agree on the plan - an attribute is a header, named with a prefix, the data is the body - and
+differ in prefix, encoding and the place of the content type. Those differences are the parameters of
+:class:`HeaderBinding`; the adapters make theirs once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import Any, Final, Generic, Literal, NoReturn, TypeVar, cast
+
+from ..errors import InvalidEvent
+from ..event import Event, trusted_event
+from .attributes import (
+    FEW_VALUES,
+    MAY_BE_EMPTY,
+    NOT_EMPTY,
+    ROLES,
+    TIME,
+    AttributeValue,
+    canonical,
+    check_name,
+    check_text,
+    read_attribute,
+    require,
+)
+from .json_format import format_json, parse_json
+from .media_type import STRUCTURED, STRUCTURED_BATCH, is_structured, media_type
+from .percent import percent_decode, percent_encode
+from .timestamps import check_timestamp, format_timestamp
+
+__all__ = ["DATA_HEADER", "HeaderBinding"]
+
+V = TypeVar("V", bytes, str)
+
+DATA_HEADER: Final = "anybroker-data"
+"""Our own header, where a transport cannot tell no body from an empty one: ``absent`` or ``empty``."""
+
+_SEQUENCES: Final = frozenset((list, tuple))
+_MAX_NAMES: Final = 1024  # bounds of what an instance remembers: names, and values of each attribute
+_MAX_VALUES: Final = 1024
+_MAX_LENGTH: Final = 512
+
+# What a header is to the reader, beside the roles of attributes (which are smaller numbers).
+_IGNORED: Final = 10
+_CONTENT_TYPE: Final = 11
+_DATA_MARK: Final = 12
+
+_Entry = tuple[int, str, dict[Any, str]]  # the role, the attribute, and its values so far where it has few
+
+
+class HeaderBinding(Generic[V]):
+    """How CloudEvents lie in the headers and the body of one kind of message.
+
+    ``values``: the type of header values to write, ``bytes`` (UTF-8) or ``str``; both are read, and so are
+    the numbers, booleans and times of transports that type their headers.
+    ``prefix``: of the attributes' headers. Names are compared in lower case.
+    ``also_read``: further prefixes that are read.
+    ``content_type``: where ``datacontenttype`` goes. ``"header"``: the header ``content-type``;
+    ``"property"``: the caller's own field, no header; ``"attribute"``: a header with the prefix like every
+    other attribute. Reading prefers the first two over a prefixed header, and the third the other way
+    round.
+    ``percent``: write values percent-encoded (spaces, quotes, ``%`` and all outside U+0021-7E), and decode
+    them.
+    ``null_body``: whether the transport tells no body from an empty one. Where it does not, an empty body
+    with a content type is data, without one is none, and the two events for which that is wrong carry
+    ``anybroker-data``.
+    ``headerless``: whether a message without ``specversion`` header may be a structured event.
+
+    An instance keeps what it has learned of names and values, bounded; it may be used from several threads.
+    """
+
+    def __init__(
+        self,
+        values: type[V],
+        *,
+        prefix: str,
+        also_read: tuple[str, ...] = (),
+        content_type: Literal["header", "property", "attribute"] = "header",
+        percent: bool = False,
+        null_body: bool = True,
+        headerless: bool = False,
+    ) -> None:
+        self.prefix = prefix
+        self._prefixes = tuple(each.lower() for each in (prefix, *also_read))
+        self._content_type = content_type
+        self._percent = percent
+        self._null_body = null_body
+        self._headerless = headerless
+        self._encode: Callable[[str], V] = _encoder(values, percent)
+        self._plain_bytes = values is bytes and not percent and content_type != "property"
+        self._learned: dict[str, _Entry] = {}
+        self._written_names: dict[str, str] = {}
+
+    # -- writing ---------------------------------------------------------------------------------------
+
+    def binary_headers(self, event: Event[Any]) -> list[tuple[str, V]]:
+        """The headers of an event in binary mode; its ``body`` is the body. Never fails."""
+        attributes = event._attributes
+        if self._plain_bytes:
+            names = self._written_names
+            try:
+                return [(names[name], value.encode()) for name, value in attributes.items()]  # type: ignore[union-attr,misc]  # caught below
+            except (KeyError, AttributeError):  # a new name, or a value that is no string: the long way
+                pass
+        encode = self._encode
+        headers = [(self._name(name), encode(canonical(value))) for name, value in attributes.items()]
+        if self._content_type == "property" and "datacontenttype" in attributes:
+            del headers[list(attributes).index("datacontenttype")]
+        if not self._null_body and not event._body:
+            labelled = "datacontenttype" in attributes
+            if labelled and event._body is None:
+                headers.append((DATA_HEADER, encode("absent")))
+            elif not labelled and event._body is not None:
+                headers.append((DATA_HEADER, encode("empty")))
+        return headers
+
+    def structured_headers(self) -> list[tuple[str, V]]:
+        """The headers of an event in structured mode: its content type, unless the caller has a field for
+        it.
+        """
+        if self._content_type == "property":
+            return []
+        return [("content-type", self._encode(STRUCTURED))]
+
+    def structured(self, event: Event[Any]) -> tuple[list[tuple[str, V]], bytes]:
+        """Headers and body of an event in structured mode, as JSON. Never fails."""
+        return self.structured_headers(), format_json(event)
+
+    def _name(self, name: str) -> str:
+        header = self._written_names.get(name)
+        if header is None:
+            in_header = name == "datacontenttype" and self._content_type == "header"
+            header = "content-type" if in_header else self.prefix + name
+            if len(self._written_names) >= _MAX_NAMES:
+                self._written_names.clear()
+            self._written_names[name] = header
+        return header
+
+    # -- reading ---------------------------------------------------------------------------------------
+
+    def parse(
+        self, headers: Iterable[tuple[str, Any]], body: bytes | None, *, content_type: str | None = None
+    ) -> Event[Any]:
+        """Read an event in either mode; a content type ``application/cloudevents…`` says structured.
+
+        ``content_type`` is the message's own field, where the transport has one. Headers without the prefix
+        are ignored, and so are all attributes beside a structured event. Of an attribute that stands there
+        twice, the last one counts. Invents nothing.
+
+        Raises :class:`~anybroker.errors.InvalidEvent` for a message that is no valid event, and nothing else.
+        """
+        if content_type is not None and is_structured(content_type):
+            return _read_structured(content_type, body)
+        if type(headers) not in _SEQUENCES:
+            headers = list(headers)  # read twice where something is wrong
+        try:
+            return self._parse(headers, body, content_type)
+        except InvalidEvent:
+            # A structured event may have broken attribute headers beside it, and they do not matter.
+            for name, value in headers:
+                if name.lower() == "content-type" and is_structured(announced := _loose_text(value)):
+                    return _read_structured(announced, body)
+            raise
+
+    def _parse(
+        self, headers: Iterable[tuple[str, Any]], body: bytes | None, announced: str | None
+    ) -> Event[Any]:
+        learned = self._learned
+        percent = self._percent
+        attributes: dict[str, AttributeValue] = {}
+        mark = ""
+        name = ""
+        try:
+            for header, raw in headers:
+                try:
+                    role, name, values = learned[header]
+                except KeyError:
+                    role, name, values = self._learn(header)
+                if role == FEW_VALUES:
+                    try:
+                        attributes[name] = values[raw]
+                    except (KeyError, TypeError):  # a new value, or one of a type that is no key
+                        if raw is not None:
+                            attributes[name] = self._learn_value(name, values, raw)
+                elif role <= MAY_BE_EMPTY:
+                    if type(raw) is bytes:
+                        text = raw.decode()
+                    elif type(raw) is str:
+                        text = raw
+                    else:
+                        if raw is not None:
+                            attributes[name] = _native(name, raw)
+                        continue
+                    if percent:
+                        text = percent_decode(name, text)
+                    if not (text.isascii() and text.isprintable()):
+                        check_text(name, text)
+                    if role == TIME:
+                        check_timestamp(name, text)
+                    elif role == NOT_EMPTY and not text:
+                        read_attribute(name, text)  # raises
+                    attributes[name] = text
+                elif role == _CONTENT_TYPE:
+                    if announced is None:
+                        try:
+                            announced = values[raw]
+                        except (KeyError, TypeError):
+                            announced = self._learn_content_type(values, raw)
+                        if not announced:
+                            return _read_structured(_loose_text(raw), body)
+                elif role == _DATA_MARK:
+                    mark = _loose_text(raw)
+        except UnicodeDecodeError as error:
+            _not_utf8(name, error)
+        if announced is not None and not (
+            self._content_type == "attribute" and "datacontenttype" in attributes
+        ):
+            media_type(announced)
+            attributes["datacontenttype"] = announced
+        if not (
+            "specversion" in attributes
+            and "id" in attributes
+            and "source" in attributes
+            and "type" in attributes
+        ):
+            if self._headerless and body and "specversion" not in attributes:
+                return _read_headerless(body)
+            _refuse(attributes)
+        if not body and not self._null_body and body is not None:
+            data = mark == "empty" or (mark != "absent" and "datacontenttype" in attributes)
+            body = b"" if data else None
+        return trusted_event(attributes, body)
+
+    def _learn(self, header: str) -> _Entry:
+        """What a header of this name is; remembered."""
+        entry: _Entry = (_IGNORED, "", {})
+        lower = header.lower()
+        if lower == "content-type":
+            entry = (_CONTENT_TYPE, "datacontenttype", {})
+        elif lower == DATA_HEADER:
+            entry = (_DATA_MARK, "", {})
+        else:
+            for prefix in self._prefixes:
+                if lower.startswith(prefix):
+                    name = check_name(lower[len(prefix) :])
+                    entry = (ROLES.get(name, MAY_BE_EMPTY), name, {})
+                    break
+        if len(self._learned) >= _MAX_NAMES:
+            self._learned.clear()
+        self._learned[header] = entry
+        return entry
+
+    def _learn_value(self, name: str, values: dict[Any, str], raw: object) -> AttributeValue:
+        """The checked text of a value of an attribute that has few; remembered."""
+        if not isinstance(raw, bytes | str):
+            return read_attribute(name, raw)
+        text = raw.decode() if isinstance(raw, bytes) else raw
+        if self._percent:
+            text = percent_decode(name, text)
+        checked = read_attribute(name, text)
+        _remember(values, raw, str(checked))
+        return checked
+
+    def _learn_content_type(self, values: dict[Any, str], raw: object) -> str:
+        """The text of a transport's content type; empty when it announces a structured event. Remembered."""
+        text = _loose_text(raw)
+        if is_structured(text):
+            text = ""
+        else:
+            media_type(text)
+        if isinstance(raw, bytes | str):
+            _remember(values, raw, text)
+        return text
+
+
+def _native(name: str, raw: object) -> AttributeValue:
+    """The value of a header that its transport gave a type."""
+    if name == "time" and type(raw) is int:  # the timestamp of AMQP 1.0: milliseconds since 1970
+        try:
+            return format_timestamp(name, datetime.fromtimestamp(raw / 1000, UTC))
+        except (ValueError, OverflowError, OSError):
+            raise InvalidEvent(
+                f"attribute 'time' is {raw} milliseconds, which is no time. Write it as an RFC 3339 string.",
+                attribute=name,
+            ) from None
+    return read_attribute(name, raw)
+
+
+def _encoder(values: type[V], percent: bool) -> Callable[[str], V]:
+    if values is bytes:
+        return cast(
+            "Callable[[str], V]", (lambda text: percent_encode(text).encode()) if percent else str.encode
+        )
+    return cast("Callable[[str], V]", percent_encode if percent else str)
+
+
+def _remember(values: dict[Any, str], raw: bytes | str, text: str) -> None:
+    if len(raw) <= _MAX_LENGTH:
+        if len(values) >= _MAX_VALUES:
+            values.clear()
+        values[raw] = text
+
+
+def _not_utf8(name: str, error: UnicodeDecodeError) -> NoReturn:
+    raise InvalidEvent(
+        f"attribute {name!r} is not UTF-8 at byte {error.start}. Write header values in UTF-8.",
+        attribute=name,
+    ) from None
+
+
+def _loose_text(raw: object) -> str:
+    """The text of a header that is no attribute, whatever it holds."""
+    if isinstance(raw, bytes | bytearray | memoryview):
+        return bytes(raw).decode("utf-8", "replace")
+    return raw if isinstance(raw, str) else ""
+
+
+def _refuse(attributes: dict[str, AttributeValue]) -> NoReturn:
+    if attributes.keys() <= {"datacontenttype"}:
+        raise InvalidEvent(
+            "the message is no CloudEvent: it has no attribute headers, and its content type is not "
+            f"{STRUCTURED}. Publish it with a CloudEvents library."
+        )
+    require(attributes)
+
+
+def _read_headerless(body: bytes) -> Event[Any]:
+    try:
+        return parse_json(body)
+    except InvalidEvent as error:
+        raise InvalidEvent(
+            f"the message has no 'specversion' header, and its body is no event either: {error}",
+            attribute=error.attribute,
+        ) from None
+
+
+def _read_structured(content_type: str, body: bytes | None) -> Event[Any]:
+    """Read the body of a message whose content type announces a CloudEvent."""
+    kind = media_type(content_type)
+    if kind.essence == STRUCTURED_BATCH:
+        raise InvalidEvent(
+            "the message is a batch, which this transport's binding does not have. Send one event a message.",
+            attribute="datacontenttype",
+        )
+    if kind.essence not in (STRUCTURED, "application/cloudevents"):
+        raise InvalidEvent(
+            f"the event is in the format {kind.essence!r}, which is not read here. Send {STRUCTURED}.",
+            attribute="datacontenttype",
+        )
+    if body is None:
+        raise InvalidEvent(f"the message says {kind.essence!r} and has no body. Send the event as the body.")
+    if kind.charset == "utf-8":
+        return parse_json(body)
+    try:
+        return parse_json(bytes(body).decode(kind.charset or ""))
+    except (LookupError, UnicodeError):
+        raise InvalidEvent(
+            f"the event is not text in the character set of {content_type!r}. Send UTF-8."
+        ) from None

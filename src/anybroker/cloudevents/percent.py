@@ -1,0 +1,44 @@
+"""Percent-encoding of header values, as the bindings with ASCII headers ask for it ("Header Values")."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+from urllib.parse import quote, unquote_to_bytes
+
+from ..errors import InvalidEvent
+
+__all__ = ["percent_decode", "percent_encode"]
+
+# All of U+0021–007E but the double quote and the percent sign; letters, digits and _.-~ are safe anyway.
+_SAFE: Final = "!#$&'()*+,/:;<=>?@[\\]^`{|}"
+_UNSAFE: Final = re.compile(r"[^\x21\x23\x24\x26-\x7e]")
+_ESCAPED: Final = re.compile(r"\\(.)")
+
+
+def percent_encode(text: str) -> str:
+    """Encode space, double quote, percent sign and everything outside U+0021–007E, as UTF-8 in upper-case
+    hex.
+    """
+    return quote(text, safe=_SAFE) if _UNSAFE.search(text) else text
+
+
+def percent_decode(name: str, text: str) -> str:
+    """Decode one round; ``name`` is the attribute that an error is to name.
+
+    A double-quoted string is unquoted first. Either case of hex digits, and what needed no encoding, is
+    read. A ``%`` without two hex digits stays: some producers write values raw (``100%``).
+
+    Raises :class:`~anybroker.errors.InvalidEvent` when the decoded bytes are not UTF-8.
+    """
+    if len(text) > 1 and text[0] == '"' and text[-1] == '"':
+        text = _ESCAPED.sub(r"\1", text[1:-1])
+    if "%" not in text:
+        return text
+    try:
+        return unquote_to_bytes(text).decode()
+    except UnicodeError:
+        raise InvalidEvent(
+            f"attribute {name!r} has percent sequences that are not UTF-8. Encode each character as UTF-8.",
+            attribute=name,
+        ) from None

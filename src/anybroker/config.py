@@ -1,0 +1,183 @@
+"""Settings: arguments, then the environment (``ANYBROKER_…``), then ``anybroker.toml``, then the defaults.
+
+The toml file is ``anybroker.toml`` in the working folder, or the one that ``ANYBROKER_CONFIG`` names::
+
+    url = "sqlite:///shop.db"
+    source = "shop"
+
+    [topics.orders]
+    groups = ["billing", "shipping"]
+    key = "data.customer"
+    lanes = 8
+
+    [adapters.sqlite]
+    busy_timeout = 5
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
+
+from .adapter import BrokerUrl
+from .errors import ConfigError
+from .names import check_names, check_topic
+
+__all__ = ["DEFAULT_URL", "BusSettings", "TopicSettings", "load_settings", "nearest", "parse_url", "validate"]
+
+DEFAULT_URL = "sqlite:///anybroker.db"
+"""The embedded broker, used when no URL is given anywhere."""
+
+
+class TopicSettings(BaseModel):
+    """One topic."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ordered: bool = Field(True, description="Events of one key stay in order; subscriptions are ordered by default.")
+    groups: tuple[str, ...] = Field((), description="Groups that exist before their first consumer.")
+    lanes: int = Field(4, ge=1, le=64, description="In how many lanes each group is kept in order.")
+    retention: float | None = Field(None, gt=0, description="Seconds for which events are kept; none: the broker's own.")
+    dead_letter: str | None = Field(None, description="The dead-letter topic's name; none: {topic}.{group}.dlq.")
+    key: str | None = Field(None, description="Where the ordering key comes from: data.customer, subject, an extension.")
+    max_in_flight: int | None = Field(None, ge=1, description="Handlers in flight in each subscription of the topic.")
+    max_ahead: int | None = Field(None, ge=1, description="Events fetched beyond the oldest unfinished one.")
+    foreign: Literal["dead_letter", "wrap"] = Field(
+        "dead_letter", description="Messages that are no CloudEvents: dead-letter them raw, or wrap them as events."
+    )
+
+    @field_validator("groups", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+
+class BusSettings(BaseSettings):
+    """All of a Bus's settings, from every place they may stand in."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="ANYBROKER_", env_nested_delimiter="__", extra="forbid", frozen=True, toml_file=None
+    )
+
+    url: str | None = Field(None, description="The broker; none: the embedded one.")
+    source: str | None = Field(None, description="CloudEvents source: the service's name, alike in all its replicas.")
+    provision: Literal["create", "verify", "off"] = Field(
+        "create", description="Make topics and groups at the start, only check that they are there, or neither."
+    )
+    lease: float = Field(20.0, ge=1, description="Seconds after which what a crashed member held goes to another.")
+    drain: float = Field(25.0, ge=0, description="Seconds that handlers in flight have at shutdown.")
+    publish_deadline: float = Field(30.0, gt=0, description="Seconds by which every publish has ended.")
+    connect_timeout: float = Field(10.0, gt=0, description="Seconds by which the broker must have answered at the start.")
+    topics: dict[str, TopicSettings] = Field(default_factory=dict, description="Topics by name.")
+    adapters: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Adapter settings by URL scheme.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then the environment, then the toml file."""
+        named = os.environ.get("ANYBROKER_CONFIG")
+        path = Path(named or "anybroker.toml")
+        if named and not path.is_file():
+            raise ConfigError("ANYBROKER_CONFIG", f"there is no file {named!r}", "Name an existing toml file.")
+        sources: list[PydanticBaseSettingsSource] = [init_settings, env_settings]
+        if path.is_file():
+            sources.append(TomlConfigSettingsSource(settings_cls, path))
+        return tuple(sources)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A sentence that suggests the known name nearest to this one, and lists all."""
+    names = sorted(known)
+    close = get_close_matches(name, names, n=1, cutoff=0.6)
+    hint = f"Did you mean {close[0]!r}? " if close else ""
+    return f"{hint}Known: {', '.join(names) if names else 'none'}."
+
+
+def validate(model: type[BaseModel], values: Mapping[str, Any], where: str) -> Any:
+    """An instance of the model, or ConfigError with the first wrong setting named. Shows no value of a secret."""
+    try:
+        return model(**values)
+    except ValidationError as exc:
+        raise _config_error(exc, model, where) from None
+    except SettingsError as exc:
+        raise ConfigError(where, str(exc), "Write nested settings as JSON, or use ANYBROKER_NAME__FIELD.") from exc
+
+
+def _config_error(exc: ValidationError, model: type[BaseModel], where: str) -> ConfigError:
+    error = exc.errors(include_url=False, include_input=False)[0]
+    path = [str(part) for part in error["loc"]]
+    setting = ".".join([where, *path]) if where else ".".join(path)
+    if error["type"] == "extra_forbidden":
+        fields = TopicSettings.model_fields if path[:1] == ["topics"] and len(path) > 2 else model.model_fields
+        return ConfigError(setting, "there is no such setting", nearest(path[-1], fields))
+    description = ""
+    if path and path[0] in model.model_fields:
+        description = model.model_fields[path[0]].description or ""
+    return ConfigError(setting, error["msg"], description)
+
+
+def load_settings(arguments: Mapping[str, Any]) -> BusSettings:
+    """Read the settings; arguments that are None count as not given. Raises ConfigError."""
+    settings: BusSettings = validate(
+        BusSettings, {name: value for name, value in arguments.items() if value is not None}, ""
+    )
+    for topic, options in settings.topics.items():
+        check_topic(topic)
+        for group in options.groups:
+            check_names(topic, group)
+        if options.dead_letter is not None:
+            check_topic(options.dead_letter)
+    return settings
+
+
+def parse_url(url: str) -> BrokerUrl:
+    """Take a broker's URL apart. Raises ConfigError that never shows the password."""
+    if not isinstance(url, str) or "://" not in url:
+        shown = url if isinstance(url, str) and "@" not in url else type(url).__name__
+        raise ConfigError(
+            "url", f"{shown!r} is no broker URL", "Write scheme://host:port, such as sqlite:///shop.db or memory://."
+        )
+    try:
+        parts = urlsplit(url)
+        userinfo, _, servers = parts.netloc.rpartition("@")
+        username, _, password = userinfo.partition(":")
+        hosts = []
+        for server in filter(None, servers.split(",")):
+            one = urlsplit(f"//{server}")
+            if one.hostname is None:
+                raise ValueError("a server without a host name")
+            hosts.append((one.hostname, one.port))
+    except ValueError as exc:
+        raise ConfigError("url", f"cannot be read: {exc}", "Write scheme://user:password@host:port/?option=value.") from None
+    pairs = parse_qsl(parts.query, keep_blank_values=True)
+    options = dict(pairs)
+    if len(options) != len(pairs):
+        twice = next(name for name, _ in pairs if [n for n, _ in pairs].count(name) > 1)
+        raise ConfigError(f"url option {twice!r}", "is given twice", "Keep one of them.")
+    return BrokerUrl(
+        parts.scheme,
+        tuple(hosts),
+        unquote(username) or None,
+        unquote(password) or None,
+        unquote(parts.path),
+        options,
+    )

@@ -1,0 +1,156 @@
+"""Listing, replaying and discarding the dead letters of one group, on any broker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from ._ledger import LaneLedger
+from .adapter import Ack, Commit, Inbound, Lane, Receiver, Release, Settlement, SubscriptionSpec
+from .capabilities import Acknowledgement
+from .deadletters import DEAD_LETTER_GROUP, DeadLetter
+
+if TYPE_CHECKING:
+    from .bus import Bus
+
+__all__ = ["DeadLetterQueue"]
+
+
+class _Reader:
+    """A member of the dead-letter group that reads without a pump, and settles one by one."""
+
+    def __init__(self, cumulative: bool) -> None:
+        self._cumulative = cumulative
+        self.ledgers: dict[Lane, LaneLedger] = {}
+        self.receiver: Receiver | None = None
+
+    def assigned(self, lane: Lane, note: str = "") -> None:
+        """LaneListener."""
+        self.ledgers[lane] = LaneLedger(note)
+
+    async def revoked(self, lanes: Collection[Lane], /) -> None:
+        """LaneListener."""
+        self.lost(lanes)
+
+    def lost(self, lanes: Collection[Lane], /) -> None:
+        """LaneListener."""
+        for lane in lanes:
+            self.ledgers.pop(lane, None)
+
+    async def read(self, limit: int, patience: float) -> list[Inbound]:
+        """Up to ``limit`` messages; ends when none came for ``patience`` seconds."""
+        assert self.receiver is not None
+        found: list[Inbound] = []
+        loop = asyncio.get_running_loop()
+        end = loop.time() + patience
+        while len(found) < limit and (left := end - loop.time()) > 0:
+            batch = await self.receiver.receive(limit - len(found), lanes=None, timeout=min(left, 0.5))
+            if batch:
+                end = loop.time() + min(patience, 0.5)
+            for inbound in batch:
+                ledger = self.ledgers.get(inbound.lane)
+                if ledger is None or (self._cumulative and ledger.receive(inbound.position) < 0):
+                    continue
+                found.append(inbound)
+        return found
+
+    async def settle(self, done: Iterable[Inbound], back: Iterable[Inbound]) -> None:
+        """Finish some and give back the others. Raises the first BrokerError."""
+        assert self.receiver is not None
+        batch: list[Settlement] = []
+        if self._cumulative:
+            lanes: dict[Lane, LaneLedger] = {}
+            for inbound in done:
+                ledger = self.ledgers.get(inbound.lane)
+                if ledger is not None:
+                    ledger.finish(inbound.position)
+                    lanes[inbound.lane] = ledger
+            for lane, ledger in lanes.items():
+                note = ledger.note()
+                if ledger.position is not None:
+                    batch.append(Commit(lane, ledger.position, note))
+        else:
+            batch += [Ack(inbound) for inbound in done]
+            batch += [Release(inbound, inbound.attempts) for inbound in back]
+        if batch:
+            for result in await self.receiver.settle(batch):
+                if result is not None:
+                    raise result
+
+
+class DeadLetterQueue:
+    """The dead letters of one group. Each call joins the group ``dlq`` of the dead-letter topic for its duration.
+
+    ``patience``: seconds without a message after which the queue counts as read.
+    """
+
+    def __init__(self, bus: Bus, topic: str, group: str, dead_letter_topic: str, patience: float = 3.0) -> None:
+        self._bus = bus
+        self.topic = topic
+        self.group = group
+        self.dead_letter_topic = dead_letter_topic
+        self.patience = patience
+
+    async def list(self, limit: int = 100) -> list[DeadLetter]:
+        """Up to ``limit`` dead letters, oldest first in each lane; they stay where they are."""
+        reader = await self._join()
+        try:
+            found = await reader.read(limit, self.patience)
+            await reader.settle((), found)
+        finally:
+            await self._leave(reader)
+        return [DeadLetter.read(inbound, self.topic, self.group) for inbound in found]
+
+    async def replay(self, ids: Sequence[str] | None = None, limit: int = 100) -> list[DeadLetter]:
+        """Send dead letters back to the group that failed, and to no other; all, or those with one of these ids.
+
+        Each is settled only after its replay was confirmed: a crash in between replays it twice, and never loses it.
+        Returns those replayed. Raises BrokerError; what was replayed before is settled then.
+        """
+        return await self._take(ids, limit, replay=True)
+
+    async def discard(self, ids: Sequence[str], limit: int = 100) -> list[DeadLetter]:
+        """Drop the dead letters with one of these ids for good. Returns them."""
+        return await self._take(ids, limit, replay=False)
+
+    async def _take(self, ids: Sequence[str] | None, limit: int, replay: bool) -> list[DeadLetter]:
+        wanted = None if ids is None else set(ids)
+        reader = await self._join()
+        done: list[DeadLetter] = []
+        found: list[Inbound] = []
+        try:
+            found = await reader.read(limit, self.patience)
+            for inbound in found:
+                letter = DeadLetter.read(inbound, self.topic, self.group)
+                if wanted is not None and letter.id not in wanted:
+                    continue
+                if replay:
+                    await self._bus.replay(letter.event, letter.topic, letter.group, letter.replay_headers())
+                done.append(letter)
+        finally:
+            try:
+                taken = {letter.inbound for letter in done}
+                await reader.settle(
+                    [inbound for inbound in found if inbound in taken],
+                    [inbound for inbound in found if inbound not in taken],
+                )
+            finally:
+                await self._leave(reader)
+        return done
+
+    async def _join(self) -> _Reader:
+        adapter = self._bus.adapter
+        reader = _Reader(adapter.capabilities.acknowledgement is Acknowledgement.CUMULATIVE)
+        spec = SubscriptionSpec(self.dead_letter_topic, DEAD_LETTER_GROUP, True, 1, "new", 100)
+        reader.receiver = await adapter.open_receiver(spec, reader)
+        return reader
+
+    async def _leave(self, reader: _Reader) -> None:
+        if reader.receiver is not None:
+            try:
+                await reader.receiver.stop()
+            finally:
+                await reader.receiver.close()
+
+

@@ -1,0 +1,419 @@
+"""Reading a handler: what its parameters ask for, which event types it takes, and how to call it.
+
+The signature is read once, when the handler is subscribed. What cannot be served is a ``ConfigError`` there that names
+the parameter, not a failure on the first message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import types
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from concurrent.futures import Executor
+from contextlib import AsyncExitStack
+from contextvars import copy_context
+from dataclasses import dataclass
+from enum import Enum
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+from pydantic import PydanticUserError, TypeAdapter, ValidationError
+
+from .delivery import Delivery
+from .errors import ConfigError, DecodeError
+from .cloudevents.media_type import media_type
+from .event import Event
+from .event import declared_type as _declared
+from .provide import Providers
+
+__all__ = ["HandlerSpec", "Parameter", "Wants", "decoder", "invoker", "read_handler"]
+
+Handler = Callable[[Delivery], Awaitable[None]]
+
+
+class Wants(Enum):
+    """What a parameter is given."""
+
+    PAYLOAD = "payload"
+    EVENT = "event"
+    TYPED_EVENT = "typed event"
+    DELIVERY = "delivery"
+    PROVIDED = "provided"
+    PAYLOADS = "list of payloads"
+    EVENTS = "list of events"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a handler."""
+
+    name: str
+    wants: Wants
+    type: Any = None
+    keyword: bool = False
+
+
+@dataclass(frozen=True)
+class HandlerSpec:
+    """A handler as it was read."""
+
+    function: Callable[..., Any]
+    name: str
+    """Module-free qualified name: part of the idempotency key and of derived ids, so it must stay the same."""
+    parameters: tuple[Parameter, ...]
+    types: frozenset[str]
+    """The event types it takes; empty: every type."""
+    payload: Any
+    """The payload's annotation; None where it asks for none."""
+    is_async: bool
+    is_batch: bool
+
+
+def declared_type(annotation: Any) -> str | None:
+    """The event type declared on a payload annotation, where it is a class that has one."""
+    return _declared(annotation) if isinstance(annotation, type) else None
+
+
+def handler_name(function: Callable[..., Any]) -> str:
+    """The name of a handler: its qualified name, or its class's for a callable object."""
+    return getattr(function, "__qualname__", None) or type(function).__qualname__
+
+
+def read_handler(
+    function: Callable[..., Any],
+    *,
+    providers: Providers,
+    types_given: str | Iterable[str] | None = None,
+    batch: bool = False,
+    name: str | None = None,
+) -> HandlerSpec:
+    """Read the signature. Raises ConfigError with the parameter named."""
+    name = name or handler_name(function)
+    where = f"handler {name}"
+    if not callable(function):
+        raise ConfigError(where, f"{function!r} is not callable", "Decorate a function.")
+    target: Any = function if hasattr(function, "__code__") or inspect.ismethod(function) else type(function).__call__
+    target = inspect.unwrap(target)
+    try:
+        signature = inspect.signature(function)
+        hints = get_type_hints(target, include_extras=True)
+    except NameError as exc:
+        raise ConfigError(
+            where, f"an annotation cannot be resolved: {exc}", "Import the type at module level, outside TYPE_CHECKING."
+        ) from exc
+    except (TypeError, ValueError) as exc:
+        raise ConfigError(where, f"its signature cannot be read: {exc}", "Use a function with annotations.") from exc
+    parameters: list[Parameter] = []
+    for parameter in signature.parameters.values():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise ConfigError(
+                f"{where}, parameter {parameter}", "cannot be served", "Name each parameter and annotate it."
+            )
+        annotation = hints.get(parameter.name)
+        has_default = parameter.default is not parameter.empty
+        if annotation is None:
+            if has_default:
+                continue
+            raise ConfigError(
+                f"{where}, parameter {parameter.name!r}",
+                "has no annotation",
+                "Annotate it: a payload model, Event, Event[Model], Delivery, or a type registered with bus.provide().",
+            )
+        read = _read_parameter(where, parameter.name, annotation, providers, batch)
+        if read is None:
+            if has_default:
+                continue
+            raise ConfigError(
+                f"{where}, parameter {parameter.name!r}",
+                f"of type {_show(annotation)} cannot be served",
+                "Use a pydantic model (or what pydantic can validate) for the payload, Event, Event[Model] or Delivery, "
+                f"or register the type: bus.provide({_show(annotation)}, factory).",
+            )
+        keyword = parameter.kind is parameter.KEYWORD_ONLY
+        parameters.append(Parameter(read.name, read.wants, read.type, keyword))
+    _check_together(where, parameters, batch)
+    payload = next((p.type for p in parameters if p.wants in _WITH_PAYLOAD and p.type is not None), None)
+    types_read = _types(where, types_given, payload)
+    is_async = inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(inspect.unwrap(function))
+    if inspect.isasyncgenfunction(target) or inspect.isgeneratorfunction(target):
+        raise ConfigError(where, "is a generator", "A handler is a function that ends: 'async def' without yield.")
+    return HandlerSpec(function, name, tuple(parameters), types_read, payload, is_async, batch)
+
+
+_WITH_PAYLOAD = (Wants.PAYLOAD, Wants.TYPED_EVENT, Wants.PAYLOADS, Wants.EVENTS)
+
+
+def _read_parameter(where: str, name: str, annotation: Any, providers: Providers, batch: bool) -> Parameter | None:
+    if annotation in providers:
+        return Parameter(name, Wants.PROVIDED, annotation)
+    if annotation is Delivery:
+        return Parameter(name, Wants.DELIVERY)
+    if annotation is Event:
+        return Parameter(name, Wants.EVENT)
+    origin = get_origin(annotation)
+    if origin is Event:
+        (item,) = get_args(annotation)
+        _adapter(where, name, item)
+        return Parameter(name, Wants.TYPED_EVENT, item)
+    if batch and origin in (list, Sequence):
+        (item,) = get_args(annotation)
+        if item is Event:
+            return Parameter(name, Wants.EVENTS)
+        if get_origin(item) is Event:
+            (inner,) = get_args(item)
+            _adapter(where, name, inner)
+            return Parameter(name, Wants.EVENTS, inner)
+        _adapter(where, name, item)
+        return Parameter(name, Wants.PAYLOADS, item)
+    try:
+        _adapter(where, name, annotation)
+    except ConfigError:
+        return None
+    return Parameter(name, Wants.PAYLOAD, annotation)
+
+
+def _adapter(where: str, name: str, annotation: Any) -> TypeAdapter[Any]:
+    try:
+        return TypeAdapter(annotation)
+    except PydanticUserError as exc:
+        raise ConfigError(
+            f"{where}, parameter {name!r}",
+            f"pydantic cannot validate {_show(annotation)}: {exc.message}",
+            "Use a pydantic model, a dataclass, a TypedDict or a plain JSON type.",
+        ) from exc
+
+
+def _check_together(where: str, parameters: list[Parameter], batch: bool) -> None:
+    kinds = [parameter.wants for parameter in parameters]
+    payloads = [parameter for parameter in parameters if parameter.wants in (Wants.PAYLOAD, Wants.PAYLOADS)]
+    if len(payloads) > 1:
+        first, second = payloads[0], payloads[1]
+        raise ConfigError(
+            f"{where}, parameter {second.name!r}",
+            f"is a second payload beside {first.name!r}",
+            "An event has one payload: put both into one model, or register one of the types with bus.provide().",
+        )
+    if batch:
+        if Wants.PAYLOADS not in kinds and Wants.EVENTS not in kinds:
+            raise ConfigError(
+                where, "is subscribed with batch= but takes no list", "Annotate a parameter list[Model] or list[Event]."
+            )
+        if single := [p for p in parameters if p.wants in (Wants.EVENT, Wants.TYPED_EVENT, Wants.DELIVERY)]:
+            raise ConfigError(
+                f"{where}, parameter {single[0].name!r}",
+                "asks for one event in a batch handler",
+                "Ask for list[Event] or list[Event[Model]].",
+            )
+
+
+def _members(annotation: Any) -> list[Any]:
+    """The payload types that an annotation names: a union's members, without Annotated."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _members(get_args(annotation)[0])
+    if origin in (Union, types.UnionType):
+        return [member for part in get_args(annotation) for member in _members(part)]
+    return [annotation]
+
+
+def _types(where: str, given: str | Iterable[str] | None, payload: Any) -> frozenset[str]:
+    if given is not None:
+        names = frozenset((given,) if isinstance(given, str) else given)
+        if not names or not all(isinstance(name, str) and name for name in names):
+            raise ConfigError(f"{where}, type=", f"{given!r} names no event type", "Give a type, or several.")
+        return names
+    declared = [declared_type(member) for member in _members(payload)] if payload is not None else []
+    if declared and all(declared):
+        return frozenset(name for name in declared if name)
+    if any(declared):
+        missing = [_show(m) for m, name in zip(_members(payload), declared, strict=True) if not name]
+        raise ConfigError(
+            where,
+            f"its payload is a union in which {', '.join(missing)} has no declared event type",
+            "Decorate each member with @event_type(…), or give type= at the subscription.",
+        )
+    return frozenset()
+
+
+def _show(annotation: Any) -> str:
+    return getattr(annotation, "__name__", None) or str(annotation)
+
+
+# ----------------------------------------------------------------------------------------------------------- decode
+
+
+def decoder(annotation: Any) -> Callable[[Event[Any]], Any]:
+    """A function from an event to its validated payload; raises DecodeError, whose text shows no data."""
+    members = [member for member in _members(annotation) if declared_type(member)]
+    if len(members) > 1:
+        by_type = {declared_type(member): decoder(member) for member in members}
+        whole = _decode_one(annotation)
+        return lambda event: by_type.get(event.type, whole)(event)
+    return _decode_one(annotation)
+
+
+def _decode_one(annotation: Any) -> Callable[[Event[Any]], Any]:
+    if annotation is bytes:
+        return _body
+    adapter: TypeAdapter[Any] = TypeAdapter(annotation)
+    validate_json = adapter.validator.validate_json
+    validate_python = adapter.validator.validate_python
+    shown = _show(annotation)
+
+    def decode(event: Event[Any]) -> Any:
+        body = event.body
+        if body is None:
+            raise DecodeError(f"the event has no data, and the handler asks for {shown}")
+        try:
+            if _is_json(event.datacontenttype):
+                return validate_json(body)
+            return validate_python(event.data)
+        except ValidationError as exc:
+            problems = "; ".join(
+                f"{'.'.join(map(str, error['loc'])) or 'data'}: {error['msg']}"
+                for error in exc.errors(include_input=False, include_url=False, include_context=False)[:5]
+            )
+            raise DecodeError(f"the data is no {shown}: {problems}") from None
+
+    return decode
+
+
+def _is_json(content_type: str | None) -> bool:
+    return content_type is None or content_type == "application/json" or media_type(content_type).json
+
+
+def _body(event: Event[Any]) -> bytes:
+    if event.body is None:
+        raise DecodeError("the event has no data, and the handler asks for bytes")
+    return event.body
+
+
+# ------------------------------------------------------------------------------------------------------------- call
+
+
+def invoker(spec: HandlerSpec, providers: Providers, executor: Executor | None) -> Handler:
+    """The innermost handler: decode what is asked for and call the function."""
+    if not spec.is_async:
+        return _in_thread(spec, providers, executor)
+    function = spec.function
+    wants = tuple(parameter.wants for parameter in spec.parameters)
+    plain = not any(parameter.keyword for parameter in spec.parameters)
+    if plain and wants == (Wants.PAYLOAD,):
+        decode = decoder(spec.parameters[0].type)
+
+        async def payload_only(delivery: Delivery) -> None:
+            await function(decode(delivery.event))
+
+        return payload_only
+    if plain and wants == (Wants.PAYLOAD, Wants.EVENT):
+        decode = decoder(spec.parameters[0].type)
+
+        async def payload_and_event(delivery: Delivery) -> None:
+            event = delivery.event
+            await function(decode(event), event)
+
+        return payload_and_event
+    if plain and wants == (Wants.DELIVERY,):
+        return function
+    gather = _arguments(spec)
+    if Wants.PROVIDED not in wants:
+
+        async def call(delivery: Delivery) -> None:
+            args, kwargs = gather(delivery)
+            await function(*args, **kwargs)
+
+        return call
+
+    async def call_with_provided(delivery: Delivery) -> None:
+        async with AsyncExitStack() as stack:
+            args, kwargs = gather(delivery)
+            await _fill(spec, providers, stack, args, kwargs)
+            await function(*args, **kwargs)
+
+    return call_with_provided
+
+
+def _arguments(spec: HandlerSpec) -> Callable[[Delivery], tuple[list[Any], dict[str, Any]]]:
+    """A function from a delivery to the arguments; provided ones are left None."""
+    makers: list[tuple[str | None, Callable[[Delivery], Any]]] = []
+    for parameter in spec.parameters:
+        makers.append((parameter.name if parameter.keyword else None, _maker(parameter)))
+    # A parameter that keeps its default must not shift the ones behind it.
+    names = list(inspect.signature(spec.function).parameters)
+    served = [parameter.name for parameter in spec.parameters]
+    by_name = served != names[: len(served)]
+
+    def gather(delivery: Delivery) -> tuple[list[Any], dict[str, Any]]:
+        args: list[Any] = []
+        kwargs: dict[str, Any] = {}
+        for (keyword, make), name in zip(makers, served, strict=True):
+            if keyword is not None or by_name:
+                kwargs[keyword or name] = make(delivery)
+            else:
+                args.append(make(delivery))
+        return args, kwargs
+
+    return gather
+
+
+def _maker(parameter: Parameter) -> Callable[[Delivery], Any]:
+    match parameter.wants:
+        case Wants.PAYLOAD:
+            decode = decoder(parameter.type)
+            return lambda delivery: decode(delivery.event)
+        case Wants.TYPED_EVENT:
+            decode_typed = decoder(parameter.type)
+            return lambda delivery: delivery.event._with_data(decode_typed(delivery.event))
+        case Wants.EVENT:
+            return lambda delivery: delivery.event
+        case Wants.DELIVERY:
+            return lambda delivery: delivery
+        case _:
+            return lambda _delivery: None
+
+
+async def _fill(
+    spec: HandlerSpec, providers: Providers, stack: AsyncExitStack, args: list[Any], kwargs: dict[str, Any]
+) -> None:
+    for at, parameter in enumerate(spec.parameters):
+        if parameter.wants is Wants.PROVIDED:
+            value = await providers.get(parameter.type, stack)
+            if parameter.name in kwargs:
+                kwargs[parameter.name] = value
+            else:
+                args[at] = value
+
+
+def _in_thread(spec: HandlerSpec, providers: Providers, executor: Executor | None) -> Handler:
+    """A plain ``def`` handler: it cannot be cancelled, so a cancelled wait lasts until it has returned."""
+    function = spec.function
+    gather = _arguments(spec)
+    provided = any(parameter.wants is Wants.PROVIDED for parameter in spec.parameters)
+
+    async def call(delivery: Delivery) -> None:
+        loop = asyncio.get_running_loop()
+        async with AsyncExitStack() as stack:
+            args, kwargs = gather(delivery)
+            if provided:
+                await _fill(spec, providers, stack, args, kwargs)
+            context = copy_context()
+            await uncancelled(loop.run_in_executor(executor, lambda: context.run(function, *args, **kwargs)))
+
+    return call
+
+
+async def uncancelled(future: asyncio.Future[Any]) -> Any:
+    """Wait for the future to the end, however often this task is cancelled; then pass the cancellation on."""
+    cancelled: asyncio.CancelledError | None = None
+    while not future.done():
+        try:
+            await asyncio.shield(future)
+        except asyncio.CancelledError as exc:
+            if future.cancelled():
+                raise
+            cancelled = exc
+        except Exception:
+            break  # the future's own failure: raised below, by its result
+    if cancelled is not None:
+        raise cancelled
+    return future.result()

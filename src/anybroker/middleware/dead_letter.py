@@ -1,0 +1,51 @@
+"""Dead-lettering: what cannot be handled goes to ``{topic}.{group}.dlq``, confirmed, and only then is it settled."""
+
+from __future__ import annotations
+
+from ..delivery import Delivery
+from ..errors import Retry
+from ._base import BuiltIn, Chain, Handler
+
+__all__ = ["dead_letter"]
+
+
+class dead_letter(BuiltIn):  # noqa: N801 - used as a decorator
+    """Publish what failed for good to the dead-letter topic, then settle the original.
+
+    May duplicate, never loses: if that publish fails, the original stays unsettled, the subscription backs off and
+    reports itself unhealthy, and the handler is not run again before the dead letter is sent. Body, attributes, key
+    and id are untouched; reason, error, attempts, origin and times stand beside them in transport headers.
+
+    ``enabled=False`` switches it off: an event that fails for good then stays, is tried again with a growing wait of
+    up to 30 s, and keeps its key closed.
+    """
+
+    kind = "dead_letter"
+    place = 2
+
+    def __init__(self, *, enabled: bool = True) -> None:
+        self.enabled = enabled
+
+    def bind(self, call_next: Handler, chain: Chain) -> Handler:
+        """The composed handler."""
+        send, stats, recovered = chain.dead_letter, chain.stats, chain.recovered
+        if not self.enabled:
+            return call_next
+
+        async def run(delivery: Delivery) -> None:
+            if delivery.verdict is not None:
+                failure = delivery.verdict
+            else:
+                try:
+                    await call_next(delivery)
+                    return  # noqa: TRY300 - the shortest way for what succeeds
+                except Retry:
+                    raise
+                except Exception as exc:
+                    failure = exc
+            delivery.verdict = failure
+            await send(delivery, failure)
+            stats.dead_lettered += 1
+            recovered(delivery)
+
+        return run

@@ -1,0 +1,78 @@
+"""Middleware as a function: ``@middleware async def audit(delivery, call_next): …``."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from ..delivery import Delivery
+from ..errors import ConfigError
+from ._base import Handler, Middleware, attach
+
+__all__ = ["FunctionMiddleware", "from_callable", "middleware"]
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+class FunctionMiddleware:
+    """A middleware made of a function, or of a plain ``Handler -> Handler``. Decorates handlers, or goes into a list."""
+
+    def __init__(self, name: str, compose: Middleware) -> None:
+        self.__name__ = name
+        self._compose = compose
+
+    def __call__(self, function: _F, /) -> _F:
+        """Attach to a handler. The function stays directly callable."""
+        attach(function, self)
+        return function
+
+    def wrap(self, call_next: Handler) -> Handler:
+        """The composed handler."""
+        return self._compose(call_next)
+
+    def __repr__(self) -> str:
+        return f"<middleware {self.__name__}>"
+
+
+def middleware(function: Callable[[Delivery, Handler], Awaitable[None]], /) -> FunctionMiddleware:
+    """Make a middleware of ``async def name(delivery, call_next)``.
+
+    It runs around every attempt: ``await call_next(delivery)`` goes on inwards; returning is success, raising is
+    failure, and not calling it ends the delivery there. Raise :class:`~anybroker.errors.Reject` or
+    :class:`~anybroker.errors.Retry` to say more.
+
+    Raises ConfigError if the function is not ``async def`` or does not take two arguments.
+    """
+    name = getattr(function, "__name__", repr(function))
+    if not inspect.iscoroutinefunction(function):
+        raise ConfigError(f"@middleware {name}", "is not 'async def'", "Write: async def name(delivery, call_next).")
+    if len(inspect.signature(function).parameters) != 2:
+        raise ConfigError(
+            f"@middleware {name}", "does not take two arguments", "Write: async def name(delivery, call_next)."
+        )
+
+    def compose(call_next: Handler) -> Handler:
+        async def run(delivery: Delivery) -> None:
+            await function(delivery, call_next)
+
+        return run
+
+    return FunctionMiddleware(name, compose)
+
+
+def from_callable(item: Any) -> Any:
+    """An item of a middleware list: ours as it is, a plain ``Handler -> Handler`` wrapped; else ConfigError."""
+    if hasattr(item, "wrap") or hasattr(item, "bind"):
+        return item
+    if isinstance(item, type) or not callable(item):
+        raise ConfigError(
+            "middleware=", f"{item!r} is no middleware", "Call it if it is a class or factory (retry(), not retry)."
+        )
+    if inspect.iscoroutinefunction(item):
+        raise ConfigError(
+            "middleware=",
+            f"{getattr(item, '__name__', item)!r} is a bare 'async def'",
+            "Decorate it with @middleware: async def name(delivery, call_next).",
+        )
+    return FunctionMiddleware(getattr(item, "__name__", type(item).__name__), item)

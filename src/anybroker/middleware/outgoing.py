@@ -1,0 +1,61 @@
+"""Middleware of the publish side: ``@publish_middleware async def stamp(outgoing, call_next): …``."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from ..adapter import Receipt
+from ..errors import ConfigError
+from ..event import Event
+
+__all__ = ["Outgoing", "PublishHandler", "PublishMiddleware", "publish_middleware"]
+
+
+class Outgoing:
+    """An event on its way out: replace ``event`` or add to ``headers`` before ``call_next``."""
+
+    __slots__ = ("deadline", "event", "headers", "not_before", "release", "topic")
+
+    def __init__(self, topic: str, event: Event[Any], headers: dict[str, str]) -> None:
+        self.topic = topic
+        self.event = event
+        self.headers = headers
+        """Transport headers: they travel beside the event."""
+        self.not_before: float | None = None
+        self.deadline: float | None = None
+        self.release: Callable[[], None] = _nothing
+
+
+PublishHandler = Callable[[Outgoing], Awaitable[Receipt]]
+PublishMiddleware = Callable[[PublishHandler], PublishHandler]
+
+
+def _nothing() -> None:
+    """Nobody waits for this one."""
+
+
+def publish_middleware(function: Callable[[Outgoing, PublishHandler], Awaitable[Receipt]], /) -> PublishMiddleware:
+    """Make a publish middleware of ``async def name(outgoing, call_next)``; it returns ``await call_next(outgoing)``.
+
+    For ``Bus(publish_middleware=[…])``. Events of one key stay in the order in which publish was called: the next one
+    enters when this one was handed to the broker's sender.
+
+    Raises ConfigError if the function is not ``async def`` or does not take two arguments.
+    """
+    name = getattr(function, "__name__", repr(function))
+    if not inspect.iscoroutinefunction(function) or len(inspect.signature(function).parameters) != 2:
+        raise ConfigError(
+            f"@publish_middleware {name}",
+            "is not 'async def' with two parameters",
+            "Write: async def name(outgoing, call_next): return await call_next(outgoing).",
+        )
+
+    def compose(call_next: PublishHandler) -> PublishHandler:
+        async def run(outgoing: Outgoing) -> Receipt:
+            return await function(outgoing, call_next)
+
+        return run
+
+    return compose

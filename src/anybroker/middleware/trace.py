@@ -1,0 +1,124 @@
+"""Tracing: W3C context in and out, with the OpenTelemetry API only.
+
+``traceparent`` and ``tracestate`` as CloudEvents extensions keep the starting trace and are copied on; the hop's own
+context travels in the transport headers of the same names, with ``baggage``. ``correlationid`` is copied from the
+cause (or is the cause's id), ``causationid`` is the cause's id. Without an OpenTelemetry SDK the incoming context is
+passed on as it is. Names: OpenTelemetry semantic conventions for messaging spans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from opentelemetry import context as otel_context
+from opentelemetry import propagate
+from opentelemetry import trace as otel
+from opentelemetry.trace import SpanKind, Status, StatusCode
+
+from ..adapter import Foreign
+from ..delivery import Delivery
+from ..errors import Retry
+from ._base import BuiltIn, Chain, Handler
+
+__all__ = ["CONTEXT_HEADERS", "caused", "trace", "tracing"]
+
+CONTEXT_HEADERS = ("traceparent", "tracestate", "baggage")
+
+
+def tracing() -> bool:
+    """Whether somebody listens: an OpenTelemetry SDK is set up. Asked when a Bus starts."""
+    provider = otel.get_tracer_provider()
+    return not isinstance(provider, otel.ProxyTracerProvider | otel.NoOpTracerProvider)
+
+
+def incoming(delivery: Delivery) -> dict[str, str]:
+    """The W3C context of a delivery: the hop's headers, else the event's own extensions."""
+    headers = delivery.headers
+    carrier = {name: headers[name] for name in CONTEXT_HEADERS if name in headers}
+    event = delivery.event
+    if "traceparent" not in carrier and not isinstance(event, Foreign):
+        for name in ("traceparent", "tracestate"):
+            value = event.get(name)
+            if value:
+                carrier[name] = str(value)
+    return carrier
+
+
+def caused(
+    cause: Delivery, extensions: dict[str, Any], headers: dict[str, str]
+) -> None:
+    """Fill in what an event published while handling ``cause`` takes over from it. What is set already stays."""
+    event = cause.event
+    if isinstance(event, Foreign):
+        return
+    extensions.setdefault("causationid", event.id)
+    extensions.setdefault("correlationid", event.get("correlationid") or event.id)
+    carrier = incoming(cause)
+    if "traceparent" not in extensions:
+        start = event.get("traceparent") or carrier.get("traceparent")
+        if start:
+            extensions["traceparent"] = start
+            state = event.get("tracestate") or carrier.get("tracestate")
+            if state:
+                extensions.setdefault("tracestate", state)
+    for name, value in carrier.items():
+        headers.setdefault(name, value)
+
+
+def inject(headers: dict[str, str]) -> None:
+    """With an SDK: the current context, over what was taken from the cause."""
+    carrier: dict[str, str] = {}
+    propagate.inject(carrier)
+    headers.update(carrier)
+
+
+class trace(BuiltIn):  # noqa: N801 - used as a decorator
+    """A consumer span around each start of the handler, child of the publisher's. In every chain by default."""
+
+    kind = "trace"
+    place = 0
+
+    def bind(self, call_next: Handler, chain: Chain) -> Handler:
+        """The composed handler; nothing is added where no OpenTelemetry SDK is set up when the Bus starts."""
+        if not tracing():
+            return call_next
+        tracer = otel.get_tracer("anybroker")
+        name = f"process {chain.topic}"
+        constant: Mapping[str, str] = {
+            "messaging.system": chain.capabilities.adapter,
+            "messaging.destination.name": chain.topic,
+            "messaging.consumer.group.name": chain.group,
+            "messaging.operation.type": "process",
+            "messaging.operation.name": "process",
+            "anybroker.handler": chain.handler.name,
+        }
+
+        async def run(delivery: Delivery) -> None:
+            parent = propagate.extract(incoming(delivery))
+            token = otel_context.attach(parent)
+            try:
+                with tracer.start_as_current_span(
+                    name, kind=SpanKind.CONSUMER, attributes=constant, record_exception=False, set_status_on_exception=False
+                ) as span:
+                    if not isinstance(delivery.event, Foreign):
+                        span.set_attribute("messaging.message.id", delivery.event.id)
+                        span.set_attribute("cloudevents.event_type", delivery.event.type)
+                        span.set_attribute("cloudevents.event_source", delivery.event.source)
+                    span.set_attribute("anybroker.attempt", delivery.attempt)
+                    try:
+                        await call_next(delivery)
+                    except Retry as exc:
+                        span.set_status(Status(StatusCode.ERROR, f"retry: {exc.reason}"))
+                        raise
+                    except Exception as exc:
+                        span.set_status(Status(StatusCode.ERROR, type(exc).__name__))
+                        span.set_attribute("error.type", type(exc).__qualname__)
+                        raise
+                    if delivery.verdict is not None:
+                        span.set_status(Status(StatusCode.ERROR, "dead-lettered"))
+                        span.set_attribute("error.type", type(delivery.verdict).__qualname__)
+            finally:
+                otel_context.detach(token)
+
+        return run

@@ -1,0 +1,61 @@
+"""What handlers may ask for beside the event: values that the user registered under a type."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
+from typing import Any, Literal
+
+from .errors import ConfigError
+
+__all__ = ["Providers"]
+
+Scope = Literal["process", "delivery"]
+
+
+class Providers:
+    """Factories by type. A factory returns the value, an awaitable of it, or a context manager around it."""
+
+    def __init__(self) -> None:
+        self._factories: dict[Any, tuple[Callable[[], Any], Scope]] = {}
+        self._values: dict[Any, Any] = {}
+
+    def register(self, kind: Any, factory: Callable[[], Any], scope: Scope) -> None:
+        """Raises ConfigError for a second factory of the type, or a factory that cannot be called."""
+        if kind in self._factories:
+            raise ConfigError(f"bus.provide({kind!r})", "is registered already", "Register each type once.")
+        if not callable(factory):
+            raise ConfigError(f"bus.provide({kind!r})", "the factory is not callable", "Give a function without arguments.")
+        if scope not in ("process", "delivery"):
+            raise ConfigError(f"bus.provide({kind!r}, scope=)", f"{scope!r} is no scope", "Use 'process' or 'delivery'.")
+        self._factories[kind] = (factory, scope)
+
+    def __contains__(self, kind: Any) -> bool:
+        try:
+            return kind in self._factories
+        except TypeError:  # an annotation that cannot be hashed was never registered
+            return False
+
+    async def start(self, stack: AsyncExitStack) -> None:
+        """Make the values that live as long as the Bus; the stack ends them."""
+        for kind, (factory, scope) in self._factories.items():
+            if scope == "process":
+                self._values[kind] = await _make(factory, stack)
+
+    async def get(self, kind: Any, stack: AsyncExitStack) -> Any:
+        """The process's value, or one for this delivery that the stack ends."""
+        if kind in self._values:
+            return self._values[kind]
+        return await _make(self._factories[kind][0], stack)
+
+
+async def _make(factory: Callable[[], Any], stack: AsyncExitStack) -> Any:
+    value = factory()
+    if inspect.isawaitable(value):
+        value = await value
+    if isinstance(value, AbstractAsyncContextManager):
+        return await stack.enter_async_context(value)
+    if isinstance(value, AbstractContextManager):
+        return stack.enter_context(value)
+    return value

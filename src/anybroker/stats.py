@@ -1,0 +1,63 @@
+"""What a Bus and its subscriptions have counted since they started."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+__all__ = ["PublishStats", "SubscriptionStats"]
+
+
+@dataclass(slots=True)
+class PublishStats:
+    """Counted by the publisher."""
+
+    published: int = 0
+    """Confirmed by the broker."""
+    failed: int = 0
+    """Ended with an error."""
+    unknown: int = 0
+    """Of those, with an unknown outcome."""
+    retried: int = 0
+    """Sent again by the library, under the same id."""
+    without_group: int = 0
+    """Published to a topic that has no group known to this Bus."""
+
+    def as_dict(self) -> dict[str, int]:
+        """Name to number."""
+        return asdict(self)
+
+
+@dataclass(slots=True)
+class SubscriptionStats:
+    """Counted by one subscription."""
+
+    received: int = 0
+    started: int = 0
+    """Handler starts."""
+    acked: int = 0
+    retried: int = 0
+    """Starts that failed and are to be made again."""
+    released: int = 0
+    """Given back to the broker with a delay."""
+    returned: int = 0
+    """Given back without having been started."""
+    dead_lettered: int = 0
+    suppressed: int = 0
+    """Copies that the idempotency store knew as done."""
+    unhandled: int = 0
+    """Of a type that no handler takes."""
+    foreign: int = 0
+    """No CloudEvent."""
+    skipped_finished: int = 0
+    """Delivered again although the note said finished, and not handled again."""
+    stale_settlements: int = 0
+    """Settled too late: another member has them."""
+    failed_settlements: int = 0
+    leases_lost: int = 0
+    reconnects: int = 0
+    stuck: int = 0
+    """Times a delivery could be neither finished nor dead-lettered, and was kept for later."""
+
+    def as_dict(self) -> dict[str, int]:
+        """Name to number."""
+        return asdict(self)

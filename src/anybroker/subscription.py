@@ -1,0 +1,394 @@
+"""Subscription: the handlers of one group of one topic, and the pump that runs them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from ._batch import BatchCollector
+from ._pump import Pump, PumpSettings
+from .adapter import Adapter, Foreign, Start, SubscriptionSpec
+from .config import TopicSettings
+from .deadletters import dead_letter_topic
+from .delivery import Delivery
+from .errors import ConfigError, InvalidEvent
+from .event import Event
+from .handlers import HandlerSpec, invoker, read_handler
+from .middleware._base import BuiltIn, Chain, Handler, attached, compose
+from .middleware.dead_letter import dead_letter
+from .middleware.function import from_callable
+from .middleware.retry import retry
+from .middleware.trace import trace
+from .names import check_names
+from .provide import Providers
+from .stats import SubscriptionStats
+
+if TYPE_CHECKING:
+    from .bus import Bus
+
+__all__ = ["Subscription", "SubscriptionOptions"]
+
+_log = logging.getLogger("anybroker")
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+FOREIGN_TYPE = "io.anybroker.foreign.v1"
+"""The type of the event that wraps a foreign message, on a topic with ``foreign = "wrap"``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubscriptionOptions:
+    """The settings of one subscription; None takes the topic's or the library's default."""
+
+    ordered: bool | None = None
+    start: Start = "new"
+    lanes: int | None = None
+    max_in_flight: int | None = None
+    max_ahead: int | None = None
+    poison_after: int = 100
+    unhandled: Literal["skip", "dead_letter"] = "skip"
+    middleware: tuple[Any, ...] = field(default=())
+
+    def check(self, where: str) -> None:
+        """ConfigError for the first wrong one."""
+        for name, low, high in (
+            ("lanes", 1, 64),
+            ("max_in_flight", 1, 100_000),
+            ("max_ahead", 1, 1_000_000),
+            ("poison_after", 2, 1_000_000),
+        ):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high):
+                raise ConfigError(f"{where}, {name}=", f"{value!r} is no whole number from {low} to {high}")
+        if self.unhandled not in ("skip", "dead_letter"):
+            raise ConfigError(f"{where}, unhandled=", f"{self.unhandled!r} is neither 'skip' nor 'dead_letter'")
+        if self.start not in ("new", "earliest") and not isinstance(self.start, datetime):
+            raise ConfigError(f"{where}, start=", f"{self.start!r} is no start", "Use 'new', 'earliest' or a datetime.")
+        if isinstance(self.start, datetime) and self.start.tzinfo is None:
+            raise ConfigError(f"{where}, start=", "the datetime has no time zone", "Use datetime(…, tzinfo=UTC).")
+
+
+@dataclass
+class _Entry:
+    """A handler with what its decorator said."""
+
+    spec: HandlerSpec
+    middleware: tuple[Any, ...]
+    batch: int | None
+    within: float
+
+
+class Subscription:
+    """The handlers of one group of one topic. Made by ``bus.subscription``; ``@sub.on`` adds a handler."""
+
+    def __init__(self, bus: Bus, topic: str, group: str, options: SubscriptionOptions) -> None:
+        check_names(topic, group)
+        self._bus = bus
+        self.topic = topic
+        self.group = group
+        self.options = options
+        options.check(self._where)
+        self._entries: list[_Entry] = []
+        self._pump: Pump | None = None
+        self._executor: ThreadPoolExecutor | None = None
+        self._collectors: list[BatchCollector] = []
+        self.stats = SubscriptionStats()
+        """Counters since the start; they survive ``stop`` and ``start``."""
+
+    @property
+    def _where(self) -> str:
+        return f"subscription {self.topic}/{self.group}"
+
+    def __repr__(self) -> str:
+        return f"<Subscription {self.topic}/{self.group}, {len(self._entries)} handlers>"
+
+    # ------------------------------------------------------------------------------------------- handlers
+
+    def on(
+        self,
+        function: _F | None = None,
+        /,
+        *,
+        type: str | Iterable[str] | None = None,
+        batch: int | None = None,
+        within: float = 0.2,
+        middleware: Sequence[Any] = (),
+        name: str | None = None,
+    ) -> Any:
+        """Add a handler: ``@sub.on`` or ``@sub.on(type="…")``. Returns the function itself.
+
+        ``type``: the event types it takes; by default those that its payload model declares, else every type that no
+        other handler of the subscription takes. ``batch``/``within``: up to so many events, or what came within so
+        many seconds, as a list. ``name`` replaces the function's qualified name, which is part of the idempotency key.
+
+        Raises ConfigError: a signature that cannot be served, a type that two handlers take.
+        """
+        if function is None:
+            return lambda decorated: self.on(
+                decorated, type=type, batch=batch, within=within, middleware=middleware, name=name
+            )
+        if self._pump is not None:
+            raise ConfigError(self._where, "is started already", "Add handlers before the Bus starts.")
+        if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
+            raise ConfigError(f"{self._where}, batch=", f"{batch!r} is no number of events of 1 or more")
+        if not 0 < within < float("inf"):
+            raise ConfigError(f"{self._where}, within=", f"{within!r} is no number of seconds over 0")
+        spec = read_handler(
+            function, providers=self._bus.providers, types_given=type, batch=batch is not None, name=name
+        )
+        for entry in self._entries:
+            shared = entry.spec.types & spec.types
+            if shared or (not entry.spec.types and not spec.types):
+                what = f"the event type {sorted(shared)[0]!r}" if shared else "every event type"
+                raise ConfigError(
+                    f"{self._where}, handler {spec.name}",
+                    f"takes {what}, and so does {entry.spec.name}",
+                    "Give each its own type=, or put them into different groups.",
+                )
+            if entry.spec.name == spec.name:
+                raise ConfigError(
+                    f"{self._where}, handler {spec.name}", "is there already", "Give one of them a name=."
+                )
+        self._entries.append(_Entry(spec, tuple(from_callable(item) for item in middleware), batch, within))
+        return function
+
+    # ------------------------------------------------------------------------------------------ life
+
+    @property
+    def topic_settings(self) -> TopicSettings:
+        """What the configuration says of the topic."""
+        return self._bus.settings.topics.get(self.topic, TopicSettings())
+
+    @property
+    def ordered(self) -> bool:
+        """Whether events of one key come one at a time, in order."""
+        return self.topic_settings.ordered if self.options.ordered is None else self.options.ordered
+
+    @property
+    def lanes(self) -> int:
+        """In how many lanes the group is kept in order."""
+        return self.topic_settings.lanes if self.options.lanes is None else self.options.lanes
+
+    @property
+    def dead_letter_topic(self) -> str:
+        """Where its dead letters go."""
+        return self.topic_settings.dead_letter or dead_letter_topic(self.topic, self.group)
+
+    def check(self, adapter: Adapter) -> None:
+        """ConfigError for what cannot be, before anything is made."""
+        capabilities = adapter.capabilities
+        if not self._entries:
+            raise ConfigError(self._where, "has no handler", "Add one with @sub.on, or drop the subscription.")
+        if self.ordered and not self.topic_settings.ordered:
+            raise ConfigError(
+                f"{self._where}, ordered=True",
+                "the topic is configured with ordered = false",
+                "Leave ordered= out, or drop 'ordered = false' from the topic's configuration.",
+            )
+        if self.ordered:
+            capabilities.require("ordering", setting=f"{self._where}, ordered=True", remedy="Use ordered=False.")
+        start = self.options.start
+        if start == "earliest":
+            capabilities.require("retains", setting=f"{self._where}, start='earliest'", remedy="Use start='new'.")
+        elif isinstance(start, datetime):
+            capabilities.require(
+                "start_at_time", setting=f"{self._where}, start={start.isoformat()}", remedy="Use start='new'."
+            )
+
+    async def start(self) -> None:
+        """Begin to receive. Called by the Bus; afterwards only to go on after :meth:`stop`."""
+        if self._pump is not None:
+            return
+        bus, options, settings = self._bus, self.options, self.topic_settings
+        adapter = bus.adapter
+        self.check(adapter)
+        largest = max((entry.batch or 1 for entry in self._entries), default=1)
+        in_flight = options.max_in_flight or settings.max_in_flight or max(100, largest)
+        if in_flight < largest:
+            raise ConfigError(
+                f"{self._where}, max_in_flight=", f"{in_flight} is less than batch={largest}", "Raise it to the batch."
+            )
+        numbers = PumpSettings(
+            max_in_flight=in_flight,
+            max_ahead=options.max_ahead or settings.max_ahead or 10_000,
+            poison_after=options.poison_after,
+            lease=bus.settings.lease,
+            drain=bus.settings.drain,
+            prefetch=2 * in_flight,
+        )
+        spec = SubscriptionSpec(self.topic, self.group, self.ordered, self.lanes, options.start, numbers.prefetch)
+        if any(not entry.spec.is_async for entry in self._entries):
+            self._executor = ThreadPoolExecutor(in_flight, thread_name_prefix=f"anybroker {self.topic}/{self.group}")
+        pump: Pump
+        dispatch = self._dispatcher(lambda delivery: pump.recovered(delivery), lambda: pump)
+        emulated = adapter.capabilities.release.value == "emulated"
+        pump = Pump(adapter, spec, numbers, dispatch, self._copy_to_inlet if emulated else None, self.stats)
+        await pump.start()
+        self._pump = pump
+
+    async def stop(self, drain: float | None = None) -> None:
+        """Stop fetching, let handlers in flight finish (``drain`` seconds), settle, give back the rest, leave.
+
+        Idempotent. Cancellation leaves the rest for redelivery.
+        """
+        pump, self._pump = self._pump, None
+        if pump is None:
+            return
+        await pump.close(self._bus.settings.drain if drain is None else drain)
+        if self._executor is not None:
+            self._executor.shutdown(wait=False)
+            self._executor = None
+
+    def pause(self) -> None:
+        """Start no more handlers until :meth:`resume`. What runs goes on, and leases are kept."""
+        if self._pump is not None:
+            self._pump.pause()
+
+    def resume(self) -> None:
+        """Go on after :meth:`pause`."""
+        if self._pump is not None:
+            self._pump.resume()
+
+    @property
+    def running(self) -> int:
+        """Handlers in flight now."""
+        return self._pump.running if self._pump is not None else 0
+
+    @property
+    def buffered(self) -> int:
+        """Deliveries received and not finished, now."""
+        return self._pump.buffered if self._pump is not None else 0
+
+    @property
+    def problem(self) -> str | None:
+        """Why the subscription is unhealthy; None while it is well, or stopped."""
+        return self._pump.problem if self._pump is not None else None
+
+    # ------------------------------------------------------------------------------------------ dispatch
+
+    def _dispatcher(self, recovered: Callable[[Delivery], None], pump: Callable[[], Pump]) -> Handler:
+        """The function from a delivery to its chain's coroutine."""
+        chains: dict[str, tuple[Handler, str]] = {}
+        default: tuple[Handler, str] | None = None
+        for entry in self._entries:
+            bound = (self._compose(entry, recovered, pump), entry.spec.name)
+            for name in entry.spec.types:
+                chains[name] = bound
+            if not entry.spec.types:
+                default = bound
+        rest = default or (self._unhandled, "")
+        find = chains.get
+        foreign = self._foreign_wrapped if self.topic_settings.foreign == "wrap" else self._foreign_dead
+
+        def dispatch(delivery: Delivery) -> Awaitable[None]:
+            event = delivery.event
+            if event.__class__ is not Event:
+                return foreign(delivery, dispatch)
+            handler, delivery.handler = find(event._attributes["type"], rest)  # type: ignore[arg-type] # a string
+            if "expirytime" in event._attributes and _expired(event):
+                return self._dead(delivery, ExpiredError(str(event["expirytime"])))
+            return handler(delivery)
+
+        return dispatch
+
+    def _compose(self, entry: _Entry, recovered: Callable[[Delivery], None], pump: Callable[[], Pump]) -> Handler:
+        bus = self._bus
+        innermost = (
+            self._collector(entry, pump) if entry.batch else invoker(entry.spec, bus.providers, self._executor)
+        )
+        chain = Chain(
+            topic=self.topic,
+            group=self.group,
+            ordered=self.ordered,
+            handler=entry.spec,
+            capabilities=bus.adapter.capabilities,
+            stats=self.stats,
+            dead_letter=self._send_dead_letter,
+            recovered=recovered,
+            lease=bus.settings.lease,
+        )
+        stack = (*attached(entry.spec.function), *entry.middleware)
+        own = [item for item in stack if isinstance(item, BuiltIn)]
+        kinds = {item.kind for item in own}
+        shared = [
+            item for item in self.options.middleware if not (isinstance(item, BuiltIn) and item.kind in kinds)
+        ]
+        replaced = {item.kind for item in shared if isinstance(item, BuiltIn)}
+        common = [
+            *shared,
+            *(item for item in bus.middleware if not (isinstance(item, BuiltIn) and item.kind in replaced)),
+        ]
+        return compose(innermost, chain, stack, common, (trace(), dead_letter(), retry()))
+
+    def _collector(self, entry: _Entry, pump: Callable[[], Pump]) -> Handler:
+        collector = BatchCollector(entry.spec, entry.batch or 1, entry.within, self._bus.providers, pump)
+        self._collectors.append(collector)
+        return collector.add
+
+    async def _unhandled(self, delivery: Delivery) -> None:
+        self.stats.unhandled += 1
+        if self.options.unhandled == "dead_letter":
+            await self._dead(delivery, UnhandledError(delivery.event.type))
+
+    async def _foreign_dead(self, delivery: Delivery, _dispatch: Handler) -> None:
+        self.stats.foreign += 1
+        message = delivery.event
+        reason = message.reason if isinstance(message, Foreign) else None
+        await self._dead(delivery, reason or InvalidEvent("the message is no CloudEvent"))
+
+    async def _foreign_wrapped(self, delivery: Delivery, dispatch: Handler) -> None:
+        self.stats.foreign += 1
+        message = delivery.event
+        assert isinstance(message, Foreign)
+        content_type = next((value for name, value in message.headers if name.lower() == "content-type"), b"")
+        wrapped = Event.create(
+            message.body if message.body is not None else b"",
+            type=FOREIGN_TYPE,
+            source=f"{self._bus.source}/foreign/{self.topic}",
+            id=f"{delivery.lane_state.lane.name}@{delivery.inbound.position}",
+            key=delivery.key,
+            datacontenttype=content_type.decode("ascii", "ignore") or "application/octet-stream",
+        )
+        delivery.event = wrapped
+        await dispatch(delivery)
+
+    async def _dead(self, delivery: Delivery, error: Exception) -> None:
+        """Dead-letter what no handler was started with."""
+        if delivery.verdict is None:
+            delivery.verdict = error
+            delivery.attempt -= 1
+        await self._send_dead_letter(delivery, error)
+        self.stats.dead_lettered += 1
+
+    async def _send_dead_letter(self, delivery: Delivery, error: Exception) -> None:
+        await self._bus.send_dead_letter(self.dead_letter_topic, delivery, error)
+
+    async def _copy_to_inlet(self, delivery: Delivery, starts: int, delay: float) -> None:
+        await self._bus.send_to_inlet(delivery, starts, delay)
+
+
+class UnhandledError(Exception):
+    """No handler takes events of this type."""
+
+    def __init__(self, type_: str) -> None:
+        super().__init__(f"no handler of the subscription takes events of type {type_!r}")
+
+
+class ExpiredError(Exception):
+    """The event's ``expirytime`` has passed."""
+
+    def __init__(self, moment: str) -> None:
+        super().__init__(f"the event expired at {moment}")
+
+
+def _expired(event: Event[Any]) -> bool:
+    try:
+        moment = datetime.fromisoformat(str(event["expirytime"]))
+    except ValueError:
+        return False
+    if moment.tzinfo is None:
+        return False
+    return moment < datetime.now(UTC)
