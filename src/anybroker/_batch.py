@@ -93,7 +93,9 @@ class BatchCollector:
         except BatchFailed as exc:
             unknown = [index for index in exc.failures if not 0 <= index < len(items)]
             if unknown:
-                error = ConfigError("BatchFailed(failures)", f"names {unknown[0]}, and the batch has {len(items)} items")
+                error = ConfigError(
+                    "BatchFailed(failures)", f"names {unknown[0]}, and the batch has {len(items)} items"
+                )
                 failures = dict.fromkeys(range(len(items)), error)
             else:
                 failures = dict(exc.failures)

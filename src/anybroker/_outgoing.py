@@ -26,9 +26,9 @@ def continue_cause(event: Event[Any], cause: Delivery, topic: str, own_id: bool,
     source = cause.event
     cause.ordinal += 1
     if not own_id and not isinstance(source, Foreign):
-        key = attributes.get("partitionkey", "")
+        key = event.key or ""
         text = (
-            f"{source.source}\0{source.id}\0{cause.group}\0{cause.handler}\0{topic}\0{attributes['type']}"
+            f"{source.source}\0{source.id}\0{cause.group}\0{cause.handler}\0{topic}\0{event.type}"
             f"\0{key}\0{cause.ordinal}"
         )
         attributes["id"] = blake2b(text.encode(), digest_size=16).hexdigest()

@@ -33,6 +33,11 @@ class Publishing(Outbound):
 
     __slots__ = ("deadline", "failure", "future", "sequence", "submitted")
 
+    deadline: float
+    """Of the loop's clock."""
+    future: asyncio.Future[Receipt]
+    sequence: int
+
     def __init__(
         self,
         event: Event[Any] | Foreign,
@@ -252,7 +257,7 @@ class Publisher:
             async with asyncio.timeout(max(end - self._loop.time(), 5.0)):
                 await self._sender.close()
         except (TimeoutError, BrokerError) as exc:
-            _log.warning("closing the sender failed: %s", exc or "it took too long")
+            _log.warning("closing the sender failed: %s", str(exc) or "it took too long")
         if self._sweeper is not None:
             self._sweeper.cancel()
         for item in (*self._in_flight, *self._own_deadline):

@@ -100,6 +100,7 @@ class Pump:
         self._timer_at = 0.0
         self._outstanding = 0
         self._stopping = False
+        self._stop_asked = asyncio.Event()
         self._paused = False
         self._resumed = asyncio.Event()
         self._resumed.set()
@@ -149,6 +150,7 @@ class Pump:
         """
         deadline = asyncio.get_running_loop().time() + drain
         self._stopping = True
+        self._stop_asked.set()
         self._resumed.set()
         self._room_changed(force=True)
         receiver = self._receiver
@@ -172,7 +174,7 @@ class Pump:
             late = [worker for worker in busy if not worker.done()]
             if late:
                 _log.warning(
-                    "%s: %d handlers did not end within %.0f s and were cancelled; their events will be delivered again",
+                    "%s: %d handlers did not end within %.0f s and were cancelled; their events come again",
                     self._name,
                     len(late),
                     drain,
@@ -267,10 +269,11 @@ class Pump:
             return
 
     async def _stoppable_sleep(self, seconds: float) -> None:
-        loop = asyncio.get_running_loop()
-        end = loop.time() + seconds
-        while not self._stopping and (left := end - loop.time()) > 0:
-            await asyncio.sleep(min(left, 0.1))
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stop_asked.wait()
+        except TimeoutError:
+            pass  # slept to the end
 
     # ------------------------------------------------------------------------------------------------ lanes
 
@@ -377,10 +380,7 @@ class Pump:
         having_room = [
             lane
             for lane, state in lanes.items()
-            if not state.gone
-            and state.ledger is not None
-            and not state.ledger.full
-            and len(state.ledger) < limit
+            if not state.gone and state.ledger is not None and not state.ledger.full and len(state.ledger) < limit
         ]
         return having_room, bool(having_room)
 
@@ -542,7 +542,7 @@ class Pump:
             current_delivery.set(delivery)
             try:
                 await handle(delivery)
-            except Exception as exc:
+            except Exception as exc:  # noqa: BLE001 - whatever the chain raises decides what happens to the event
                 self._failed(delivery, exc)
             except BaseException:
                 self._give_back(delivery, delivery.attempt)

@@ -33,7 +33,9 @@ def adapter_class(scheme: str) -> Any:
         if missing == entry.module.partition(".")[0]:
             raise
         raise ConfigError(
-            "url", f"{scheme}:// needs the package {missing!r}, which is not installed", f"pip install '{_extra(entry)}'"
+            "url",
+            f"{scheme}:// needs the package {missing!r}, which is not installed",
+            f"pip install '{_extra(entry)}'",
         ) from exc
 
 

@@ -318,9 +318,11 @@ class Sender(Protocol):
 
         Never cancelled by the core but at close, after the drain time; then every event is unknown.
         """
+        ...
 
     async def close(self) -> None:
         """Flush what was handed over, report it, and close. Idempotent. The core bounds its time."""
+        ...
 
 
 # --------------------------------------------------------------------------------------------------------- consume
@@ -428,22 +430,23 @@ class LaneListener(Protocol):
         """The lane is this receiver's from now on. Called before the first event of it is received, and only once
         the order of what follows is certain (no older delivery of the lane is still out elsewhere). ``note`` is what
         the last commit stored."""
+        ...
 
     async def revoked(self, lanes: Collection[Lane], /) -> None:
         """The lanes go to another member, which waits. The core starts nothing more from them, waits for the handlers
         in flight (at most ``context.drain`` seconds), settles through :meth:`Receiver.settle`, and forgets the rest.
         Returns when the adapter may let go. Raises nothing."""
+        ...
 
     def lost(self, lanes: Collection[Lane], /) -> None:
         """The lanes are gone already: the core forgets them at once; settlements of them would be stale."""
+        ...
 
 
 class Receiver(Protocol):
     """A member of a group. Pull only: the core owns the only buffer and asks for what it has room for."""
 
-    async def receive(
-        self, limit: int, /, *, lanes: Collection[Lane] | None, timeout: float
-    ) -> Sequence[Inbound]:
+    async def receive(self, limit: int, /, *, lanes: Collection[Lane] | None, timeout: float) -> Sequence[Inbound]:
         """Up to ``limit`` events (at least 1), in order within each lane, as soon as there is one.
 
         ``lanes``: only from these (the others are full); None: from all. Returns an empty sequence after ``timeout``
@@ -454,6 +457,7 @@ class Receiver(Protocol):
         ``BrokerError`` means that this receiver is dead: the core forgets its lanes, closes it and opens another
         after a back-off. What the client repairs by itself is not raised: return nothing meanwhile.
         """
+        ...
 
     async def settle(self, batch: Sequence[Settlement], /) -> Sequence[BrokerError | None]:
         """Settle, and return one result for each, in the same order: None, or :class:`LeaseLost` for what is not
@@ -462,18 +466,22 @@ class Receiver(Protocol):
         One call at a time, side by side with ``receive``; works after ``stop``. Not cancelled by the core but at the
         end of the drain time: what was in the call may then be delivered again.
         """
+        ...
 
     async def give_back(self, lane: Lane, /) -> None:
         """Let another member have this lane, and queue up again for it behind the others. The core has drained and
         settled it. Adapters whose broker balances lanes by itself (``balance`` absent) do nothing."""
+        ...
 
     async def stop(self) -> None:
         """Receive no more events, and let a ``receive`` under way return; lanes stay held and settling goes on.
         Idempotent."""
+        ...
 
     async def close(self) -> None:
         """Leave the group. What was not settled goes back at once, in order, without counting as a failure.
         Idempotent; never raises for a connection that is gone already."""
+        ...
 
 
 # --------------------------------------------------------------------------------------------------------- adapter
@@ -488,11 +496,13 @@ class Adapter(Protocol):
     @property
     def native(self) -> Any:
         """The client's own object: the way out. What it is stands in the adapter's README."""
+        ...
 
     async def connect(self) -> None:
         """Reach the broker and authenticate; called once. ``Unavailable`` where it cannot be reached, ``ConfigError``
         where it refuses the name, the password or the certificate: within ``context.connect_timeout`` seconds.
         Cancellation leaves nothing open."""
+        ...
 
     async def declare(self, topology: Topology, mode: Literal["create", "verify"], /) -> None:
         """Make each topic and group be there (``create``), or only check that they are (``verify``).
@@ -501,15 +511,19 @@ class Adapter(Protocol):
         lanes, or another kind, is a ``ConfigError`` that names both and the recipe. A group that is made starts where
         its spec says, at this moment: what is published after this returned reaches it, consumer or not.
         ``verify`` raises ``ConfigError`` naming what is missing."""
+        ...
 
     async def open_sender(self) -> Sender:
         """The way to the broker. The core opens one."""
+        ...
 
     async def open_receiver(self, subscription: SubscriptionSpec, listener: LaneListener, /) -> Receiver:
         """Join the group. Fails with ``ConfigError`` if the topic or group is not there."""
+        ...
 
     async def close(self) -> None:
         """Close every connection; senders and receivers are closed already. Idempotent."""
+        ...
 
 
 @runtime_checkable
@@ -519,6 +533,7 @@ class ExtendsLease(Protocol):
     async def extend(self, batch: Sequence[Inbound], /) -> Sequence[BrokerError | None]:
         """Extend the lease of each to ``context.lease`` seconds from now; called every third of it, from receipt to
         settlement, for queued deliveries too. ``LeaseLost`` for what is not ours any more."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -542,6 +557,7 @@ class ReportsBacklog(Protocol):
 
     async def backlog(self, topic: str, group: str, /) -> Backlog:
         """What waits for the group now, its inlet included."""
+        ...
 
 
 @runtime_checkable
@@ -551,6 +567,7 @@ class Replays(Protocol):
     async def seek(self, topic: str, group: str, to: Start, /) -> None:
         """Move the group, which must have no members now, to the start, the end or a moment. ``ConfigError`` if it
         has members or the topic does not reach back that far."""
+        ...
 
 
 @runtime_checkable
@@ -559,3 +576,4 @@ class BalancesLanes(Protocol):
 
     async def members(self) -> int:
         """How many members the group has now, this one included."""
+        ...

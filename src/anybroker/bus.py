@@ -52,6 +52,7 @@ from .topic import Topic
 __all__ = ["AdapterFactory", "Bus"]
 
 _log = logging.getLogger("anybroker")
+_NOTHING_GIVEN = (None,) * 8
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -319,9 +320,7 @@ class Bus:
         """
         if topic not in self._known:
             await self._first_publish(topic)
-        event = self._event(
-            topic, data, key, type, id, source, subject, time, datacontenttype, dataschema, extensions
-        )
+        event = self._event(topic, data, key, type, id, source, subject, time, datacontenttype, dataschema, extensions)
         out: dict[str, str] | None = dict(headers) if headers else None
         cause = current_delivery.get()
         if cause is not None and not isinstance(data, Event):
@@ -331,9 +330,7 @@ class Bus:
         if self._publish_through is None:
             if self._publisher is None:
                 raise self._not_started("publish")
-            return await self._publisher.send(
-                Publishing(event, topic, None, out, not_before, ""), deadline
-            )
+            return await self._publisher.send(Publishing(event, topic, None, out, not_before, ""), deadline)
         return await self._publish_slowly(topic, event, out or {}, not_before, deadline)
 
     async def publish_many(
@@ -382,7 +379,8 @@ class Bus:
         extensions: Mapping[str, Any] | None,
     ) -> Event[Any]:
         if data.__class__ is Event:
-            if not (type is id is source is subject is time is datacontenttype is dataschema is extensions is None):
+            given = (type, id, source, subject, time, datacontenttype, dataschema, extensions)
+            if given != _NOTHING_GIVEN:
                 raise ConfigError(
                     "publish(data)", "is an Event, and its attributes are given beside it", "Use event.replace(…)."
                 )
@@ -485,9 +483,7 @@ class Bus:
             raise self._not_started("publish")
         if self._traced:
             inject(outgoing.headers)
-        publishing = Publishing(
-            outgoing.event, outgoing.topic, None, outgoing.headers or None, outgoing.not_before, ""
-        )
+        publishing = Publishing(outgoing.event, outgoing.topic, None, outgoing.headers or None, outgoing.not_before, "")
         future = self._publisher.send(publishing, outgoing.deadline)
         outgoing.release()
         return await future
@@ -615,8 +611,9 @@ class Bus:
         url = settings.url
         if url is None:
             url = DEFAULT_URL
+            file = Path(parse_url(url).path.lstrip("/")).resolve()
             warnings.warn(
-                f"no broker URL: using the embedded broker in the file {Path(parse_url(url).path.lstrip('/')).resolve()}. "
+                f"no broker URL: using the embedded broker in the file {file}. "
                 "Set ANYBROKER_URL, or 'url' in anybroker.toml",
                 UserWarning,
                 stacklevel=4,
@@ -650,7 +647,13 @@ class Bus:
                 f"topic {topic!r}, lanes", f"its subscriptions ask for {sorted(lanes)}", "Use one number for all."
             )
         specs = [
-            TopicSpec(topic, tuple(groups.values()), settings.ordered, lanes.pop() if lanes else settings.lanes, settings.retention)
+            TopicSpec(
+                topic,
+                tuple(groups.values()),
+                settings.ordered,
+                lanes.pop() if lanes else settings.lanes,
+                settings.retention,
+            )
         ]
         if topic.endswith(f".{DEAD_LETTER_GROUP}"):
             return specs
@@ -703,7 +706,7 @@ class Bus:
                     async with asyncio.timeout(10.0):
                         await self._adapter.close()
                 except (TimeoutError, BrokerError) as exc:
-                    _log.warning("closing the connection failed: %s", exc or "it took more than 10 s")
+                    _log.warning("closing the connection failed: %s", str(exc) or "it took more than 10 s")
             self._state = "closed"
             self._closed.set()
 

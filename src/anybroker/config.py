@@ -47,16 +47,23 @@ class TopicSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    ordered: bool = Field(True, description="Events of one key stay in order; subscriptions are ordered by default.")
-    groups: tuple[str, ...] = Field((), description="Groups that exist before their first consumer.")
-    lanes: int = Field(4, ge=1, le=64, description="In how many lanes each group is kept in order.")
-    retention: float | None = Field(None, gt=0, description="Seconds for which events are kept; none: the broker's own.")
-    dead_letter: str | None = Field(None, description="The dead-letter topic's name; none: {topic}.{group}.dlq.")
-    key: str | None = Field(None, description="Where the ordering key comes from: data.customer, subject, an extension.")
-    max_in_flight: int | None = Field(None, ge=1, description="Handlers in flight in each subscription of the topic.")
-    max_ahead: int | None = Field(None, ge=1, description="Events fetched beyond the oldest unfinished one.")
+    ordered: bool = Field(
+        default=True, description="Events of one key stay in order; subscriptions are ordered by default."
+    )
+    groups: tuple[str, ...] = Field(default=(), description="Groups that exist before their first consumer.")
+    lanes: int = Field(default=4, ge=1, le=64, description="In how many lanes each group is kept in order.")
+    retention: float | None = Field(default=None, gt=0, description="Seconds that events are kept.")
+    dead_letter: str | None = Field(
+        default=None, description="The dead-letter topic's name; none: {topic}.{group}.dlq."
+    )
+    key: str | None = Field(default=None, description="Where the key is: data.customer, subject, an extension.")
+    max_in_flight: int | None = Field(
+        default=None, ge=1, description="Handlers in flight in each subscription of the topic."
+    )
+    max_ahead: int | None = Field(default=None, ge=1, description="Events fetched beyond the oldest unfinished one.")
     foreign: Literal["dead_letter", "wrap"] = Field(
-        "dead_letter", description="Messages that are no CloudEvents: dead-letter them raw, or wrap them as events."
+        default="dead_letter",
+        description="Messages that are no CloudEvents: dead-letter them raw, or wrap them as events.",
     )
 
     @field_validator("groups", mode="before")
@@ -72,15 +79,21 @@ class BusSettings(BaseSettings):
         env_prefix="ANYBROKER_", env_nested_delimiter="__", extra="forbid", frozen=True, toml_file=None
     )
 
-    url: str | None = Field(None, description="The broker; none: the embedded one.")
-    source: str | None = Field(None, description="CloudEvents source: the service's name, alike in all its replicas.")
+    url: str | None = Field(default=None, description="The broker; none: the embedded one.")
+    source: str | None = Field(
+        default=None, description="CloudEvents source: the service's name, alike in all its replicas."
+    )
     provision: Literal["create", "verify", "off"] = Field(
         "create", description="Make topics and groups at the start, only check that they are there, or neither."
     )
-    lease: float = Field(20.0, ge=1, description="Seconds after which what a crashed member held goes to another.")
-    drain: float = Field(25.0, ge=0, description="Seconds that handlers in flight have at shutdown.")
-    publish_deadline: float = Field(30.0, gt=0, description="Seconds by which every publish has ended.")
-    connect_timeout: float = Field(10.0, gt=0, description="Seconds by which the broker must have answered at the start.")
+    lease: float = Field(
+        default=20.0, ge=1, description="Seconds after which what a crashed member held goes to another."
+    )
+    drain: float = Field(default=25.0, ge=0, description="Seconds that handlers in flight have at shutdown.")
+    publish_deadline: float = Field(default=30.0, gt=0, description="Seconds by which every publish has ended.")
+    connect_timeout: float = Field(
+        10.0, gt=0, description="Seconds by which the broker must have answered at the start."
+    )
     topics: dict[str, TopicSettings] = Field(default_factory=dict, description="Topics by name.")
     adapters: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Adapter settings by URL scheme.")
 
@@ -167,7 +180,9 @@ def parse_url(url: str) -> BrokerUrl:
                 raise ValueError("a server without a host name")
             hosts.append((one.hostname, one.port))
     except ValueError as exc:
-        raise ConfigError("url", f"cannot be read: {exc}", "Write scheme://user:password@host:port/?option=value.") from None
+        raise ConfigError(
+            "url", f"cannot be read: {exc}", "Write scheme://user:password@host:port/?option=value."
+        ) from None
     pairs = parse_qsl(parts.query, keep_blank_values=True)
     options = dict(pairs)
     if len(options) != len(pairs):

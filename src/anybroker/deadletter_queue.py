@@ -79,6 +79,9 @@ class _Reader:
                     raise result
 
 
+_Letters = list[DeadLetter]  # inside the class below, `list` is its method
+
+
 class DeadLetterQueue:
     """The dead letters of one group. Each call joins the group ``dlq`` of the dead-letter topic for its duration.
 
@@ -92,7 +95,7 @@ class DeadLetterQueue:
         self.dead_letter_topic = dead_letter_topic
         self.patience = patience
 
-    async def list(self, limit: int = 100) -> list[DeadLetter]:
+    async def list(self, limit: int = 100) -> Sequence[DeadLetter]:
         """Up to ``limit`` dead letters, oldest first in each lane; they stay where they are."""
         reader = await self._join()
         try:
@@ -102,7 +105,7 @@ class DeadLetterQueue:
             await self._leave(reader)
         return [DeadLetter.read(inbound, self.topic, self.group) for inbound in found]
 
-    async def replay(self, ids: Sequence[str] | None = None, limit: int = 100) -> list[DeadLetter]:
+    async def replay(self, ids: Sequence[str] | None = None, limit: int = 100) -> Sequence[DeadLetter]:
         """Send dead letters back to the group that failed, and to no other; all, or those with one of these ids.
 
         Each is settled only after its replay was confirmed: a crash in between replays it twice, and never loses it.
@@ -110,14 +113,14 @@ class DeadLetterQueue:
         """
         return await self._take(ids, limit, replay=True)
 
-    async def discard(self, ids: Sequence[str], limit: int = 100) -> list[DeadLetter]:
+    async def discard(self, ids: Sequence[str], limit: int = 100) -> Sequence[DeadLetter]:
         """Drop the dead letters with one of these ids for good. Returns them."""
         return await self._take(ids, limit, replay=False)
 
-    async def _take(self, ids: Sequence[str] | None, limit: int, replay: bool) -> list[DeadLetter]:
+    async def _take(self, ids: Sequence[str] | None, limit: int, replay: bool) -> Sequence[DeadLetter]:
         wanted = None if ids is None else set(ids)
         reader = await self._join()
-        done: list[DeadLetter] = []
+        done = _Letters()
         found: list[Inbound] = []
         try:
             found = await reader.read(limit, self.patience)
@@ -152,5 +155,3 @@ class DeadLetterQueue:
                 await reader.receiver.stop()
             finally:
                 await reader.receiver.close()
-
-

@@ -46,7 +46,7 @@ def _clip(text: str, limit: int) -> str:
 
 
 def _chain_of(error: BaseException) -> str:
-    parts = []
+    parts: list[str] = []
     seen: BaseException | None = error
     while seen is not None and len(parts) < 8:
         parts.append(f"{type(seen).__module__}.{type(seen).__qualname__}: {seen}")

@@ -142,7 +142,7 @@ class LeaseLost(BrokerError):
     """A settlement came after the lease ran out, or the lane went to another member. Counted, never fatal."""
 
 
-class Reject(Exception):  # noqa: N818 - a verdict of the handler, not a failure of the library
+class Reject(Exception):
     """Raised by a handler: dead-letter this event now, for this reason; do not retry it."""
 
     def __init__(self, reason: str) -> None:
@@ -150,7 +150,7 @@ class Reject(Exception):  # noqa: N818 - a verdict of the handler, not a failure
         super().__init__(reason)
 
 
-class Retry(Exception):  # noqa: N818 - a verdict of the handler, not a failure of the library
+class Retry(Exception):
     """Raised by a handler or a middleware: this start did not succeed, run it again.
 
     ``after`` is the wait in seconds; None leaves it to the retry middleware's backoff. The start counts as an attempt.
@@ -164,7 +164,7 @@ class Retry(Exception):  # noqa: N818 - a verdict of the handler, not a failure 
         super().__init__(reason)
 
 
-class BatchFailed(Exception):  # noqa: N818 - a verdict of the handler, not a failure of the library
+class BatchFailed(Exception):
     """Raised by a batch handler: the items at these indexes failed, each with its exception; the others are done."""
 
     def __init__(self, failures: Mapping[int, Exception]) -> None:

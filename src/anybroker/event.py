@@ -253,17 +253,13 @@ class Event(_Slots[T_co]):
             if value is not None:
                 changed[name] = _WRITERS.get(name, write_extension)(name, value)
             elif name in REQUIRED:
-                raise InvalidEvent(
-                    f"attribute {name!r} cannot be removed. Every event has it.", attribute=name
-                )
+                raise InvalidEvent(f"attribute {name!r} cannot be removed. Every event has it.", attribute=name)
             else:
                 changed.pop(check_name(name), None)
         if data is ABSENT:
             body = None
         elif data is not _KEEP:
-            content_type = (
-                cast("str | None", changed["datacontenttype"]) if attributes.get("datacontenttype") else None
-            )
+            content_type = cast("str | None", changed["datacontenttype"]) if attributes.get("datacontenttype") else None
             body, changed["datacontenttype"] = encode(data, content_type)
         if data is _KEEP or body is None or isinstance(data, _BYTES):
             return trusted_event(changed, body)
@@ -278,8 +274,7 @@ class Event(_Slots[T_co]):
         return _event_with_data(self._attributes, self._body, data)
 
     def _without_data(self) -> Event[Any]:
-        """The same event with nothing decoded: for a transport that hands over the object instead of bytes.
-        """
+        """The same event with nothing decoded: for a transport that hands over the object instead of bytes."""
         return trusted_event(self._attributes, self._body)
 
     # -- reading events ----------------------------------------------------------------------------------
@@ -469,19 +464,14 @@ class Event(_Slots[T_co]):
         if not isinstance(other, Event):
             return NotImplemented
         return self is other or (
-            self._body == other._body
-            and _canonical_map(self._attributes) == _canonical_map(other._attributes)
+            self._body == other._body and _canonical_map(self._attributes) == _canonical_map(other._attributes)
         )
 
     def __hash__(self) -> int:
         return hash((self._attributes["id"], self._attributes["source"], self._body))
 
     def __repr__(self) -> str:
-        size = (
-            "no data"
-            if self._body is None
-            else f"{len(self._body)} bytes of {self.datacontenttype or 'data'}"
-        )
+        size = "no data" if self._body is None else f"{len(self._body)} bytes of {self.datacontenttype or 'data'}"
         return f"<Event {self.type!r} id={self.id!r} source={self.source!r}, {size}>"
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
@@ -559,7 +549,7 @@ def _declared_key(key_of: Callable[[Any], object], data: object) -> object:
         return key_of(data)
     except Exception as error:
         raise InvalidEvent(
-            f"the ordering key declared by {type(data).__qualname__} cannot be found ({type(error).__name__}). "
+            f"the ordering key declared by {type(data).__qualname__} cannot be had ({type(error).__name__}). "
             "Mend the key= of its @event_type, or pass key=.",
             attribute="partitionkey",
         ) from error

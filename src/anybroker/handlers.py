@@ -19,9 +19,9 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
+from .cloudevents.media_type import media_type
 from .delivery import Delivery
 from .errors import ConfigError, DecodeError
-from .cloudevents.media_type import media_type
 from .event import Event
 from .event import declared_type as _declared
 from .provide import Providers
@@ -126,7 +126,7 @@ def read_handler(
             raise ConfigError(
                 f"{where}, parameter {parameter.name!r}",
                 f"of type {_show(annotation)} cannot be served",
-                "Use a pydantic model (or what pydantic can validate) for the payload, Event, Event[Model] or Delivery, "
+                "Use a pydantic model (or what pydantic can validate) for the payload, Event, Event[Model], Delivery, "
                 f"or register the type: bus.provide({_show(annotation)}, factory).",
             )
         keyword = parameter.kind is parameter.KEYWORD_ONLY
@@ -335,9 +335,7 @@ def invoker(spec: HandlerSpec, providers: Providers, executor: Executor | None) 
 
 def _arguments(spec: HandlerSpec) -> Callable[[Delivery], tuple[list[Any], dict[str, Any]]]:
     """A function from a delivery to the arguments; provided ones are left None."""
-    makers: list[tuple[str | None, Callable[[Delivery], Any]]] = []
-    for parameter in spec.parameters:
-        makers.append((parameter.name if parameter.keyword else None, _maker(parameter)))
+    makers = [(parameter.name if parameter.keyword else None, _maker(parameter)) for parameter in spec.parameters]
     # A parameter that keeps its default must not shift the ones behind it.
     names = list(inspect.signature(spec.function).parameters)
     served = [parameter.name for parameter in spec.parameters]
@@ -412,7 +410,7 @@ async def uncancelled(future: asyncio.Future[Any]) -> Any:
             if future.cancelled():
                 raise
             cancelled = exc
-        except Exception:
+        except Exception:  # noqa: BLE001 - see the next line
             break  # the future's own failure: raised below, by its result
     if cancelled is not None:
         raise cancelled

@@ -207,6 +207,14 @@ class MemoryBroker:
                 f"group {group!r} of topic {topic!r}", "does not exist", "Declare it, or start with provision='create'."
             ) from None
 
+    def purge(self, topic: str, group: str) -> int:
+        """Forget what waits for the group and is not out; returns how many events that was."""
+        found = self.group(topic, group)
+        count = len(found.fresh) + len(found.returned)
+        found.fresh.clear()
+        found.returned.clear()
+        return count
+
     def next_id(self) -> str:
         """The next receipt's broker id."""
         self._sequence += 1
@@ -309,9 +317,7 @@ class MemoryReceiver:
             group.begin_sharing()
         listener.assigned(self.lane)
 
-    async def receive(
-        self, limit: int, /, *, lanes: Collection[Lane] | None, timeout: float
-    ) -> Sequence[Inbound]:
+    async def receive(self, limit: int, /, *, lanes: Collection[Lane] | None, timeout: float) -> Sequence[Inbound]:
         """Receiver.receive."""
         if self._stopped:
             return ()

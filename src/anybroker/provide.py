@@ -26,9 +26,13 @@ class Providers:
         if kind in self._factories:
             raise ConfigError(f"bus.provide({kind!r})", "is registered already", "Register each type once.")
         if not callable(factory):
-            raise ConfigError(f"bus.provide({kind!r})", "the factory is not callable", "Give a function without arguments.")
+            raise ConfigError(
+                f"bus.provide({kind!r})", "the factory is not callable", "Give a function without arguments."
+            )
         if scope not in ("process", "delivery"):
-            raise ConfigError(f"bus.provide({kind!r}, scope=)", f"{scope!r} is no scope", "Use 'process' or 'delivery'.")
+            raise ConfigError(
+                f"bus.provide({kind!r}, scope=)", f"{scope!r} is no scope", "Use 'process' or 'delivery'."
+            )
         self._factories[kind] = (factory, scope)
 
     def __contains__(self, kind: Any) -> bool:

@@ -24,7 +24,6 @@ from .middleware.function import from_callable
 from .middleware.retry import retry
 from .middleware.trace import trace
 from .names import check_names
-from .provide import Providers
 from .stats import SubscriptionStats
 
 if TYPE_CHECKING:
@@ -61,7 +60,9 @@ class SubscriptionOptions:
             ("poison_after", 2, 1_000_000),
         ):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high):
+            if value is not None and (
+                isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high
+            ):
                 raise ConfigError(f"{where}, {name}=", f"{value!r} is no whole number from {low} to {high}")
         if self.unhandled not in ("skip", "dead_letter"):
             raise ConfigError(f"{where}, unhandled=", f"{self.unhandled!r} is neither 'skip' nor 'dead_letter'")
@@ -296,9 +297,7 @@ class Subscription:
 
     def _compose(self, entry: _Entry, recovered: Callable[[Delivery], None], pump: Callable[[], Pump]) -> Handler:
         bus = self._bus
-        innermost = (
-            self._collector(entry, pump) if entry.batch else invoker(entry.spec, bus.providers, self._executor)
-        )
+        innermost = self._collector(entry, pump) if entry.batch else invoker(entry.spec, bus.providers, self._executor)
         chain = Chain(
             topic=self.topic,
             group=self.group,
@@ -313,9 +312,7 @@ class Subscription:
         stack = (*attached(entry.spec.function), *entry.middleware)
         own = [item for item in stack if isinstance(item, BuiltIn)]
         kinds = {item.kind for item in own}
-        shared = [
-            item for item in self.options.middleware if not (isinstance(item, BuiltIn) and item.kind in kinds)
-        ]
+        shared = [item for item in self.options.middleware if not (isinstance(item, BuiltIn) and item.kind in kinds)]
         replaced = {item.kind for item in shared if isinstance(item, BuiltIn)}
         common = [
             *shared,
@@ -341,8 +338,7 @@ class Subscription:
 
     async def _foreign_wrapped(self, delivery: Delivery, dispatch: Handler) -> None:
         self.stats.foreign += 1
-        message = delivery.event
-        assert isinstance(message, Foreign)
+        message: Any = delivery.event
         content_type = next((value for name, value in message.headers if name.lower() == "content-type"), b"")
         wrapped = Event.create(
             message.body if message.body is not None else b"",

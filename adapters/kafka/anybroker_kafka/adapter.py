@@ -31,13 +31,11 @@ from .failures import CLIENT_ERRORS, failure, kafka_errors, said
 from .names import group_id, inlet
 from .receiver import KafkaReceiver
 from .sender import KafkaSender
-from .settings import KafkaSettings, client_options, servers
+from .settings import MESSAGE_BYTES, KafkaSettings, client_options, servers
 from .wire import Wire
 
 __all__ = ["KafkaAdapter"]
 
-_BATCH_OVERHEAD = 61
-"""Bytes of a record batch's header (Kafka's message format v2), which count for max.message.bytes."""
 _SETTLING = 10.0
 """Seconds that the core may take for the last commit of a revoked lane, after the drain."""
 _FOREVER_MS = 2**31 - 1
@@ -57,7 +55,7 @@ class KafkaAdapter:
         start_at_time=Support.NATIVE,
         seek=Support.NATIVE,
         backlog=Support.NATIVE,
-        max_event_bytes=KafkaSettings().max_message_bytes,
+        max_event_bytes=MESSAGE_BYTES,
         settle_interval=0.05,
     )
 
@@ -78,3 +76,151 @@ class KafkaAdapter:
                 "Lower it: a batch has to fit with room to spare.",
             )
         self.capabilities = replace(type(self).capabilities, max_event_bytes=settings.max_message_bytes)
+
+    @property
+    def native(self) -> Any:
+        """aiokafka's ``AIOKafkaClient``: the cluster's metadata, and ``send(node, request)`` for any request."""
+        return self._connected().client
+
+    async def connect(self) -> None:
+        """See :meth:`anybroker.adapter.Adapter.connect`."""
+        timeout = self._context.connect_timeout
+        seconds = 0.9 * timeout / (len(self._servers) + 1)
+        await self._knock(min(seconds, self._settings.request_timeout))
+        self._closing = Closing()
+        cluster = Cluster(
+            AIOKafkaClient(**self._options), self._settings.request_timeout, self._settings.isolation == "read_committed"
+        )
+        try:
+            with kafka_errors(f"connecting to {self._url}"):
+                async with asyncio.timeout(seconds):
+                    await cluster.start()
+        except BaseException:
+            await cluster.close()
+            raise
+        self._cluster = cluster
+
+    async def _knock(self, timeout: float) -> None:
+        """One connection, for its error: aiokafka's start says only that it failed, whatever the reason was."""
+        options = {**self._options, "request_timeout_ms": int(timeout * 1000)}
+        del options["bootstrap_servers"]
+        problems: list[str] = []
+        last: BaseException | None = None
+        for host, port in self._servers:
+            try:
+                connection = await create_conn(host, port, **options)
+            except CLIENT_ERRORS as exc:
+                error = failure(exc, f"connecting to {host}:{port}")
+                if isinstance(error, ConfigError):
+                    raise error from exc
+                problems.append(f"{host}:{port}: {said(exc)}")
+                last = exc
+            else:
+                connection.close()
+                return
+        raise Unavailable(
+            f"no Kafka broker answers at {self._url} ({'; '.join(problems)}). Check host and port, and whether it asks "
+            "for TLS (kafkas://) or for user and password"
+        ) from last
+
+    def _connected(self) -> Cluster:
+        if self._cluster is None:
+            raise Unavailable("the Kafka adapter is not connected")
+        return self._cluster
+
+    async def declare(self, topology: Topology, mode: Literal["create", "verify"], /) -> None:
+        """See :meth:`anybroker.adapter.Adapter.declare`. Topics and inlets are created, groups get a position."""
+        with kafka_errors("declaring topics and groups"):
+            await topologies.declare(self._connected(), topology, mode, self._settings.replication_factor)
+
+    async def open_sender(self) -> KafkaSender:
+        """See :meth:`anybroker.adapter.Adapter.open_sender`."""
+        context, cluster = self._context, self._connected()
+        assert self._closing is not None
+        sender = KafkaSender(
+            self._make_producer,
+            cluster,
+            self._wire,
+            self._closing,
+            limit=self._settings.max_message_bytes,
+            deadline=0.9 * context.publish_deadline,
+            connect_timeout=context.connect_timeout,
+        )
+        await sender.producer()
+        return sender
+
+    def _make_producer(self) -> AIOKafkaProducer:
+        settings = self._settings
+        return AIOKafkaProducer(
+            **self._options,
+            acks=settings.acks,
+            enable_idempotence=True,
+            compression_type=None if settings.compression == "none" else settings.compression,
+            max_batch_size=settings.batch_bytes,
+            max_request_size=settings.max_message_bytes,
+        )
+
+    async def open_receiver(self, subscription: SubscriptionSpec, listener: LaneListener, /) -> KafkaReceiver:
+        """See :meth:`anybroker.adapter.Adapter.open_receiver`. Lanes come afterwards, when the group has rebalanced."""
+        cluster = self._connected()
+        assert self._closing is not None
+        topic, group = subscription.topic, subscription.group
+        with kafka_errors(f"joining the group {group!r} of {topic!r}"):
+            await topologies.check_group(cluster, topic, group)
+            receiver = KafkaReceiver(
+                self._make_consumer(group_id(topic, group)),
+                group_id(topic, group),
+                cluster,
+                self._wire,
+                listener,
+                self._epochs,
+                self._closing,
+                timeout=self._settings.request_timeout,
+                drain=self._context.drain + _SETTLING,
+            )
+            try:
+                async with asyncio.timeout(self._context.connect_timeout):
+                    await receiver.start((topic, inlet(topic, group)))
+            except BaseException:
+                await receiver.close()
+                raise
+        return receiver
+
+    def _make_consumer(self, group: str) -> AIOKafkaConsumer:
+        settings, context = self._settings, self._context
+        lease = int(context.lease * 1000)
+        rebalance = max(settings.rebalance_timeout, context.drain + _SETTLING + 20)
+        return AIOKafkaConsumer(
+            **self._options,
+            group_id=group,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",  # after retention has deleted the position: more is better than less
+            isolation_level=settings.isolation,
+            session_timeout_ms=lease,
+            heartbeat_interval_ms=max(lease // 3, 1),
+            rebalance_timeout_ms=int(rebalance * 1000),
+            max_poll_interval_ms=_FOREVER_MS,  # the core's slow handlers are no dead member: heartbeats decide
+            partition_assignment_strategy=(RangePartitionAssignor,),
+            fetch_max_wait_ms=int(settings.fetch_wait * 1000),
+            fetch_max_bytes=settings.fetch_bytes,
+            max_partition_fetch_bytes=settings.partition_fetch_bytes,
+            client_rack=settings.rack,
+        )
+
+    async def backlog(self, topic: str, group: str, /) -> Backlog:
+        """See :meth:`anybroker.adapter.ReportsBacklog.backlog`. Events finished out of order count until they are passed."""
+        with kafka_errors(f"counting what waits for {group!r} of {topic!r}"):
+            return await topologies.backlog(self._connected(), topic, group)
+
+    async def seek(self, topic: str, group: str, to: Start, /) -> None:
+        """See :meth:`anybroker.adapter.Replays.seek`. The inlet follows only to the end."""
+        with kafka_errors(f"moving {group!r} of {topic!r}"):
+            await topologies.seek(self._connected(), topic, group, to)
+
+    async def close(self) -> None:
+        """See :meth:`anybroker.adapter.Adapter.close`. Clients that Kafka keeps waiting are broken off after 2 s."""
+        if self._closing is not None:
+            await self._closing.finish(2.0)
+        cluster, self._cluster = self._cluster, None
+        if cluster is not None:
+            await cluster.close()

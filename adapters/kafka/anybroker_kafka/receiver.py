@@ -98,9 +98,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
             left = end - loop.time()
             if left <= 0:
                 break
-            waiting: set[asyncio.Future[object]] = {self._changed}
-            if self._poll is not None:
-                waiting.add(self._poll)
+            waiting = {self._changed} if self._poll is None else {self._changed, self._poll}
             await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         return ()
 

@@ -59,7 +59,7 @@ class _Partition:
         self._open: _Batch | None = None
         self._full: deque[_Batch] = deque()
         self._sent: _Batch | None = None
-        self._stuck: Unavailable | None = None
+        self._stuck: str | None = None
         self._wakeup: asyncio.Future[None] | None = None
         self.task = asyncio.create_task(self._run(), name=f"anybroker kafka {topic}/{number}")
 
@@ -72,7 +72,7 @@ class _Partition:
                 return
             self._close_batch()
         if self._stuck is not None:
-            report(outbound, self._stuck)
+            report(outbound, Unavailable(self._stuck))
             return
         # Only the first record of a batch can be too large: a batch takes no further one beyond its own, smaller size.
         size = DefaultRecordBatchBuilder.estimate_size_in_bytes(key, value, headers)
@@ -127,10 +127,11 @@ class _Partition:
             return
         try:
             future = await producer.send_batch(batch.builder, self._topic, partition=self._number)
-        except KafkaError as exc:  # the producer is dead: nothing of the batch was sent
+        except (KafkaError, AssertionError) as exc:  # a dead producer, a partition that is gone: nothing was sent
             sender.replace(producer)
             self._refuse(batch, Unavailable(f"Kafka's producer failed for topic {self._topic!r}: {said(exc)}"), exc)
             return
+        future.add_done_callback(_looked_at)
         await asyncio.wait({future}, timeout=left)
         if not future.done():
             await self._outlive(batch, future)
@@ -157,8 +158,8 @@ class _Partition:
             )
         )
         batch.items.clear()
-        self._stuck = Unavailable(f"Kafka has not answered for {self._topic}/{self._number}: not stored")
-        self._refuse(batch, self._stuck)
+        self._stuck = f"Kafka has not confirmed an earlier event for {self._topic}/{self._number}: not stored"
+        self._refuse(batch, Unavailable(self._stuck))
         await asyncio.wait({future, self._sender.closed}, return_when=asyncio.FIRST_COMPLETED)
         self._stuck = None
 
@@ -221,11 +222,18 @@ class _Partition:
             self._full.popleft().report(Unavailable("the sender was closed before the event was handed over: not stored"))
 
 
+def _looked_at(future: asyncio.Future[Any]) -> None:
+    """Nobody waits for the outcome of a batch when the sender is cut short; asyncio must not report it as lost."""
+    if not future.cancelled():
+        future.exception()
+
+
 class _Topic:
     """A topic's partitions, and the one that events without a key go to now."""
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.there = False
         self.partitions: list[_Partition] = []
         self.turn = 0
 
@@ -266,6 +274,7 @@ class KafkaSender:
         self.closing = False
         self._lock = asyncio.Lock()
         self._producer: AIOKafkaProducer | None = None
+        self._batches: Any = None
         self._old: set[AIOKafkaProducer] = set()
         self._topics: dict[tuple[str, str | None], _Topic] = {}
         self._keys: dict[str, tuple[bytes, int]] = {}
@@ -282,7 +291,7 @@ class KafkaSender:
         for outbound in batch:
             topic = topics[outbound.topic, outbound.group]
             partitions = topic.partitions
-            if not partitions:
+            if not topic.there:
                 report(outbound, Rejected(f"Kafka has no topic {topic.name!r}. Declare it first"))
                 continue
             value, headers = write(outbound)
@@ -318,6 +327,7 @@ class KafkaSender:
             with kafka_errors(f"looking for the topic {found.name!r}"):
                 there = await self._cluster.partitions([found.name])
                 known = await producer.partitions_for(found.name) if there else ()
+        found.there = bool(known)
         while len(found.partitions) < len(known):
             found.partitions.append(_Partition(self, found.name, len(found.partitions)))
 
@@ -355,10 +365,9 @@ class KafkaSender:
             self._closing.leave(self._retire(producer))
 
     async def _retire(self, producer: AIOKafkaProducer) -> None:
-        try:
-            await producer.stop()
-        finally:
-            self._old.discard(producer)
+        await producer.flush()
+        self._old.discard(producer)
+        await self._cut(producer)
 
     async def close(self) -> None:
         """See :meth:`anybroker.adapter.Sender.close`. Broken off, it reports what is left, and cuts the connections."""
@@ -384,12 +393,13 @@ class KafkaSender:
     async def _cut(self, producer: AIOKafkaProducer) -> None:
         """End a producer that may have something under way which Kafka does not take.
 
-        There is no public way: ``stop()`` waits for it, and an idempotent producer tries for ever. Should these names
-        go, the tasks of a producer whose broker is away would outlive the Bus.
+        There is no public way: ``stop()`` waits for it, and an idempotent producer tries for ever. Should these two
+        names go, the tasks of a producer whose broker is away would outlive the Bus.
         """
+        producer._closed = True
         routine = asyncio.ensure_future(producer._sender.close())
         await asyncio.wait({routine}, timeout=_LAST_WORDS)
         routine.cancel()
         await asyncio.wait({routine})
-        producer._message_accumulator.fail_all(KafkaError("closed"))
-        await producer.stop()
+        _looked_at(routine)
+        await producer.client.close()

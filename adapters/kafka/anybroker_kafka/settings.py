@@ -10,9 +10,11 @@ from anybroker.adapter import AdapterContext, AdapterSettings, BrokerUrl
 from anybroker.errors import ConfigError
 from pydantic import Field, SecretStr
 
-__all__ = ["KafkaSettings", "client_options", "servers"]
+__all__ = ["MESSAGE_BYTES", "KafkaSettings", "client_options", "servers"]
 
 DEFAULT_PORT = 9092
+MESSAGE_BYTES = 1_048_576
+"""Kafka's own default for message.max.bytes is 12 more."""
 
 
 class KafkaSettings(AdapterSettings):
@@ -31,7 +33,7 @@ class KafkaSettings(AdapterSettings):
         "none", description="Of record batches on the wire and on the broker's disk [compression.type]."
     )
     max_message_bytes: int = Field(
-        1_048_576, ge=16_384, description="Bytes the broker takes in one record batch [message.max.bytes]."
+        MESSAGE_BYTES, ge=16_384, description="Bytes the broker takes in one record batch [message.max.bytes]."
     )
     batch_bytes: int = Field(
         65_536, ge=1_024, description="Bytes of records collected into one batch of a partition [batch.size]."

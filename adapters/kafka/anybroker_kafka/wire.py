@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from aiokafka.structs import ConsumerRecord
 from anybroker.adapter import Foreign, Inbound, Lane, Outbound
@@ -11,8 +11,8 @@ from anybroker.errors import InvalidEvent
 
 __all__ = ["Headers", "Record", "Wire"]
 
-Headers = list[tuple[str, bytes]]
-Record = ConsumerRecord[bytes, bytes]
+Headers: TypeAlias = list[tuple[str, bytes]]
+Record: TypeAlias = ConsumerRecord[bytes, bytes]
 
 _OURS = "anybroker-"
 _MAX_NAMES = 1024

@@ -15,19 +15,19 @@ class SqliteSettings(AdapterSettings):
     """Options of ``sqlite:///file.db?option=value``."""
 
     busy_timeout: float = Field(
-        5.0,
+        default=5.0,
         ge=0,
         le=600,
         description="Seconds to wait for the write lock of another process; then the call is Unavailable.",
     )
     retention: float = Field(
-        86_400.0,
+        default=86_400.0,
         ge=0,
         description="Seconds for which events are kept, unless the topic says otherwise; 'inf': for ever. What a group "
         "of the topic has not finished is kept in any case.",
     )
     deduplication_window: float = Field(
-        300.0,
+        default=300.0,
         ge=0,
         description="Seconds for which a second copy of an event is recognised and dropped; 0: never. Events are kept "
         "at least as long.",
@@ -39,14 +39,14 @@ class SqliteSettings(AdapterSettings):
         description="Bytes that one event may take, attributes and headers counted.",
     )
     poll: float = Field(
-        0.5,
+        default=0.5,
         ge=0.01,
         le=10,
         description="Seconds after which a receiver that waits looks by itself: for expired leases, dead members, and "
         "for what a wake-up was lost for.",
     )
     wake_folder: str | None = Field(
-        None,
+        default=None,
         description="Folder for the FIFOs by which processes wake each other, the same in all of them; by default "
         "beside the database, its name and '-wake'.",
     )

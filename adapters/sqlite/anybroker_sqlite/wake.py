@@ -27,12 +27,12 @@ class Fifo:
             folder.mkdir(exist_ok=True)
             os.mkfifo(self._path)
             self.fd = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK)
+            # An end for writing of our own: without any, the other one would be at its end of file, always readable.
+            self._writer = os.open(self._path, os.O_WRONLY | os.O_NONBLOCK)
         except OSError as exc:
             raise ConfigError(
                 "wake_folder", f"{folder} cannot hold a FIFO ({exc})", "Set wake_folder to a folder on a local disk."
             ) from exc
-        # An end for writing of our own: without any, the reading end would be at its end of file, and always readable.
-        self._writer = os.open(self._path, os.O_WRONLY | os.O_NONBLOCK)
 
     def drain(self) -> None:
         """Forget the wake-ups that have come."""
@@ -48,11 +48,7 @@ class Fifo:
         os.close(self.fd)
         os.close(self._writer)
         self.fd = -1
-        self._path.unlink(missing_ok=True)
-        try:
-            self._path.parent.rmdir()
-        except OSError:
-            pass  # others are in it
+        self._path.unlink(missing_ok=True)  # the folder stays: another process may be about to make its own in it
 
 
 def ring(path: Path, *, wake: bool) -> bool:
@@ -70,6 +66,3 @@ def ring(path: Path, *, wake: bool) -> bool:
     finally:
         os.close(writer)
     return True
-
-
-

@@ -26,7 +26,7 @@ class Broker(ABC):
     """One line for the run's header: what it is, where it is from, and why no earlier source was used."""
     can_restart: bool
     survives_kill: bool
-    """Whether what it acknowledged is there again after ``kill`` and ``start`` (an SQS emulator forgets it)."""
+    """Whether what it acknowledged is there again after ``kill`` and ``start`` (an SQS emulator goes back)."""
 
     @abstractmethod
     def restart(self) -> None:

@@ -176,13 +176,15 @@ def _java_version(java: str) -> int:
 
 # -- readiness -------------------------------------------------------------------------------------------------
 
-METADATA, FIND_COORDINATOR = 3, 10
+METADATA, FIND_COORDINATOR, DESCRIBE_GROUPS = 3, 10, 15
+GROUP = "anybroker-ready"
 
 
 def answers(host: str, port: int) -> None:
-    """One attempt: the broker knows itself and a controller, and has a coordinator for groups.
+    """One attempt: the broker knows itself and a controller, and serves groups.
 
-    Asking for the coordinator makes Kafka create its offsets topic now, and not in somebody's first test.
+    Asking for a group's coordinator makes Kafka create its offsets topic now, and not in somebody's first test; asking
+    that for the group waits, after a restart, until it has read what was committed.
     Raises ``OSError`` or ``NotYet``.
     """
     with connect(host, port) as connection:
@@ -198,10 +200,14 @@ def answers(host: str, port: int) -> None:
         (controller,) = struct.unpack_from(">i", reply, at)
         if not brokers or controller < 0:
             raise NotYet("it does not know itself or a controller yet")
-        reply = _ask(connection, FIND_COORDINATOR, 0, _text("anybroker-ready"))
+        reply = _ask(connection, FIND_COORDINATOR, 0, _text(GROUP))
         (error,) = struct.unpack_from(">h", reply, 0)
         if error:
             raise NotYet(f"no group coordinator yet (Kafka's error {error})")
+        reply = _ask(connection, DESCRIBE_GROUPS, 0, struct.pack(">i", 1) + _text(GROUP))
+        (error,) = struct.unpack_from(">h", reply, 4)
+        if error:
+            raise NotYet(f"its group coordinator still loads (Kafka's error {error})")
 
 
 def _text(value: str) -> bytes:

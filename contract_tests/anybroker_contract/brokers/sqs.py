@@ -1,7 +1,7 @@
 """SQS and SNS by ministack, an emulator, in a Python environment of its own.
 
-It writes its queues and messages to disk only when it ends gracefully: they are there after ``restart``, and not after
-``kill``.
+It writes its queues and messages to disk only when it ends gracefully: they are there after ``restart``; after ``kill``
+it goes back to what it had at its last graceful end.
 """
 
 from __future__ import annotations

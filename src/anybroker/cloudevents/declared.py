@@ -6,8 +6,10 @@ import re
 from collections.abc import Callable, Mapping
 from enum import Enum
 from operator import attrgetter
-from typing import Any, Final, TypeVar, is_typeddict
+from typing import Any, Final, TypeVar
 from uuid import UUID
+
+from typing_extensions import is_typeddict  # knows both kinds of TypedDict
 
 from ..errors import ConfigError, InvalidEvent
 from .attributes import write_string
@@ -24,8 +26,8 @@ _TYPE: Final = "__anybroker_event_type__"
 _KEY: Final = "__anybroker_key__"
 _PATH: Final = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 
-on_declaration: list[Callable[[type], None]] = []
-"""Called with each class that is declared, so that what was remembered of it is forgotten."""
+on_declaration: list[Callable[[], None]] = []
+"""Called when a class is declared, so that what was remembered of classes is forgotten."""
 
 
 def event_type(name: str, *, key: str | Callable[[Any], str | None] | None = None) -> Callable[[_C], _C]:
@@ -60,7 +62,7 @@ def event_type(name: str, *, key: str | Callable[[Any], str | None] | None = Non
         if key is not None:
             setattr(cls, _KEY, key if callable(key) else _by_path(cls, key))
         for forget in on_declaration:
-            forget(cls)
+            forget()
         return cls
 
     return declare

@@ -90,9 +90,10 @@ class HeaderBinding(Generic[V]):
         self._null_body = null_body
         self._headerless = headerless
         self._encode: Callable[[str], V] = _encoder(values, percent)
-        self._plain_bytes = values is bytes and not percent and content_type != "property"
+        self._plain_bytes = values is bytes and not percent and content_type != "property" and null_body
         self._learned: dict[str, _Entry] = {}
         self._written_names: dict[str, str] = {}
+        self._written_values: dict[AttributeValue, V] = {}
 
     # -- writing ---------------------------------------------------------------------------------------
 
@@ -106,7 +107,17 @@ class HeaderBinding(Generic[V]):
             except (KeyError, AttributeError):  # a new name, or a value that is no string: the long way
                 pass
         encode = self._encode
-        headers = [(self._name(name), encode(canonical(value))) for name, value in attributes.items()]
+        known = self._written_values
+        headers: list[tuple[str, V]] = []
+        for name, value in attributes.items():
+            if ROLES.get(name) == FEW_VALUES:
+                encoded = known.get(value)
+                if encoded is None:
+                    encoded = encode(canonical(value))
+                    _remember(known, value, encoded)
+            else:
+                encoded = encode(value if type(value) is str else canonical(value))
+            headers.append((self._name(name), encoded))
         if self._content_type == "property" and "datacontenttype" in attributes:
             del headers[list(attributes).index("datacontenttype")]
         if not self._null_body and not event._body:
@@ -118,9 +129,7 @@ class HeaderBinding(Generic[V]):
         return headers
 
     def structured_headers(self) -> list[tuple[str, V]]:
-        """The headers of an event in structured mode: its content type, unless the caller has a field for
-        it.
-        """
+        """The headers of an event in structured mode: its content type, or none beside a property."""
         if self._content_type == "property":
             return []
         return [("content-type", self._encode(STRUCTURED))]
@@ -152,12 +161,12 @@ class HeaderBinding(Generic[V]):
 
         Raises :class:`~anybroker.errors.InvalidEvent` for a message that is no valid event, and nothing else.
         """
-        if content_type is not None and is_structured(content_type):
+        if content_type and is_structured(content_type):
             return _read_structured(content_type, body)
         if type(headers) not in _SEQUENCES:
             headers = list(headers)  # read twice where something is wrong
         try:
-            return self._parse(headers, body, content_type)
+            return self._parse(headers, body, content_type or None)  # an empty field is an unset one
         except InvalidEvent:
             # A structured event may have broken attribute headers beside it, and they do not matter.
             for name, value in headers:
@@ -297,7 +306,7 @@ def _encoder(values: type[V], percent: bool) -> Callable[[str], V]:
     return cast("Callable[[str], V]", percent_encode if percent else str)
 
 
-def _remember(values: dict[Any, str], raw: bytes | str, text: str) -> None:
+def _remember(values: dict[Any, Any], raw: Any, text: bytes | str) -> None:
     if len(raw) <= _MAX_LENGTH:
         if len(values) >= _MAX_VALUES:
             values.clear()

@@ -43,8 +43,9 @@ def parse_json(document: bytes | str) -> Event[Any]:
     Raises :class:`~anybroker.errors.InvalidEvent` for everything that is not an event, and nothing else.
     """
     raw = _utf8(document) if isinstance(document, str) else bytes(document)
-    # The usual case: `data` comes last. What stands before it is then an object of its own once it is closed, and
-    # what stands after it is one value: each is read once, and the value's text is at hand. The first `"data":` can be
+    # The usual case: `data` comes last. What stands before it is then an object of its own once it is closed,
+    # and what stands after it is one value: each is read once, and the value's text is at hand. The first
+    # `"data":` can be
     # nothing but the member: inside a string or a nested value, the part before it would not parse.
     at = raw.find(_DATA)
     try:
@@ -236,7 +237,7 @@ def _from_base64(encoded: object) -> bytes:
         return binascii.a2b_base64(encoded, strict_mode=True)
     except ValueError as error:
         raise InvalidEvent(
-            f"'data_base64' is not Base64 ({error}). Use the standard alphabet, padded (RFC 4648, section 4).",
+            f"'data_base64' is not Base64 ({error}). Use the standard alphabet, padded (RFC 4648, 4).",
             attribute="data_base64",
         ) from None
 
@@ -282,9 +283,8 @@ def _format(event: Event[Any], xml: bool) -> bytes:
         if kind.text and kind.charset is not None:
             try:
                 text = body.decode(kind.charset)
-                exact = text.encode(kind.charset) == body  # UTF-16 may have come with another byte order
-            except UnicodeError:
-                exact = False
-            if exact:
-                return b'%b,"data":%b}' % (head, to_json(text))
+                if text.encode(kind.charset) == body:  # UTF-16 may have come in another byte order
+                    return b'%b,"data":%b}' % (head, to_json(text))
+            except UnicodeError:  # not the text that it says it is
+                pass
     return b'%b,"data_base64":"%b"}' % (head, base64.b64encode(body))

@@ -23,8 +23,8 @@ _SHAPE: Final = re.compile(rf"({_TOKEN}+)/({_TOKEN}+)[ \t]*+((?:{_PARAMETER})*+)
 _PARAMETERS: Final = re.compile(_PARAMETER)
 _ESCAPED: Final = re.compile(r"\\(.)")
 
-# Python's codecs that are no character sets of the internet: `idna` takes quadratic time, the others are for source
-# code or for one operating system.
+# Python's codecs that are no character sets of the internet: `idna` takes quadratic time, the others are for
+# source code or for one operating system.
 _NOT_FOR_THE_WIRE: Final = frozenset(
     {"idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined", "mbcs", "oem", "utf-7"}
 )

@@ -58,12 +58,7 @@ def plan_for(cls: type) -> Plan:
     return plan
 
 
-def _forget(cls: type) -> None:
-    for known in [known for known in plans if issubclass(known, cls)]:
-        del plans[known]
-
-
-on_declaration.append(_forget)
+on_declaration.append(plans.clear)
 
 
 def _may_hold_floats(cls: type) -> bool:
@@ -119,7 +114,7 @@ def encode(data: object, content_type: str | None) -> tuple[bytes, str]:
     if not kind.json:
         if not isinstance(data, str):
             raise EncodeError(
-                f"a {type(data).__name__} can only be written as JSON, but the content type is {content_type!r}. "
+                f"a {type(data).__name__} can only be written as JSON, but the type is {content_type!r}. "
                 "Pass bytes or a string, or leave datacontenttype out."
             )
         return _in_charset(data, kind.charset), content_type
@@ -149,6 +144,8 @@ def _encode_json(data: object) -> bytes:
         body = to_json(data, inf_nan_mode="constants")
     except Exception as error:
         raise _unserialisable(data, error) from error
+    if b"null" in body:  # which is what a model further inside writes for NaN
+        _refuse_nan(data)
     if (b"NaN" in body or b"Infinity" in body) and not is_json(body):
         _refuse_nan(data)
         raise EncodeError("the data holds NaN or an infinity, which JSON has not. Use None, or a string.")
@@ -187,7 +184,8 @@ def _refuse_nan(value: object) -> None:
         path, value = pending.pop()
         if isinstance(value, float) and not math.isfinite(value):
             raise EncodeError(f"{path} is {value}, which JSON has not. Use None, or a string.")
-        pending.extend(_children(value, path))
+        if not (isinstance(value, BaseModel) and value.model_config.get("ser_json_inf_nan") == "strings"):
+            pending.extend(_children(value, path))
 
 
 def _unserialisable(value: object, cause: Exception) -> EncodeError:

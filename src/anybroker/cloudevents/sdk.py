@@ -29,9 +29,9 @@ def to_cloudevent(event: Event[Any], factory: Callable[[dict[str, Any], Any], An
     """
     if factory is None:
         factory = _installed()
-    if isinstance(factory, type) and issubclass(factory, Event):
+    if factory is Event:
         return event
-    create = getattr(factory, "create", None)
+    create: Callable[[dict[str, Any], Any], Any] | None = getattr(factory, "create", None)
     if create is not None:
         return create({name: canonical(value) for name, value in event.attributes.items()}, event.data)
     data = event.data

@@ -41,7 +41,7 @@ class dead_letter(BuiltIn):  # noqa: N801 - used as a decorator
                     return  # noqa: TRY300 - the shortest way for what succeeds
                 except Retry:
                     raise
-                except Exception as exc:
+                except Exception as exc:  # noqa: BLE001 - whatever failed is what is dead-lettered
                     failure = exc
             delivery.verdict = failure
             await send(delivery, failure)

@@ -16,7 +16,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 class FunctionMiddleware:
-    """A middleware made of a function, or of a plain ``Handler -> Handler``. Decorates handlers, or goes into a list."""
+    """A middleware made of a function, or of a plain ``Handler -> Handler``; decorates handlers, or goes in a list."""
 
     def __init__(self, name: str, compose: Middleware) -> None:
         self.__name__ = name
@@ -75,4 +75,5 @@ def from_callable(item: Any) -> Any:
             f"{getattr(item, '__name__', item)!r} is a bare 'async def'",
             "Decorate it with @middleware: async def name(delivery, call_next).",
         )
-    return FunctionMiddleware(getattr(item, "__name__", type(item).__name__), item)
+    plain: Any = item
+    return FunctionMiddleware(getattr(item, "__name__", type(item).__name__), plain)

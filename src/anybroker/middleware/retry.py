@@ -75,7 +75,7 @@ class retry(BuiltIn):  # noqa: N801 - used as a decorator
         """The composed handler."""
         release = self._released(chain)
         attempts, on, backoff = self.attempts, self.on, self._backoff
-        give_up_on = (Reject, EventError, *self.give_up_on)
+        give_up_on: tuple[type[Exception], ...] = (Reject, EventError, *self.give_up_on)
 
         async def run(delivery: Delivery) -> None:
             try:

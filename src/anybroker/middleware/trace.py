@@ -45,9 +45,7 @@ def incoming(delivery: Delivery) -> dict[str, str]:
     return carrier
 
 
-def caused(
-    cause: Delivery, extensions: dict[str, Any], headers: dict[str, str]
-) -> None:
+def caused(cause: Delivery, extensions: dict[str, Any], headers: dict[str, str]) -> None:
     """Fill in what an event published while handling ``cause`` takes over from it. What is set already stays."""
     event = cause.event
     if isinstance(event, Foreign):
@@ -99,7 +97,11 @@ class trace(BuiltIn):  # noqa: N801 - used as a decorator
             token = otel_context.attach(parent)
             try:
                 with tracer.start_as_current_span(
-                    name, kind=SpanKind.CONSUMER, attributes=constant, record_exception=False, set_status_on_exception=False
+                    name,
+                    kind=SpanKind.CONSUMER,
+                    attributes=constant,
+                    record_exception=False,
+                    set_status_on_exception=False,
                 ) as span:
                     if not isinstance(delivery.event, Foreign):
                         span.set_attribute("messaging.message.id", delivery.event.id)

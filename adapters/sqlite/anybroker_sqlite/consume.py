@@ -1,0 +1,443 @@
+"""Receiving: a member claims events, keeps its claims alive, and settles them.
+
+The order of a key is kept by one rule, inside the claim's transaction: an event whose key another member has open
+claims of is not handed over. It is put aside (``ab_parked``) and comes, in sequence, once the key is free.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Collection, Sequence
+from functools import partial
+
+from pydantic_core import to_json
+
+from anybroker.adapter import Ack, Inbound, Lane, Release, Settlement, SubscriptionSpec
+from anybroker.errors import BrokerError, LeaseLost, Unavailable
+
+from .schema import SHIFT
+from .store import CLAIM, SETTLE, Store
+from .wake import Fifo, ring
+from .wire import Segment, decode
+
+__all__ = ["SqliteReceiver", "release_dead"]
+
+_MOST_PARKED = 10_000
+"""So many events wait for keys of other members before a member stops looking further ahead."""
+_MOST_LOOKED_AT = 2_048
+"""The most events that one claim puts aside, to keep its transaction short."""
+_MOST_BYTES = 32 * 1024 * 1024
+"""The most bytes that one claim takes, one event at least."""
+_HUNGRY = 1.0
+"""Seconds for which the word of a member that waits for keys counts."""
+
+_Taken = tuple[int, int, int, Segment]
+"""Sequence number, attempts, deliveries, segment."""
+
+
+class SqliteReceiver:
+    """A member of a group. Its one lane is all of the topic: the order is kept by key, in the database."""
+
+    def __init__(
+        self, store: Store, spec: SubscriptionSpec, group: int, member: int, fifo: Fifo, lease: float
+    ) -> None:
+        self.lane = Lane(f"{spec.topic}/{member:x}", 1)
+        self._store = store
+        self._ordered = spec.ordered
+        self._topic = spec.topic
+        self._group = group
+        self._member = member
+        self._fifo = fifo
+        self._lease = lease
+        self._loop = asyncio.get_running_loop()
+        self._stopped = False
+        self._closed = False
+        self._rung = False
+        self._waiter: asyncio.Future[None] | None = None
+        # In the store's thread only:
+        self._open: dict[int, int] = {}
+        """Sequence number and number of the delivery of what is claimed and not settled."""
+        self._epoch = store.epoch
+        self._lost = 0
+        self._segment: Segment | None = None
+        self._look_at = 0.0
+        store.add_member(member, group, self._wake)
+
+    # --------------------------------------------------------------------------------------------- receiving
+
+    async def receive(
+        self, limit: int, /, *, lanes: Collection[Lane] | None, timeout: float
+    ) -> Sequence[Inbound]:
+        """Receiver.receive."""
+        loop, store = self._loop, self._store
+        deadline = loop.time() + timeout
+        poll = store.settings.poll
+        if lanes is not None and self.lane not in lanes:
+            while not self._stopped and loop.time() < deadline:
+                await self._wait(deadline - loop.time())
+            return ()
+        while not self._stopped:
+            self._rung = False
+            taken, pause = await store.call(partial(self._claim, limit), CLAIM)
+            if taken:
+                return self._inbounds(taken)
+            left = deadline - loop.time()
+            if left <= 0:
+                break
+            await self._wait(min(left, poll, pause))
+        return ()
+
+    async def _wait(self, seconds: float) -> None:
+        """Until woken, by whomever, or so long."""
+        if self._rung or seconds <= 0:
+            return
+        loop = self._loop
+        self._waiter = waiter = loop.create_future()
+        loop.add_reader(self._fifo.fd, self._ring)
+        timer = loop.call_later(seconds, self._wake)
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+            loop.remove_reader(self._fifo.fd)
+            self._waiter = None
+
+    def _ring(self) -> None:
+        self._fifo.drain()
+        self._wake()
+
+    def _wake(self) -> None:
+        self._rung = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _inbounds(self, taken: list[_Taken]) -> list[Inbound]:
+        lane, mask = self.lane, (1 << SHIFT) - 1
+        result: list[Inbound] = []
+        for seq, attempts, deliveries, segment in taken:
+            at = seq - segment.first
+            row = segment.rows[at]
+            event, headers = decode(row, segment.body(at))
+            result.append(Inbound(event, lane, seq & mask, row[5], headers, row, seq, attempts, deliveries))
+        return result
+
+    # -------------------------------------------------------------------------- claiming, in the store's thread
+
+    def _claim(self, limit: int, store: Store) -> tuple[list[_Taken], float]:
+        """Claim up to ``limit`` events; if there are none, after how many seconds to look again."""
+        now, wall = time.monotonic(), time.time()
+        group, member = self._group, self._member
+        if now >= self._look_at:
+            self._look_at = now + store.settings.poll
+            release_dead(store, group)
+            topic = store.topic(self._topic)
+            if topic is not None:
+                store.trim(topic)
+        row = store.execute(_STATE, (group, member, now)).fetchone()
+        if row is None:
+            raise Unavailable(f"this receiver of {self._topic!r} was taken for dead by another: its FIFO is gone")
+        lost, hungry, cursor, last, due, parked, shared, yielding = row
+        self._refresh(store, lost)
+        if due is not None and due <= wall:
+            store.execute(_FALL_DUE, (group, wall))
+            store.execute("DELETE FROM ab_delayed WHERE grp = ? AND due <= ?", (group, wall))
+            parked = 1
+        if yielding and self._ordered and self._open:
+            return [], store.settings.poll  # another member waits for keys, and this one has work: that one chooses first
+        taken: list[_Taken] = []
+        waiting = self._take_parked(store, limit, taken) if parked else 0
+        more = False
+        if len(taken) < limit and cursor < last and waiting < _MOST_PARKED:
+            blocked = {key for (key,) in store.execute(_OTHERS, (group, member))} if shared and self._ordered else set()
+            more = self._take_new(store, limit, cursor, last, wall, blocked, taken)
+        if taken:
+            self._open.update([(seq, deliveries) for seq, _, deliveries, _ in taken])
+            if hungry:
+                store.execute("UPDATE ab_member SET hungry = 0 WHERE id = ?", (member,))
+            return taken, 0.0
+        due, waiting = store.execute(_AHEAD, (group,)).fetchone()
+        if waiting:
+            store.execute("UPDATE ab_member SET hungry = ? WHERE id = ?", (now + _HUNGRY, member))
+        return taken, 0.0 if more else store.settings.poll if due is None else max(due - wall, 0.0)
+
+    def _take_parked(self, store: Store, limit: int, taken: list[_Taken]) -> int:
+        """What was put aside and may be had now; how many others stay aside."""
+        group, member = self._group, self._member
+        rows = store.execute(_READY if self._ordered else _READY_UNORDERED, (group, member, limit)).fetchall()
+        claims: list[tuple[int, str | None, int, int]] = []
+        size = 0
+        for row in rows:
+            seq, _, attempts, deliveries = row
+            segment = store.segment(seq)
+            if segment is None or segment.first > seq:
+                raise Unavailable(f"{store.path} is damaged: event {seq} is gone, and group {group} has not had it")
+            size += segment.rows[seq - segment.first][6] or 0
+            if claims and size > _MOST_BYTES:
+                break
+            claims.append(row)
+            taken.append((seq, attempts, deliveries, segment))
+        if claims:
+            self._add(store, claims)
+            seqs = to_json([claim[0] for claim in claims]).decode()
+            store.execute("DELETE FROM ab_parked WHERE grp = ? AND seq IN (SELECT value FROM json_each(?))", (group, seqs))
+        (left,) = store.execute(_COUNT_PARKED, (group, _MOST_PARKED)).fetchone()
+        return int(left)
+
+    def _take_new(
+        self, store: Store, limit: int, cursor: int, last: int, wall: float, blocked: set[str], taken: list[_Taken]
+    ) -> bool:
+        """What the cursor has not passed. True: it stopped before the end without finding enough."""
+        seq = cursor + 1
+        segment = self._segment
+        size = looked = 0
+        aside: list[tuple[int, str | None]] = []
+        later: list[tuple[int, str | None, float]] = []
+        while seq <= last and len(taken) < limit and size < _MOST_BYTES and looked < _MOST_LOOKED_AT:
+            segment = store.segment(seq) if segment is None else store.following(segment, seq)
+            if segment is None:
+                seq = last + 1
+                break
+            if segment.only_group is not None and segment.only_group != self._group:
+                seq = segment.last + 1
+                continue
+            first = seq = max(seq, segment.first)
+            rows = segment.rows[seq - segment.first : seq - segment.first + limit - len(taken)]
+            claims: list[tuple[int, str | None, int, int]] = []
+            for row in rows:
+                key = row[5] if self._ordered else None
+                more = row[7]
+                if more is not None and more.get("due", 0.0) > wall:
+                    later.append((seq, key, more["due"]))
+                elif key in blocked:
+                    aside.append((seq, key))
+                else:
+                    claims.append((seq, key, 0, 1))
+                    size += row[6] or 0
+                seq += 1
+            looked += len(rows) - len(claims)
+            if len(claims) == len(rows):
+                keys = to_json([claim[1] for claim in claims]).decode()
+                store.execute(_CLAIM_RUN, (self._group, self._member, first, time.monotonic() + self._lease, keys))
+            elif claims:
+                self._add(store, claims)
+            taken += [(claim[0], 0, 1, segment) for claim in claims]
+        self._segment = segment
+        if aside:
+            store.execute(_PUT_ASIDE, (self._group, to_json(aside).decode()))
+        if later:
+            store.execute(_PUT_LATER, (self._group, to_json(later).decode()))
+        store.execute("UPDATE ab_group SET cursor = ? WHERE id = ?", (seq - 1, self._group))
+        return seq <= last
+
+    def _add(self, store: Store, claims: list[tuple[int, str | None, int, int]]) -> None:
+        until = time.monotonic() + self._lease
+        store.execute(_CLAIM, (self._group, self._member, until, to_json(claims).decode()))
+
+    def _refresh(self, store: Store, lost: int) -> None:
+        """Read again what is ours, where a rollback or another member may have changed it."""
+        if lost == self._lost and store.epoch == self._epoch:
+            return
+        self._lost, self._epoch, self._segment = lost, store.epoch, None
+        rows = store.execute(
+            "SELECT seq, deliveries FROM ab_claim WHERE grp = ? AND owner = ?", (self._group, self._member)
+        ).fetchall()
+        self._open = dict(rows)
+
+    # ------------------------------------------------------------------------------------------------ settling
+
+    async def settle(self, batch: Sequence[Settlement], /) -> Sequence[BrokerError | None]:
+        """Receiver.settle: in one transaction, with whatever else waits for the disk."""
+        try:
+            return await self._store.call(partial(self._settle, batch), SETTLE)
+        except BrokerError as exc:
+            return [exc] * len(batch)
+
+    def _settle(self, batch: Sequence[Settlement], store: Store) -> list[BrokerError | None]:
+        group, member, lane, opened = self._group, self._member, self.lane, self._open
+        row = store.execute(_MEMBER, (member, group)).fetchone()
+        self._refresh(store, -1 if row is None else row[0])
+        opened = self._open
+        results: list[BrokerError | None] = []
+        acked: list[int] = []
+        released: list[tuple[int, int, float]] = []
+        for item in batch:
+            inbound = item.inbound  # type: ignore[union-attr]  # no Commit comes to a PER_MESSAGE receiver
+            seq = inbound.token
+            if inbound.lane is not lane or opened.get(seq) != inbound.deliveries:
+                results.append(LeaseLost(f"event {inbound.position} of {self._topic!r} is not this receiver's any more"))
+                continue
+            del opened[seq]
+            results.append(None)
+            if isinstance(item, Ack):
+                acked.append(seq)
+            elif isinstance(item, Release):
+                released.append((seq, item.attempts, item.delay))
+        if released:
+            self._release(store, released)
+            acked += [seq for seq, _, _ in released]
+        if acked:
+            first, last = min(acked), max(acked)
+            if last - first + 1 == len(acked):
+                store.execute(
+                    "DELETE FROM ab_claim WHERE grp = ? AND owner = ? AND seq BETWEEN ? AND ?", (group, member, first, last)
+                )
+            else:
+                store.execute(_UNCLAIM, (group, member, to_json(acked).decode()))
+            if released or (row is not None and row[1]):
+                store.wake_group(group)  # what was given back, or what waited for these keys
+        return results
+
+    def _release(self, store: Store, released: list[tuple[int, int, float]]) -> None:
+        group, member, wall = self._group, self._member, time.time()
+        now = [(seq, attempts) for seq, attempts, delay in released if delay <= 0]
+        later = [(seq, attempts, wall + delay) for seq, attempts, delay in released if delay > 0]
+        if now:
+            store.execute(_GIVE_BACK, (group, member, to_json(now).decode()))
+        if later:
+            store.execute(_GIVE_BACK_LATER, (group, member, to_json(later).decode()))
+
+    async def extend(self, batch: Sequence[Inbound], /) -> Sequence[BrokerError | None]:
+        """ExtendsLease.extend."""
+        try:
+            return await self._store.call(partial(self._extend, batch), SETTLE)
+        except BrokerError as exc:
+            return [exc] * len(batch)
+
+    def _extend(self, batch: Sequence[Inbound], store: Store) -> list[BrokerError | None]:
+        row = store.execute(_MEMBER, (self._member, self._group)).fetchone()
+        self._refresh(store, -1 if row is None else row[0])
+        opened = self._open
+        ours = [item for item in batch if item.lane is self.lane and opened.get(item.token) == item.deliveries]
+        if ours:
+            until, seqs = time.monotonic() + self._lease, to_json([item.token for item in ours]).decode()
+            store.execute(_EXTEND, (self._group, self._member, seqs, until))
+        kept = set(map(id, ours))
+        return [
+            None if id(item) in kept else LeaseLost(f"event {item.position} of {self._topic!r} is another member's")
+            for item in batch
+        ]
+
+    # ------------------------------------------------------------------------------------------------- leaving
+
+    async def give_back(self, lane: Lane, /) -> None:
+        """Receiver.give_back: keys are shared out as they come."""
+
+    async def stop(self) -> None:
+        """Receiver.stop."""
+        self._stopped = True
+        self._wake()
+
+    async def close(self) -> None:
+        """Receiver.close: in one transaction."""
+        if self._closed:
+            return
+        self._closed = True
+        await self.stop()
+        self._store.remove_member(self._member)
+        try:
+            await self._store.call(partial(_leave, self._group, self._member), SETTLE)
+        except BrokerError:
+            pass  # the file cannot be written now: the next member finds the FIFO without a reader
+        finally:
+            self._fifo.close()
+
+
+def _leave(group: int, member: int, store: Store) -> None:
+    """Give back all that a member has, and forget the member."""
+    store.execute(_GIVE_ALL_BACK, (group, member))
+    store.execute("DELETE FROM ab_claim WHERE grp = ? AND owner = ?", (group, member))
+    store.execute("DELETE FROM ab_member WHERE id = ?", (member,))
+    store.wake_group(group)
+
+
+def release_dead(store: Store, group: int) -> None:
+    """Give back what dead members have, and what was claimed and not extended in time."""
+    for member, wake in store.execute("SELECT id, wake FROM ab_member WHERE grp = ?", (group,)).fetchall():
+        if member not in store.members and not ring(store.wake_folder / wake, wake=False):
+            _leave(group, member, store)
+            (store.wake_folder / wake).unlink(missing_ok=True)
+    now = time.monotonic()
+    expired = store.execute(_EXPIRED, (group, now)).fetchall()
+    if expired:
+        store.execute(_GIVE_EXPIRED_BACK, (group, now))
+        store.execute(_DROP_EXPIRED, (group, now))
+        for (member,) in expired:
+            store.execute("UPDATE ab_member SET lost = lost + 1 WHERE id = ?", (member,))
+        store.wake_group(group)
+
+
+_STATE = """
+SELECT m.lost, m.hungry, g.cursor, t.last,
+    (SELECT min(due) FROM ab_delayed WHERE grp = ?1),
+    EXISTS (SELECT 1 FROM ab_parked WHERE grp = ?1),
+    EXISTS (SELECT 1 FROM ab_claim WHERE grp = ?1 AND owner < ?2)
+        OR EXISTS (SELECT 1 FROM ab_claim WHERE grp = ?1 AND owner > ?2),
+    EXISTS (SELECT 1 FROM ab_member WHERE grp = ?1 AND id <> ?2 AND hungry > ?3)
+FROM ab_member m JOIN ab_group g ON g.id = m.grp JOIN ab_topic t ON t.id = g.topic WHERE m.id = ?2
+"""
+_MEMBER = "SELECT lost, EXISTS (SELECT 1 FROM ab_parked WHERE grp = ?2) FROM ab_member WHERE id = ?1"
+_FALL_DUE = """
+INSERT INTO ab_parked(grp, seq, key, attempts, deliveries)
+SELECT grp, seq, key, attempts, deliveries FROM ab_delayed WHERE grp = ? AND due <= ?
+"""
+_OTHERS = """
+SELECT DISTINCT key FROM ab_claim WHERE grp = ?1 AND owner < ?2 AND key IS NOT NULL
+UNION SELECT DISTINCT key FROM ab_claim WHERE grp = ?1 AND owner > ?2 AND key IS NOT NULL
+"""
+_READY = f"""
+SELECT seq, key, attempts, deliveries + 1 FROM ab_parked
+WHERE grp = ?1 AND (key IS NULL OR key NOT IN ({_OTHERS})) ORDER BY seq LIMIT ?3
+"""
+_READY_UNORDERED = """
+SELECT seq, key, attempts, deliveries + 1 FROM ab_parked WHERE grp = ?1 AND ?2 ORDER BY seq LIMIT ?3
+"""
+_COUNT_PARKED = "SELECT count(*) FROM (SELECT 1 FROM ab_parked WHERE grp = ? LIMIT ?)"
+_AHEAD = """
+SELECT (SELECT min(due) FROM ab_delayed WHERE grp = ?1), EXISTS (SELECT 1 FROM ab_parked WHERE grp = ?1)
+"""
+_CLAIM = """
+INSERT INTO ab_claim(grp, owner, seq, key, until, attempts, deliveries)
+SELECT ?1, ?2, value ->> 0, value ->> 1, ?3, value ->> 2, value ->> 3 FROM json_each(?4)
+"""
+_CLAIM_RUN = """
+INSERT INTO ab_claim(grp, owner, seq, key, until, attempts, deliveries)
+SELECT ?1, ?2, ?3 + key, value, ?4, 0, 1 FROM json_each(?5)
+"""
+_PUT_ASIDE = """
+INSERT INTO ab_parked(grp, seq, key, attempts, deliveries)
+SELECT ?1, value ->> 0, value ->> 1, 0, 0 FROM json_each(?2)
+"""
+_PUT_LATER = """
+INSERT INTO ab_delayed(grp, due, seq, key, attempts, deliveries)
+SELECT ?1, value ->> 2, value ->> 0, value ->> 1, 0, 0 FROM json_each(?2)
+"""
+_UNCLAIM = "DELETE FROM ab_claim WHERE grp = ?1 AND owner = ?2 AND seq IN (SELECT value FROM json_each(?3))"
+_GIVE_BACK = """
+INSERT INTO ab_parked(grp, seq, key, attempts, deliveries)
+SELECT c.grp, c.seq, c.key, j.value ->> 1, c.deliveries
+FROM json_each(?3) j JOIN ab_claim c ON c.grp = ?1 AND c.owner = ?2 AND c.seq = j.value ->> 0
+"""
+_GIVE_BACK_LATER = """
+INSERT INTO ab_delayed(grp, due, seq, key, attempts, deliveries)
+SELECT c.grp, j.value ->> 2, c.seq, c.key, j.value ->> 1, c.deliveries
+FROM json_each(?3) j JOIN ab_claim c ON c.grp = ?1 AND c.owner = ?2 AND c.seq = j.value ->> 0
+"""
+_GIVE_ALL_BACK = """
+INSERT INTO ab_parked(grp, seq, key, attempts, deliveries)
+SELECT grp, seq, key, attempts, deliveries FROM ab_claim WHERE grp = ? AND owner = ?
+"""
+_EXTEND = """
+UPDATE ab_claim SET until = ?4 WHERE grp = ?1 AND owner = ?2 AND seq IN (SELECT value FROM json_each(?3))
+"""
+_EXPIRED = "SELECT DISTINCT owner FROM ab_claim WHERE grp = ?1 AND until < ?2"
+# With an expired claim go the others that its member has of the same key: what follows may not be ahead of it.
+_STALE = """
+grp = ?1 AND (until < ?2 OR (key IS NOT NULL AND (owner, key) IN
+    (SELECT owner, key FROM ab_claim WHERE grp = ?1 AND until < ?2)))
+"""
+_GIVE_EXPIRED_BACK = f"""
+INSERT INTO ab_parked(grp, seq, key, attempts, deliveries)
+SELECT grp, seq, key, attempts, deliveries FROM ab_claim WHERE {_STALE}
+"""
+_DROP_EXPIRED = f"DELETE FROM ab_claim WHERE {_STALE}"

@@ -1,0 +1,414 @@
+"""The one thread that speaks to SQLite, and how work reaches it.
+
+Whatever waits when the thread becomes free - publishes, settlements, claims, of all senders and receivers of this
+adapter - goes into one transaction: one sync of the disk for all of it. Publishes come first in it, then settlements,
+then claims, which so see both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import sqlite3
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from itertools import takewhile
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+from anybroker.errors import AnybrokerError, BrokerError, PublishOutcomeUnknown, Unavailable
+
+from .schema import SHIFT, connect, text_of
+from .settings import SqliteSettings
+from .wake import ring
+from .wire import Segment
+
+__all__ = ["ADMIN", "CLAIM", "PUBLISH", "SETTLE", "Job", "Store", "Topic"]
+
+T = TypeVar("T")
+
+PUBLISH, SETTLE, ADMIN, CLAIM = range(4)
+"""The order of work within a transaction."""
+
+_MOST_JOBS = 256
+"""The most pieces of work in one transaction."""
+_CACHED_BYTES = 16 * 1024 * 1024
+_CACHED_SEGMENTS = 128
+
+
+class Topic(NamedTuple):
+    """A row of ``ab_topic``."""
+
+    id: int
+    name: str
+    ordered: int
+    retention: float | None
+    last: int
+    trimmed: float
+
+
+class Job(Protocol):
+    """A piece of work. ``run`` is called in the thread, inside the transaction; ``finish`` in the event loop, after
+    the commit, or with the error for which nothing of the transaction was stored (or perhaps was: unknown)."""
+
+    rank: int
+
+    def run(self, store: Store) -> None: ...
+    def finish(self, error: BrokerError | None) -> None: ...
+
+
+class _Call(Generic[T]):
+    """A function as a job, with its result in a future."""
+
+    def __init__(self, function: Callable[[Store], T], rank: int, future: asyncio.Future[T]) -> None:
+        self.rank = rank
+        self._function = function
+        self._future = future
+        self._result: T | None = None
+        self._error: AnybrokerError | None = None
+
+    def run(self, store: Store) -> None:
+        if self.rank != ADMIN:  # these raise before they write anything, or not at all
+            try:
+                self._result = self._function(store)
+            except AnybrokerError as exc:
+                self._error = exc
+            return
+        store.execute("SAVEPOINT ab")
+        try:
+            self._result = self._function(store)
+        except AnybrokerError as exc:
+            self._error = exc
+            store.execute("ROLLBACK TO ab")
+        store.execute("RELEASE ab")
+
+    def finish(self, error: BrokerError | None) -> None:
+        if self._future.done():
+            return  # cancelled meanwhile
+        failure = error or self._error
+        if isinstance(failure, PublishOutcomeUnknown):
+            failure = Unavailable(str(failure)).with_traceback(None)
+            failure.__cause__ = error
+        if failure is not None:
+            self._future.set_exception(failure)
+        else:
+            self._future.set_result(self._result)  # type: ignore[arg-type]  # set by run, whatever T is
+
+
+class Store:
+    """The database, its thread, and what is remembered about it. Made in the event loop."""
+
+    def __init__(self, path: Path, settings: SqliteSettings) -> None:
+        self.path = path
+        self.settings = settings
+        self.wake_folder = Path(settings.wake_folder or f"{path}-wake")
+        self.epoch = 0
+        """Grows with each rollback: what was remembered of the database may be wrong then."""
+        self.members: dict[int, Callable[[], None]] = {}
+        """How to wake the receivers of this adapter, by member id; changed in the event loop only."""
+        self._groups: dict[int, int] = {}
+        self._loop = asyncio.get_running_loop()
+        self._queue: SimpleQueue[Job | None] = SimpleQueue()
+        self._closed = False
+        self._begun = False
+        self._ending = False
+        self._ended: asyncio.Future[None] | None = None
+        self._thread: threading.Thread | None = None
+        self._connection: sqlite3.Connection | None = None
+        self._segments: OrderedDict[int, Segment] = OrderedDict()
+        self._cached = 0
+        self._woken: set[int] = set()
+        self._trim_at: dict[int, float] = {}
+
+    # ------------------------------------------------------------------------------------------- in the loop
+
+    async def open(self, timeout: float) -> None:
+        """Start the thread and open the file. Raises what :func:`connect` raises; then nothing is left open."""
+        opened: asyncio.Future[None] = self._loop.create_future()
+        # A daemon: a program that forgets to close must be able to end; what was committed is safe.
+        self._thread = threading.Thread(target=self._main, args=(opened, timeout), name="anybroker sqlite", daemon=True)
+        self._thread.start()
+        try:
+            await opened
+        except BaseException:
+            self._closed = True
+            self._queue.put(None)
+            raise
+
+    def put(self, job: Job) -> None:
+        """Hand a piece of work to the thread."""
+        if self._closed:
+            job.finish(Unavailable(f"{self.path} is closed"))
+        else:
+            self._queue.put(job)
+
+    def put_again(self, job: Job) -> None:
+        """In the thread: there is more to do, in another transaction."""
+        self._queue.put(job)
+
+    def call(self, function: Callable[[Store], T], rank: int = ADMIN) -> asyncio.Future[T]:
+        """Run a function in a transaction; the future has its result once that is committed."""
+        future: asyncio.Future[T] = self._loop.create_future()
+        self.put(_Call(function, rank, future))
+        return future
+
+    async def close(self) -> None:
+        """Do what was handed over, close the file and end the thread. Idempotent."""
+        if self._closed or self._thread is None:
+            return
+        self._closed = True
+        self._ended = ended = self._loop.create_future()
+        self._queue.put(None)
+        await ended
+        self._thread.join()
+
+    def _finish(self, jobs: Sequence[Job], error: BrokerError | None, woken: set[int]) -> None:
+        for job in jobs:
+            job.finish(error)
+        if woken:
+            for member, wake in list(self.members.items()):
+                if self._groups.get(member) in woken:
+                    wake()
+
+    def add_member(self, member: int, group: int, wake: Callable[[], None]) -> None:
+        """Let a receiver be woken for its group."""
+        self._groups[member] = group
+        self.members[member] = wake
+
+    def remove_member(self, member: int) -> None:
+        """The receiver is closed."""
+        self.members.pop(member, None)
+        self._groups.pop(member, None)
+
+    # ----------------------------------------------------------------------------------------- in the thread
+
+    def _main(self, opened: asyncio.Future[None], timeout: float) -> None:
+        try:
+            self._connection = connect(self.path, min(timeout, self.settings.busy_timeout))
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the coroutine that waits has to have it
+            self._tell(_fail, opened, exc)
+            return
+        self.execute = self._connection.execute
+        self._tell(_succeed, opened)
+        while self._turn():
+            pass
+        self._connection.close()
+        if self._ended is not None:
+            self._tell(_succeed, self._ended)
+
+    def _tell(self, function: Callable[..., None], *args: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop was closed without closing the adapter: nobody listens
+            self._loop.call_soon_threadsafe(function, *args)
+
+    def _turn(self) -> bool:
+        """Wait for work, and do all there is. False: there will be none."""
+        get = self._queue.get
+        jobs: list[Job] = []
+        job = get()
+        try:
+            while True:
+                if job is None:
+                    self._ending = True
+                else:
+                    jobs.append(job)
+                if len(jobs) == _MOST_JOBS:
+                    break
+                job = get(False)
+        except Empty:
+            pass
+        jobs.sort(key=_rank)
+        if jobs:
+            self._do(jobs)
+        return not (self._ending and self._queue.empty())
+
+    def _do(self, jobs: list[Job]) -> None:
+        error: BrokerError | None = None
+        try:
+            error = self._transact(jobs)
+        except Exception as exc:  # noqa: BLE001 - a fault in one job must not end the thread, nor hit the others
+            self._roll_back()
+            if len(jobs) > 1:
+                for job in jobs:
+                    self._do([job])
+                return
+            error = BrokerError(f"{self.path}: {type(exc).__name__}: {exc}")
+            error.__cause__ = exc
+        woken, self._woken = self._woken, set()
+        self._tell(self._finish, jobs, error, woken)
+
+    def _transact(self, jobs: list[Job]) -> BrokerError | None:
+        """One transaction. The error is why nothing of it was stored, or why that is unknown."""
+        committing = False
+        try:
+            self._begin()
+            self._begun = True
+            for job in jobs:
+                job.run(self)
+            bells = self._bells() if self._woken else ()
+            committing = True
+            self.execute("COMMIT")
+            self._begun = False
+        except sqlite3.Error as exc:
+            self._roll_back()
+            text = text_of(exc, self.path)
+            code = exc.sqlite_errorcode & 0xFF if getattr(exc, "sqlite_errorcode", None) else 0
+            # A failed write or sync of the log may have reached the disk: after a loss of power it counts.
+            unknown = committing and code not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL)
+            error = PublishOutcomeUnknown(f"{text}, while committing") if unknown else Unavailable(text)
+            error.__cause__ = exc
+            return error
+        for bell in bells:
+            ring(self.wake_folder / bell, wake=True)
+        return None
+
+    def _begin(self) -> None:
+        """Take the write lock. The wait is SQLite's busy handler, in steps that do not starve beside a busy process:
+        its own go up to 100 ms, while the lock is free for a fraction of one between two transactions."""
+        deadline = 0.0
+        while True:
+            try:
+                self.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as exc:
+                now = time.monotonic()
+                deadline = deadline or now + self.settings.busy_timeout
+                if exc.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or now >= deadline:
+                    raise
+                time.sleep(random.uniform(0.0002, 0.001))
+            else:
+                return
+
+    def _roll_back(self) -> None:
+        self._woken.clear()
+        if not self._begun:
+            return
+        self._begun = False
+        self.epoch += 1
+        self._segments.clear()
+        self._cached = 0
+        try:
+            self.execute("ROLLBACK")
+        except sqlite3.Error:
+            pass  # SQLite has done it by itself
+
+    # What jobs use, inside the transaction.
+
+    execute: Callable[..., sqlite3.Cursor]
+    """``Connection.execute``."""
+
+    def topic(self, name: str) -> Topic | None:
+        """The topic of that name."""
+        row = self.execute(
+            "SELECT id, name, ordered, retention, last, trimmed FROM ab_topic WHERE name = ?", (name,)
+        ).fetchone()
+        return None if row is None else Topic(*row)
+
+    def wake_group(self, group: int) -> None:
+        """After the commit, wake whoever waits in this group."""
+        self._woken.add(group)
+
+    def wake_topic(self, topic: int) -> None:
+        """After the commit, wake whoever waits in a group of this topic."""
+        for (group,) in self.execute("SELECT id FROM ab_group WHERE topic = ?", (topic,)).fetchall():
+            self._woken.add(group)
+
+    def _bells(self) -> list[str]:
+        """The FIFOs of members in other processes that have to be woken."""
+        woken, members = self._woken, self.members
+        rows = self.execute("SELECT id, grp, wake FROM ab_member").fetchall()
+        return [wake for member, group, wake in rows if group in woken and member not in members]
+
+    def segment(self, seq: int) -> Segment | None:
+        """The segment with this sequence number, or the next one of the topic; None: there is none."""
+        row = self.execute(
+            "SELECT first FROM ab_segment WHERE first BETWEEN (?1 >> 40 << 40) AND ?1 ORDER BY first DESC LIMIT 1",
+            (seq,),
+        ).fetchone()
+        if row is not None:
+            found = self._load(row[0])
+            if found.last >= seq:
+                return found
+        row = self.execute(
+            "SELECT first FROM ab_segment WHERE first > ?1 AND first < ((?1 >> 40) + 1 << 40) ORDER BY first LIMIT 1",
+            (seq,),
+        ).fetchone()
+        return None if row is None else self._load(row[0])
+
+    def following(self, segment: Segment, seq: int) -> Segment | None:
+        """:meth:`segment`, where the one before is at hand."""
+        if segment.first <= seq <= segment.last:
+            return segment
+        if seq == segment.last + 1 and seq in self._segments:
+            return self._load(seq)
+        return self.segment(seq)
+
+    def _load(self, first: int) -> Segment:
+        segments = self._segments
+        segment = segments.get(first)
+        if segment is not None:
+            segments.move_to_end(first)
+            return segment
+        row = self.execute(
+            "SELECT first, count, only_group, meta, body FROM ab_segment WHERE first = ?", (first,)
+        ).fetchone()
+        segment = segments[first] = Segment(*row)
+        self._cached += segment.size
+        while len(segments) > 1 and (self._cached > _CACHED_BYTES or len(segments) > _CACHED_SEGMENTS):
+            self._cached -= segments.popitem(last=False)[1].size
+        return segment
+
+    def trim(self, topic: Topic) -> None:
+        """Delete some of what is older than the topic's retention and finished by all its groups. A cheap look most
+        of the time: it is called with each publish."""
+        now = time.monotonic()
+        if now < self._trim_at.get(topic.id, 0.0):
+            return
+        keep = self.settings.retention if topic.retention is None else topic.retention
+        keep = max(keep, self.settings.deduplication_window)
+        self._trim_at[topic.id] = now + min(max(keep / 10, 0.1), 5.0)
+        before = time.time() - keep
+        base = topic.id << SHIFT
+        oldest = self.execute(
+            "SELECT first, count, at FROM ab_segment WHERE first BETWEEN ? AND ? ORDER BY first LIMIT 64",
+            (base, topic.last),
+        ).fetchall()
+        if not oldest or oldest[0][2] >= before:
+            return
+        (horizon,) = self.execute(_HORIZON, (topic.id,)).fetchone()
+        done = list(
+            takewhile(lambda row: row[2] < before and (horizon is None or row[0] + row[1] - 1 <= horizon), oldest)
+        )
+        if not done:
+            return
+        self.execute("DELETE FROM ab_segment WHERE first BETWEEN ? AND ?", (done[0][0], done[-1][0]))
+        self.execute("UPDATE ab_topic SET trimmed = ? WHERE id = ?", (max(row[2] for row in done), topic.id))
+        if len(done) == len(oldest):
+            del self._trim_at[topic.id]  # there may be more
+
+
+_HORIZON = """
+SELECT min(CASE WHEN open IS NULL OR cursor < open THEN cursor ELSE open - 1 END) FROM (
+    SELECT g.cursor AS cursor, (SELECT min(seq) FROM (
+        SELECT min(seq) AS seq FROM ab_claim WHERE grp = g.id
+        UNION ALL SELECT min(seq) FROM ab_parked WHERE grp = g.id
+        UNION ALL SELECT min(seq) FROM ab_delayed WHERE grp = g.id)) AS open
+    FROM ab_group g WHERE g.topic = ?)
+"""
+"""Up to where all groups of a topic have finished."""
+
+
+def _rank(job: Job) -> int:
+    return job.rank
+
+
+def _succeed(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _fail(future: asyncio.Future[None], exc: Exception) -> None:
+    if not future.done():
+        future.set_exception(exc)
