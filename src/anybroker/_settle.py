@@ -131,7 +131,7 @@ class Settler:
         if self._settled is not None:
             self._settled([item.inbound for item in batch if not isinstance(item, Commit)])
         again = False
-        if results.count(None) != len(batch):
+        if any(result is not None for result in results):
             first = len(batch) - len(commits)
             for at, result in enumerate(results):
                 if result is None:

@@ -9,7 +9,7 @@ import secrets
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
 from pathlib import Path
@@ -710,11 +710,15 @@ class Bus:
             self._state = "closed"
             self._closed.set()
 
-    def run(self) -> None:
-        """Start, and run until SIGTERM or SIGINT; then drain and close. A second signal ends without draining."""
-        asyncio.run(self.run_async())
+    def run(self, main: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
+        """Start, and run until SIGTERM or SIGINT; then drain and close. A second signal ends without draining.
 
-    async def run_async(self) -> None:
+        ``main`` is an async function of the program's own that is started once the Bus is; the Bus goes on when it
+        returns, and closes and raises when it fails.
+        """
+        asyncio.run(self.run_async(main))
+
+    async def run_async(self, main: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
         """What :meth:`run` does, in a loop that runs already. Installs the signal handlers while it lasts."""
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
@@ -729,7 +733,16 @@ class Bus:
             loop.add_signal_handler(number, on_signal)
         try:
             async with self:
-                await stop.wait()
+                stopped = asyncio.create_task(stop.wait())
+                if main is not None:
+                    own = asyncio.create_task(main(), name="anybroker main")
+                    await asyncio.wait((own, stopped), return_when=asyncio.FIRST_COMPLETED)
+                    if own.done():
+                        own.result()
+                    else:
+                        own.cancel()
+                        await asyncio.wait((own,))
+                await stopped
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)

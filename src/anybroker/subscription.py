@@ -110,7 +110,7 @@ class Subscription:
 
     def on(
         self,
-        function: _F | None = None,
+        function: Callable[..., Any] | None = None,
         /,
         *,
         type: str | Iterable[str] | None = None,

@@ -117,7 +117,7 @@ class TestRefused:
             (HEAD + "}x", "there is more after its end"),
             (HEAD + ",}", "expected a member's name"),
             (HEAD + " 1}", "expected a comma or a brace"),
-            ('{,"data":1}', "expected a member's name"),
+            ('{,"data":1}', "'specversion' is missing"),
             (document('"data":'), "the text ends early"),
             (document('"data"'), "expected a colon"),
             (document('"data":NaN'), "NaN is no JSON"),

@@ -39,6 +39,8 @@ __all__ = ["KafkaAdapter"]
 _SETTLING = 10.0
 """Seconds that the core may take for the last commit of a revoked lane, after the drain."""
 _FOREVER_MS = 2**31 - 1
+_HEARTBEAT_MS = 1000
+"""Members hear of a rebalance with their next heartbeat, and all stand still until the last one has."""
 
 
 class KafkaAdapter:
@@ -197,7 +199,7 @@ class KafkaAdapter:
             auto_offset_reset="earliest",  # after retention has deleted the position: more is better than less
             isolation_level=settings.isolation,
             session_timeout_ms=lease,
-            heartbeat_interval_ms=max(lease // 3, 1),
+            heartbeat_interval_ms=min(lease // 3, _HEARTBEAT_MS),
             rebalance_timeout_ms=int(rebalance * 1000),
             max_poll_interval_ms=_FOREVER_MS,  # the core's slow handlers are no dead member: heartbeats decide
             partition_assignment_strategy=(RangePartitionAssignor,),

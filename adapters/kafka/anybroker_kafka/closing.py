@@ -7,9 +7,15 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
-__all__ = ["Closing"]
+__all__ = ["Closing", "looked_at"]
 
 _log = logging.getLogger("anybroker.kafka")
+
+
+def looked_at(future: asyncio.Future[Any]) -> None:
+    """A done callback for what may end with nobody waiting any more: asyncio does not report its error as lost."""
+    if not future.cancelled():
+        future.exception()
 
 
 class Closing:

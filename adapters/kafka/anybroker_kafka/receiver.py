@@ -18,7 +18,7 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from anybroker.adapter import Commit, Inbound, Lane, LaneListener, Settlement
 from anybroker.errors import BrokerError, LeaseLost, Unavailable
 
-from .closing import Closing
+from .closing import Closing, looked_at
 from .cluster import BEGINNING, Cluster
 from .failures import CLIENT_ERRORS, failure, said
 from .names import lane_name
@@ -68,6 +68,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
         self._failure: BrokerError | None = None
         self._left: dict[TopicPartition, Sequence[Record]] = {}
         self._poll: asyncio.Task[_Records] | None = None
+        self._committing: asyncio.Task[None] | None = None
         self._changed = asyncio.get_running_loop().create_future()
 
     async def start(self, topics: Iterable[str]) -> None:
@@ -95,6 +96,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
                     return self._inbounds(records)
                 if self._poll is None and self._assigned:
                     self._poll = asyncio.create_task(self._getmany(lanes, tps, limit, POLL))
+                    self._poll.add_done_callback(looked_at)
             left = end - loop.time()
             if left <= 0:
                 break
@@ -214,11 +216,11 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
         self._lanes.clear()
         self._held.clear()
         self._left.clear()
-        poll = self._poll
-        if poll is not None and poll.done():
+        if self._poll is not None and self._poll.done():
             self._poll = None
-            if not poll.cancelled():
-                poll.exception()  # looked at, so that asyncio does not report it as lost
+        if self._committing is not None:
+            self._committing.cancel()  # aiokafka would send it under the new membership, over another one's commit
+            self._committing = None
 
     # -------------------------------------------------------------------------------------------------- settling
 
@@ -243,9 +245,22 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
     async def _commit(self, offsets: dict[TopicPartition, OffsetAndMetadata]) -> BrokerError | None:
         if self._closed:
             return Unavailable(f"the member of {self._group!r} is closed")
+        # aiokafka tries for as long as the coordinator is away. An unanswered commit is left to it, and the next one
+        # waits behind it: breaking it off could let it arrive after its successor.
+        if self._committing is not None:
+            await asyncio.wait({self._committing}, timeout=self._timeout)
+            if not self._committing.done():
+                return self._unanswered()
+        self._committing = task = asyncio.create_task(self._consumer.commit(offsets))
+        task.add_done_callback(looked_at)
+        await asyncio.wait({task}, timeout=self._timeout)
+        if not task.done():
+            return self._unanswered()
+        self._committing = None
+        if task.cancelled():  # by a rebalance: the lanes are not ours any more
+            return None
         try:
-            async with asyncio.timeout(self._timeout):
-                await self._consumer.commit(offsets)
+            task.result()
         except CLIENT_ERRORS as exc:
             reason = exc.__cause__ if isinstance(exc, CommitFailedError) else exc
             if isinstance(reason, UnknownMemberIdError | IllegalGenerationError | IllegalStateError):
@@ -254,6 +269,9 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
             error.__cause__ = exc
             return error
         return None
+
+    def _unanswered(self) -> BrokerError:
+        return Unavailable(f"Kafka did not confirm the positions of {self._group!r} within {self._timeout:.0f} s")
 
     def _lost(self) -> None:
         """The coordinator has put us out of the group, and its lanes may be with others already."""
@@ -285,9 +303,8 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
         try:
             await self._consumer.stop()
         finally:
-            poll, self._poll = self._poll, None
-            if poll is not None:
-                poll.cancel()  # it may wait for an assignment that never comes
-                await asyncio.wait({poll})
-                if not poll.cancelled():
-                    poll.exception()
+            # They may wait for an assignment or a coordinator that never comes.
+            for task in (self._poll, self._committing):
+                if task is not None:
+                    task.cancel()
+                    await asyncio.wait({task})

@@ -13,7 +13,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from anybroker.adapter import Outbound, Receipt, Report, check_size, murmur2
 from anybroker.errors import BrokerError, EventTooLarge, PublishOutcomeUnknown, Rejected, Unavailable
 
-from .closing import Closing
+from .closing import Closing, looked_at
 from .cluster import Cluster
 from .failures import CLIENT_ERRORS, failure, kafka_errors, publish_failure, said, too_large
 from .names import inlet
@@ -131,7 +131,7 @@ class _Partition:
             sender.replace(producer)
             self._refuse(batch, Unavailable(f"Kafka's producer failed for topic {self._topic!r}: {said(exc)}"), exc)
             return
-        future.add_done_callback(_looked_at)
+        future.add_done_callback(looked_at)
         await asyncio.wait({future}, timeout=left)
         if not future.done():
             await self._outlive(batch, future)
@@ -220,12 +220,6 @@ class _Partition:
             self._sent = None
         while self._full:
             self._full.popleft().report(Unavailable("the sender was closed before the event was handed over: not stored"))
-
-
-def _looked_at(future: asyncio.Future[Any]) -> None:
-    """Nobody waits for the outcome of a batch when the sender is cut short; asyncio must not report it as lost."""
-    if not future.cancelled():
-        future.exception()
 
 
 class _Topic:
@@ -401,5 +395,5 @@ class KafkaSender:
         await asyncio.wait({routine}, timeout=_LAST_WORDS)
         routine.cancel()
         await asyncio.wait({routine})
-        _looked_at(routine)
+        looked_at(routine)
         await producer.client.close()

@@ -141,7 +141,7 @@ class Keeper:
                 user=user,
                 group=request.get("group"),
                 extra_groups=None if user is None else [],
-                preexec_fn=_die_with_keeper,  # noqa: PLW1509 - this process has one thread
+                preexec_fn=_die_with_keeper,
             )
         self._main = self._popen.pid
         return {"pid": self._main}

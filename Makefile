@@ -1,0 +1,68 @@
+# What a fresh clone needs is Python >= 3.11 and make; everything else is installed into .venv by the first target.
+PYTHON ?= python3
+BIN := .venv/bin
+export PYTHONPATH := contract_tests
+# Adapters whose contract is run, and which of their brokers must be there (all: a missing one is a failure).
+ADAPTERS ?= all
+REQUIRE ?=
+JOBS ?= auto
+
+.PHONY: help env demo test unit contract bench lint types docs mutants wheel clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+.venv/.demo: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing anybroker into .venv"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[all]'
+	@touch $@
+
+.venv/.dev: pyproject.toml .venv/.demo
+	@echo "installing the tools for tests and checks into .venv"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -U 'pip>=25.1'
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[all,contract]' --group dev
+	@touch $@
+
+env: .venv/.dev ## the environment with all tools
+
+demo: .venv/.demo ## the order pipeline on the embedded broker, or on ANYBROKER_URL (ARGS="--all")
+	@$(BIN)/python -m examples.order_pipeline $(ARGS)
+
+test: unit contract ## unit tests, then the contract suite's short tier on every broker that can be had
+
+unit: .venv/.dev ## unit tests with coverage; no broker
+	@$(BIN)/python -m coverage erase
+	@$(BIN)/python -m coverage run -m pytest tests -q
+	@$(BIN)/python -m coverage combine -q
+	@$(BIN)/python -m coverage report --format=total | sed 's/^/coverage of the unit tests, per cent: /'
+
+contract: .venv/.dev ## the contract suite (ADAPTERS="kafka", REQUIRE=all)
+	@$(BIN)/python -m pytest -p anybroker_contract.plugin --pyargs anybroker_contract -q \
+		$(foreach a,$(ADAPTERS),--adapter $(a)) $(if $(REQUIRE),--require-brokers $(REQUIRE)) $(ARGS)
+
+bench: .venv/.dev ## microseconds per event, and ratios to bare clients (ARGS="--json")
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --group bench
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+mutants: .venv/.dev ## the broken adapters, and which tests kill them
+	@$(BIN)/python -m anybroker_contract.mutants $(ARGS)
+
+lint: .venv/.dev ## ruff, import directions
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports
+
+types: .venv/.dev ## mypy strict and pyright
+	@$(BIN)/mypy
+	@$(BIN)/pyright
+
+docs: .venv/.dev ## the documentation, without warnings, and what is generated in it
+	@$(BIN)/python -m sphinx -q -W -b html docs docs/_build/html
+	@$(BIN)/python -m anybroker_contract.matrix --check README.md
+
+wheel: .venv/.dev ## the wheel, into dist/
+	@$(BIN)/python -m build --wheel --outdir dist .
+
+clean: ## everything that was made
+	rm -rf .venv dist docs/_build .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,1 @@
+"""An order pipeline: storefront → inventory → payment → shipping, with compensation. Read ``storefront.py`` first."""

@@ -1,0 +1,35 @@
+"""What the supervisor tells the services, through the environment: ``DEMO_RUN``, ``DEMO_FOLDER``, …"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+__all__ = ["Demo", "demo"]
+
+
+class Demo(BaseSettings):
+    """One run. A service that is started by itself has the defaults, and nothing goes wrong on purpose."""
+
+    model_config = SettingsConfigDict(env_prefix="DEMO_", frozen=True)
+
+    run: str = Field("demo", description="Prefix of the topics and of the order numbers: runs do not mix.")
+    folder: Path = Field(Path(), description="Where the services keep their databases.")
+    orders: int = Field(1000, ge=1, description="How many purchases the customers make.")
+    rate: float = Field(200.0, gt=0, description="Purchases a second.")
+    seed: int = Field(7, description="What the plan of faults is drawn from.")
+    faults: bool = Field(False, description="Whether the plan is carried out, and the run's history written.")
+    forgetful_bank: bool = Field(False, description="The bank ignores idempotency keys: the checks must notice.")
+
+    def environment(self) -> dict[str, str]:
+        """The same, for a child process."""
+        return {f"DEMO_{name.upper()}": str(value) for name, value in self.model_dump().items()}
+
+
+@cache
+def demo() -> Demo:
+    """The settings of this process."""
+    return Demo()

@@ -1,0 +1,112 @@
+"""The idempotency store in memory: fast, of bounded size, and gone with the process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from time import monotonic
+
+from ..errors import ConfigError
+from ._store import DONE, Busy, Claim, Done, Key
+
+__all__ = ["MemoryStore"]
+
+
+class MemoryStore:
+    """Remembers in this process which events are done.
+
+    For a broker that does not outlive the process either, for tests, and against copies that come close together. It
+    does not survive a restart, and other processes do not see it; the Bus says so when its broker is durable. Several
+    Buses of one process share it by being given the same object.
+
+    :param size: how many done events are remembered at least, and twice as many at most: those seen last (about 300
+        bytes each). A copy that comes later than that is handled again.
+    :param retain: seconds for which they are remembered, size permitting: this long at least, twice as long at most.
+    """
+
+    durable = False
+
+    def __init__(self, size: int = 50_000, retain: float = 86_400.0) -> None:
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ConfigError("MemoryStore(size=)", f"{size!r} is no number of events", "Use 1 or more.")
+        if not 0 < retain < float("inf"):
+            raise ConfigError("MemoryStore(retain=)", f"{retain!r} is no number of seconds over 0")
+        self.size = size
+        self.retain = retain
+        self._claims: dict[Key, Claim] = {}
+        self._fence = 0
+        # Two generations: dropping the older one costs nothing, where an ordered dict would pay for every event.
+        self._young: set[Key] = set()
+        self._old: set[Key] = set()
+        self._longest = retain
+        self._turn_at = monotonic() + retain
+
+    def __len__(self) -> int:
+        """How many done events are remembered."""
+        return len(self._young) + len(self._old)
+
+    async def open(self) -> None:
+        """Store.open: nothing to do; what is remembered stays as long as the object."""
+
+    async def claim(self, key: Key, owner: str, lease: float, retain: float, /) -> Claim | Busy | Done:
+        """Store.claim."""
+        if key in self._young:
+            return DONE
+        if key in self._old:
+            self._remember(key)  # seen last: it stays for another generation
+            return DONE
+        now = monotonic()
+        there = self._claims.get(key)
+        if there is not None and there.until > now:
+            return Busy(now - there.since, there.until - now)
+        if retain > self._longest:
+            self._longest = retain
+            self._turn_at = now + retain
+        self._fence = fence = self._fence + 1
+        self._claims[key] = claim = Claim(key, fence, lease, retain, now)
+        return claim
+
+    async def extend(self, claims: Sequence[Claim], /) -> Sequence[bool]:
+        """Store.extend."""
+        now, held = monotonic(), self._claims
+        ours = [held.get(claim.key) is claim for claim in claims]
+        for claim, is_ours in zip(claims, ours, strict=True):
+            if is_ours:
+                claim.until = now + claim.lease
+        return ours
+
+    async def done(self, claim: Claim, /) -> bool:
+        """Store.done."""
+        key = claim.key
+        if self._claims.get(key) is not claim:
+            return False
+        del self._claims[key]
+        self._remember(key)
+        return True
+
+    def _remember(self, key: Key) -> None:
+        young = self._young
+        young.add(key)
+        if len(young) >= self.size:
+            self._turn(monotonic())
+
+    def _turn(self, now: float) -> int:
+        """The young become the old, and the old are forgotten."""
+        forgotten = len(self._old)
+        self._old, self._young = self._young, set()
+        self._turn_at = now + self._longest
+        return forgotten
+
+    async def release(self, claim: Claim, /) -> None:
+        """Store.release."""
+        if self._claims.get(claim.key) is claim:
+            del self._claims[claim.key]
+
+    async def purge(self) -> int:
+        """Store.purge."""
+        now = monotonic()
+        for claim in [claim for claim in self._claims.values() if claim.until <= now]:
+            del self._claims[claim.key]
+        return self._turn(now) if now >= self._turn_at else 0
+
+    async def close(self) -> None:
+        """Store.close: nothing to do."""

@@ -1,0 +1,222 @@
+"""The publisher over a scripted sender: order, retries, overtaking, deadlines, cancellation, close."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import pytest
+
+from anybroker._publish import Publisher, Publishing
+from anybroker.adapter import Outbound, Receipt, Report
+from anybroker.errors import BrokerError, PublishOutcomeUnknown, Rejected, StateError, Unavailable
+from anybroker.event import Event
+from anybroker.stats import PublishStats
+
+
+class Scripted:
+    """A sender that answers each event with what the script says of its number; None: not at all."""
+
+    def __init__(self, script: Callable[[int, int], BrokerError | bool | None]) -> None:
+        self.script = script
+        self.batches: list[list[int]] = []
+        self.tries: dict[int, int] = {}
+        self.closed = False
+        self.submitted = asyncio.Event()
+
+    async def submit(self, batch: Sequence[Outbound], report: Report, /) -> None:
+        self.batches.append([item.event.data for item in batch])  # type: ignore[union-attr]
+        self.submitted.set()
+        for item in batch:
+            number = item.event.data  # type: ignore[union-attr]
+            self.tries[number] = self.tries.get(number, 0) + 1
+            result = self.script(number, self.tries[number])
+            if result is True:
+                report(item, Receipt(item.topic, str(number)))
+            elif isinstance(result, BrokerError):
+                report(item, result)
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+def publishing(number: int, key: str | None = "k") -> Publishing:
+    return Publishing(Event.create(number, type="t", source="s", key=key), "topic", None, None, None, "")
+
+
+def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(main())
+
+
+def test_concurrent_publishes_become_one_batch_in_call_order() -> None:
+    async def main() -> None:
+        sender = Scripted(lambda number, tries: True)
+        publisher = Publisher(sender, 5.0, PublishStats())
+        receipts = await asyncio.gather(*(publisher.send(publishing(n)) for n in range(100)))
+        assert sender.batches == [list(range(100))]
+        assert [receipt.broker_id for receipt in receipts] == [str(n) for n in range(100)]
+        await publisher.close(1.0)
+        assert sender.closed
+
+    run(main)
+
+
+def test_unavailable_is_sent_again_under_the_same_id_and_in_order() -> None:
+    async def main() -> None:
+        stats = PublishStats()
+        sender = Scripted(lambda number, tries: Unavailable("later") if tries < 3 else True)
+        publisher = Publisher(sender, 5.0, stats)
+        items = [publishing(n) for n in range(5)]
+        ids = [item.event.id for item in items]  # type: ignore[union-attr]
+        receipts = await asyncio.gather(*(publisher.send(item) for item in items))
+        assert sender.batches == [list(range(5))] * 3
+        assert [receipt.event.id for receipt in receipts if receipt.event] == ids
+        assert (stats.published, stats.retried, stats.failed) == (5, 10, 0)
+        await publisher.close(1.0)
+
+    run(main)
+
+
+def test_a_retry_never_overtakes_a_later_event_of_the_key() -> None:
+    async def main() -> None:
+        sender = Scripted(lambda number, tries: Unavailable("this one") if number == 0 else True)
+        publisher = Publisher(sender, 5.0, PublishStats())
+        first, later, other = publishing(0, "k"), publishing(1, "k"), publishing(2, "other")
+        results = await asyncio.gather(*map(publisher.send, (first, later, other)), return_exceptions=True)
+        assert isinstance(results[0], Unavailable)
+        assert isinstance(results[1], Receipt)
+        assert isinstance(results[2], Receipt)
+        assert sender.tries[0] == 1
+        await publisher.close(1.0)
+
+    run(main)
+
+
+def test_an_event_of_another_key_does_not_end_the_retries() -> None:
+    async def main() -> None:
+        sender = Scripted(lambda number, tries: Unavailable("x") if number == 0 and tries < 3 else True)
+        publisher = Publisher(sender, 5.0, PublishStats())
+        results = await asyncio.gather(publisher.send(publishing(0, "a")), publisher.send(publishing(1, "b")))
+        assert [receipt.broker_id for receipt in results] == ["0", "1"]
+        await publisher.close(1.0)
+
+    run(main)
+
+
+def test_no_confirmation_by_the_deadline_is_unknown_and_carries_the_event() -> None:
+    async def main() -> None:
+        publisher = Publisher(Scripted(lambda number, tries: None), 0.2, PublishStats())
+        item = publishing(7)
+        with pytest.raises(PublishOutcomeUnknown, match="by the publish deadline") as caught:
+            await publisher.send(item)
+        assert caught.value.event is item.event
+        with pytest.raises(PublishOutcomeUnknown):
+            await publisher.send(publishing(8), deadline=0.05)
+        await publisher.close(0.1)
+
+    run(main)
+
+
+def test_unavailable_until_the_deadline_is_unavailable_with_its_cause() -> None:
+    async def main() -> None:
+        refused = Unavailable("refused")
+        publisher = Publisher(Scripted(lambda number, tries: refused), 0.3, PublishStats())
+        with pytest.raises(Unavailable, match="not stored") as caught:
+            await publisher.send(publishing(1))
+        assert caught.value.__cause__ is refused
+        await publisher.close(0.1)
+
+    run(main)
+
+
+def test_rejected_is_not_tried_again_and_fails_alone() -> None:
+    async def main() -> None:
+        sender = Scripted(lambda number, tries: Rejected("no") if number == 1 else True)
+        publisher = Publisher(sender, 5.0, PublishStats())
+        results = await asyncio.gather(*(publisher.send(publishing(n)) for n in range(3)), return_exceptions=True)
+        assert [type(result) for result in results] == [Receipt, Rejected, Receipt]
+        assert sender.tries[1] == 1
+        await publisher.close(1.0)
+
+    run(main)
+
+
+def test_what_a_raising_submit_did_not_report_gets_its_error() -> None:
+    class Broken(Scripted):
+        async def submit(self, batch: Sequence[Outbound], report: Report, /) -> None:
+            report(batch[0], Receipt("topic", "0"))
+            raise Rejected("the rest")
+
+    async def main() -> None:
+        publisher = Publisher(Broken(lambda number, tries: True), 5.0, PublishStats())
+        results = await asyncio.gather(*(publisher.send(publishing(n)) for n in range(3)), return_exceptions=True)
+        assert [type(result) for result in results] == [Receipt, Rejected, Rejected]
+        await publisher.close(1.0)
+
+    run(main)
+
+
+def test_cancelling_a_publish_leaves_the_others_alone() -> None:
+    async def main() -> None:
+        reports: list[tuple[Report, Outbound]] = []
+
+        class Slow(Scripted):
+            async def submit(self, batch: Sequence[Outbound], report: Report, /) -> None:
+                reports.extend((report, item) for item in batch)
+                self.submitted.set()
+
+        sender = Slow(lambda number, tries: None)
+        publisher = Publisher(sender, 5.0, PublishStats())
+
+        async def publish(number: int) -> Receipt:
+            return await publisher.send(publishing(number))
+
+        tasks = [asyncio.create_task(publish(n)) for n in range(2)]
+        await sender.submitted.wait()
+        tasks[0].cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await tasks[0]
+        for report, item in reports:
+            report(item, Receipt("topic", "x"))
+        assert (await tasks[1]).broker_id == "x"
+        assert publisher.in_flight == 0
+        await publisher.close(1.0)
+
+    run(main)
+
+
+def test_close_waits_for_confirmations_then_refuses() -> None:
+    async def main() -> None:
+        stats = PublishStats()
+        publisher = Publisher(Scripted(lambda number, tries: Unavailable("x") if tries == 1 else True), 5.0, stats)
+        future = publisher.send(publishing(1))
+        await publisher.close(2.0)
+        assert future.done()
+        assert future.result().broker_id == "1"
+        with pytest.raises(StateError, match="after close"):
+            publisher.send(publishing(2))
+
+    run(main)
+
+
+def test_close_ends_what_is_never_confirmed() -> None:
+    async def main() -> None:
+        publisher = Publisher(Scripted(lambda number, tries: None), 30.0, PublishStats())
+        future = publisher.send(publishing(1))
+        await publisher.close(0.1)
+        with pytest.raises(PublishOutcomeUnknown):
+            future.result()
+
+    run(main)
+
+
+def test_what_is_remembered_of_accepted_keys_is_bounded() -> None:
+    async def main() -> None:
+        publisher = Publisher(Scripted(lambda number, tries: True), 5.0, PublishStats())
+        for first in range(0, 40_000, 4_000):
+            await asyncio.gather(*(publisher.send(publishing(n, f"k{n}")) for n in range(first, first + 4_000)))
+        assert len(publisher._accepted) <= 20_000
+        await publisher.close(1.0)
+
+    run(main)
