@@ -1,16 +1,28 @@
-"""Each service has a database of its own, as services do."""
+"""Each service has a database of its own, as services do; so has the bank."""
 
 from __future__ import annotations
 
 import sqlite3
 
+from anybroker.idempotency import SqliteStore
+
 from .settings import demo
 
-__all__ = ["database"]
+__all__ = ["books", "database"]
+
+
+def books(service: str, *tables: str) -> SqliteStore:
+    """A service's database, which also remembers the events that the service has handled."""
+
+    def prepare(db: sqlite3.Connection) -> None:
+        for table in tables:
+            db.execute(f"CREATE TABLE IF NOT EXISTS {table}")
+
+    return SqliteStore(demo().folder / f"{service}.db", prepare=prepare)
 
 
 def database(name: str, *tables: str) -> sqlite3.Connection:
-    """Open the database of a service, and make its tables. Each statement is a transaction unless one was begun."""
+    """A plain database; each statement is a transaction."""
     db = sqlite3.connect(demo().folder / f"{name}.db", isolation_level=None)
     db.execute("PRAGMA journal_mode=WAL")
     db.execute("PRAGMA synchronous=OFF")  # the demo kills processes, not the machine

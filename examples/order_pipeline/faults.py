@@ -1,34 +1,37 @@
-"""What goes wrong between the storefront and the broker, as a middleware of the publish side."""
+"""What goes wrong before the broker has an order, as a middleware of the publish side."""
 
 from __future__ import annotations
 
-from anybroker import Event, Receipt
+from anybroker import Receipt
+from anybroker.event import declared_type
 from anybroker.middleware import Outgoing, PublishHandler, publish_middleware
 
 from . import history
+from .events import OrderPlaced
 from .plan import plan
 
-__all__ = ["POISON", "lost_confirmation"]
+__all__ = ["POISON", "clumsy_customers"]
 
 POISON = {"order_id": "?", "customer": "?", "cds": "a few", "cents": "twelve dollars"}
 """Valid JSON, and no order."""
 
 
 @publish_middleware
-async def lost_confirmation(outgoing: Outgoing, call_next: PublishHandler) -> Receipt:
-    """Publishes some orders twice under one id, as who never heard the confirmation would; and garbles one."""
-    order = outgoing.event.id
-    if outgoing.event.type != "com.example.order.placed.v1":
+async def clumsy_customers(outgoing: Outgoing, call_next: PublishHandler) -> Receipt:
+    """Of the events that the storefront publishes: garbles one, and publishes some twice."""
+    event = outgoing.event
+    if event.type != declared_type(OrderPlaced):
         return await call_next(outgoing)
-    history.write("placed", service="storefront", order=order, customer=outgoing.event.key or "")
+    order = event.id
+    history.write("placed", service="storefront", order=order, customer=event.key or "")
     if order == plan().poison:
-        outgoing.event = _garbled(outgoing.event)
+        outgoing.event = event.replace(data=POISON)
     receipt = await call_next(outgoing)
-    if order in plan().copied:
+    if order in plan().copied:  # as who never heard the confirmation would: the same event
         again = await call_next(outgoing)
         history.write("copy", service="storefront", order=order, note="dropped by the broker" if again.duplicate else "")
+    if order in plan().clicked:  # another event, and the same order
+        outgoing.event = event.replace(id=f"{order}.2")
+        await call_next(outgoing)
+        history.write("click", service="storefront", order=order)
     return receipt
-
-
-def _garbled(event: Event) -> Event:
-    return event.replace(data=POISON)

@@ -13,7 +13,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, NamedTuple
 
-from anybroker import Delivery
+from anybroker import Delivery, Retry
 from anybroker.middleware import Handler, middleware
 
 from .settings import demo
@@ -25,7 +25,8 @@ class Entry(NamedTuple):
     """One line."""
 
     what: str
-    """``placed``, ``copy`` (a second publish), ``start``/``done``/``failed`` of a handler, or ``crash`` (now, please)."""
+    """``placed``, ``copy`` or ``click`` (placed once more), ``start`` of a handler and its end: ``done``,
+    ``failed`` or ``waits`` (another owner has the event), ``crash`` (now is the moment)."""
     at: float
     """Seconds on the machine's monotonic clock, which all its processes share."""
     pid: int
@@ -69,7 +70,8 @@ async def journal(delivery: Delivery, call_next: Handler) -> None:
     about: dict[str, Any] = {
         "service": delivery.group,
         "handler": delivery.handler,
-        "order": str(event.get("correlationid") or event.id),  # the id of the event that all others follow from
+        # The id of the event that all others follow from; behind a dot, the number of a second click.
+        "order": str(event.get("correlationid") or event.id).partition(".")[0],
         "customer": delivery.key or "",
         "event": f"{event.source} {event.id}",
         "attempt": delivery.attempt,
@@ -77,6 +79,9 @@ async def journal(delivery: Delivery, call_next: Handler) -> None:
     write("start", **about)
     try:
         await call_next(delivery)
+    except Retry as exc:
+        write("waits", **about, note=str(exc))
+        raise
     except BaseException as exc:
         write("failed", **about, note=f"{type(exc).__name__}: {exc}")
         raise

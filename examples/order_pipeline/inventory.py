@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-from anybroker.middleware import dead_letter, retry
+from anybroker.idempotency import SqliteTransaction
+from anybroker.middleware import dead_letter, idempotent, retry
 
-from .database import database
+from .database import books
 from .events import OrderCancelled, OrderPlaced, PaymentDeclined, StockReserved
-from .shop import ORDERS, OUTCOMES, PAYMENTS, STOCK, service
+from .shop import ORDERS, OUTCOMES, PAYMENTS, STOCK, about, service
 
 bus = service("inventory")
-shelf = database("inventory", "reservation (order_id TEXT PRIMARY KEY, cds INTEGER, released INTEGER DEFAULT 0)")
+store = books("inventory", "movement (cds INTEGER)")
+stock = bus.topic(STOCK, StockReserved)
+outcomes = bus.topic(OUTCOMES, OrderCancelled)
 
 
 @bus.subscribe(ORDERS, group="inventory")
 @dead_letter()
-@retry(attempts=5, first=0.05)
-async def reserve(order: OrderPlaced) -> None:
-    """An event whose data are no OrderPlaced never gets here: it goes to the dead letters, with the reason."""
-    shelf.execute(
-        "INSERT INTO reservation (order_id, cds) VALUES (?, ?) ON CONFLICT DO NOTHING", (order.order_id, order.cds)
-    )
-    await bus.publish(STOCK, StockReserved(**dict(order)))
+@retry(attempts=5)
+@idempotent(store, key=about)
+async def reserve(order: OrderPlaced, transaction: SqliteTransaction) -> None:
+    """An event whose data are no order never gets here: it goes to the dead letters at once, with the reason."""
+    # Brokers deliver at least once. This INSERT happens once all the same, because it is committed together with a
+    # mark. Started again, the handler skips what is marked and publishes the same event under the same id, which the
+    # next service recognises.
+    await transaction.execute("INSERT INTO movement VALUES (?)", (-order.cds,))
+    await stock.publish(StockReserved(**dict(order)))
 
 
 @bus.subscribe(PAYMENTS, group="inventory")
 @dead_letter()
-@retry(attempts=5, first=0.05)
-async def release(declined: PaymentDeclined) -> None:
-    """The compensation. Of the topic's two types of event this group handles one; the other is skipped."""
-    shelf.execute("UPDATE reservation SET released = 1 WHERE order_id = ?", (declined.order_id,))
-    await bus.publish(OUTCOMES, OrderCancelled(**dict(declined)))
+@retry(attempts=5)
+@idempotent(store)
+async def release(declined: PaymentDeclined, transaction: SqliteTransaction) -> None:
+    """The compensation. The topic carries two types of event; this group handles one of them and skips the other."""
+    await transaction.execute("INSERT INTO movement VALUES (?)", (declined.cds,))
+    await outcomes.publish(OrderCancelled(**dict(declined)))
 
 
 if __name__ == "__main__":

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from anybroker.middleware import dead_letter, retry
+from anybroker.middleware import dead_letter, idempotent, retry
 
-from .bank import Bank, CardDeclined
+from .bank import Bank, BankUnreachable, CardDeclined
+from .database import books
 from .events import PaymentDeclined, PaymentTaken, StockReserved
 from .shop import PAYMENTS, STOCK, service
 
 bus = service("payment")
-bus.provide(Bank, Bank)  # made once, when the Bus starts; handlers ask for it by type
+bus.provide(Bank, Bank)  # made once, when the Bus starts; a handler asks for it by its type
+store = books("payment")
 payments = bus.topic(PAYMENTS, PaymentTaken | PaymentDeclined)
 
 
 @bus.subscribe(STOCK, group="payment")
 @dead_letter()
-@retry(attempts=5, first=0.05)
+@retry(attempts=5, on=BankUnreachable)
+@idempotent(store)
 async def charge(order: StockReserved, bank: Bank) -> None:
-    """A failure of the bank's line is retried, and the customer's next orders wait; a declined card is an answer."""
+    """While the bank cannot be reached the customer's next orders wait, and nobody else's. A declined card is an answer."""
     try:
-        # At least once is what any broker can promise, and the bank's books are not ours: the same key each time is
-        # what makes it charge once, even if this process dies before it hears the answer.
+        # The bank's books are not in our transaction: if this process dies before it hears the answer, the handler runs
+        # again. That the card is charged once is due to the key, which is the same each time.
         await bank.charge(key=order.order_id, cents=order.cents)
     except CardDeclined as answer:
         await payments.publish(PaymentDeclined(**dict(order), reason=str(answer)))

@@ -15,13 +15,13 @@ __all__ = ["Plan", "make_plan", "plan", "purchases"]
 
 PURCHASES = Path(__file__).parent / "data" / "purchases.csv"
 
-_DECLINED, _COPIED, _UNREACHABLE = 0.04, 0.03, 0.02
+_DECLINED, _COPIED, _CLICKED, _UNREACHABLE = 0.04, 0.03, 0.02, 0.02
 """Shares of the orders."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Every field but ``orders`` holds order numbers; they are disjoint, but for the copies."""
+    """Every field but ``orders`` holds order numbers."""
 
     orders: tuple[OrderPlaced, ...]
     """In the order of purchase. The ``n`` of an order number ``run-n`` counts from 1."""
@@ -30,7 +30,9 @@ class Plan:
     unreachable: frozenset[str] = frozenset()
     """The bank cannot be reached at the first two attempts."""
     copied: frozenset[str] = frozenset()
-    """The storefront publishes the event twice, as after a lost confirmation."""
+    """The event is published twice, as after a lost confirmation: a broker that remembers ids may drop the second."""
+    clicked: frozenset[str] = frozenset()
+    """The customer clicks twice: two events with ids of their own, and one order number. No broker can tell."""
     poison: str = ""
     """The event arrives with data that no handler can read."""
     crash: str = ""
@@ -71,19 +73,21 @@ def make_plan(settings: Demo) -> Plan:
         return Plan(orders)
     random = Random(settings.seed)  # noqa: S311 - a choice of faults, no secret
     ids = [order.order_id for order in orders]
-    middle = ids[len(ids) // 3 : len(ids) * 2 // 3 + 1]
-    crash, poison = random.sample(middle, 2)
+    poison = random.choice(ids[len(ids) // 5 : len(ids) * 2 // 5])
+    crash = random.choice(ids[len(ids) * 3 // 5 : len(ids) * 4 // 5])
     rest = [order_id for order_id in ids if order_id not in (crash, poison)]
 
     def share(part: float) -> int:
         return max(1, round(part * len(ids)))
 
     chosen = random.sample(rest, share(_DECLINED) + share(_UNREACHABLE))
+    twice = random.sample(rest, share(_COPIED) + share(_CLICKED))
     return Plan(
         orders,
         declined=frozenset(chosen[: share(_DECLINED)]),
         unreachable=frozenset(chosen[share(_DECLINED) :]),
-        copied=frozenset(random.sample(rest, share(_COPIED))),
+        copied=frozenset(twice[: share(_COPIED)]),
+        clicked=frozenset(twice[share(_COPIED) :]),
         poison=poison,
         crash=crash,
     )

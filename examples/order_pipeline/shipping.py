@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from anybroker.middleware import dead_letter, retry
+from anybroker.idempotency import SqliteTransaction
+from anybroker.middleware import dead_letter, idempotent, retry
 
-from .database import database
+from .database import books
 from .events import OrderShipped, PaymentTaken
 from .shop import OUTCOMES, PAYMENTS, service
 
 bus = service("shipping")
-parcels = database("shipping", "parcel (order_id TEXT PRIMARY KEY, cds INTEGER)")
+store = books("shipping", "parcel (order_id TEXT, cds INTEGER)")
+outcomes = bus.topic(OUTCOMES, OrderShipped)
 
 
 @bus.subscribe(PAYMENTS, group="shipping")
 @dead_letter()
-@retry(attempts=5, first=0.05)
-async def ship(order: PaymentTaken) -> None:
-    """Hand over one parcel."""
-    parcels.execute("INSERT INTO parcel VALUES (?, ?) ON CONFLICT DO NOTHING", (order.order_id, order.cds))
-    await bus.publish(OUTCOMES, OrderShipped(**dict(order)))
+@retry(attempts=5)
+@idempotent(store)
+async def ship(order: PaymentTaken, transaction: SqliteTransaction) -> None:
+    """One parcel for each payment."""
+    await transaction.execute("INSERT INTO parcel VALUES (?, ?)", (order.order_id, order.cds))
+    await outcomes.publish(OrderShipped(**dict(order)))
 
 
 if __name__ == "__main__":

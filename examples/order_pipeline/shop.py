@@ -4,36 +4,44 @@ from __future__ import annotations
 
 from typing import Any
 
-from anybroker import Bus, TopicSettings
+from anybroker import Bus, Event, TopicSettings
 from anybroker.bus import AdapterFactory
 
-from .faults import lost_confirmation
+from .faults import clumsy_customers
 from .history import journal
+from .leash import end_with_the_supervisor
 from .settings import demo
 
-__all__ = ["ORDERS", "OUTCOMES", "PAYMENTS", "STOCK", "TOPICS", "service"]
+__all__ = ["ORDERS", "OUTCOMES", "PAYMENTS", "STOCK", "TOPICS", "about", "service"]
 
 ORDERS, STOCK, PAYMENTS, OUTCOMES = (f"{demo().run}.{name}" for name in ("orders", "stock", "payments", "outcomes"))
 
 TOPICS = {
-    # Groups that are declared get every event from then on, so it does not matter which service starts first.
-    ORDERS: TopicSettings(groups=("inventory",)),
-    STOCK: TopicSettings(groups=("payment",)),
-    PAYMENTS: TopicSettings(groups=("inventory", "shipping")),
-    OUTCOMES: TopicSettings(groups=("storefront",)),
+    # A group that is declared gets every event from then on, so it does not matter which service starts first.
+    ORDERS: TopicSettings(groups=("inventory",), retention=86_400),
+    STOCK: TopicSettings(groups=("payment",), retention=86_400),
+    PAYMENTS: TopicSettings(groups=("inventory", "shipping"), retention=86_400),
+    OUTCOMES: TopicSettings(groups=("storefront",), retention=86_400),
 }
 
 shared: AdapterFactory | None = None
-"""The broker that all services use which run in one process; None: what the environment says."""
+"""The broker of services that all run in one process; None: what the environment says."""
 
 
 def service(name: str) -> Bus:
     """The Bus of one service. Which broker it talks to is none of its business: ``ANYBROKER_URL`` says it."""
-    return Bus(shared, source=name, topics=TOPICS, **_witnesses())
+    return Bus(shared, source=name, topics=TOPICS, **_supervision())
 
 
-def _witnesses() -> dict[str, Any]:
-    """In a supervised run, two middlewares watch (and disturb) every service."""
+def about(event: Event) -> str:
+    """What an order placed is about, whichever event says so: the customer may have clicked twice."""
+    return event.subject or event.id
+
+
+def _supervision() -> dict[str, Any]:
+    """In a run of the whole shop two middlewares watch and disturb the services, which know nothing of it."""
     if not demo().faults:
         return {}
-    return {"middleware": [journal], "publish_middleware": [lost_confirmation]}
+    if shared is None:
+        end_with_the_supervisor()
+    return {"middleware": [journal], "publish_middleware": [clumsy_customers]}

@@ -4,45 +4,27 @@ from __future__ import annotations
 
 import asyncio
 
-from anybroker.middleware import dead_letter, retry
+from anybroker.idempotency import SqliteTransaction
+from anybroker.middleware import dead_letter, idempotent, retry
 
 from .customers import customers
-from .database import database
+from .database import books
 from .events import OrderCancelled, OrderPlaced, OrderShipped
 from .shop import ORDERS, OUTCOMES, service
 from .signals import until_terminated
 
 bus = service("storefront")
+store = books("storefront", "letter (order_id TEXT, outcome TEXT)")
 orders = bus.topic(ORDERS, OrderPlaced)
 outcomes = bus.subscription(OUTCOMES, group="storefront")
-letters = database("storefront", "letter (order_id TEXT, outcome TEXT, PRIMARY KEY (order_id, outcome))")
+
+LETTER = "INSERT INTO letter VALUES (?, ?)"
 
 
 async def place(order: OrderPlaced) -> None:
-    """Returns when the order is durably stored. The event has the order's number as its id: placed again after an
-    unknown outcome, it is the same event, and is handled once."""
-    await orders.publish(order, id=order.order_id)
-
-
-@outcomes.on
-@dead_letter()
-@retry(attempts=5)
-async def shipped(order: OrderShipped) -> None:
-    """One handler for each type of event."""
-    tell(order.order_id, "shipped")
-
-
-@outcomes.on
-@dead_letter()
-@retry(attempts=5)
-async def cancelled(order: OrderCancelled) -> None:
-    """The reason is the bank's."""
-    tell(order.order_id, "cancelled")
-
-
-def tell(order_id: str, outcome: str) -> None:
-    """Write to the customer; a letter that was written already is not written again."""
-    letters.execute("INSERT INTO letter VALUES (?, ?) ON CONFLICT DO NOTHING", (order_id, outcome))
+    """Returns when the order is durably stored. Its number is the event's id, so that it is the same event if it has to
+    be placed again because nobody knows whether it was stored; and the subject, for inventory to know it by."""
+    await orders.publish(order, id=order.order_id, subject=order.order_id)
 
 
 async def sell() -> None:
@@ -50,6 +32,24 @@ async def sell() -> None:
     async with asyncio.TaskGroup() as checkouts:
         async for order in customers():
             checkouts.create_task(place(order))
+
+
+@outcomes.on  # one group, a handler for each type of event
+@dead_letter()
+@retry(attempts=5)
+@idempotent(store)
+async def shipped(order: OrderShipped, transaction: SqliteTransaction) -> None:
+    """Write to the customer."""
+    await transaction.execute(LETTER, (order.order_id, "shipped"))
+
+
+@outcomes.on
+@dead_letter()
+@retry(attempts=5)
+@idempotent(store)
+async def cancelled(order: OrderCancelled, transaction: SqliteTransaction) -> None:
+    """Write to the customer."""
+    await transaction.execute(LETTER, (order.order_id, "cancelled"))
 
 
 async def main() -> None:

@@ -155,21 +155,31 @@ class Publisher:
         if key is None or self._accepted.get((item.topic, key), 0) < item.sequence:
             return False
         assert item.failure is not None
-        self._end(item, item.failure)
+        self._fail(item, item.failure)
         return True
 
-    def _report(self, outbound: Outbound, result: Receipt | BrokerError) -> None:
+    def _report(self, outbound: Any, result: Any) -> None:
         """The sender's word on one event."""
-        assert isinstance(outbound, Publishing)
-        if isinstance(result, Receipt):
-            key = outbound.event.key
+        assert outbound.__class__ is Publishing
+        if result.__class__ is Receipt:
+            event = outbound.event
+            key = event.key
             if key is not None:
-                self._accepted[outbound.topic, key] = outbound.sequence
-                if len(self._accepted) > self._forget_at:
+                accepted = self._accepted
+                accepted[outbound.topic, key] = outbound.sequence
+                if len(accepted) > self._forget_at:
                     self._forget()
             if self._backoff.tries:
                 self._backoff.reset()
-            self._end(outbound, result)
+            self._in_flight.pop(outbound, None)
+            if self._own_deadline:
+                self._own_deadline.pop(outbound, None)
+            self._stats.published += 1
+            future = outbound.future
+            if not future.done():
+                if event.__class__ is Event:
+                    result.event = event
+                future.set_result(result)
         elif isinstance(result, Unavailable) and not self._closed and outbound.deadline > self._loop.time():
             outbound.submitted = False
             outbound.failure = result
@@ -178,7 +188,7 @@ class Publisher:
                 self._wakeup.set_result(None)
                 self._wakeup = None
         else:
-            self._end(outbound, result)
+            self._fail(outbound, result)
 
     def _forget(self) -> None:
         """Drop what no event in flight can be overtaken by any more."""
@@ -186,19 +196,10 @@ class Publisher:
         self._accepted = {key: sequence for key, sequence in self._accepted.items() if sequence > oldest}
         self._forget_at = max(_FORGET_AT, 2 * len(self._accepted))
 
-    def _end(self, item: Publishing, result: Receipt | BrokerError) -> None:
+    def _fail(self, item: Publishing, result: BrokerError) -> None:
         self._in_flight.pop(item, None)
-        if self._own_deadline:
-            self._own_deadline.pop(item, None)
+        self._own_deadline.pop(item, None)
         future = item.future
-        if isinstance(result, Receipt):
-            self._stats.published += 1
-            if not future.done():
-                event = item.event
-                if not isinstance(event, Foreign):
-                    result.event = event
-                future.set_result(result)
-            return
         self._stats.failed += 1
         if isinstance(result, PublishOutcomeUnknown):
             self._stats.unknown += 1
@@ -219,7 +220,7 @@ class Publisher:
             late.append(item)
         late += [item for item in self._own_deadline if item.deadline <= now]
         for item in late:
-            self._end(item, self._too_late(item))
+            self._fail(item, self._too_late(item))
         if late:
             self._pending = [item for item in self._pending if not item.future.done()]
         self._sweeper = self._loop.call_later(_SWEEP, self._sweep) if self.in_flight else None
@@ -261,7 +262,7 @@ class Publisher:
         if self._sweeper is not None:
             self._sweeper.cancel()
         for item in (*self._in_flight, *self._own_deadline):
-            self._end(item, self._too_late(item))
+            self._fail(item, self._too_late(item))
 
 
 def _sequence(item: Publishing) -> int:

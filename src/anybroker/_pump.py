@@ -104,6 +104,7 @@ class Pump:
         self._paused = False
         self._resumed = asyncio.Event()
         self._resumed.set()
+        self._not_ours: set[Inbound] = set()
         self._stuck_for: dict[Inbound, int] = {}
         self._stuck_backoff = Backoff(first=0.5, cap=30.0, floor=0.1)
         self.problem: str | None = None
@@ -350,7 +351,9 @@ class Pump:
             await receiver.give_back(lane)
 
     def _lease_lost(self, inbound: Inbound) -> None:
+        """Another member may have it: not started here any more. A handler that runs already goes on."""
         self.stats.leases_lost += 1
+        self._not_ours.add(inbound)
 
     # ------------------------------------------------------------------------------------------------ fetch
 
@@ -511,7 +514,7 @@ class Pump:
 
     async def _work(self) -> None:
         """One worker: take a ready delivery, handle it, settle it, go on with its key."""
-        ready, handle, strands = self._ready, self._handle, self._strands
+        ready, handle, strands, not_ours = self._ready, self._handle, self._strands, self._not_ours
         stats = self.stats
         cumulative = self._cumulative
         loop = asyncio.get_running_loop()
@@ -528,7 +531,8 @@ class Pump:
                 continue
             delivery = ready.popleft()
             state = delivery.lane_state
-            if state.gone:
+            if state.gone or (not_ours and delivery.inbound in not_ours):
+                not_ours.discard(delivery.inbound)
                 self._forget(delivery)
                 self._next(delivery)
                 continue
@@ -587,10 +591,15 @@ class Pump:
         """The chain raised: hold, release, or (what nothing handled) keep and report."""
         state = delivery.lane_state
         if isinstance(exc, Retry):
-            self.stats.retried += 1
             delay = 1.0 if exc.after is None else exc.after
             released = getattr(exc, "release", False)
             starts = delivery.attempt
+            if exc.counted:
+                self.stats.retried += 1
+            else:
+                self.stats.postponed += 1
+                self.stats.started -= 1
+                starts -= 1
             following = delivery.again(starts + 1)
         else:
             self.stats.stuck += 1
@@ -621,7 +630,7 @@ class Pump:
             self.stats.released += 1
             self._release(delivery, starts, delay)
         else:
-            if state.ledger is not None:
+            if state.ledger is not None and starts:
                 state.ledger.attempts[delivery.inbound.position] = starts
             self._hold(following, delay)
 

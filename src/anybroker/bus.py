@@ -40,6 +40,8 @@ from .delivery import Delivery, current_delivery
 from .errors import BrokerError, ConfigError, StateError, Unavailable
 from .event import ABSENT, Event
 from .from_thread import FromThread
+from .idempotency import Store
+from .idempotency._stores import Stores
 from .middleware.function import from_callable
 from .middleware.outgoing import Outgoing, PublishHandler, PublishMiddleware
 from .middleware.trace import inject, tracing
@@ -81,6 +83,8 @@ class Bus:
     :param drain: seconds that handlers in flight have at shutdown before they are cancelled.
     :param publish_deadline: seconds by which every publish has ended.
     :param connect_timeout: seconds by which the broker must have answered at the start.
+    :param idempotency: the store of handlers with ``@idempotent()``, or its URL (``sqlite:///shop.db``, ``memory://``).
+        Without it: memory under a broker in memory, else a file of this machine beside the embedded broker's.
 
     ``async with bus:`` connects, provisions and starts; leaving it drains and closes. :meth:`run` does that until
     SIGTERM or SIGINT. Raises ConfigError for wrong settings, before anything is sent.
@@ -100,6 +104,7 @@ class Bus:
         drain: float | None = None,
         publish_deadline: float | None = None,
         connect_timeout: float | None = None,
+        idempotency: str | Store | None = None,
         adapters: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         self.settings: BusSettings = load_settings(
@@ -112,6 +117,7 @@ class Bus:
                 "drain": drain,
                 "publish_deadline": publish_deadline,
                 "connect_timeout": connect_timeout,
+                "idempotency": idempotency if isinstance(idempotency, str) else None,
                 "adapters": adapters,
             }
         )
@@ -123,6 +129,8 @@ class Bus:
         self.middleware: tuple[Any, ...] = tuple(from_callable(item) for item in middleware)
         self._publish_middleware = tuple(publish_middleware)
         self._consume = consume
+        self._store = None if isinstance(idempotency, str) else idempotency
+        self._stores: Stores | None = None
         self.providers = Providers()
         self.stats = PublishStats()
         """What was published since the start."""
@@ -130,7 +138,9 @@ class Bus:
         """``bus.from_thread.publish(…)``: for plain ``def`` handlers and other threads."""
         self._subscriptions: dict[tuple[str, str], Subscription] = {}
         self._declared_groups: dict[str, dict[str, GroupSpec]] = {}
+        self._declared: set[str] = set()
         self._known: set[str] = set()
+        self._first: dict[str, int] = {}
         self._warned: set[str] = set()
         self._key_of = {
             name: reader
@@ -320,7 +330,25 @@ class Bus:
         """
         if topic not in self._known:
             await self._first_publish(topic)
-        event = self._event(topic, data, key, type, id, source, subject, time, datacontenttype, dataschema, extensions)
+        if data.__class__ is Event or self._key_of:
+            event = self._event(
+                topic, data, key, type, id, source, subject, time, datacontenttype, dataschema, extensions
+            )
+        else:  # the hot path: one call less
+            event = Event.create(
+                data,
+                type=type,
+                source=source or self._source or self.source,
+                id=id,
+                time=time,
+                subject=subject,
+                key=key,
+                datacontenttype=datacontenttype,
+                dataschema=dataschema,
+                extensions=extensions,
+            )
+            if (key := event._attributes.get("partitionkey")) is not None:
+                check_key(str(key))
         out: dict[str, str] | None = dict(headers) if headers else None
         cause = current_delivery.get()
         if cause is not None and not isinstance(data, Event):
@@ -490,12 +518,20 @@ class Bus:
 
     async def _first_publish(self, topic: str) -> None:
         """Once a topic: check its name, make it be there, and warn where no group will get what is published."""
-        if self._state not in ("started", "closing"):
+        if self._state in ("new", "closed"):
             raise self._not_started("publish")
         check_topic(topic)
-        async with self._declaring:
-            if topic not in self._known:
-                await self._declare_topic(topic)
+        self._first[topic] = self._first.get(topic, 0) + 1
+        try:
+            async with self._declaring:  # fair: those who wait go on in the order of their calls
+                if topic not in self._declared:
+                    await self._declare_topic(topic)
+        finally:
+            self._first[topic] -= 1
+            if not self._first[topic]:
+                del self._first[topic]
+                if topic in self._declared:
+                    self._known.add(topic)  # from now on nobody waits, so nobody can be overtaken
         if not self._groups_of(topic):
             self.stats.without_group += 1
             if topic not in self._warned:
@@ -583,7 +619,7 @@ class Bus:
         if settings.provision != "off":
             await adapter.declare(self._topology(), settings.provision)
         for topic in {*settings.topics, *(topic for topic, _ in self._subscriptions)}:
-            self._known.add(topic)
+            self._declared.add(topic)
         self._publisher = Publisher(await adapter.open_sender(), settings.publish_deadline, self.stats)
         self._traced = tracing()
         if self._publish_middleware or self._traced:
@@ -593,6 +629,10 @@ class Bus:
             self._publish_through = through
         await self.providers.start(self._stack)
         if self._consume:
+            url = None if self._factory is not None else parse_url(settings.url or DEFAULT_URL)
+            durable = bool(adapter.capabilities.durable)
+            self._stores = Stores(self._store or settings.idempotency, url, durable, self.source)
+            self._stack.push_async_callback(self._stores.close)
             for subscription in self._subscriptions.values():
                 await subscription.start()
 
@@ -671,7 +711,7 @@ class Bus:
     async def _declare_topic(self, topic: str) -> None:
         if self.settings.provision != "off":
             await self.adapter.declare(Topology(tuple(self._topic_specs(topic))), self.settings.provision)
-        self._known.add(topic)
+        self._declared.add(topic)
 
     async def close(self, drain: float | None = None) -> None:
         """Stop fetching, let handlers finish (``drain`` seconds), settle, flush what was published, close.
@@ -773,6 +813,13 @@ class Bus:
         return self._adapter
 
     @property
+    def stores(self) -> Stores:
+        """For the core: the idempotency stores of the handlers. StateError before the start."""
+        if self._stores is None:
+            raise self._not_started("idempotency")
+        return self._stores
+
+    @property
     def subscriptions(self) -> tuple[Subscription, ...]:
         """All subscriptions."""
         return tuple(self._subscriptions.values())
@@ -809,7 +856,7 @@ class Bus:
         return DeadLetterQueue(self, topic, group, name)
 
     def _check_started(self, what: str) -> None:
-        if self._state != "started":
+        if self._state not in ("starting", "started"):
             raise self._not_started(what)
 
     def _not_started(self, what: str) -> StateError:

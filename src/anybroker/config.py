@@ -94,6 +94,9 @@ class BusSettings(BaseSettings):
     connect_timeout: float = Field(
         10.0, gt=0, description="Seconds by which the broker must have answered at the start."
     )
+    idempotency: str | None = Field(
+        default=None, description="The store of @idempotent(): sqlite:///file.db, memory://; none: to fit the broker."
+    )
     topics: dict[str, TopicSettings] = Field(default_factory=dict, description="Topics by name.")
     adapters: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Adapter settings by URL scheme.")
 

@@ -156,6 +156,9 @@ class Retry(Exception):
     ``after`` is the wait in seconds; None leaves it to the retry middleware's backoff. The start counts as an attempt.
     """
 
+    counted = True
+    """Whether the start counts as an attempt; False only where the library put the event off."""
+
     def __init__(self, after: float | None = None, reason: str = "asked for by the handler") -> None:
         if after is not None and not 0 <= after < float("inf"):
             raise ConfigError("Retry(after=)", f"{after!r} is not a number of seconds of 0 or more")

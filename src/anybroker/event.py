@@ -176,8 +176,7 @@ class Event(_Slots[T_co]):
         ("Context Attributes"), :class:`~anybroker.errors.EncodeError` when the data cannot be serialised,
         or holds NaN.
         """
-        plan = plans.get(data.__class__)
-        declared, key_of, is_model, floats = plan or plan_for(data.__class__)
+        declared, key_of, is_model, floats = plans.get(data.__class__) or plan_for(data.__class__)
         if type is None:
             if declared is None:
                 _undeclared(data)
@@ -186,24 +185,25 @@ class Event(_Slots[T_co]):
             type = write_type(type)
         if source.__class__ is not str or source not in known_sources:
             source = write_uri_reference("source", source)
-        attributes: dict[str, AttributeValue] = {
+        if datacontenttype is not None:
+            datacontenttype = _write_media_type("datacontenttype", datacontenttype)
+        body: bytes | None = None
+        attach = is_model
+        if is_model and datacontenttype is None:
+            body, datacontenttype = encode_model(data, floats), JSON
+        elif data is not ABSENT:
+            body, datacontenttype = encode(data, datacontenttype)
+            attach = not isinstance(data, _BYTES)
+        attributes: dict[str, Any] = {  # all six at once: a seventh entry finds room, a sixth would make it grow
             "specversion": SPECVERSION,
             "id": _getrandbits(128).to_bytes(16, "big").hex() if id is None else write_string("id", id),
             "source": source,
             "type": type,
             "time": now() if time is None else _write_time("time", time),
+            "datacontenttype": datacontenttype,
         }
-        body: bytes | None = None
-        if is_model and datacontenttype is None:
-            body = encode_model(data, floats)
-            attributes["datacontenttype"] = JSON
-        elif data is ABSENT:
-            if datacontenttype is not None:
-                attributes["datacontenttype"] = _write_media_type("datacontenttype", datacontenttype)
-        else:
-            if datacontenttype is not None:
-                datacontenttype = _write_media_type("datacontenttype", datacontenttype)
-            body, attributes["datacontenttype"] = encode(data, datacontenttype)
+        if datacontenttype is None:
+            del attributes["datacontenttype"]
         if subject is not None:
             attributes["subject"] = write_string("subject", subject)
         if dataschema is not None:
@@ -220,7 +220,7 @@ class Event(_Slots[T_co]):
         event: _Slots[Any] = _Slots()
         event._attributes = attributes
         event._body = body
-        if body is not None and not isinstance(data, _BYTES):
+        if attach:
             event._data = data
         event.__class__ = Event
         return event  # type: ignore[return-value]  # it is one now
@@ -233,13 +233,11 @@ class Event(_Slots[T_co]):
         extensions: Mapping[str, AttributeValue | datetime | None] | None = None,
         **attributes: Any,
     ) -> Event[Any]:
-        """A new event with some attributes changed; those are validated as :meth:`create` does, the others
-        stay.
+        """A new event with some attributes changed; those are validated as :meth:`create` does, the others stay.
 
-        Attributes are named as in CloudEvents, extensions too (``event.replace(subject="s",
-        traceparent=None)``); None removes an optional one. ``data`` is encoded anew, with the content type
-        that :meth:`create` would choose unless ``datacontenttype`` is given as well; :data:`ABSENT` removes
-        it.
+        Attributes are named as in CloudEvents, extensions too (``event.replace(subject="s", traceparent=None)``);
+        None removes an optional one. ``data`` is encoded anew, with the content type that :meth:`create` would
+        choose unless ``datacontenttype`` is given as well; :data:`ABSENT` removes it.
 
         Raises what :meth:`create` raises.
         """
@@ -266,10 +264,9 @@ class Event(_Slots[T_co]):
         return _event_with_data(changed, body, data)
 
     def _with_data(self, data: _D) -> Event[_D]:
-        """The same event, whose :attr:`data` is this already decoded payload; attributes and bytes are
-        shared.
+        """The same event with this payload, decoded already, as its :attr:`data`; nothing is checked.
 
-        For the engine: nothing is checked.
+        For the engine: attributes and bytes are shared.
         """
         return _event_with_data(self._attributes, self._body, data)
 
@@ -448,8 +445,11 @@ class Event(_Slots[T_co]):
         return self.data
 
     def get_attributes(self) -> dict[str, Any]:
-        """All attributes in a new dict, for the SDK's protocol: the time as a datetime, booleans and bytes
-        as their canonical strings (the SDK's bindings would write ``True`` and ``b'...'``)."""
+        """All attributes in a new dict, for the SDK's protocol.
+
+        The time is a datetime; booleans and bytes are their canonical strings, because the SDK's bindings would
+        write ``True`` and ``b'...'``.
+        """
         attributes: dict[str, Any] = {
             name: canonical(value) if isinstance(value, bool | bytes) else value
             for name, value in self._attributes.items()

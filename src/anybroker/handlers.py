@@ -24,6 +24,8 @@ from .delivery import Delivery
 from .errors import ConfigError, DecodeError
 from .event import Event
 from .event import declared_type as _declared
+from .idempotency._store import Transaction
+from .idempotency._transaction import current_transaction
 from .provide import Providers
 
 __all__ = ["HandlerSpec", "Parameter", "Wants", "decoder", "invoker", "read_handler"]
@@ -39,6 +41,7 @@ class Wants(Enum):
     TYPED_EVENT = "typed event"
     DELIVERY = "delivery"
     PROVIDED = "provided"
+    TRANSACTION = "transaction"
     PAYLOADS = "list of payloads"
     EVENTS = "list of events"
 
@@ -67,6 +70,11 @@ class HandlerSpec:
     """The payload's annotation; None where it asks for none."""
     is_async: bool
     is_batch: bool
+
+    @property
+    def asks_for_transaction(self) -> bool:
+        """Whether a parameter is the idempotency store's transaction."""
+        return any(parameter.wants is Wants.TRANSACTION for parameter in self.parameters)
 
 
 def declared_type(annotation: Any) -> str | None:
@@ -150,6 +158,8 @@ def _read_parameter(where: str, name: str, annotation: Any, providers: Providers
         return Parameter(name, Wants.DELIVERY)
     if annotation is Event:
         return Parameter(name, Wants.EVENT)
+    if isinstance(annotation, type) and issubclass(annotation, Transaction):
+        return Parameter(name, Wants.TRANSACTION, annotation)
     origin = get_origin(annotation)
     if origin is Event:
         (item,) = get_args(annotation)
@@ -197,6 +207,10 @@ def _check_together(where: str, parameters: list[Parameter], batch: bool) -> Non
         if Wants.PAYLOADS not in kinds and Wants.EVENTS not in kinds:
             raise ConfigError(
                 where, "is subscribed with batch= but takes no list", "Annotate a parameter list[Model] or list[Event]."
+            )
+        if Wants.TRANSACTION in kinds:
+            raise ConfigError(
+                where, "asks for a transaction in a batch handler", "Take one event at a time: leave batch= out."
             )
         if single := [p for p in parameters if p.wants in (Wants.EVENT, Wants.TYPED_EVENT, Wants.DELIVERY)]:
             raise ConfigError(
@@ -366,6 +380,8 @@ def _maker(parameter: Parameter) -> Callable[[Delivery], Any]:
             return lambda delivery: delivery.event
         case Wants.DELIVERY:
             return lambda delivery: delivery
+        case Wants.TRANSACTION:
+            return lambda _delivery: current_transaction.get()
         case _:
             return lambda _delivery: None
 

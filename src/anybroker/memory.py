@@ -7,6 +7,7 @@ them live in one event loop. Nothing survives the process, and nothing is copied
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from heapq import heappop, heappush
@@ -166,7 +167,8 @@ class MemoryBroker:
 
     def __init__(self) -> None:
         self.topics: dict[str, dict[str, _Group]] = {}
-        self._sequence = 0
+        self.count = itertools.count(1)
+        """What receipts are numbered with."""
 
     def make_adapter(self, context: AdapterContext) -> MemoryAdapter:
         """What a Bus calls when it is given the broker instead of a URL."""
@@ -214,11 +216,6 @@ class MemoryBroker:
         found.fresh.clear()
         found.returned.clear()
         return count
-
-    def next_id(self) -> str:
-        """The next receipt's broker id."""
-        self._sequence += 1
-        return str(self._sequence)
 
 
 class MemoryAdapter:
@@ -276,7 +273,7 @@ class MemorySender:
 
     async def submit(self, batch: Sequence[Outbound], report: Report, /) -> None:
         """Sender.submit."""
-        topics, next_id = self._broker.topics, self._broker.next_id
+        topics, count = self._broker.topics, self._broker.count
         for outbound in batch:
             name = outbound.topic
             groups = topics.get(name)
@@ -297,7 +294,7 @@ class MemorySender:
                     group.fresh.append(outbound)
                     if group.waiting:
                         group.wake()
-            report(outbound, Receipt(name, next_id()))
+            report(outbound, Receipt(name, str(next(count))))
 
     async def close(self) -> None:
         """Nothing is buffered."""

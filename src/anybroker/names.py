@@ -53,7 +53,7 @@ def check_names(topic: str, group: str) -> None:
 
 def check_key(key: str) -> str:
     """The ordering key, or ConfigError where it is longer than every broker takes."""
-    if len(key) > MAX_KEY_BYTES // 4 and len(key.encode()) > MAX_KEY_BYTES:
+    if len(key) * 4 > MAX_KEY_BYTES and len(key.encode()) > MAX_KEY_BYTES:
         raise ConfigError(
             "key",
             f"{key[:40]!r}… takes {len(key.encode())} bytes",

@@ -37,6 +37,8 @@ class SubscriptionStats:
     acked: int = 0
     retried: int = 0
     """Starts that failed and are to be made again."""
+    postponed: int = 0
+    """Put off without counting an attempt: another owner has the event, or the idempotency store is down."""
     released: int = 0
     """Given back to the broker with a delay."""
     returned: int = 0

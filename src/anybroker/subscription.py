@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ._batch import BatchCollector
@@ -96,6 +97,7 @@ class Subscription:
         self._pump: Pump | None = None
         self._executor: ThreadPoolExecutor | None = None
         self._collectors: list[BatchCollector] = []
+        self._handler_problems: dict[str, str] = {}
         self.stats = SubscriptionStats()
         """Counters since the start; they survive ``stop`` and ``start``."""
 
@@ -227,6 +229,7 @@ class Subscription:
         dispatch = self._dispatcher(lambda delivery: pump.recovered(delivery), lambda: pump)
         emulated = adapter.capabilities.release.value == "emulated"
         pump = Pump(adapter, spec, numbers, dispatch, self._copy_to_inlet if emulated else None, self.stats)
+        await bus.stores.open()
         await pump.start()
         self._pump = pump
 
@@ -266,7 +269,15 @@ class Subscription:
     @property
     def problem(self) -> str | None:
         """Why the subscription is unhealthy; None while it is well, or stopped."""
-        return self._pump.problem if self._pump is not None else None
+        if self._pump is None:
+            return None
+        return self._pump.problem or next(iter(self._handler_problems.values()), None)
+
+    def _report(self, handler: str, problem: str | None) -> None:
+        if problem is None:
+            self._handler_problems.pop(handler, None)
+        else:
+            self._handler_problems[handler] = problem
 
     # ------------------------------------------------------------------------------------------ dispatch
 
@@ -308,6 +319,8 @@ class Subscription:
             dead_letter=self._send_dead_letter,
             recovered=recovered,
             lease=bus.settings.lease,
+            stores=bus.stores,
+            problem=partial(self._report, entry.spec.name),
         )
         stack = (*attached(entry.spec.function), *entry.middleware)
         own = [item for item in stack if isinstance(item, BuiltIn)]

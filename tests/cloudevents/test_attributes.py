@@ -15,6 +15,7 @@ from anybroker.cloudevents.attributes import (
     check_name,
     check_text,
     read_attribute,
+    write_extension,
     write_uri,
     write_uri_reference,
 )
@@ -43,6 +44,13 @@ class TestNames:
             check_name(name)
         assert caught.value.attribute == str(name)
 
+    def test_what_is_advised_against_is_logged_once(self, caplog: pytest.LogCaptureFixture) -> None:
+        for _ in range(2):
+            for name in ("averyveryverylongname", "1starts", "fine"):
+                write_extension(name, "x")
+        assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
+        assert "averyveryverylongname" in caplog.text
+
 
 class TestTypes:
     @pytest.mark.parametrize(
@@ -62,7 +70,7 @@ class TestTypes:
             (UUID(int=0), str(UUID(int=0)), str(UUID(int=0))),
         ],
     )
-    def test_extensions_and_their_canonical_strings(self, value: object, kept: object, text: str) -> None:
+    def test_extensions_and_their_canonical_strings(self, value: object, kept: Any, text: str) -> None:
         attributes = read(ext=value)
         assert attributes["ext"] == kept
         assert type(attributes["ext"]) is type(kept)
@@ -254,7 +262,9 @@ class TestUris:
         for _ in range(2):
             assert write_uri_reference("source", text) == text
 
-    @pytest.mark.parametrize("text", ["a b", "ä", "a%", "a%2", "a%zz", "1:b", ":b", "a\\b", '"', "a#b#c", "<a>", "^", "[a]"])
+    @pytest.mark.parametrize(
+        "text", ["a b", "ä", "a%", "a%2", "a%zz", "1:b", ":b", "a\\b", '"', "a#b#c", "<a>", "^", "[a]"]
+    )
     def test_no_references(self, text: str) -> None:
         with pytest.raises(InvalidEvent, match="URI-reference"):
             write_uri_reference("source", text)
@@ -287,6 +297,13 @@ class TestMediaTypes:
             ("text/plain ; ;; x=y ;", "text/plain", False, True, "utf-8"),
             ("image/svg+xml", "image/svg+xml", False, False, "utf-8"),
             ("a/jsonx", "a/jsonx", False, False, "utf-8"),
+            ("text/plain; charset=Windows-1252", "text/plain", False, True, "cp1252"),
+            ("text/plain; charset=KOI8-R", "text/plain", False, True, "koi8-r"),
+            ("text/plain; charset=GB18030", "text/plain", False, True, "gb18030"),
+            ("text/plain; charset=Shift_JIS", "text/plain", False, True, "shift_jis"),
+            ("text/plain; charset=UTF-16LE", "text/plain", False, True, "utf-16-le"),
+            ("text/plain; charset=utf-7", "text/plain", False, True, None),
+            ("text/plain; charset=idna", "text/plain", False, True, None),
         ],
     )
     def test_read(self, text: str, essence: str, json: bool, is_text: bool, charset: str | None) -> None:
@@ -294,7 +311,8 @@ class TestMediaTypes:
             assert media_type(text) == (essence, json, is_text, charset)
 
     @pytest.mark.parametrize(
-        "text", ["", "xyz", "/", "a/", "/b", "a/b/c", "a/b c", "a b/c", "a/b; c", "a/b; c=", "a/b; =d", "a/ä", "a/b; c=\"d"]
+        "text",
+        ["", "xyz", "/", "a/", "/b", "a/b/c", "a/b c", "a b/c", "a/b; c", "a/b; c=", "a/b; =d", "a/ä", 'a/b; c="d'],
     )
     def test_refused(self, text: str) -> None:
         with pytest.raises(InvalidEvent, match="RFC 2046"):
@@ -313,6 +331,12 @@ class TestMediaTypes:
         assert is_structured("application/cloudevents-batch+json")
         assert not is_structured("application/json")
         assert not is_structured("application/cloudevent")
+
+    @pytest.mark.parametrize("char", ["\n", "\t", "\x7f", "\x85", "ä", "\ud800"])
+    def test_no_character_that_an_attribute_may_not_hold(self, char: str) -> None:
+        for text in (f'a/b; c="{char}"', f'a/b; c="\\{char}"', f"a/b;{char}c=d", f"a/b{char}"):
+            with pytest.raises(InvalidEvent):
+                media_type(text)
 
 
 class TestPercent:

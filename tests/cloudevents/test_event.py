@@ -245,7 +245,7 @@ class TestRefusals:
             ({"subject": "\ud800"}, "subject", "U+D800"),
             ({"subject": "\ufffe"}, "subject", "U+FFFE"),
             ({"time": "lunchtime"}, "time", "'lunchtime', which is not an RFC 3339 timestamp"),
-            ({"time": datetime(2020, 1, 1)}, "time", "datetime without a time zone. Use datetime.now(UTC)"),  # noqa: DTZ001
+            ({"time": datetime(2020, 1, 1)}, "time", "datetime without a time zone. Use datetime.now(UTC)"),
             ({"time": 5}, "time", "attribute 'time' is a int"),
             ({"datacontenttype": "xyz"}, "datacontenttype", "not a media type (RFC 2046)"),
             ({"datacontenttype": ""}, "datacontenttype", "is empty"),
@@ -264,9 +264,7 @@ class TestRefusals:
             ({"extensions": {"x": -(2**31) - 1}}, "x", "outside the 32 bits"),
         ],
     )
-    def test_names_the_attribute_and_the_remedy(
-        self, changes: dict[str, Any], attribute: str, text: str
-    ) -> None:
+    def test_names_the_attribute_and_the_remedy(self, changes: dict[str, Any], attribute: str, text: str) -> None:
         with pytest.raises(InvalidEvent) as caught:
             make(**changes)
         assert text in str(caught.value)

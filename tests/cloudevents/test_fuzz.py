@@ -6,7 +6,7 @@ Seeded, so that a failure comes back.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -27,11 +27,54 @@ from anybroker.event import Event
 ROUNDS = 12_500  # of each of the eight targets
 
 FRAGMENTS = [
-    b'"', b"\\", b"{", b"}", b"[", b"]", b",", b":", b"null", b"NaN", b"-", b"1e999", b"9" * 400, b"\xff", b"\x00",
-    b"\xed\xa0\x80", b"\\ud800", b"\\u0000", b'"data":', b'"data" :', b'"data_base64":"', b'"\\u0064ata":1', b"%", b"%ff",
-    b"%00", b"=", b";", b"; charset=utf-16", b"; charset=idna", b"application/cloudevents", b"application/json", b"/",
-    b"1.0", b"0.3", b" ", b"\n", b"\xef\xbf\xbe", b"\xf0\x9f\x98\x80", b"2018-04-05T17:31:60Z", b"true", b"\xef\xbb\xbf",
-    b"ce_", b"ce-", b"cloudEvents:", b"content-type", b"Notification", b"Message", b"[" * 300,
+    b'"',
+    b"\\",
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b",",
+    b":",
+    b"null",
+    b"NaN",
+    b"-",
+    b"1e999",
+    b"9" * 400,
+    b"\xff",
+    b"\x00",
+    b"\xed\xa0\x80",
+    b"\\ud800",
+    b"\\u0000",
+    b'"data":',
+    b'"data" :',
+    b'"data_base64":"',
+    b'"\\u0064ata":1',
+    b"%",
+    b"%ff",
+    b"%00",
+    b"=",
+    b";",
+    b"; charset=utf-16",
+    b"; charset=idna",
+    b"application/cloudevents",
+    b"application/json",
+    b"/",
+    b"1.0",
+    b"0.3",
+    b" ",
+    b"\n",
+    b"\xef\xbf\xbe",
+    b"\xf0\x9f\x98\x80",
+    b"2018-04-05T17:31:60Z",
+    b"true",
+    b"\xef\xbb\xbf",
+    b"ce_",
+    b"ce-",
+    b"cloudEvents:",
+    b"content-type",
+    b"Notification",
+    b"Message",
+    b"[" * 300,
 ]
 SEEDS = [
     Event.create({"a": [1, "ä", None]}, source="/shop", type="t", subject="s", key="k", extensions={"n": 5, "b": True}),
@@ -40,7 +83,9 @@ SEEDS = [
     Event.create(source="s", type="t", time="2016-12-31T23:59:60.123+01:00"),
 ]
 KAFKA = HeaderBinding(bytes, prefix="ce_")
-AMQP = HeaderBinding(str, prefix="cloudEvents_", also_read=("cloudEvents:", "ce-"), content_type="property", null_body=False)
+AMQP = HeaderBinding(
+    str, prefix="cloudEvents_", also_read=("cloudEvents:", "ce-"), content_type="property", null_body=False
+)
 NATS = HeaderBinding(str, prefix="ce-", content_type="attribute", percent=True, null_body=False, headerless=True)
 NATIVE: list[Any] = [None, True, -1, 2**40, 1.5, [], {}, [b"x"], bytearray(b"\xff"), memoryview(b"x"), 10**40, ""]
 
@@ -88,7 +133,9 @@ def headers(rng: random.Random, valid: list[tuple[str, Any]], typed: bool) -> li
             value = rng.choice(NATIVE)
         result.append((name, value))
     if rng.random() < 0.2:
-        result.append(("content-type", rng.choice((b"application/cloudevents+json", "text/plain", loose(rng, "a/b"), b"\xff"))))
+        result.append(
+            ("content-type", rng.choice((b"application/cloudevents+json", "text/plain", loose(rng, "a/b"), b"\xff")))
+        )
     rng.shuffle(result)
     return result
 
@@ -123,7 +170,9 @@ def nats(rng: random.Random, event: Event[Any]) -> Event[Any]:
 
 
 def text(rng: random.Random, event: Event[Any]) -> Event[Any]:
-    attributes = dict(headers(rng, [(str(name), value) for name, value in filter_attributes(event).items()], typed=True))
+    attributes = dict(
+        headers(rng, [(str(name), value) for name, value in filter_attributes(event).items()], typed=True)
+    )
     body = loose(rng, format_text(event))
     return parse_text(body if rng.random() < 0.9 else body.encode("utf-8", "replace"), attributes)
 
@@ -135,10 +184,6 @@ def envelope(rng: random.Random, event: Event[Any]) -> Event[Any]:
     message = format_text(event).replace("\\", "\\\\").replace('"', '\\"')
     whole = f'{{"Type":"Notification","Message":"{message}","MessageAttributes":{{{attributes}}}}}'
     return parse_text(loose(rng, whole), {})
-
-
-def one(event: Event[Any]) -> Iterator[Event[Any]]:
-    yield event
 
 
 TARGETS: dict[str, Callable[[random.Random, Event[Any]], list[Event[Any]]]] = {
@@ -157,14 +202,13 @@ TARGETS: dict[str, Callable[[random.Random, Event[Any]], list[Event[Any]]]] = {
 def test_an_event_or_our_error(target: str) -> None:
     rng = random.Random(f"anybroker {target}")
     read = TARGETS[target]
-    accepted = refused = 0
+    accepted = 0
+    refused: list[str] = []
     for _ in range(ROUNDS):
         try:
             events = read(rng, rng.choice(SEEDS))
         except InvalidEvent as error:
-            refused += 1
-            assert str(error)
-            assert len(str(error)) < 600
+            refused.append(str(error))
             continue
         accepted += 1
         for event in events:
@@ -178,4 +222,5 @@ def test_an_event_or_our_error(target: str) -> None:
             assert parse_json(format_json(event)).id == event.id
             assert KAFKA.parse(KAFKA.binary_headers(event), event.body) == event
     assert accepted > ROUNDS / 100, "the mutations leave nothing valid: the test proves little"
-    assert refused > ROUNDS / 100, "the mutations break nothing: the test proves little"
+    assert len(refused) > ROUNDS / 100, "the mutations break nothing: the test proves little"
+    assert all(0 < len(text) < 600 for text in refused)

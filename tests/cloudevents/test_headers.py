@@ -18,9 +18,7 @@ KAFKA = HeaderBinding(bytes, prefix="ce_")
 AMQP = HeaderBinding(
     str, prefix="cloudEvents_", also_read=("cloudEvents:", "ce-"), content_type="property", null_body=False
 )
-NATS = HeaderBinding(
-    str, prefix="ce-", content_type="attribute", percent=True, null_body=False, headerless=True
-)
+NATS = HeaderBinding(str, prefix="ce-", content_type="attribute", percent=True, null_body=False, headerless=True)
 
 FULL = Event.create(
     {"a": 1},
@@ -28,7 +26,7 @@ FULL = Event.create(
     type="com.example.t",
     id="1",
     time="2018-04-05T17:31:00Z",
-    subject="ä 100% \"x\"",
+    subject='ä 100% "x"',
     dataschema="https://example.com/s",
     key="k",
     extensions={"n": -5, "b": True, "raw": b"\xff", "empty": ""},

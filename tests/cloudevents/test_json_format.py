@@ -118,7 +118,9 @@ class TestRefused:
             (HEAD + ",}", "expected a member's name"),
             (HEAD + " 1}", "expected a comma or a brace"),
             ('{,"data":1}', "'specversion' is missing"),
-            (document('"data":'), "the text ends early"),
+            (document('"data":'), "expected a value at character"),
+            (HEAD + ',"data":', "the text ends early"),
+            (HEAD + ',"data":nope}', "expected a value at character 61"),
             (document('"data"'), "expected a colon"),
             (document('"data":NaN'), "NaN is no JSON"),
             (document('"data":[Infinity]'), "Infinity is no JSON"),
@@ -182,7 +184,9 @@ class TestWriting:
             (b"\x00\xff", "image/png", '"data_base64":"AP8="'),
         ],
     )
-    def test_the_member_and_the_way_back(self, body: bytes | None, content_type: str | None, member: str | None) -> None:
+    def test_the_member_and_the_way_back(
+        self, body: bytes | None, content_type: str | None, member: str | None
+    ) -> None:
         made = event(body, content_type)
         text = format_json(made).decode()
         head = HEAD + ("" if content_type is None else f',"datacontenttype":"{content_type}"')
@@ -215,7 +219,19 @@ class TestBatch:
 
     @pytest.mark.parametrize(
         "text",
-        ["", "{}", "[", "[,]", f"[{HEAD}}}", f"[{HEAD}}},]", f"[{HEAD}}} {HEAD}}}]", "[]x", "[1]", "[null]", HEAD + "}"],
+        [
+            "",
+            "{}",
+            "[",
+            "[,]",
+            f"[{HEAD}}}",
+            f"[{HEAD}}},]",
+            f"[{HEAD}}} {HEAD}}}]",
+            "[]x",
+            "[1]",
+            "[null]",
+            HEAD + "}",
+        ],
     )
     def test_refused(self, text: str) -> None:
         with pytest.raises(InvalidEvent):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -20,7 +20,7 @@ from anybroker.cloudevents import (
 )
 from anybroker.event import Event
 
-BINDINGS = {
+BINDINGS: dict[str, HeaderBinding[Any]] = {
     "kafka": HeaderBinding(bytes, prefix="ce_"),
     "amqp": HeaderBinding(
         str, prefix="cloudEvents_", also_read=("cloudEvents:", "ce-"), content_type="property", null_body=False
@@ -28,9 +28,7 @@ BINDINGS = {
     "amqp-colon": HeaderBinding(
         str, prefix="cloudEvents:", also_read=("cloudEvents_", "ce-"), content_type="property", null_body=False
     ),
-    "nats": HeaderBinding(
-        str, prefix="ce-", content_type="attribute", percent=True, null_body=False, headerless=True
-    ),
+    "nats": HeaderBinding(str, prefix="ce-", content_type="attribute", percent=True, null_body=False, headerless=True),
     "percent-bytes": HeaderBinding(bytes, prefix="ce-", percent=True),
 }
 
@@ -39,9 +37,9 @@ _NONCHARACTERS += [chr(code) for code in range(0xFDD0, 0xFDF0)]
 texts = st.text(st.characters(exclude_categories=("Cs", "Cc"), exclude_characters=_NONCHARACTERS), max_size=40)
 filled = texts.filter(bool)
 names = st.from_regex(r"[a-z0-9]{1,24}", fullmatch=True).filter(
-    lambda name: name not in {
-        "data", "id", "source", "type", "specversion", "time", "subject", "datacontenttype", "dataschema"
-    }
+    lambda name: (
+        name not in {"data", "id", "source", "type", "specversion", "time", "subject", "datacontenttype", "dataschema"}
+    )
 )
 offsets = st.integers(-23 * 60 - 59, 23 * 60 + 59).map(lambda minutes: timezone(timedelta(minutes=minutes)))
 moments = st.datetimes(timezones=st.one_of(st.just(UTC), offsets))
@@ -127,14 +125,16 @@ def stripped(event: Event[Any]) -> Event[Any]:
 @settings(max_examples=200, deadline=None)
 @given(event=events())
 def test_binary(name: str, event: Event[Any]) -> None:
-    binding: HeaderBinding[Any] = BINDINGS[name]
+    binding = BINDINGS[name]
     headers = binding.binary_headers(event)
     assert len({header.lower() for header, _ in headers}) == len(headers)
     wire = event.body if binding._null_body else event.body or b""
     content_type = event.datacontenttype if binding._content_type == "property" else None
     same(binding.parse(headers, wire, content_type=content_type), event, typed=False)
     if binding._percent:
-        for _, value in headers:
+        for header, value in headers:
+            if header == "content-type":
+                continue  # the transport's own, which has blanks
             text = value.decode() if isinstance(value, bytes) else value
             assert all("!" <= char <= "~" and char != '"' for char in text)
 
@@ -143,7 +143,7 @@ def test_binary(name: str, event: Event[Any]) -> None:
 @settings(max_examples=50, deadline=None)
 @given(event=events())
 def test_structured_in_each_binding(name: str, event: Event[Any]) -> None:
-    binding: HeaderBinding[Any] = BINDINGS[name]
+    binding = BINDINGS[name]
     headers, body = binding.structured(event)
     found = binding.parse(headers, body, content_type=None if headers else "application/cloudevents+json")
     same(found, stripped(event), typed=True)

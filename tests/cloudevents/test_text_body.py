@@ -18,9 +18,7 @@ BINARY = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "s", "ce-type": "t
 def envelope(message: object, attributes: dict[str, str] | None = None, **more: Any) -> str:
     wrapped: dict[str, Any] = {"Type": "Notification", "MessageId": "m", "Message": message, **more}
     if attributes is not None:
-        wrapped["MessageAttributes"] = {
-            name: {"Type": "String", "Value": value} for name, value in attributes.items()
-        }
+        wrapped["MessageAttributes"] = {name: {"Type": "String", "Value": value} for name, value in attributes.items()}
     return json.dumps(wrapped)
 
 
@@ -50,7 +48,7 @@ def test_filter_attributes() -> None:
         (b'"\x7f\xc2\x80 tab\\t"', "application/json"),
         ('"\ufffe"'.encode(), "application/json"),
         ("\uffff\0\x0b".encode(), "text/plain"),
-        ("\0\x0b\x1f".encode(), "text/plain"),
+        (b"\0\x0b\x1f", "text/plain"),
         (bytes(range(256)), "image/png"),
         (b"", None),
         (b"null", "application/json"),
@@ -74,7 +72,16 @@ def test_binary() -> None:
     event = parse_text("hellö", BINARY)
     assert event.data == "hellö"
     assert event.id == "1"
-    assert parse_text(b"x", {name.replace("-", "_") if name != "content-type" else name: value.encode() for name, value in BINARY.items()}).id == "1"
+    assert (
+        parse_text(
+            b"x",
+            {
+                name.replace("-", "_") if name != "content-type" else name: value.encode()
+                for name, value in BINARY.items()
+            },
+        ).id
+        == "1"
+    )
 
 
 def test_notification_envelopes() -> None:

@@ -11,6 +11,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.client import AIOKafkaClient
 from aiokafka.conn import create_conn
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+from aiokafka.protocol.metadata import MetadataRequest
+
 from anybroker.adapter import (
     AdapterContext,
     AdapterSettings,
@@ -91,7 +93,9 @@ class KafkaAdapter:
         await self._knock(min(seconds, self._settings.request_timeout))
         self._closing = Closing()
         cluster = Cluster(
-            AIOKafkaClient(**self._options), self._settings.request_timeout, self._settings.isolation == "read_committed"
+            AIOKafkaClient(**self._options),
+            self._settings.request_timeout,
+            self._settings.isolation == "read_committed",
         )
         try:
             with kafka_errors(f"connecting to {self._url}"):
@@ -111,6 +115,10 @@ class KafkaAdapter:
         for host, port in self._servers:
             try:
                 connection = await create_conn(host, port, **options)
+                try:
+                    await connection.send(MetadataRequest([]))  # a listener that wants a password refuses this
+                finally:
+                    connection.close()
             except CLIENT_ERRORS as exc:
                 error = failure(exc, f"connecting to {host}:{port}")
                 if isinstance(error, ConfigError):
@@ -118,7 +126,6 @@ class KafkaAdapter:
                 problems.append(f"{host}:{port}: {said(exc)}")
                 last = exc
             else:
-                connection.close()
                 return
         raise Unavailable(
             f"no Kafka broker answers at {self._url} ({'; '.join(problems)}). Check host and port, and whether it asks "
@@ -203,14 +210,13 @@ class KafkaAdapter:
             rebalance_timeout_ms=int(rebalance * 1000),
             max_poll_interval_ms=_FOREVER_MS,  # the core's slow handlers are no dead member: heartbeats decide
             partition_assignment_strategy=(RangePartitionAssignor,),
-            fetch_max_wait_ms=int(settings.fetch_wait * 1000),
             fetch_max_bytes=settings.fetch_bytes,
-            max_partition_fetch_bytes=settings.partition_fetch_bytes,
+            max_partition_fetch_bytes=settings.fetch_bytes // 4,
             client_rack=settings.rack,
         )
 
     async def backlog(self, topic: str, group: str, /) -> Backlog:
-        """See :meth:`anybroker.adapter.ReportsBacklog.backlog`. Events finished out of order count until they are passed."""
+        """See :meth:`anybroker.adapter.ReportsBacklog.backlog`. Finished ones count until the position passes them."""
         with kafka_errors(f"counting what waits for {group!r} of {topic!r}"):
             return await topologies.backlog(self._connected(), topic, group)
 

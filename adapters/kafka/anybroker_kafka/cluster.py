@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
-from aiokafka.client import AIOKafkaClient, CoordinationType
+from aiokafka.client import CoordinationType
 from aiokafka.errors import (
     GroupCoordinatorNotAvailableError,
     KafkaConnectionError,
@@ -38,8 +38,8 @@ _T = TypeVar("_T")
 class Cluster:
     """One connection for all of an adapter's questions. Every call raises what aiokafka raises, or TimeoutError."""
 
-    def __init__(self, client: AIOKafkaClient, timeout: float, read_committed: bool) -> None:
-        self.client = client
+    def __init__(self, client: Any, timeout: float, read_committed: bool) -> None:
+        self.client = client  # an AIOKafkaClient; aiokafka's types are not whole
         self._timeout = timeout
         self._isolation = int(read_committed)
 
@@ -78,13 +78,14 @@ class Cluster:
     ) -> dict[str, tuple[type[KafkaError], str]]:
         """Create topics, each with its partitions, replicas and configuration; the errors by topic, with a text."""
         controller = self.client.cluster.controller
-        request = CreateTopicsRequest(
-            [(name, lanes, replicas, [], list(config.items())) for name, lanes, replicas, config in topics],
-            int(self._timeout * 1000),
-            False,
-        )
+        wanted: list[Any] = [
+            (name, lanes, replicas, [], list(config.items())) for name, lanes, replicas, config in topics
+        ]
+        request = CreateTopicsRequest(wanted, int(self._timeout * 1000), False)
         reply = await self._ask(request, None if controller is None else controller.nodeId)
-        return {name: (for_code(code), *text)[:2] for name, code, *text in reply.topic_errors if code}
+        return {
+            name: (for_code(code), "".join(filter(None, text[:1]))) for name, code, *text in reply.topic_errors if code
+        }
 
     async def committed(self, group: str, tps: Iterable[TopicPartition]) -> dict[TopicPartition, OffsetAndMetadata]:
         """The group's committed positions with their notes; partitions without one are left out."""

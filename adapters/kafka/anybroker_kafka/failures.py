@@ -1,4 +1,4 @@
-"""Kafka's errors, as the errors of anybroker. The client's exception becomes the ``__cause__`` where they are raised."""
+"""Kafka's errors as the errors of anybroker, whose ``__cause__`` is the client's exception."""
 
 from __future__ import annotations
 
@@ -6,66 +6,42 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from aiokafka.errors import (
-    AuthenticationFailedError,
-    AuthenticationMethodNotSupported,
-    BrokerResponseError,
-    ClusterAuthorizationFailedError,
-    GroupAuthorizationFailedError,
-    IllegalSaslStateError,
-    InconsistentGroupProtocolError,
-    InvalidConfigurationError,
-    InvalidPartitionsError,
-    InvalidReplicationFactorError,
-    InvalidSessionTimeoutError,
-    InvalidTopicError,
-    KafkaError,
-    MessageSizeTooLargeError,
-    OutOfOrderSequenceNumber,
-    PolicyViolationError,
-    ProducerFenced,
-    RecordListTooLargeError,
-    SaslAuthenticationFailed,
-    TopicAuthorizationFailedError,
-    TransactionalIdAuthorizationFailed,
-    UnknownError,
-    UnknownProducerId,
-    UnsupportedSaslMechanismError,
-)
+from aiokafka import errors as kafka
+
 from anybroker.errors import AnybrokerError, BrokerError, ConfigError, PublishOutcomeUnknown, Rejected, Unavailable
 
 __all__ = ["CLIENT_ERRORS", "failure", "kafka_errors", "publish_failure", "said", "too_large"]
 
-CLIENT_ERRORS = (KafkaError, OSError, TimeoutError)
+CLIENT_ERRORS = (kafka.KafkaError, OSError, TimeoutError)
 """What aiokafka's calls raise: its own errors, the network's (TLS included) and time-outs."""
 
 _CREDENTIALS = (
-    AuthenticationFailedError,
-    AuthenticationMethodNotSupported,
-    IllegalSaslStateError,
-    SaslAuthenticationFailed,
-    UnsupportedSaslMechanismError,
+    kafka.AuthenticationFailedError,
+    kafka.AuthenticationMethodNotSupported,
+    kafka.IllegalSaslStateError,
+    kafka.SaslAuthenticationFailed,
+    kafka.UnsupportedSaslMechanismError,
 )
 _PERMISSIONS = (
-    ClusterAuthorizationFailedError,
-    GroupAuthorizationFailedError,
-    TopicAuthorizationFailedError,
-    TransactionalIdAuthorizationFailed,
+    kafka.ClusterAuthorizationFailedError,
+    kafka.GroupAuthorizationFailedError,
+    kafka.TopicAuthorizationFailedError,
+    kafka.TransactionalIdAuthorizationFailed,
 )
 _SETTINGS = (
-    InvalidConfigurationError,
-    InvalidPartitionsError,
-    InvalidReplicationFactorError,
-    InvalidTopicError,
-    PolicyViolationError,
+    kafka.InvalidConfigurationError,
+    kafka.InvalidPartitionsError,
+    kafka.InvalidReplicationFactorError,
+    kafka.InvalidTopicError,
+    kafka.PolicyViolationError,
 )
 _HINTS: dict[type[BaseException], str] = {
-    InvalidSessionTimeoutError: "The broker's group.min.session.timeout.ms to group.max.session.timeout.ms "
+    kafka.InvalidSessionTimeoutError: "The broker's group.min.session.timeout.ms to group.max.session.timeout.ms "
     "do not include 'lease': change one of them.",
-    InconsistentGroupProtocolError: "Other members of the consumer group use another assignment strategy: this adapter "
-    "uses 'range'; stop them, or choose another group name.",
+    kafka.InconsistentGroupProtocolError: "Other members of the consumer group use another assignment strategy than "
+    "this adapter's 'range': stop them, or choose another group name.",
 }
-_OUTCOME_UNKNOWN = (OutOfOrderSequenceNumber, ProducerFenced, UnknownProducerId, UnknownError)
+_OUTCOME_UNKNOWN = (kafka.OutOfOrderSequenceNumber, kafka.ProducerFenced, kafka.UnknownProducerId, kafka.UnknownError)
 
 
 def said(exc: BaseException) -> str:
@@ -102,13 +78,13 @@ def kafka_errors(doing: str) -> Iterator[None]:
 
 def too_large(exc: BaseException) -> bool:
     """Whether the broker refused a batch for its size."""
-    return isinstance(exc, MessageSizeTooLargeError | RecordListTooLargeError)
+    return isinstance(exc, kafka.MessageSizeTooLargeError | kafka.RecordListTooLargeError)
 
 
 def publish_failure(exc: BaseException, topic: str) -> BrokerError:
     """What a batch's error says of each event in it, the cause set."""
     error: BrokerError
-    if isinstance(exc, BrokerResponseError) and not exc.retriable and not isinstance(exc, _OUTCOME_UNKNOWN):
+    if isinstance(exc, kafka.BrokerResponseError) and not exc.retriable and not isinstance(exc, _OUTCOME_UNKNOWN):
         error = Rejected(f"Kafka refused an event for topic {topic!r}: {said(exc)}")
     else:
         # Also what aiokafka may have sent and given up on, such as a partition without a leader.

@@ -15,6 +15,7 @@ from aiokafka.errors import (
     UnknownMemberIdError,
 )
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
+
 from anybroker.adapter import Commit, Inbound, Lane, LaneListener, Settlement
 from anybroker.errors import BrokerError, LeaseLost, Unavailable
 
@@ -78,9 +79,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
 
     # ------------------------------------------------------------------------------------------------- receiving
 
-    async def receive(
-        self, limit: int, /, *, lanes: Collection[Lane] | None, timeout: float
-    ) -> Sequence[Inbound]:
+    async def receive(self, limit: int, /, *, lanes: Collection[Lane] | None, timeout: float) -> Sequence[Inbound]:
         """See :meth:`anybroker.adapter.Receiver.receive`."""
         loop = asyncio.get_running_loop()
         end = loop.time() + timeout
@@ -172,7 +171,11 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
 
     # ------------------------------------------------------------------------------------------------ rebalancing
 
-    async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
+    # aiokafka awaits what these two return, whatever its annotations say.
+
+    async def on_partitions_revoked(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, revoked: Collection[TopicPartition]
+    ) -> None:
         """aiokafka's call before it joins again: the core finishes and settles; our membership lasts meanwhile."""
         self._assigned = False
         lanes = list(self._held)
@@ -185,7 +188,9 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
         finally:
             self._forget()
 
-    async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
+    async def on_partitions_assigned(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, assigned: Collection[TopicPartition]
+    ) -> None:
         """aiokafka's call after it joined. It only logs what this raises."""
         if self._stopped:
             return
@@ -247,16 +252,18 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
             return Unavailable(f"the member of {self._group!r} is closed")
         # aiokafka tries for as long as the coordinator is away. An unanswered commit is left to it, and the next one
         # waits behind it: breaking it off could let it arrive after its successor.
-        if self._committing is not None:
-            await asyncio.wait({self._committing}, timeout=self._timeout)
-            if not self._committing.done():
+        earlier = self._committing
+        if earlier is not None:
+            await asyncio.wait({earlier}, timeout=self._timeout)
+            if not earlier.done():
                 return self._unanswered()
         self._committing = task = asyncio.create_task(self._consumer.commit(offsets))
         task.add_done_callback(looked_at)
         await asyncio.wait({task}, timeout=self._timeout)
         if not task.done():
             return self._unanswered()
-        self._committing = None
+        if self._committing is task:
+            self._committing = None
         if task.cancelled():  # by a rebalance: the lanes are not ours any more
             return None
         try:

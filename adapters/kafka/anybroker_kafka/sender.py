@@ -10,6 +10,7 @@ from typing import Any
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
+
 from anybroker.adapter import Outbound, Receipt, Report, check_size, murmur2
 from anybroker.errors import BrokerError, EventTooLarge, PublishOutcomeUnknown, Rejected, Unavailable
 
@@ -21,7 +22,9 @@ from .wire import Headers, Wire
 
 __all__ = ["KafkaSender"]
 
-_MAX_KEYS = 65_536
+_size: Any = DefaultRecordBatchBuilder.estimate_size_in_bytes  # annotated for headers whose values may be None
+
+_MAX_KEYS = 16_384
 _LAST_WORDS = 0.5
 """Seconds that a request under way has for its answer when the sender is closed and Kafka does not answer."""
 
@@ -63,7 +66,9 @@ class _Partition:
         self._wakeup: asyncio.Future[None] | None = None
         self.task = asyncio.create_task(self._run(), name=f"anybroker kafka {topic}/{number}")
 
-    def append(self, outbound: Outbound, report: Report, key: bytes | None, value: bytes | None, headers: Headers) -> None:
+    def append(
+        self, outbound: Outbound, report: Report, key: bytes | None, value: bytes | None, headers: Headers
+    ) -> None:
         """Queue one record, or report at once why not."""
         batch = self._open
         if batch is not None:
@@ -75,7 +80,7 @@ class _Partition:
             report(outbound, Unavailable(self._stuck))
             return
         # Only the first record of a batch can be too large: a batch takes no further one beyond its own, smaller size.
-        size = DefaultRecordBatchBuilder.estimate_size_in_bytes(key, value, headers)
+        size = _size(key, value, headers)
         refused = check_size(outbound, size, self._sender.limit)
         if refused is not None:
             report(outbound, refused)
@@ -153,8 +158,8 @@ class _Partition:
         """
         batch.report(
             PublishOutcomeUnknown(
-                f"Kafka did not confirm an event for topic {self._topic!r} within {self._sender.deadline:.0f} s: it may "
-                "be stored. Publish it again under the same id"
+                f"Kafka did not confirm an event for topic {self._topic!r} within {self._sender.deadline:.0f} s: it "
+                "may be stored. Publish it again under the same id"
             )
         )
         batch.items.clear()
@@ -219,7 +224,9 @@ class _Partition:
             )
             self._sent = None
         while self._full:
-            self._full.popleft().report(Unavailable("the sender was closed before the event was handed over: not stored"))
+            self._full.popleft().report(
+                Unavailable("the sender was closed before the event was handed over: not stored")
+            )
 
 
 class _Topic:
@@ -348,6 +355,9 @@ class KafkaSender:
                     raise
                 error = failure(exc, "connecting the producer")
                 raise (error if isinstance(error, BrokerError) else Unavailable(str(error))) from exc
+            # A batch whose partition has no leader would be given up after the request time-out, its outcome unknown,
+            # though a broker needs longer to come back. No public setting parts the two; without this line it is so.
+            producer._message_accumulator._batch_ttl = self.deadline
             self._producer = self._batches = producer
             return producer
 

@@ -6,9 +6,10 @@ import ssl
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field, SecretStr
+
 from anybroker.adapter import AdapterContext, AdapterSettings, BrokerUrl
 from anybroker.errors import ConfigError
-from pydantic import Field, SecretStr
 
 __all__ = ["MESSAGE_BYTES", "KafkaSettings", "client_options", "servers"]
 
@@ -27,7 +28,9 @@ class KafkaSettings(AdapterSettings):
         "binary", description="CloudEvents as headers and body, or as one JSON document."
     )
     replication_factor: int = Field(
-        -1, ge=-1, description="Replicas of a topic that is made; -1: the broker's default [default.replication.factor]."
+        -1,
+        ge=-1,
+        description="Replicas of a topic that is made; -1: the broker's default [default.replication.factor].",
     )
     compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field(
         "none", description="Of record batches on the wire and on the broker's disk [compression.type]."
@@ -42,13 +45,9 @@ class KafkaSettings(AdapterSettings):
         "read_committed", description="Whether records of open and aborted transactions are skipped [isolation.level]."
     )
     fetch_bytes: int = Field(
-        4_194_304, ge=1_024, description="Bytes in one answer to a fetch, all partitions together [fetch.max.bytes]."
-    )
-    partition_fetch_bytes: int = Field(
-        1_048_576, ge=1_024, description="Bytes of one partition in one answer [max.partition.fetch.bytes]."
-    )
-    fetch_wait: float = Field(
-        0.5, gt=0, le=5, description="Seconds that the broker holds a fetch when there is nothing [fetch.max.wait.ms]."
+        4_194_304,
+        ge=65_536,
+        description="Bytes in one answer to a fetch, a quarter of it a partition [fetch.max.bytes].",
     )
     request_timeout: float = Field(
         8.0,
@@ -85,7 +84,9 @@ def client_options(url: BrokerUrl, settings: KafkaSettings, context: AdapterCont
     sasl = url.username is not None
     if settings.sasl_mechanism is not None and not sasl:
         raise ConfigError(
-            "sasl_mechanism", "is set, but the URL has no user", "Write kafka://user:password@host:9092, or leave it out."
+            "sasl_mechanism",
+            "is set, but the URL has no user",
+            "Write kafka://user:password@host:9092, or leave it out.",
         )
     if sasl and url.password is None:
         raise ConfigError("url", f"{url} has a user and no password", "Write kafka://user:password@host:9092.")

@@ -9,6 +9,7 @@ from typing import Literal
 
 from aiokafka.errors import InvalidReplicationFactorError, KafkaError, TopicAlreadyExistsError, UnknownMemberIdError
 from aiokafka.structs import TopicPartition
+
 from anybroker.adapter import Backlog, Start, Topology
 from anybroker.errors import ConfigError
 
@@ -57,9 +58,7 @@ def _partitions(topic: str, group: str, lanes: int) -> list[TopicPartition]:
     return [TopicPartition(name, number) for name in (topic, inlet(topic, group)) for number in range(lanes)]
 
 
-async def _create(
-    cluster: Cluster, topics: Mapping[str, tuple[int, float | None]], replication_factor: int
-) -> None:
+async def _create(cluster: Cluster, topics: Mapping[str, tuple[int, float | None]], replication_factor: int) -> None:
     async def create(names: Iterable[str], replicas: int) -> dict[str, tuple[type[KafkaError], str]]:
         return await cluster.create((name, topics[name][0], replicas, _config(topics[name][1])) for name in names)
 
@@ -126,7 +125,7 @@ async def check_group(cluster: Cluster, topic: str, group: str) -> None:
     if len(committed) < len(tps) and not await cluster.members(group_id(topic, group)):
         raise ConfigError(
             f"topics.{topic}.groups",
-            f"the consumer group {group_id(topic, group)!r} of {group!r} has no committed positions, so it is not there",
+            f"the consumer group {group_id(topic, group)!r} of {group!r} has no committed positions: it is not there",
             'Declare the group first (provision="create").',
         )
 

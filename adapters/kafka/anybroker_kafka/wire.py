@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal, TypeAlias
 
 from aiokafka.structs import ConsumerRecord
+
 from anybroker.adapter import Foreign, Inbound, Lane, Outbound
 from anybroker.cloudevents import HeaderBinding
 from anybroker.errors import InvalidEvent

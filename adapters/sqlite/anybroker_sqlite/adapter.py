@@ -24,11 +24,11 @@ from anybroker.adapter import (
     Topology,
 )
 from anybroker.capabilities import Acknowledgement, Capabilities, Support
-from anybroker.errors import ConfigError, StateError
+from anybroker.errors import ConfigError, Unavailable
 
 from .consume import SqliteReceiver, release_dead
 from .publish import RecentIds, SqliteSender
-from .schema import SHIFT
+from .schema import SEGMENT_EVENTS, SHIFT
 from .settings import SqliteSettings
 from .store import Store, Topic
 from .wake import Fifo
@@ -91,7 +91,7 @@ class SqliteAdapter:
     @property
     def _opened(self) -> Store:
         if self._store is None:
-            raise StateError("the sqlite adapter is not connected: call connect() first")
+            raise Unavailable("the sqlite adapter is not connected, or closed already")
         return self._store
 
     async def declare(self, topology: Topology, mode: Literal["create", "verify"], /) -> None:
@@ -170,7 +170,7 @@ def _same_topic(spec: TopicSpec, topic: Topic, store: Store) -> None:
             f"topic {spec.name!r}",
             f"exists with retention={topic.retention}, and is asked for with retention={spec.retention} (seconds)",
             f"Use the same setting everywhere, or change it once: sqlite3 {store.path} "
-            f"\"UPDATE ab_topic SET retention = {'9e999' if spec.retention == inf else spec.retention} "
+            f'"UPDATE ab_topic SET retention = {"9e999" if spec.retention == inf else spec.retention} '
             f"WHERE name = '{spec.name}'\".",
         )
 
@@ -197,7 +197,7 @@ def _before(store: Store, topic: Topic, start: Start) -> int:
     """The sequence number after which a group begins."""
     if start == "new":
         return topic.last
-    at = 0.0 if start == "earliest" else start.timestamp()  # type: ignore[union-attr]  # a datetime
+    at = 0.0 if start == "earliest" else start.timestamp()
     row = store.execute(
         "SELECT first FROM ab_segment WHERE first BETWEEN ? AND ? AND at >= ? ORDER BY first LIMIT 1",
         (topic.id << SHIFT, topic.last, at),
@@ -237,12 +237,12 @@ def _backlog(topic: str, group: str, store: Store) -> Backlog:
     row = store.execute(
         """
         SELECT (SELECT coalesce(sum(min(count, first + count - 1 - ?2)), 0) FROM ab_segment
-                WHERE first + count - 1 > ?2 AND first > ?2 - 1024 AND first >> 40 = ?2 >> 40
+                WHERE first BETWEEN ?2 + 1 - ?3 AND ((?2 >> 40) + 1 << 40) - 1 AND first + count - 1 > ?2
                     AND (only_group IS NULL OR only_group = ?1))
             + (SELECT count(*) FROM ab_parked WHERE grp = ?1) + (SELECT count(*) FROM ab_delayed WHERE grp = ?1),
             (SELECT count(*) FROM ab_claim WHERE grp = ?1)
         """,
-        (id_, cursor),
+        (id_, cursor, SEGMENT_EVENTS),
     ).fetchone()
     return Backlog(*row)
 

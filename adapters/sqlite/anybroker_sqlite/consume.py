@@ -39,9 +39,7 @@ _Taken = tuple[int, int, int, Segment]
 class SqliteReceiver:
     """A member of a group. Its one lane is all of the topic: the order is kept by key, in the database."""
 
-    def __init__(
-        self, store: Store, spec: SubscriptionSpec, group: int, member: int, fifo: Fifo, lease: float
-    ) -> None:
+    def __init__(self, store: Store, spec: SubscriptionSpec, group: int, member: int, fifo: Fifo, lease: float) -> None:
         self.lane = Lane(f"{spec.topic}/{member:x}", 1)
         self._store = store
         self._ordered = spec.ordered
@@ -54,6 +52,7 @@ class SqliteReceiver:
         self._stopped = False
         self._closed = False
         self._rung = False
+        self._failing_since: float | None = None
         self._waiter: asyncio.Future[None] | None = None
         # In the store's thread only:
         self._open: dict[int, int] = {}
@@ -66,20 +65,27 @@ class SqliteReceiver:
 
     # --------------------------------------------------------------------------------------------- receiving
 
-    async def receive(
-        self, limit: int, /, *, lanes: Collection[Lane] | None, timeout: float
-    ) -> Sequence[Inbound]:
+    async def receive(self, limit: int, /, *, lanes: Collection[Lane] | None, timeout: float) -> Sequence[Inbound]:
         """Receiver.receive."""
         loop, store = self._loop, self._store
         deadline = loop.time() + timeout
         poll = store.settings.poll
         if lanes is not None and self.lane not in lanes:
             while not self._stopped and loop.time() < deadline:
+                self._rung = False
                 await self._wait(deadline - loop.time())
             return ()
         while not self._stopped:
             self._rung = False
-            taken, pause = await store.call(partial(self._claim, limit), CLAIM)
+            try:
+                taken, pause = await store.call(partial(self._claim, limit), CLAIM)
+                self._failing_since = None
+            except Unavailable:
+                # Locked, or the disk is full: what is claimed stays ours until the lease ends, so this is no end yet.
+                self._failing_since = self._failing_since or loop.time()
+                if loop.time() > self._failing_since + self._lease:
+                    raise
+                taken, pause = [], poll
             if taken:
                 return self._inbounds(taken)
             left = deadline - loop.time()
@@ -136,15 +142,18 @@ class SqliteReceiver:
                 store.trim(topic)
         row = store.execute(_STATE, (group, member, now)).fetchone()
         if row is None:
-            raise Unavailable(f"this receiver of {self._topic!r} was taken for dead by another: its FIFO is gone")
+            raise LeaseLost(f"this receiver of {self._topic!r} was taken for dead by another: its FIFO is gone")
         lost, hungry, cursor, last, due, parked, shared, yielding = row
         self._refresh(store, lost)
         if due is not None and due <= wall:
             store.execute(_FALL_DUE, (group, wall))
-            store.execute("DELETE FROM ab_delayed WHERE grp = ? AND due <= ?", (group, wall))
+            store.execute(_FALLEN_DUE, (group, wall))
             parked = 1
         if yielding and self._ordered and self._open:
-            return [], store.settings.poll  # another member waits for keys, and this one has work: that one chooses first
+            return (
+                [],
+                store.settings.poll,
+            )  # another member waits for keys, and this one has work: that one chooses first
         taken: list[_Taken] = []
         waiting = self._take_parked(store, limit, taken) if parked else 0
         more = False
@@ -180,7 +189,9 @@ class SqliteReceiver:
         if claims:
             self._add(store, claims)
             seqs = to_json([claim[0] for claim in claims]).decode()
-            store.execute("DELETE FROM ab_parked WHERE grp = ? AND seq IN (SELECT value FROM json_each(?))", (group, seqs))
+            store.execute(
+                "DELETE FROM ab_parked WHERE grp = ? AND seq IN (SELECT value FROM json_each(?))", (group, seqs)
+            )
         (left,) = store.execute(_COUNT_PARKED, (group, _MOST_PARKED)).fetchone()
         return int(left)
 
@@ -254,7 +265,7 @@ class SqliteReceiver:
             return [exc] * len(batch)
 
     def _settle(self, batch: Sequence[Settlement], store: Store) -> list[BrokerError | None]:
-        group, member, lane, opened = self._group, self._member, self.lane, self._open
+        group, member, lane = self._group, self._member, self.lane
         row = store.execute(_MEMBER, (member, group)).fetchone()
         self._refresh(store, -1 if row is None else row[0])
         opened = self._open
@@ -265,7 +276,9 @@ class SqliteReceiver:
             inbound = item.inbound  # type: ignore[union-attr]  # no Commit comes to a PER_MESSAGE receiver
             seq = inbound.token
             if inbound.lane is not lane or opened.get(seq) != inbound.deliveries:
-                results.append(LeaseLost(f"event {inbound.position} of {self._topic!r} is not this receiver's any more"))
+                results.append(
+                    LeaseLost(f"event {inbound.position} of {self._topic!r} is not this receiver's any more")
+                )
                 continue
             del opened[seq]
             results.append(None)
@@ -280,7 +293,8 @@ class SqliteReceiver:
             first, last = min(acked), max(acked)
             if last - first + 1 == len(acked):
                 store.execute(
-                    "DELETE FROM ab_claim WHERE grp = ? AND owner = ? AND seq BETWEEN ? AND ?", (group, member, first, last)
+                    "DELETE FROM ab_claim WHERE grp = ? AND owner = ? AND seq BETWEEN ? AND ?",
+                    (group, member, first, last),
                 )
             else:
                 store.execute(_UNCLAIM, (group, member, to_json(acked).decode()))
@@ -314,7 +328,9 @@ class SqliteReceiver:
             store.execute(_EXTEND, (self._group, self._member, seqs, until))
         kept = set(map(id, ours))
         return [
-            None if id(item) in kept else LeaseLost(f"event {item.position} of {self._topic!r} is another member's")
+            None
+            if id(item) in kept
+            else LeaseLost(f"event {item.position} of {self._topic!r} is not this receiver's any more")
             for item in batch
         ]
 
@@ -379,7 +395,11 @@ FROM ab_member m JOIN ab_group g ON g.id = m.grp JOIN ab_topic t ON t.id = g.top
 _MEMBER = "SELECT lost, EXISTS (SELECT 1 FROM ab_parked WHERE grp = ?2) FROM ab_member WHERE id = ?1"
 _FALL_DUE = """
 INSERT INTO ab_parked(grp, seq, key, attempts, deliveries)
-SELECT grp, seq, key, attempts, deliveries FROM ab_delayed WHERE grp = ? AND due <= ?
+SELECT grp, seq, key, attempts, deliveries FROM ab_delayed WHERE grp = ?1 AND due <= ?2 ORDER BY due, seq LIMIT 10000
+"""
+_FALLEN_DUE = """
+DELETE FROM ab_delayed WHERE grp = ?1 AND (due, seq) IN
+    (SELECT due, seq FROM ab_delayed WHERE grp = ?1 AND due <= ?2 ORDER BY due, seq LIMIT 10000)
 """
 _OTHERS = """
 SELECT DISTINCT key FROM ab_claim WHERE grp = ?1 AND owner < ?2 AND key IS NOT NULL

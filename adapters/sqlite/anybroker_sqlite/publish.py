@@ -12,13 +12,12 @@ from pydantic_core import to_json
 from anybroker.adapter import Outbound, Receipt, Report, check_size
 from anybroker.errors import BrokerError, Rejected
 
-from .schema import SHIFT
+from .schema import SEGMENT_EVENTS, SHIFT
 from .store import PUBLISH, Store, Topic
 from .wire import Row, Segment, encode, fingerprint, hop_of, size_of
 
 __all__ = ["RecentIds", "SqliteSender"]
 
-_SEGMENT_EVENTS = 1024
 _SEGMENT_BYTES = 1024 * 1024
 _TRANSACTION_EVENTS = 8192
 
@@ -121,7 +120,7 @@ def _chunks(entries: list[_Entry]) -> Iterator[list[_Entry]]:
     size = begin = 0
     for at, entry in enumerate(entries):
         size += entry.row[6] or 0
-        if at > begin and (size > _SEGMENT_BYTES or at - begin == _SEGMENT_EVENTS):
+        if at > begin and (size > _SEGMENT_BYTES or at - begin == SEGMENT_EVENTS):
             yield entries[begin:at]
             begin, size = at, entry.row[6] or 0
     yield entries[begin:]
@@ -143,9 +142,9 @@ class SqliteSender:
         entries: list[_Entry] = []
         limit = self._limit
         for outbound in batch:
-            row, body = encode(outbound)
+            row, body, rough = encode(outbound)
             # Measured only where it may matter: the attributes that most events have are short.
-            if row[7] is not None or (row[6] or 0) + len(row[0]) + len(row[1] or "") + len(row[2] or "") > limit // 8:
+            if row[7] is not None or rough > limit // 8:
                 try:
                     refused: BrokerError | None = check_size(outbound, size_of(row), limit)
                 except ValueError as exc:  # an unpaired surrogate in a header or key
@@ -174,10 +173,11 @@ class SqliteSender:
         return taken
 
     async def close(self) -> None:
-        """Sender.close."""
-        while self._scheduled:
+        """Sender.close. Closing the adapter does the same, so after that there is nothing to do."""
+        while not self._store.closed:
             await self._store.call(_nothing)
-        await self._store.call(_nothing)
+            if not self._scheduled:
+                return
 
 
 def _nothing(store: Store) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from anybroker.errors import ConfigError, Unavailable
 
-__all__ = ["SHIFT", "VERSION", "connect", "describe", "text_of"]
+__all__ = ["SEGMENT_EVENTS", "SHIFT", "VERSION", "connect", "describe", "text_of"]
 
 VERSION = 1
 """The schema's version, kept in ``ab_meta``."""
@@ -15,6 +15,9 @@ VERSION = 1
 SHIFT = 40
 """A sequence number is the topic's id, shifted by this many bits, plus the event's number in the topic from 1: one
 table holds all topics, each of them in one place, and needs no index."""
+
+SEGMENT_EVENTS = 1024
+"""The most events in one segment."""
 
 _TABLES = """
 CREATE TABLE ab_meta(version INTEGER NOT NULL);
@@ -44,7 +47,8 @@ CREATE TABLE ab_delayed(
     grp INTEGER NOT NULL, due REAL NOT NULL, seq INTEGER NOT NULL, key TEXT, attempts INTEGER NOT NULL,
     deliveries INTEGER NOT NULL, PRIMARY KEY(grp, due, seq)) WITHOUT ROWID;
 CREATE INDEX ab_delayed_seq ON ab_delayed(grp, seq);
--- wake: the member's FIFO. lost: how often claims were taken from it. hungry: until when (monotonic) it waits for keys.
+-- wake: the member's FIFO. lost: how often claims were taken from it. hungry: until when (on the monotonic clock)
+-- it waits for keys that others have.
 CREATE TABLE ab_member(
     id INTEGER PRIMARY KEY, grp INTEGER NOT NULL, wake TEXT NOT NULL, lost INTEGER NOT NULL DEFAULT 0,
     hungry REAL NOT NULL DEFAULT 0);
@@ -52,7 +56,8 @@ CREATE TABLE ab_member(
 CREATE VIEW ab_event AS
     SELECT t.name AS topic, s.first + j.key - (t.id << 40) AS number, datetime(s.at, 'unixepoch') AS stored,
         g.name AS only_group, j.value ->> 0 AS id, j.value ->> 1 AS source, j.value ->> 2 AS type,
-        j.value ->> 3 AS time, j.value ->> 4 AS datacontenttype, j.value ->> 5 AS key, j.value -> 7 AS more,
+        j.value ->> 3 AS time, j.value ->> 4 AS datacontenttype, j.value ->> 5 AS key,
+        nullif(j.value -> 7, 'null') AS more,
         CASE WHEN j.value ->> 6 IS NOT NULL THEN substr(s.body, 1 + sum(coalesce(j.value ->> 6, 0))
             OVER (PARTITION BY s.first ORDER BY j.key) - (j.value ->> 6), j.value ->> 6) END AS body
     FROM ab_segment s JOIN ab_topic t ON t.id = s.first >> 40 LEFT JOIN ab_group g ON g.id = s.only_group,

@@ -33,7 +33,7 @@ class SqliteSettings(AdapterSettings):
         "at least as long.",
     )
     max_event_bytes: int = Field(
-        16 * _MIB,
+        default=16 * _MIB,
         ge=64 * 1024 + RESERVED_BYTES,
         le=512 * _MIB,
         description="Bytes that one event may take, attributes and headers counted.",

@@ -113,8 +113,9 @@ class Store:
         self._groups: dict[int, int] = {}
         self._loop = asyncio.get_running_loop()
         self._queue: SimpleQueue[Job | None] = SimpleQueue()
-        self._closed = False
+        self.closed = False
         self._begun = False
+        self._synced = True
         self._ending = False
         self._ended: asyncio.Future[None] | None = None
         self._thread: threading.Thread | None = None
@@ -135,13 +136,13 @@ class Store:
         try:
             await opened
         except BaseException:
-            self._closed = True
+            self.closed = True
             self._queue.put(None)
             raise
 
     def put(self, job: Job) -> None:
         """Hand a piece of work to the thread."""
-        if self._closed:
+        if self.closed:
             job.finish(Unavailable(f"{self.path} is closed"))
         else:
             self._queue.put(job)
@@ -158,9 +159,9 @@ class Store:
 
     async def close(self) -> None:
         """Do what was handed over, close the file and end the thread. Idempotent."""
-        if self._closed or self._thread is None:
+        if self.closed or self._thread is None:
             return
-        self._closed = True
+        self.closed = True
         self._ended = ended = self._loop.create_future()
         self._queue.put(None)
         await ended
@@ -193,6 +194,7 @@ class Store:
             self._tell(_fail, opened, exc)
             return
         self.execute = self._connection.execute
+        self._script = self._connection.executescript
         self._tell(_succeed, opened)
         while self._turn():
             pass
@@ -230,7 +232,6 @@ class Store:
         try:
             error = self._transact(jobs)
         except Exception as exc:  # noqa: BLE001 - a fault in one job must not end the thread, nor hit the others
-            self._roll_back()
             if len(jobs) > 1:
                 for job in jobs:
                     self._do([job])
@@ -244,6 +245,7 @@ class Store:
         """One transaction. The error is why nothing of it was stored, or why that is unknown."""
         committing = False
         try:
+            self._sync(jobs[0].rank != CLAIM)
             self._begin()
             self._begun = True
             for job in jobs:
@@ -261,9 +263,22 @@ class Store:
             error = PublishOutcomeUnknown(f"{text}, while committing") if unknown else Unavailable(text)
             error.__cause__ = exc
             return error
+        except Exception:
+            self._roll_back()
+            raise
         for bell in bells:
             ring(self.wake_folder / bell, wake=True)
         return None
+
+    def _sync(self, full: bool) -> None:
+        """Whether the next commit waits for the disk. One of nothing but claims need not: a loss of power ends their
+        owners too, and the next commit that does wait takes it along. Everything else runs with FULL.
+
+        A script, because the statement cache would not run a PRAGMA of this kind again: it acts when it is prepared.
+        """
+        if full != self._synced:
+            self._script(f"PRAGMA synchronous={'FULL' if full else 'NORMAL'}")
+            self._synced = full
 
     def _begin(self) -> None:
         """Take the write lock. The wait is SQLite's busy handler, in steps that do not starve beside a busy process:
@@ -296,6 +311,7 @@ class Store:
 
     # What jobs use, inside the transaction.
 
+    _script: Callable[[str], sqlite3.Cursor]
     execute: Callable[..., sqlite3.Cursor]
     """``Connection.execute``."""
 

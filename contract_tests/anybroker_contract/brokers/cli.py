@@ -138,14 +138,16 @@ def _print_up(found: Mapping[str, Broker | Unavailable], *, as_json: bool) -> No
         sys.stderr.write(f"{broker}\n{broker.log}\n" if broker.log else f"{broker}\n")
     running = {name: broker for name, broker in found.items() if isinstance(broker, Broker)}
     if as_json:
-        _print_json({
-            "pid": os.getpid(),
-            "brokers": {name: _described(broker) for name, broker in running.items()},
-            "unavailable": {broker.name: {"reason": broker.reason, "remedy": broker.remedy} for broker in missing},
-        })
+        _print_json(
+            {
+                "pid": os.getpid(),
+                "brokers": {name: _described(up) for name, up in running.items()},
+                "unavailable": {broker.name: {"reason": broker.reason, "remedy": broker.remedy} for broker in missing},
+            }
+        )
         return
-    for name, broker in running.items():
-        sys.stdout.write(f"{name:<10} {broker.url}   {broker.detail}\n")
+    for up in running.values():
+        sys.stdout.write(f"{up.name:<10} {up.url}   {up.detail}\n")
     sys.stdout.flush()
     if running:
         sys.stderr.write("up; Ctrl-C ends them\n")
@@ -164,10 +166,12 @@ def _down(options: argparse.Namespace) -> int:
         return FAILED
     ended = {record.pid: end(record, END_SECONDS) for record in up}
     if options.json:
-        _print_json({
-            "ended": [pid for pid, done in ended.items() if done],
-            "running": [pid for pid, done in ended.items() if not done],
-        })
+        _print_json(
+            {
+                "ended": [pid for pid, done in ended.items() if done],
+                "running": [pid for pid, done in ended.items() if not done],
+            }
+        )
     else:
         for pid, done in ended.items():
             sys.stdout.write(f"process {pid} {'ended' if done else f'did not end in {END_SECONDS:.0f} s'}\n")

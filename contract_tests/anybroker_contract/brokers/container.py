@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 import threading
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from .api import Broker
 from .context import Context
@@ -21,8 +23,10 @@ if TYPE_CHECKING:
 
 __all__ = ["ContainerBroker", "Docker"]
 
-PROBE_SECONDS = 3
-"""How long the daemon may take to answer at all."""
+DEFAULT_HOST = "unix:///var/run/docker.sock"
+
+PROBE_SECONDS = 2
+"""How long the daemon may take to take a connection, and then to answer at all."""
 
 PULL_SILENCE_SECONDS = 60
 """How long a pull may go without any progress; a slow one with progress may take as long as it wants."""
@@ -107,10 +111,19 @@ class ContainerBroker(Broker):
 
     def _start_container(self, container: DockerContainer) -> None:
         from docker.errors import APIError
+        from testcontainers.core.config import ConnectionMode, testcontainers_config
         from testcontainers.core.exceptions import ContainerStartException
 
         client = container.get_docker_client()
         self._client = client.client
+        if (
+            client.get_connection_mode() is not ConnectionMode.docker_host
+            and not testcontainers_config.tc_host_override
+        ):
+            raise Missing(
+                "this is a container itself, and where Docker's containers are is not known",
+                "set TESTCONTAINERS_HOST_OVERRIDE",
+            )
         host = client.host()
         host = "127.0.0.1" if host == "localhost" else host
         port = free_port()
@@ -174,15 +187,34 @@ class ContainerBroker(Broker):
 def _probe() -> str | None:
     try:
         from docker.errors import DockerException
-        from testcontainers.core.docker_client import DockerClient
+        from testcontainers.core.docker_client import DockerClient, get_docker_host
     except ImportError:
         return "testcontainers is not installed"
+    try:
+        _knock(get_docker_host() or DEFAULT_HOST)
+    except OSError:
+        return "Docker does not answer"
     try:
         client = DockerClient(timeout=PROBE_SECONDS)
     except DockerException:
         return "Docker does not answer"
     client.client.close()
     return None
+
+
+def _knock(host: str) -> None:
+    """Raise ``OSError`` when nobody listens there.
+
+    Before Docker's library is asked, because that leaves a socket unclosed then, and a ``ResourceWarning`` in whichever
+    test runs when it is collected.
+    """
+    parts = urlsplit(host)
+    if parts.scheme == "unix":
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as door:
+            door.settimeout(PROBE_SECONDS)
+            door.connect(parts.path)
+    elif parts.scheme in ("tcp", "http", "https") and parts.hostname:
+        socket.create_connection((parts.hostname, parts.port or 2375), PROBE_SECONDS).close()
 
 
 def _get_image(context: Context, tag: str) -> None:

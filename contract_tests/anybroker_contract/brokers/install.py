@@ -62,7 +62,11 @@ def install(context: Context, packages: list[str], lacking: str) -> None:
         with tempfile.TemporaryFile() as log:
             done = subprocess.run(
                 ["/bin/sh", "-c", SCRIPT, "install", *packages],
-                env={**context.environ, "DEBIAN_FRONTEND": "noninteractive", "UPDATE": "" if _updated.is_set() else "1"},
+                env={
+                    **context.environ,
+                    "DEBIAN_FRONTEND": "noninteractive",
+                    "UPDATE": "" if _updated.is_set() else "1",
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

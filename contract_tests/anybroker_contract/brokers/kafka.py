@@ -162,7 +162,7 @@ def _resolve(context: Context, folder: Path) -> None:
         cwd=folder,
         env={**context.environ, "MAVEN_OPTS": f"{context.environ.get('MAVEN_OPTS', '')} -XX:-UsePerfData".strip()},
         what="Maven",
-        remedy=f"mvn dependency:copy-dependencies with org.apache.kafka:kafka_2.13:{VERSION} (is its repository reachable?)",
+        remedy=f"mvn dependency:get -Dartifact=org.apache.kafka:kafka_2.13:{VERSION}",
     )
 
 

@@ -43,25 +43,28 @@ def _die_with_keeper() -> None:
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _parents() -> dict[int, tuple[int, str]]:
-    """Every process of the machine: pid -> (parent's pid, one-letter state)."""
+def _from_proc() -> dict[int, tuple[int, str]]:
     found: dict[int, tuple[int, str]] = {}
-    if sys.platform == "linux":
-        for entry in os.listdir("/proc"):
-            if not entry.isdigit():
-                continue
-            try:
-                stat = Path("/proc", entry, "stat").read_text(errors="replace")
-            except OSError:  # it ended while we were looking
-                continue
-            state, parent = stat.rpartition(")")[2].split()[:2]  # the command's name, before that, may hold anything
-            found[int(entry)] = (int(parent), state)
-        return found
-    listing = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,state="], capture_output=True, text=True, check=True)
-    for line in listing.stdout.splitlines():
-        pid, parent, state = line.split()
-        found[int(pid)] = (int(parent), state[0])
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            stat = Path("/proc", entry, "stat").read_text(errors="replace")
+        except OSError:  # it ended while we were looking
+            continue
+        state, parent = stat.rpartition(")")[2].split()[:2]  # the command's name, before that, may hold anything
+        found[int(entry)] = (int(parent), state)
     return found
+
+
+def _from_ps() -> dict[int, tuple[int, str]]:
+    listing = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,state="], capture_output=True, text=True, check=True)
+    rows = (line.split() for line in listing.stdout.splitlines())
+    return {int(pid): (int(parent), state[0]) for pid, parent, state in rows}
+
+
+_everything = _from_proc if Path("/proc/self/stat").exists() else _from_ps
+"""Every process of the machine: pid -> (parent's pid, one-letter state)."""
 
 
 class Keeper:
@@ -76,7 +79,8 @@ class Keeper:
 
     # -- processes ---------------------------------------------------------------------------------------------
 
-    def _reap(self) -> None:
+    def reap(self) -> None:
+        """Take note of every process below that has ended."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -89,8 +93,8 @@ class Keeper:
 
     def _below(self, *, dead: bool = False) -> dict[int, str]:
         """Every living process below the keeper (and with ``dead`` the unreaped too): pid -> one-letter state."""
-        self._reap()
-        everything = _parents()
+        self.reap()
+        everything = _everything()
         children: dict[int, list[int]] = {}
         for pid, (parent, _) in everything.items():
             children.setdefault(parent, []).append(pid)
@@ -119,7 +123,7 @@ class Keeper:
             time.sleep(0.005)
 
     def _main_alive(self) -> bool:
-        self._reap()
+        self.reap()
         return self._main != 0 and self._main not in self._codes
 
     # -- requests ----------------------------------------------------------------------------------------------
@@ -239,6 +243,7 @@ def main(parent: int, place: str, prefix: str) -> None:
         if os.getppid() != parent:
             _leave(keeper)
         if not readable:
+            keeper.reap()  # RabbitMQ tries once a minute to start its epmd, and leaves two dead processes each time
             continue
         chunk = os.read(0, 65536)
         if not chunk:
@@ -249,7 +254,7 @@ def main(parent: int, place: str, prefix: str) -> None:
             request = json.loads(line)
             try:
                 reply = answers[request["do"]](request)
-            except Exception as error:  # the parent raises it where the request was made
+            except Exception as error:  # noqa: BLE001 - the parent raises it, where the request was made
                 reply = {"error": f"{type(error).__name__}: {error}"}
             answer(reply)
             if request["do"] == "end":

@@ -69,10 +69,12 @@ def plan(context: Context, programs: Path, folder: Path) -> Plan:
         env=environ,
         ready=lambda: answers("127.0.0.1", port),
         before=[
-            Step((
-                str(programs / "initdb"),
-                *("-D", str(data), "-U", USER, "-E", "UTF8", "--locale=C", "--auth=trust", "--no-sync"),
-            ))
+            Step(
+                (
+                    str(programs / "initdb"),
+                    *("-D", str(data), "-U", USER, "-E", "UTF8", "--locale=C", "--auth=trust", "--no-sync"),
+                )
+            )
         ],
         owner=owner,
         term=signal.SIGINT,  # "fast": ends open sessions; SIGTERM would wait for them

@@ -1,5 +1,4 @@
-"""CloudEvents 1.0 on the wire: attribute rules, the JSON format, header mappings, conversion to the Python
-SDK.
+"""CloudEvents 1.0 on the wire: attribute rules, the JSON format, header mappings, the Python SDK's events.
 
 The names are imported when they are first asked for: ``anybroker.event`` needs the attribute rules of this
 package, and the formats need ``anybroker.event``.

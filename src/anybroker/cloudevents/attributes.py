@@ -12,6 +12,7 @@ every event (source, type, content type) are checked once and remembered; the me
 from __future__ import annotations
 
 import base64
+import logging
 import re
 from collections.abc import Mapping
 from datetime import datetime
@@ -72,10 +73,10 @@ ROLES: Final = {
     "subject": NOT_EMPTY,
 }
 
-_MAX_REMEMBERED: Final = (
-    1024  # values of each recurring attribute; a service has a few dozen types and sources
-)
+_MAX_REMEMBERED: Final = 1024  # values of each recurring attribute; a service has a few dozen types and sources
 _MAX_TEXT_LENGTH_REMEMBERED: Final = 512
+
+_log: Final = logging.getLogger("anybroker.cloudevents")
 
 _NAME: Final = re.compile(r"[a-z0-9]+")
 _PLANE_ENDS: Final = "".join(chr(plane * 0x10000 + last) for plane in range(17) for last in (0xFFFE, 0xFFFF))
@@ -93,12 +94,11 @@ _URI: Final = re.compile(_SCHEME + _HIER_PART + _QUERY + _FRAGMENT)
 _RELATIVE: Final = re.compile(r"(?![^/?#]*:)" + _HIER_PART + _QUERY + _FRAGMENT)
 
 _known_names: set[str] = set(CORE)
-_roles: dict[
-    str, tuple[int, set[str]]
-] = {}  # the role of each attribute, and the values seen where it has few
+_roles: dict[str, tuple[int, set[str]]] = {}  # the role of each attribute, and the values seen where it has few
 known_sources: set[str] = set()  # read by Event.create, which saves a call
 known_types: set[str] = set()
 _known_schemas: set[str] = set()
+_told: set[str] = set()  # the odd names that were logged
 
 
 def _shown(value: object) -> str:
@@ -126,9 +126,7 @@ def check_name(name: object) -> str:
     """
     if type(name) is not str or name not in _known_names:
         if not isinstance(name, str) or _NAME.fullmatch(name) is None:
-            _invalid(
-                str(name), "has a name that is not allowed", "Use lower-case ASCII letters and digits only."
-            )
+            _invalid(str(name), "has a name that is not allowed", "Use lower-case ASCII letters and digits only.")
         if name == "data":
             _invalid(name, "is the event's payload, not an attribute", "Pass the payload as the data.")
         _remember(_known_names, name)
@@ -171,8 +169,7 @@ def _read_number(name: str, value: int) -> int:
 
 
 def read_attribute(name: str, value: object) -> AttributeValue:
-    """A value of any accepted Python type, checked as CloudEvents demands of a reader; ``name`` is a valid
-    name.
+    """A value of any accepted Python type, checked as CloudEvents demands of a reader, under a valid name.
 
     Timestamps become RFC 3339 strings. Floats, lists and mappings are refused, and so is anything but a
     string for an attribute of the specification itself.
@@ -221,8 +218,7 @@ def require(attributes: Mapping[str, object]) -> NoReturn:
 
 
 def check_attributes(attributes: dict[str, Any]) -> None:
-    """Check what a reader found, whatever the mode, in place: ``None`` is unset and goes, times become
-    strings.
+    """Check what a reader found, whatever the mode, in place: ``None`` goes, and times become strings.
 
     Invents nothing. Raises :class:`~anybroker.errors.InvalidEvent` and then leaves the dict in any state.
     """
@@ -251,9 +247,7 @@ def check_attributes(attributes: dict[str, Any]) -> None:
             _remember(memory, checked)  # type: ignore[arg-type]  # these attributes are strings
     for name in unset:
         del attributes[name]
-    if not (
-        "specversion" in attributes and "id" in attributes and "source" in attributes and "type" in attributes
-    ):
+    if not ("specversion" in attributes and "id" in attributes and "source" in attributes and "type" in attributes):
         require(attributes)
 
 
@@ -315,8 +309,17 @@ def write_uri(name: str, value: object) -> str:
 
 def write_extension(name: object, value: object) -> AttributeValue:
     """An extension attribute of an event that is being created. Empty strings are allowed, ``None`` is not.
+
+    A name that the specification only advises against is logged, once.
     """
     checked = check_name(name)
     if checked in CORE:
         _invalid(checked, "is no extension but an attribute of CloudEvents", f"Pass it as {checked}=.")
+    if (len(checked) > 20 or checked[0].isdigit()) and checked not in _told:
+        _remember(_told, checked)
+        _log.warning(
+            "the extension %r has more than 20 characters or a leading digit: CloudEvents advises against it, "
+            "and other SDKs may refuse it",
+            _shown(checked),
+        )
     return read_attribute(checked, value)

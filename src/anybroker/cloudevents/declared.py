@@ -17,8 +17,7 @@ from .attributes import write_string
 __all__ = ["KeyOf", "declared_key", "declared_type", "event_type", "key_text", "on_declaration"]
 
 KeyOf = Callable[[Any], object]
-"""From a payload to its ordering key: a string, an integer, a UUID, an enum of those, or None for no order.
-"""
+"""From a payload to its ordering key: a string, an integer, a UUID, an enum of those, or None for no order."""
 
 _C = TypeVar("_C", bound=type)
 
@@ -74,9 +73,7 @@ def declared_type(cls: type) -> str | None:
 
 
 def declared_key(cls: type) -> KeyOf | None:
-    """The function that finds the ordering key of a payload of this class, declared on it or on a base, or
-    None.
-    """
+    """The function that finds the ordering key of a payload, declared on this class or on a base; or None."""
     for base in _generic(cls).__mro__:
         if _KEY in vars(base):
             found: KeyOf = vars(base)[_KEY]
@@ -107,13 +104,13 @@ def _generic(cls: type) -> type:
     return origin if isinstance(origin, type) else cls
 
 
-def _fields(cls: type) -> set[str] | None:
+def _fields(cls: type) -> list[str] | None:
     """The names of the fields, where the class tells them."""
     for attribute in ("__pydantic_fields__", "__dataclass_fields__"):
         fields = getattr(cls, attribute, None)
         if isinstance(fields, dict):
-            return set(fields) | {name for name in dir(cls) if not name.startswith("_")}
-    return set(cls.__annotations__) if is_typeddict(cls) else None
+            return list(fields)
+    return list(cls.__annotations__) if is_typeddict(cls) else None
 
 
 def _by_path(cls: type, path: str) -> KeyOf:
@@ -125,11 +122,11 @@ def _by_path(cls: type, path: str) -> KeyOf:
         )
     names = path.split(".")
     known = _fields(cls)
-    if known is not None and names[0] not in known:
+    if known is not None and names[0] not in known and not hasattr(cls, names[0]):  # a property will do
         raise ConfigError(
             "event_type(key=)",
             f"{cls.__name__} has no field {names[0]!r}",
-            f"It has {', '.join(sorted(known))}.",
+            f"It has {', '.join(known) or 'none'}.",
         )
     if len(names) == 1 and not is_typeddict(cls):
         return attrgetter(path)

@@ -89,6 +89,7 @@ class HeaderBinding(Generic[V]):
         self._percent = percent
         self._null_body = null_body
         self._headerless = headerless
+        self._plain: Callable[[str], V] = _encoder(values, percent=False)
         self._encode: Callable[[str], V] = _encoder(values, percent)
         self._plain_bytes = values is bytes and not percent and content_type != "property" and null_body
         self._learned: dict[str, _Entry] = {}
@@ -107,19 +108,23 @@ class HeaderBinding(Generic[V]):
             except (KeyError, AttributeError):  # a new name, or a value that is no string: the long way
                 pass
         encode = self._encode
+        names = self._written_names
         known = self._written_values
         headers: list[tuple[str, V]] = []
         for name, value in attributes.items():
-            if ROLES.get(name) == FEW_VALUES:
-                encoded = known.get(value)
-                if encoded is None:
-                    encoded = encode(canonical(value))
-                    _remember(known, value, encoded)
+            if name == "datacontenttype" and self._content_type != "attribute":
+                if self._content_type == "property":
+                    continue
+                encoded = self._plain(canonical(value))  # the transport's own header, not an attribute's
+            elif ROLES.get(name) == FEW_VALUES:
+                remembered = known.get(value)
+                if remembered is None:
+                    remembered = encode(canonical(value))
+                    _remember(known, value, remembered)
+                encoded = remembered
             else:
                 encoded = encode(value if type(value) is str else canonical(value))
-            headers.append((self._name(name), encoded))
-        if self._content_type == "property" and "datacontenttype" in attributes:
-            del headers[list(attributes).index("datacontenttype")]
+            headers.append((names.get(name) or self._name(name), encoded))
         if not self._null_body and not event._body:
             labelled = "datacontenttype" in attributes
             if labelled and event._body is None:
@@ -132,7 +137,7 @@ class HeaderBinding(Generic[V]):
         """The headers of an event in structured mode: its content type, or none beside a property."""
         if self._content_type == "property":
             return []
-        return [("content-type", self._encode(STRUCTURED))]
+        return [("content-type", self._plain(STRUCTURED))]
 
     def structured(self, event: Event[Any]) -> tuple[list[tuple[str, V]], bytes]:
         """Headers and body of an event in structured mode, as JSON. Never fails."""
@@ -174,9 +179,7 @@ class HeaderBinding(Generic[V]):
                     return _read_structured(announced, body)
             raise
 
-    def _parse(
-        self, headers: Iterable[tuple[str, Any]], body: bytes | None, announced: str | None
-    ) -> Event[Any]:
+    def _parse(self, headers: Iterable[tuple[str, Any]], body: bytes | None, announced: str | None) -> Event[Any]:
         learned = self._learned
         percent = self._percent
         attributes: dict[str, AttributeValue] = {}
@@ -224,17 +227,10 @@ class HeaderBinding(Generic[V]):
                     mark = _loose_text(raw)
         except UnicodeDecodeError as error:
             _not_utf8(name, error)
-        if announced is not None and not (
-            self._content_type == "attribute" and "datacontenttype" in attributes
-        ):
+        if announced is not None and not (self._content_type == "attribute" and "datacontenttype" in attributes):
             media_type(announced)
             attributes["datacontenttype"] = announced
-        if not (
-            "specversion" in attributes
-            and "id" in attributes
-            and "source" in attributes
-            and "type" in attributes
-        ):
+        if not ("specversion" in attributes and "id" in attributes and "source" in attributes and "type" in attributes):
             if self._headerless and body and "specversion" not in attributes:
                 return _read_headerless(body)
             _refuse(attributes)
@@ -300,9 +296,7 @@ def _native(name: str, raw: object) -> AttributeValue:
 
 def _encoder(values: type[V], percent: bool) -> Callable[[str], V]:
     if values is bytes:
-        return cast(
-            "Callable[[str], V]", (lambda text: percent_encode(text).encode()) if percent else str.encode
-        )
+        return cast("Callable[[str], V]", (lambda text: percent_encode(text).encode()) if percent else str.encode)
     return cast("Callable[[str], V]", percent_encode if percent else str)
 
 
@@ -366,6 +360,4 @@ def _read_structured(content_type: str, body: bytes | None) -> Event[Any]:
     try:
         return parse_json(bytes(body).decode(kind.charset or ""))
     except (LookupError, UnicodeError):
-        raise InvalidEvent(
-            f"the event is not text in the character set of {content_type!r}. Send UTF-8."
-        ) from None
+        raise InvalidEvent(f"the event is not text in the character set of {content_type!r}. Send UTF-8.") from None

@@ -34,19 +34,17 @@ _DATA: Final = b'"data":'
 def parse_json(document: bytes | str) -> Event[Any]:
     """Read one event from ``application/cloudevents+json``.
 
-    Invents nothing, with one exception that the specification asks for (section 3.1.2): a ``data`` member
-    without
-    ``datacontenttype`` is JSON, and the event says so, lest it lose its meaning in another mode. ``null``
-    is unset for an attribute, and a value for ``data``. Of a member that stands there twice, the last one
-    counts.
+    Invents nothing, with one exception that the specification asks for (section 3.1.2): the data of a ``data``
+    member without ``datacontenttype`` is JSON, and the event says so, lest it lose its meaning in another mode.
+    ``null`` is unset for an attribute, and a value for ``data``. Of a member that stands there twice, the last
+    one counts.
 
     Raises :class:`~anybroker.errors.InvalidEvent` for everything that is not an event, and nothing else.
     """
     raw = _utf8(document) if isinstance(document, str) else bytes(document)
-    # The usual case: `data` comes last. What stands before it is then an object of its own once it is closed,
-    # and what stands after it is one value: each is read once, and the value's text is at hand. The first
-    # `"data":` can be
-    # nothing but the member: inside a string or a nested value, the part before it would not parse.
+    # The usual case: `data` comes last. What stands before it is then an object of its own once it is closed, and
+    # what stands after it is one value: each is read once, and the value's text is at hand. The first `"data":` can
+    # be nothing but the member, because inside a string or a nested value the part before it would not parse.
     at = raw.find(_DATA)
     try:
         if at < 0:
@@ -69,7 +67,7 @@ def parse_json(document: bytes | str) -> Event[Any]:
     try:
         members, exact, at = _members(text, _skip(text, 0))
         _end(text, at)
-    except (IndexError, StopIteration, RecursionError) as error:
+    except (IndexError, RecursionError) as error:
         _no_event(_why(error))
     return _event(members, exact)
 
@@ -102,13 +100,13 @@ def parse_json_batch(document: bytes | str) -> list[Event[Any]]:
                     _no_event(f"expected a comma or a bracket at character {at}")
                 at = _skip(text, at + 1)
         _end(text, at)
-    except (IndexError, StopIteration, RecursionError) as error:
+    except (IndexError, RecursionError) as error:
         _no_event(_why(error))
     return events
 
 
 def _no_event(problem: str) -> NoReturn:
-    raise InvalidEvent(f"no CloudEvent in JSON: {problem}. Send application/cloudevents+json, version 1.0.")
+    raise InvalidEvent(f"no CloudEvent in JSON: {problem}. Send application/cloudevents+json, version 1.0.") from None
 
 
 def _why(error: Exception) -> str:
@@ -150,7 +148,7 @@ def _end(text: str, at: int) -> None:
 def _members(text: str, at: int) -> tuple[dict[str, Any], bytes | None, int]:
     """The members of the object that starts here, the exact text of its ``data``, and where it ends.
 
-    Raises ``IndexError`` or ``StopIteration`` where the text ends early.
+    Raises ``IndexError`` where the text ends early.
     """
     if text[at] != "{":
         _no_event("an event is a JSON object, and this is none")
@@ -169,6 +167,10 @@ def _members(text: str, at: int) -> tuple[dict[str, Any], bytes | None, int]:
                 _no_event(f"expected a colon at character {at}")
             start = _skip(text, at + 1)
             value, at = _scan(text, start)
+        except StopIteration as error:  # no value begins there
+            _no_event(
+                "the text ends early" if error.value == len(text) else f"expected a value at character {error.value}"
+            )
         except json.JSONDecodeError as error:
             _no_event(f"{error.msg} at character {error.pos}")
         except InvalidEvent:
@@ -209,9 +211,7 @@ def _event(members: dict[str, Any], body: bytes | None) -> Event[Any]:
             attribute="datacontenttype",
         )
     if kind.json:
-        return trusted_event(
-            members, body if kind.charset == "utf-8" else _encoded(body.decode(), kind.charset)
-        )
+        return trusted_event(members, body if kind.charset == "utf-8" else _encoded(body.decode(), kind.charset))
     if not isinstance(value, str):
         raise InvalidEvent(
             f"the data is no string, though its content type {content_type!r} is not JSON. "
@@ -278,7 +278,7 @@ def _format(event: Event[Any], xml: bool) -> bytes:
     content_type = attributes.get("datacontenttype")
     if content_type is not None and not (xml and (b"\xef\xbf\xbe" in body or b"\xef\xbf\xbf" in body)):
         kind = media_type(str(content_type))
-        if kind.json and is_json(body):
+        if kind.json and kind.charset == "utf-8" and is_json(body):
             return b'%b,"data":%b}' % (head, body.strip(_BLANKS))
         if kind.text and kind.charset is not None:
             try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import codecs
 import re
+from encodings import normalize_encoding
+from encodings.aliases import aliases
 from typing import Final, NamedTuple
 
 from ..errors import InvalidEvent
@@ -17,17 +19,17 @@ STRUCTURED_BATCH: Final = "application/cloudevents-batch+json"
 _ENVELOPE: Final = "application/cloudevents"
 
 _TOKEN: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-# Possessive throughout: a run of semicolons and blanks would otherwise backtrack exponentially.
-_PARAMETER: Final = rf';[ \t]*+(?:({_TOKEN}+)=({_TOKEN}+|"(?:[^"\\]|\\.)*+"))?+[ \t]*+'
-_SHAPE: Final = re.compile(rf"({_TOKEN}+)/({_TOKEN}+)[ \t]*+((?:{_PARAMETER})*+)")
+# Possessive throughout: a run of semicolons and blanks would otherwise backtrack exponentially. Nothing but printable
+# ASCII: an attribute has no control characters, not even the tab that RFC 2046 allows.
+_QUOTED: Final = r'"(?:[ !#-\[\]-~]|\\[ -~])*+"'
+_PARAMETER: Final = rf"; *+(?:({_TOKEN}+)=({_TOKEN}+|{_QUOTED}))?+ *+"
+_SHAPE: Final = re.compile(rf"({_TOKEN}+)/({_TOKEN}+) *+((?:{_PARAMETER})*+)")
 _PARAMETERS: Final = re.compile(_PARAMETER)
 _ESCAPED: Final = re.compile(r"\\(.)")
 
-# Python's codecs that are no character sets of the internet: `idna` takes quadratic time, the others are for
-# source code or for one operating system.
-_NOT_FOR_THE_WIRE: Final = frozenset(
-    {"idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined", "mbcs", "oem", "utf-7"}
-)
+# The character sets that Python knows by a name of the internet. Only these are looked up: Python would keep every
+# other name for ever, and has codecs that are no character sets (`idna` takes quadratic time).
+_CHARSETS: Final = (frozenset(aliases) | frozenset(aliases.values())) - {"mbcs", "oem", "utf_7"}
 _MAX_REMEMBERED: Final = 1024
 _MAX_LENGTH_REMEMBERED: Final = 256
 
@@ -42,19 +44,21 @@ class MediaType(NamedTuple):
     text: bool
     """``text/*`` (and no JSON)."""
     charset: str | None
-    """Python's name of the character set, ``utf-8`` where none is named; None for one that Python has not."""
+    """Python's name of the character set, ``utf-8`` where none is named; None for one that is not known."""
 
 
 _known: dict[str, MediaType] = {}
 
 
 def _codec(charset: str) -> str | None:
+    if normalize_encoding(charset).lower() not in _CHARSETS:
+        return None
     try:
         name = codecs.lookup(charset).name
         "".encode(name)  # refuses the codecs that do not turn text into bytes
-    except (LookupError, ValueError):
+    except LookupError:
         return None
-    return None if name in _NOT_FOR_THE_WIRE else name
+    return name
 
 
 def media_type(value: str) -> MediaType:

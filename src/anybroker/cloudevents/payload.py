@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from pydantic import BaseModel
 from pydantic_core import from_json, to_json
@@ -31,19 +31,13 @@ ABSENT: Final = Absent.ABSENT
 """No data at all, which is neither JSON null (None) nor empty bytes."""
 
 
-class Plan(NamedTuple):
-    """What is worth finding out once about a payload's class."""
-
-    event_type: str | None
-    key_of: KeyOf | None
-    is_model: bool
-    """Whether the class brings its own pydantic serializer."""
-    floats: bool
-    """Whether the model can hold a float, and so a NaN."""
-
+Plan = tuple[str | None, KeyOf | None, bool, bool]
+"""What is worth finding out once about a payload's class: the event type and the ordering key that it declares,
+whether it brings its own pydantic serializer, and whether such a model can hold a float, and so a NaN."""
 
 _MAX_PLANS: Final = 4096  # bounded, because classes can be made at run time
 plans: dict[type, Plan] = {}  # read by Event.create, which saves a call
+on_declaration.append(plans.clear)
 
 
 def plan_for(cls: type) -> Plan:
@@ -51,14 +45,11 @@ def plan_for(cls: type) -> Plan:
     plan = plans.get(cls)
     if plan is None:
         is_model = issubclass(cls, BaseModel) or hasattr(cls, "__pydantic_serializer__")
-        plan = Plan(declared_type(cls), declared_key(cls), is_model, is_model and _may_hold_floats(cls))
+        plan = (declared_type(cls), declared_key(cls), is_model, is_model and _may_hold_floats(cls))
         if len(plans) >= _MAX_PLANS:
             plans.clear()
         plans[cls] = plan
     return plan
-
-
-on_declaration.append(plans.clear)
 
 
 def _may_hold_floats(cls: type) -> bool:
@@ -108,9 +99,7 @@ def encode(data: object, content_type: str | None) -> tuple[bytes, str]:
         return _encode_json(data), JSON
     kind = media_type(content_type)
     if kind.charset is None:
-        raise EncodeError(
-            f"the character set of {content_type!r} is unknown. Pass the data as bytes, already encoded."
-        )
+        raise EncodeError(f"the character set of {content_type!r} is unknown. Pass the data as bytes, already encoded.")
     if not kind.json:
         if not isinstance(data, str):
             raise EncodeError(
@@ -137,9 +126,9 @@ def _reason(error: UnicodeError) -> str:
 
 
 def _encode_json(data: object) -> bytes:
-    plan = plan_for(type(data))
-    if plan.is_model:
-        return encode_model(data, plan.floats)
+    _, _, is_model, floats = plan_for(type(data))
+    if is_model:
+        return encode_model(data, floats)
     try:
         body = to_json(data, inf_nan_mode="constants")
     except Exception as error:
@@ -189,9 +178,7 @@ def _refuse_nan(value: object) -> None:
 
 
 def _unserialisable(value: object, cause: Exception) -> EncodeError:
-    """The error for a payload that pydantic refused, with the path and the type of the part that is to
-    blame.
-    """
+    """The error for a payload that pydantic refused, with the path and the type of the part to blame."""
     path = "data"
     for _ in range(100):  # deeper is a cycle, or as good as one
         for child_path, child in _children(value, path):
@@ -235,6 +222,4 @@ def decode(body: bytes, content_type: str | None) -> Any:
     except UnicodeError as error:
         raise DecodeError(f"the data is not {kind.charset} text: {_reason(error)}") from error
     except ValueError as error:
-        raise DecodeError(
-            f"the data is not JSON, though its content type is {content_type!r}: {error}"
-        ) from error
+        raise DecodeError(f"the data is not JSON, though its content type is {content_type!r}: {error}") from error

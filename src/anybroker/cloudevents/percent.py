@@ -12,7 +12,7 @@ __all__ = ["percent_decode", "percent_encode"]
 
 # All of U+0021–007E but the double quote and the percent sign; letters, digits and _.-~ are safe anyway.
 _SAFE: Final = "!#$&'()*+,/:;<=>?@[\\]^`{|}"
-_UNSAFE: Final = re.compile(r"[^\x21\x23\x24\x26-\x7e]")
+_find_unsafe: Final = re.compile(r"[^\x21\x23\x24\x26-\x7e]").search
 _ESCAPED: Final = re.compile(r"\\(.)")
 
 
@@ -20,7 +20,7 @@ def percent_encode(text: str) -> str:
     """Encode space, double quote, percent sign and everything outside U+0021–007E, as UTF-8 in upper-case
     hex.
     """
-    return quote(text, safe=_SAFE) if _UNSAFE.search(text) else text
+    return quote(text, safe=_SAFE) if _find_unsafe(text) else text
 
 
 def percent_decode(name: str, text: str) -> str:

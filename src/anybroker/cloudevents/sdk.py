@@ -48,9 +48,7 @@ def _installed() -> Callable[[dict[str, Any], Any], Any]:
         except ModuleNotFoundError:
             continue
         return found
-    raise ConfigError(
-        "to_cloudevent", "the CloudEvents SDK is not installed", "pip install 'anybroker[cloudevents]'"
-    )
+    raise ConfigError("to_cloudevent", "the CloudEvents SDK is not installed", "pip install 'anybroker[cloudevents]'")
 
 
 def from_cloudevent(event: Any) -> Event[Any]:
@@ -71,4 +69,7 @@ def from_cloudevent(event: Any) -> Event[Any]:
             "Pass an event of the SDK."
         )
     attributes: Mapping[str, Any] = get_attributes()
+    key = attributes.get("partitionkey")
+    if isinstance(key, bytes):  # the 1.x binding of a log with record keys puts the key there as it is
+        attributes = {**attributes, "partitionkey": key.decode("utf-8", "replace")}
     return Event(attributes, get_data())

@@ -32,9 +32,7 @@ def format_text(event: Event[Any]) -> str:
     return format_xml_safe_json(event).decode()
 
 
-def filter_attributes(
-    event: Event[Any], names: Iterable[str] = ("type", "source", "subject")
-) -> dict[str, str]:
+def filter_attributes(event: Event[Any], names: Iterable[str] = ("type", "source", "subject")) -> dict[str, str]:
     """What stands beside the body for filter policies: ``content-type``, and ``ce-…`` of those that are set.
 
     An empty value is left out, because such transports refuse it; the body has it.
@@ -57,15 +55,15 @@ def parse_text(body: str | bytes, attributes: Mapping[str, Any]) -> Event[Any]:
 
     Raises :class:`~anybroker.errors.InvalidEvent` for a message that is no valid event, and nothing else.
     """
-    return _parse(body, attributes, enveloped=False)
+    return _parse(_bytes(body), attributes, enveloped=False)
 
 
-def _parse(body: str | bytes, attributes: Mapping[str, Any], *, enveloped: bool) -> Event[Any]:
+def _parse(body: bytes, attributes: Mapping[str, Any], *, enveloped: bool) -> Event[Any]:
     content_type = attributes.get("content-type")
     if isinstance(content_type, str) and is_structured(content_type):
-        return _BINARY.parse((), _bytes(body), content_type=content_type)
+        return _BINARY.parse((), body, content_type=content_type)
     if "ce-specversion" in attributes or "ce_specversion" in attributes:
-        return _BINARY.parse(list(attributes.items()), _bytes(body))
+        return _BINARY.parse(list(attributes.items()), body)
     envelope = None if enveloped else _envelope(body)
     if envelope is None:
         return parse_json(body)
@@ -82,10 +80,9 @@ def _bytes(body: str | bytes) -> bytes:
         raise InvalidEvent("the message's body holds unpaired surrogates. Send valid Unicode.") from None
 
 
-def _envelope(body: str | bytes) -> tuple[str, dict[str, str]] | None:
+def _envelope(body: bytes) -> tuple[bytes, dict[str, str]] | None:
     """The message and the attributes inside a notification envelope; None where the body is none."""
-    mark = b'"Message"' if isinstance(body, bytes) else '"Message"'
-    if mark not in body:  # type: ignore[operator]  # both are of one type
+    if b'"Message"' not in body:
         return None
     try:
         envelope = from_json(body)
@@ -103,4 +100,4 @@ def _envelope(body: str | bytes) -> tuple[str, dict[str, str]] | None:
             value = attribute.get("Value") if isinstance(attribute, dict) else None
             if isinstance(value, str):
                 attributes[name] = value
-    return message, attributes
+    return _bytes(message), attributes

@@ -1,9 +1,8 @@
 """Timestamps: RFC 3339, exactly (CloudEvents 1.0, "Type System").
 
-No ready parser is right: pydantic takes a bare number and a missing second, ``fromisoformat`` takes week
-dates and commas, and none takes the leap second ``:60``. So the shape is matched here, the calendar is
-checked by
-``datetime``, and the string itself is kept as it came.
+No ready parser is right: pydantic takes a bare number and a missing second, ``fromisoformat`` takes week dates and
+commas, and none takes the leap second ``:60``. So the shape is matched here, the calendar is checked by ``datetime``,
+and the string itself is kept as it came.
 """
 
 from __future__ import annotations

@@ -104,28 +104,35 @@ class Store(Protocol):
     async def open(self) -> None:
         """Called when a Bus starts. Several Buses may open one store, and each one closes it. ``ConfigError`` or
         ``StoreUnavailable``."""
+        ...
 
     async def claim(self, key: Key, owner: str, lease: float, retain: float, /) -> Claim | Busy | Done:
         """Claim the key for ``lease`` seconds, if nobody has it and it is not done; atomic among all owners.
 
         A claim whose lease has run out is taken over: the new one has a higher fencing number. If the call is
         cancelled, a claim that was made nevertheless is released, or runs out with its lease."""
+        ...
 
     async def extend(self, claims: Sequence[Claim], /) -> Sequence[bool]:
         """Let each claim last its lease from now; for each, whether it is still ours."""
+        ...
 
     async def done(self, claim: Claim, /) -> bool:
         """Mark done, together with what a :class:`Transaction` of the claim holds. False, and nothing is written, if
         the claim was taken over. Doing it again, after an exception left it open, is harmless."""
+        ...
 
     async def release(self, claim: Claim, /) -> None:
         """Give the claim up: the next one may have it at once. Nothing happens if it was taken over."""
+        ...
 
     async def purge(self) -> int:
         """Forget some of what is older than its ``retain``; how many. Called again soon when it is not 0."""
+        ...
 
     async def close(self) -> None:
         """Called when a Bus has closed. What was asked for before is done."""
+        ...
 
 
 class Transaction:
@@ -149,3 +156,4 @@ class TransactionalStore(Protocol):
     def transaction(self, claim: Claim, /) -> Transaction:
         """What the handler is given for this start. :meth:`Store.done` commits what it still holds together with the
         mark, :meth:`Store.release` drops it."""
+        ...

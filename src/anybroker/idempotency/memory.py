@@ -32,16 +32,18 @@ class MemoryStore:
             raise ConfigError("MemoryStore(retain=)", f"{retain!r} is no number of seconds over 0")
         self.size = size
         self.retain = retain
-        self._claims: dict[Key, Claim] = {}
+        # What is held (a Claim) or done (None), in two generations: dropping the older one costs nothing, where an
+        # ordered dict would pay for every event.
+        self._young: dict[Key, Claim | None] = {}
+        self._old: dict[Key, Claim | None] = {}
+        self._marked = 0
+        """How many of the young are done."""
         self._fence = 0
-        # Two generations: dropping the older one costs nothing, where an ordered dict would pay for every event.
-        self._young: set[Key] = set()
-        self._old: set[Key] = set()
         self._longest = retain
         self._turn_at = monotonic() + retain
 
     def __len__(self) -> int:
-        """How many done events are remembered."""
+        """How many events are remembered."""
         return len(self._young) + len(self._old)
 
     async def open(self) -> None:
@@ -49,26 +51,29 @@ class MemoryStore:
 
     async def claim(self, key: Key, owner: str, lease: float, retain: float, /) -> Claim | Busy | Done:
         """Store.claim."""
-        if key in self._young:
-            return DONE
-        if key in self._old:
-            self._remember(key)  # seen last: it stays for another generation
-            return DONE
+        young, old = self._young, self._old
         now = monotonic()
-        there = self._claims.get(key)
-        if there is not None and there.until > now:
-            return Busy(now - there.since, there.until - now)
+        if key in young:
+            there = young[key]
+            if there is None:
+                return DONE
+            if there.until > now:
+                return Busy(now - there.since, there.until - now)
+        elif old and key in old:
+            young[key] = old.pop(key)  # seen last: it stays for another generation
+            self._marked += 1
+            return DONE
         if retain > self._longest:
             self._longest = retain
             self._turn_at = now + retain
         self._fence = fence = self._fence + 1
-        self._claims[key] = claim = Claim(key, fence, lease, retain, now)
+        young[key] = claim = Claim(key, fence, lease, retain, now)
         return claim
 
     async def extend(self, claims: Sequence[Claim], /) -> Sequence[bool]:
         """Store.extend."""
-        now, held = monotonic(), self._claims
-        ours = [held.get(claim.key) is claim for claim in claims]
+        now, young = monotonic(), self._young
+        ours = [young.get(claim.key) is claim for claim in claims]
         for claim, is_ours in zip(claims, ours, strict=True):
             if is_ours:
                 claim.until = now + claim.lease
@@ -76,36 +81,38 @@ class MemoryStore:
 
     async def done(self, claim: Claim, /) -> bool:
         """Store.done."""
-        key = claim.key
-        if self._claims.get(key) is not claim:
-            return False
-        del self._claims[key]
-        self._remember(key)
-        return True
-
-    def _remember(self, key: Key) -> None:
         young = self._young
-        young.add(key)
-        if len(young) >= self.size:
+        if young.get(claim.key) is not claim:
+            return False
+        young[claim.key] = None
+        self._marked += 1
+        if self._marked >= self.size:
             self._turn(monotonic())
-
-    def _turn(self, now: float) -> int:
-        """The young become the old, and the old are forgotten."""
-        forgotten = len(self._old)
-        self._old, self._young = self._young, set()
-        self._turn_at = now + self._longest
-        return forgotten
+        return True
 
     async def release(self, claim: Claim, /) -> None:
         """Store.release."""
-        if self._claims.get(claim.key) is claim:
-            del self._claims[claim.key]
+        if self._young.get(claim.key) is claim:
+            del self._young[claim.key]
+
+    def _turn(self, now: float) -> int:
+        """The young become the old, but for those that are held; the old are forgotten."""
+        forgotten = len(self._old)
+        # Not as soon as its lease has ended: a late owner may still mark done what nobody has taken over.
+        held = {
+            key: claim
+            for key, claim in self._young.items()
+            if claim is not None and claim.until + claim.retain > now
+        }
+        self._old = {key: None for key in self._young.keys() - held.keys()}
+        self._young = dict(held)
+        self._marked = 0
+        self._turn_at = now + self._longest
+        return forgotten
 
     async def purge(self) -> int:
         """Store.purge."""
         now = monotonic()
-        for claim in [claim for claim in self._claims.values() if claim.until <= now]:
-            del self._claims[claim.key]
         return self._turn(now) if now >= self._turn_at else 0
 
     async def close(self) -> None:

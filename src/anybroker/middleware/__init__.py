@@ -8,6 +8,7 @@ ConfigError at the start that shows the right one.
 from ._base import Handler, Middleware
 from .dead_letter import dead_letter
 from .function import middleware
+from .idempotent import idempotent
 from .outgoing import Outgoing, PublishHandler, PublishMiddleware, publish_middleware
 from .retry import retry
 from .timeout import timeout
@@ -20,6 +21,7 @@ __all__ = [
     "PublishHandler",
     "PublishMiddleware",
     "dead_letter",
+    "idempotent",
     "middleware",
     "publish_middleware",
     "retry",

@@ -13,6 +13,7 @@ from ..stats import SubscriptionStats
 
 if TYPE_CHECKING:
     from ..handlers import HandlerSpec
+    from ..idempotency._stores import Stores
 
 __all__ = ["BuiltIn", "Chain", "Handler", "Middleware", "attached", "compose"]
 
@@ -44,6 +45,9 @@ class Chain:
     dead_letter: SendDeadLetter
     recovered: Callable[[Delivery], None]
     lease: float
+    stores: Stores
+    problem: Callable[[str | None], None]
+    """Says why the handler cannot go on now; None: it can again."""
 
 
 class BuiltIn:
@@ -131,6 +135,12 @@ def compose(
     functions = [item for item in bus if not isinstance(item, BuiltIn)]
     at = _place_for(result, _PER_ATTEMPT + 1)
     result[at:at] = functions
+    if chain.handler.asks_for_transaction and not any(getattr(item, "kind", "") == "idempotent" for item in result):
+        raise ConfigError(
+            where,
+            "asks for a transaction, and has no @idempotent(store)",
+            "Put @idempotent(store) above it, with the store whose transaction the effect shares.",
+        )
     handler = innermost
     for item in reversed(result):
         handler = item.bind(handler, chain) if isinstance(item, BuiltIn) else item.wrap(handler)

@@ -10,7 +10,7 @@ from ..delivery import Delivery
 from ..errors import AnybrokerError, ConfigError, EventError, Reject, Retry
 from ._base import BuiltIn, Chain, Handler
 
-__all__ = ["retry"]
+__all__ = ["Uncounted", "retry"]
 
 _Exceptions = type[Exception] | tuple[type[Exception], ...]
 
@@ -81,7 +81,7 @@ class retry(BuiltIn):  # noqa: N801 - used as a decorator
             try:
                 await call_next(delivery)
             except Retry as exc:
-                if isinstance(exc, _Uncounted):
+                if not exc.counted:
                     raise
                 if delivery.attempt >= attempts:
                     raise AttemptsExhausted(attempts, exc.reason) from exc
@@ -119,8 +119,10 @@ class AttemptsExhausted(AnybrokerError):
         super().__init__(f"no attempt left of {attempts}: {reason}")
 
 
-class _Uncounted(Retry):
+class Uncounted(Retry):
     """Raised by a middleware of ours: deliver again later, and let this start not count against ``attempts``."""
+
+    counted = False
 
     def __init__(self, after: float, reason: str) -> None:
         super().__init__(after, reason)

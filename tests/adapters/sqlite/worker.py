@@ -12,8 +12,6 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from anybroker_sqlite import SqliteAdapter, SqliteSettings
-
 from anybroker.adapter import (
     Ack,
     AdapterContext,
@@ -28,6 +26,7 @@ from anybroker.adapter import (
     Topology,
 )
 from anybroker.event import Event
+from anybroker_sqlite import SqliteAdapter, SqliteSettings
 
 TOPOLOGY = Topology((TopicSpec("orders", (GroupSpec("billing"),)),))
 SPEC = SubscriptionSpec("orders", "billing", True, 4, "new", 100)

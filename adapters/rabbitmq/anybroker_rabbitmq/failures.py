@@ -1,0 +1,74 @@
+"""RabbitMQ's errors, as the errors of anybroker. The client's exception becomes the ``__cause__``."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from aiormq.exceptions import (
+    AMQPError,
+    AuthenticationError,
+    ChannelAccessRefused,
+    ChannelNotFoundEntity,
+    ChannelPreconditionFailed,
+    ConnectionNotAllowed,
+    InvalidFrameError,
+    ProbableAuthenticationError,
+)
+from anybroker.errors import AnybrokerError, ConfigError, Unavailable
+
+__all__ = ["CLIENT_ERRORS", "amqp_errors", "closing_reason", "connect_failure", "said"]
+
+CLIENT_ERRORS = (AMQPError, OSError, RuntimeError)
+"""What aio_pika's and aiormq's calls raise: AMQP's errors, the network's and time-outs, RuntimeError once closed."""
+
+
+def said(exc: BaseException | None) -> str:
+    """What an exception says, in one line that is never empty."""
+    if exc is None:
+        return "closed"
+    return str(exc.args[-1]) if exc.args else type(exc).__name__
+
+
+def connect_failure(exc: BaseException, where: str, vhost: str) -> AnybrokerError:
+    """ConfigError where only a person can mend it, else Unavailable. For the first connection only: a broker that
+    starts or stops refuses for a moment what it takes otherwise."""
+    if isinstance(exc, ProbableAuthenticationError | AuthenticationError):
+        return ConfigError("url", f"RabbitMQ at {where} refused user and password: {said(exc)}", "Check both.")
+    cause = exc.__cause__ or exc
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return ConfigError("ca_file", f"the certificate of {where} is not trusted: {cause}", "Name its authority.")
+    if isinstance(exc, ConnectionNotAllowed | InvalidFrameError):  # aiormq sees Connection.Close instead of Open-Ok
+        return ConfigError(
+            "url",
+            f"RabbitMQ at {where} did not open the virtual host {vhost!r}: {said(exc)}",
+            "Check that it exists, and that the user may use it.",
+        )
+    return Unavailable(
+        f"no RabbitMQ answers at {where} ({said(exc)}). Check host and port, and whether it asks for TLS (amqps://)"
+    )
+
+
+@contextmanager
+def amqp_errors(doing: str) -> Iterator[None]:
+    """Turn the client's exceptions inside the block into ours; ``doing`` completes "RabbitMQ failed while …"."""
+    try:
+        yield
+    except (ChannelNotFoundEntity, ChannelPreconditionFailed, ChannelAccessRefused) as exc:
+        remedy = "Grant the user the permission (configure, write, read)." if isinstance(exc, ChannelAccessRefused) else ""
+        raise ConfigError("topics", f"RabbitMQ refuses {doing}: {said(exc)}", remedy) from exc
+    except asyncio.CancelledError as exc:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        # aiormq cancels what waits on a connection that is lost; nobody has cancelled us.
+        raise Unavailable(f"the connection to RabbitMQ was lost while {doing}") from exc
+    except CLIENT_ERRORS as exc:
+        raise Unavailable(f"RabbitMQ failed while {doing}: {said(exc)}") from exc
+
+
+def closing_reason(closing: asyncio.Future[object]) -> BaseException | None:
+    """Why a channel is closed, of its ``closing`` future."""
+    return None if closing.cancelled() else closing.exception()

@@ -1,0 +1,120 @@
+"""One connection to RabbitMQ, made again when it is asked for after it was lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aio_pika
+from aio_pika.abc import AbstractConnection
+from aiormq.channel import Channel
+from aiormq.connection import Connection
+from anybroker.errors import AnybrokerError, Unavailable
+
+from .failures import CLIENT_ERRORS, amqp_errors, connect_failure
+
+__all__ = ["Link"]
+
+_CLOSE = 3.0
+"""Seconds that RabbitMQ has to answer Connection.Close."""
+
+
+class Link:
+    """A connection of its own: RabbitMQ stops reading from one that publishes while memory or disk run out, and
+    acknowledgements must not wait behind that."""
+
+    def __init__(
+        self, servers: Sequence[tuple[str, int]], options: dict[str, Any], name: str, connect_timeout: float, timeout: float
+    ) -> None:
+        self._servers = servers
+        self._options = options
+        self._properties = {"connection_name": name}
+        self._connect_timeout = connect_timeout
+        self.timeout = timeout
+        self._lock = asyncio.Lock()
+        self._connection: AbstractConnection | None = None
+        self._closed = False
+
+    @property
+    def native(self) -> AbstractConnection | None:
+        """aio_pika's connection; None before the first and after the last."""
+        return self._connection
+
+    async def connect(self) -> None:
+        """Connect, if there is no open connection. Raises what :func:`connect_failure` says of the last server."""
+        async with self._lock:
+            if self._closed:
+                raise Unavailable("the RabbitMQ adapter is closed")
+            if self._connection is not None and not _transport(self._connection).is_opened:
+                await self._drop()
+            if self._connection is None:
+                self._connection = await self._connect_to_any()
+
+    async def _connect_to_any(self) -> AbstractConnection:
+        failure: AnybrokerError | None = None
+        seconds = 0.9 * self._connect_timeout / len(self._servers)
+        for host, port in self._servers:
+            try:
+                return await aio_pika.connect(
+                    host=host, port=port, timeout=seconds, client_properties=self._properties, **self._options
+                )
+            except CLIENT_ERRORS as exc:
+                failure = connect_failure(exc, f"{host}:{port}", self._options["virtualhost"])
+                failure.__cause__ = exc
+        assert failure is not None
+        raise failure
+
+    async def transport(self) -> Connection:
+        """The open connection of aiormq, which aio_pika stands on. Raises ``Unavailable``."""
+        connection = self._connection
+        if connection is None or not _transport(connection).is_opened:
+            try:
+                await self.connect()
+            except AnybrokerError as exc:
+                if isinstance(exc, Unavailable):
+                    raise
+                raise Unavailable(str(exc)) from exc.__cause__
+            connection = self._connection
+            assert connection is not None
+        return _transport(connection)
+
+    async def channel(self, *, confirms: bool = False) -> Channel:
+        """Another channel; with ``confirms`` it confirms publishes and raises for what is returned."""
+        transport = await self.transport()
+        with amqp_errors("opening a channel"):
+            channel = await transport.channel(
+                publisher_confirms=confirms, on_return_raises=confirms, timeout=self.timeout
+            )
+        assert isinstance(channel, Channel)
+        return channel
+
+    @asynccontextmanager
+    async def scratch(self, doing: str) -> AsyncIterator[Channel]:
+        """A channel for a few requests; errors inside become ours. A refused request closes it."""
+        channel = await self.channel()
+        try:
+            with amqp_errors(doing):
+                yield channel
+        finally:
+            await channel.close(timeout=self.timeout)
+
+    async def close(self) -> None:
+        """Close the connection, in 3 s at most. Idempotent."""
+        self._closed = True
+        await self._drop()
+
+    async def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            closing = asyncio.ensure_future(connection.close())
+            await asyncio.wait({closing}, timeout=_CLOSE)
+            closing.cancel()
+
+
+def _transport(connection: AbstractConnection) -> Connection:
+    transport = connection.transport
+    assert transport is not None
+    assert isinstance(transport.connection, Connection)
+    return transport.connection

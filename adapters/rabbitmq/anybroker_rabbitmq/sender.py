@@ -1,0 +1,281 @@
+"""Publishing: frames of our own on one confirming channel, no task an event."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Collection, Sequence
+from random import getrandbits
+from time import time
+from typing import Any, Final
+
+from aiormq.abc import ChannelFrame
+from aiormq.channel import Channel
+from aiormq.exceptions import PublishError
+from anybroker.adapter import SLOTS, Outbound, Receipt, Report, check_size, slot_of
+from anybroker.errors import BrokerError, ConfigError, PublishOutcomeUnknown, Rejected, Unavailable
+
+from .failures import closing_reason, said
+from .frames import body_frames, header_frame, publish_frame
+from .ladder import DUE, due_binding, make_rungs, rung_exchange, rungs_of
+from .link import Link
+from .names import group_exchange
+from .topology import is_there
+from .wire import Wire
+
+__all__ = ["RabbitmqSender"]
+
+_SLOT_BITS: Final = SLOTS.bit_length() - 1
+_WRITE: Final = 65_536
+"""Bytes that are written before the socket has to take them: the high-water mark of asyncio's transports."""
+
+class _Confirmation:
+    """What aiormq calls, in the place of its own future, when the broker has answered: one future less an event."""
+
+    __slots__ = ("message_id", "outbound", "report", "sender")
+
+    def __init__(self, sender: RabbitmqSender, message_id: str, outbound: Outbound, report: Report) -> None:
+        self.sender = sender
+        self.message_id = message_id
+        self.outbound = outbound
+        self.report = report
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, frame: object) -> None:
+        self.end(Receipt(self.outbound.topic, self.message_id))
+
+    def set_exception(self, exc: BaseException) -> None:
+        outbound = self.outbound
+        if not isinstance(exc, PublishError):
+            error: BrokerError = PublishOutcomeUnknown(
+                f"RabbitMQ did not accept an event for topic {outbound.topic!r} (nack): the queue of one group may have "
+                "stored it. Publish it again under the same id"
+            )
+        elif outbound.group is None and outbound.topic not in self.sender.with_groups:
+            self.set_result(None)  # no group, so no queue: nobody waits for it
+            return
+        else:
+            where = f"the group {outbound.group!r} of {outbound.topic!r}" if outbound.group else f"{outbound.topic!r}"
+            error = Rejected(f"no queue of {where} takes the event: something was deleted. Declare it again ({said(exc)})")
+        error.__cause__ = exc
+        self.end(error)
+
+    def end(self, result: Receipt | BrokerError) -> None:
+        self.sender.ended(self.message_id)
+        self.report(self.outbound, result)
+
+
+class _Route:
+    """An exchange, with the frame that begins each publish to it; of 64 slots there are few."""
+
+    __slots__ = ("delayed", "exchange", "frames")
+
+    def __init__(self, exchange: str) -> None:
+        self.exchange = exchange
+        self.frames: dict[int, bytes] = {}
+        self.delayed = False
+
+
+class RabbitmqSender:
+    """See :class:`anybroker.adapter.Sender`. The routing key is the slot of the event's key, or a random one without.
+
+    Instead of one ``basic_publish`` an event, each a task that waits, it uses the parts of aiormq's channel that
+    method is made of, all public: ``write_queue``, ``delivery_tag``, ``confirmations``, ``message_id_delivery_tag``.
+    Should they go, publishing fails at the first event, not silently.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        control: Link,
+        wire: Wire,
+        with_groups: Collection[str],
+        *,
+        limit: int,
+        makes_rungs: bool,
+    ) -> None:
+        self._link = link
+        self._control = control
+        self._wire = wire
+        self.with_groups = with_groups
+        self._limit = limit
+        self._makes_rungs = makes_rungs
+        self._highest_rung = -1
+        self._channel: Channel | None = None
+        self._prefix = ""
+        self._routes: dict[tuple[str, str | None], _Route] = {}
+        self._header_limit = 0
+        self._unwritten = 0
+        self._idle: asyncio.Future[None] | None = None
+        self._closed = False
+
+    # ----------------------------------------------------------------------------------------------- connection
+
+    async def open(self) -> Channel:
+        """The channel, opened anew if the last one is closed. Raises ``Unavailable``."""
+        channel = self._channel
+        if channel is None or channel.is_closed:
+            if channel is not None:
+                self._lost(channel, closing_reason(channel.closing))
+            channel = self._channel = await self._link.channel(confirms=True)
+            self._prefix = f"{secrets.token_hex(6)}-"
+            # Headers travel in one frame: 7 bytes before it, 1 behind, 14 of the content header's own.
+            self._header_limit = channel.connection.connection_tune.frame_max - 22
+            self._unwritten = 0
+            self._routes.clear()  # their frames name the channel, and an exchange may be gone
+            opened = channel
+            channel.closing.add_done_callback(lambda closing: self._lost(opened, closing_reason(closing)))
+        return channel
+
+    def _lost(self, channel: Channel, reason: BaseException | None) -> None:
+        """The channel is closed: whatever waits for a confirmation may be stored, or not."""
+        waiting = [each for each in channel.confirmations.values() if isinstance(each, _Confirmation)]
+        channel.confirmations.clear()
+        for confirmation in waiting:
+            topic = confirmation.outbound.topic
+            error = PublishOutcomeUnknown(
+                f"the connection to RabbitMQ was lost before it confirmed an event for topic {topic!r} ({said(reason)}): "
+                "it may be stored. Publish it again under the same id"
+            )
+            error.__cause__ = reason
+            confirmation.end(error)
+
+    def ended(self, message_id: str) -> None:
+        """A publish has its answer."""
+        channel = self._channel
+        if channel is not None:
+            channel.message_id_delivery_tag.pop(message_id, None)
+            if self._idle is not None and not channel.message_id_delivery_tag and not self._idle.done():
+                self._idle.set_result(None)
+
+    # --------------------------------------------------------------------------------------------------- submit
+
+    async def submit(self, batch: Sequence[Outbound], report: Report, /) -> None:
+        """See :meth:`anybroker.adapter.Sender.submit`."""
+        if self._closed:
+            raise Unavailable("the RabbitMQ sender is closed")
+        channel = await self.open()
+        routes = self._routes
+        now = time()
+        ready: list[tuple[Outbound, _Route, int]] = []
+        for outbound in batch:
+            route = routes.get((outbound.topic, outbound.group))
+            seconds = 0 if outbound.not_before is None else int(outbound.not_before - now)
+            if route is None or (seconds > 0 and (not route.delayed or rungs_of(seconds)[0] > self._highest_rung)):
+                try:
+                    route = await self._prepare(outbound.topic, outbound.group, seconds)
+                except (Rejected, ConfigError) as exc:
+                    error = Rejected(str(exc))
+                    error.__cause__ = exc.__cause__
+                    report(outbound, error)
+                    continue
+            ready.append((outbound, route, seconds))
+        parts: list[bytes] = []
+        size = 0
+        first = channel.delivery_tag + 1
+        for outbound, route, seconds in ready:
+            size += self._add(parts, channel, route, outbound, report, seconds)
+            if size >= _WRITE:
+                await self._write(channel, parts, size, first)
+                parts, size, first = [], 0, channel.delivery_tag + 1
+        if parts:
+            await self._write(channel, parts, size, first)
+
+    def _add(
+        self, parts: list[bytes], channel: Channel, route: _Route, outbound: Outbound, report: Report, seconds: int
+    ) -> int:
+        """Add the frames of one event, which from now on waits for its confirmation; returns their bytes, about."""
+        try:
+            flags, before, after, body = self._wire.write(outbound)
+        except ValueError as exc:
+            error = Rejected(f"an event for topic {outbound.topic!r} has a header whose name is over 255 bytes")
+            error.__cause__ = exc
+            report(outbound, error)
+            return 0
+        tag = channel.delivery_tag + 1
+        message_id = f"{self._prefix}{tag}"
+        properties = b"%b%c%b%b" % (before, len(message_id), message_id.encode(), after)
+        size = len(properties) + len(body)
+        refused = check_size(outbound, size, self._limit) or check_size(outbound, len(properties), self._header_limit)
+        if refused is not None:
+            report(outbound, refused)
+            return 0
+        key = outbound.key
+        slot = getrandbits(_SLOT_BITS) if key is None else slot_of(key)
+        number = channel.number
+        if seconds > 0:
+            rung, way = rungs_of(seconds)
+            begin = publish_frame(number, rung_exchange(rung), f"{way}{route.exchange}.{slot}")
+        else:
+            known = route.frames.get(slot)
+            begin = known or route.frames.setdefault(slot, publish_frame(number, route.exchange, str(slot)))
+        channel.delivery_tag = tag
+        confirmation: Any = _Confirmation(self, message_id, outbound, report)
+        channel.confirmations[tag] = confirmation
+        channel.message_id_delivery_tag[message_id] = tag
+        parts += (begin, header_frame(number, len(body), flags, properties))
+        if body:
+            parts += body_frames(number, body, channel.max_content_size)
+        return size + len(begin)
+
+    async def _write(self, channel: Channel, parts: list[bytes], size: int, first: int) -> None:
+        """Hand the frames to aiormq's writer; wait where the socket takes no more. ``first``: the first tag in them."""
+        if channel.is_closed:
+            for tag in range(first, channel.delivery_tag + 1):
+                channel.confirmations.pop(tag)  # not written, so not stored
+        else:
+            self._unwritten += size
+            drained = channel.create_future() if self._unwritten >= _WRITE else None
+            await channel.write_queue.put(ChannelFrame(b"".join(parts), should_close=False, drain_future=drained))
+            if drained is not None:
+                self._unwritten = 0
+                await asyncio.wait({drained})
+        if channel.is_closed:
+            reason = closing_reason(channel.closing)
+            self._lost(channel, reason)  # now, or what is raised here would count for what was written, too
+            raise Unavailable(f"the connection to RabbitMQ was lost ({said(reason)})") from reason
+
+    async def _prepare(self, topic: str, group: str | None, seconds: int) -> _Route:
+        """Look whether the exchange is there: publishing to one that is not closes the channel, and all that waits on it
+        would be unknown. For a delay, make the ladder reach that high and end at this exchange."""
+        route = self._routes.get((topic, group))
+        if route is None:
+            name = topic if group is None else group_exchange(topic, group)
+            if not await is_there(self._control, "exchange", name):
+                raise Rejected(f"RabbitMQ has no exchange {name!r}. Declare the topic and its groups first")
+            route = self._routes[topic, group] = _Route(name)
+        if seconds > 0:
+            rung = rungs_of(seconds)[0]
+            if rung > self._highest_rung and not await is_there(self._control, "queue", rung_exchange(rung)):
+                if not self._makes_rungs:
+                    raise Rejected(
+                        f"RabbitMQ has no queue {rung_exchange(rung)!r} for delays, and this Bus makes none. Publish once "
+                        'with such a delay from a Bus with provision="create"'
+                    )
+                async with self._control.scratch("making the queues for delays") as channel:
+                    await make_rungs(channel, rung)
+            self._highest_rung = max(rung, self._highest_rung)
+            if not route.delayed:
+                async with self._control.scratch("binding an exchange to the queues for delays") as channel:
+                    await channel.exchange_bind(route.exchange, DUE, due_binding(route.exchange))
+                route.delayed = True
+        return route
+
+    # ---------------------------------------------------------------------------------------------------- close
+
+    async def close(self) -> None:
+        """See :meth:`anybroker.adapter.Sender.close`."""
+        if self._closed:
+            return
+        self._closed = True
+        channel = self._channel
+        try:
+            if channel is not None and not channel.is_closed and channel.message_id_delivery_tag:
+                self._idle = asyncio.get_running_loop().create_future()
+                await self._idle
+        finally:
+            if channel is not None:
+                self._lost(channel, None)
+            await self._link.close()

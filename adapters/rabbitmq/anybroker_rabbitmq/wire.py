@@ -1,0 +1,201 @@
+"""Events and AMQP 0-9-1 messages: headers with a prefix and the content-type property, our transport headers beside them.
+
+There is no official CloudEvents binding for AMQP 0-9-1; this is the AMQP 1.0 binding with the prefix that survives
+RabbitMQ's conversion between the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, Literal, NamedTuple
+
+from aiormq.abc import DeliveredMessage
+from anybroker.adapter import Foreign, Inbound, Lane, Outbound
+from anybroker.cloudevents import HeaderBinding
+from anybroker.errors import InvalidEvent
+from pamqp.commands import Basic
+from pamqp.encode import by_type
+
+from .frames import field, native_table, table
+
+__all__ = ["AmqpForeign", "Wire", "Written"]
+
+PREFIXES: Final = ("cloudEvents_", "cloudEvents:", "ce-")
+NOT_BEFORE: Final = "anybroker-not-before"
+_OURS: Final = "anybroker-"
+_BROKERS: Final = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count")
+"""Headers that RabbitMQ adds. Sent back they would only be wrong."""
+_STRUCTURED: Final = "application/cloudevents+json"
+_ENVELOPE: Final = "application/cloudevents"
+_MAX_NAMES: Final = 1024
+
+_CONTENT_TYPE: Final = Basic.Properties.flags["content_type"]
+_ALWAYS: Final = sum(Basic.Properties.flags[name] for name in ("headers", "delivery_mode", "message_id"))
+_PERSISTENT: Final = b"\x02"
+
+
+class Written(NamedTuple):
+    """A message but for its id: property flags, the properties before and after the id, and the body."""
+
+    flags: int
+    before: bytes
+    after: bytes
+    body: bytes
+
+
+class AmqpForeign(Foreign):
+    """A message that is no CloudEvent, with its AMQP properties, so that a dead letter has them too."""
+
+    __slots__ = ("properties",)
+
+    def __init__(self, message: DeliveredMessage, reason: InvalidEvent) -> None:
+        self.properties: Basic.Properties = message.header.properties
+        native = {name: value for name, value in (self.properties.headers or {}).items() if not _is_ours(name)}
+        headers = [(name, _bytes(value)) for name, value in native.items()]
+        if self.properties.content_type is not None:
+            headers.append(("content-type", self.properties.content_type.encode()))
+        super().__init__(message.body, headers, None, reason)
+
+
+class Wire:
+    """Both directions. One for each adapter: it keeps what it has learned of header names, bounded."""
+
+    def __init__(
+        self, content_mode: Literal["binary", "structured"] = "binary", header_prefix: str = PREFIXES[0]
+    ) -> None:
+        others = tuple(prefix for prefix in PREFIXES if prefix != header_prefix)
+        self._binding = HeaderBinding(
+            bytes, prefix=header_prefix, also_read=others, content_type="property", null_body=False
+        )
+        self._structured = content_mode == "structured"
+        self._fields: dict[str, bytes] = {}
+        self._names: dict[str, str] = {}
+
+    def write(self, outbound: Outbound) -> Written:
+        """The message of an event. Raises ValueError for a transport header whose name has more than 255 bytes.
+
+        An event goes in structured mode where binary mode cannot carry it: a name or content type too long for AMQP,
+        or data that is itself a structured event.
+        """
+        event = outbound.event
+        extra = outbound.headers
+        if outbound.not_before is not None and (extra is None or NOT_BEFORE not in extra):
+            extra = {**(extra or {}), NOT_BEFORE: f"{outbound.not_before:.3f}"}
+        if isinstance(event, Foreign):
+            return self._write_foreign(event, extra or {})
+        beside = [(self._field(name), text.encode()) for name, text in extra.items()] if extra else []
+        content_type = event.datacontenttype
+        if not self._structured and (content_type is None or _fits(content_type)):
+            try:
+                fields = [(self._field(name), value) for name, value in self._binding.binary_headers(event)]
+            except ValueError:
+                pass  # a name too long for AMQP: structured
+            else:
+                return _written(content_type, table(fields + beside), event.body or b"")
+        headers, body = self._binding.structured(event)
+        return _written(_STRUCTURED, table([(self._field(name), value) for name, value in headers] + beside), body)
+
+    def _write_foreign(self, event: Foreign, extra: Mapping[str, str]) -> Written:
+        body = event.body or b""
+        if isinstance(event, AmqpForeign):
+            return _written_again(event.properties, extra, body)
+        own = {name.lower(): value for name, value in event.headers}
+        fields = [(field(name), value) for name, value in event.headers if name.lower() != "content-type"]
+        fields += [(field(name), text.encode()) for name, text in extra.items() if name not in own]
+        content_type = own["content-type"].decode("utf-8", "replace") if "content-type" in own else None
+        return _written(content_type, table(fields), body)
+
+    def _field(self, name: str) -> bytes:
+        known = self._fields.get(name)
+        if known is None:
+            known = field(name)
+            if len(self._fields) >= _MAX_NAMES:
+                self._fields.clear()
+            self._fields[name] = known
+        return known
+
+    def read(self, message: DeliveredMessage, lane: Lane, position: int, token: Any) -> Inbound:
+        """One delivery. What is no CloudEvent comes as an AmqpForeign; nothing is raised."""
+        properties = message.header.properties
+        headers: Mapping[str, Any] = properties.headers or {}
+        names = self._names
+        extra: dict[str, str] = {}
+        deliveries = 1
+        for name, value in headers.items():
+            known = names.get(name)
+            if known is None:
+                known = self._learn(name)
+            if known:
+                extra[known] = value if type(value) is str else _bytes(value).decode("utf-8", "replace")
+            elif name in ("x-delivery-count", "x-acquired-count") and isinstance(value, int):
+                deliveries = max(deliveries, value + 1)
+        event: Any
+        try:
+            event = self._binding.parse(list(headers.items()), message.body, content_type=properties.content_type)
+        except InvalidEvent as exc:
+            event = AmqpForeign(message, exc)
+        return Inbound(event, lane, position, event.key, extra, message, token, 0, deliveries)
+
+    def _learn(self, name: str) -> str:
+        """A header's name as a transport header, or "" for one that belongs to the event or the broker."""
+        lower = name.lower()
+        event = lower.startswith(tuple(prefix.lower() for prefix in PREFIXES)) or lower in ("content-type", "anybroker-data")
+        known = "" if event or lower.startswith(_BROKERS) else lower
+        if len(self._names) >= _MAX_NAMES:
+            self._names.clear()
+        self._names[name] = known
+        return known
+
+
+def _fits(content_type: str) -> bool:
+    """Whether binary mode can carry it in the content-type property."""
+    return len(content_type) <= 255 and not content_type[: len(_ENVELOPE)].lower() == _ENVELOPE and content_type.isascii()
+
+
+def _is_ours(name: str) -> bool:
+    return name.lower().startswith((_OURS, *_BROKERS))
+
+
+def _short(text: str) -> bytes:
+    encoded = text.encode()[:255]
+    return bytes((len(encoded),)) + encoded
+
+
+def _bytes(value: Any) -> bytes:
+    """A header's value as bytes: as they came, or the text of a value that has another type in AMQP."""
+    if isinstance(value, bytes | bytearray):
+        return bytes(value)
+    return b"" if value is None else str(value).encode()
+
+
+def _written(content_type: str | None, headers: bytes, body: bytes) -> Written:
+    if content_type is None:
+        return Written(_ALWAYS, headers + _PERSISTENT, b"", body)
+    return Written(_CONTENT_TYPE | _ALWAYS, _short(content_type) + headers + _PERSISTENT, b"", body)
+
+
+def _written_again(properties: Basic.Properties, extra: Mapping[str, str], body: bytes) -> Written:
+    """A foreign message once more, with its properties but for these: the id, which is ours; the expiration, which would
+    drop it; the user and cluster id, which RabbitMQ refuses from others."""
+    native = {name: value for name, value in (properties.headers or {}).items() if not _is_ours(name)}
+    own = {name.lower() for name in native}
+    native |= {name: text for name, text in extra.items() if name not in own}
+    flags, parts = 0, {"before": b"", "after": b""}
+    place = "before"
+    for name, flag in Basic.Properties.flags.items():
+        if name == "message_id":
+            flags, place = flags | flag, "after"
+            continue
+        if name in ("expiration", "user_id", "cluster_id"):
+            continue
+        if name == "headers":
+            encoded = native_table(native)
+        elif name == "delivery_mode":
+            encoded = _PERSISTENT
+        elif (value := getattr(properties, name)) is None:
+            continue
+        else:
+            encoded = by_type(value, Basic.Properties.amqp_type(name))
+        flags |= flag
+        parts[place] += encoded
+    return Written(flags, parts["before"], parts["after"], body)

@@ -1,0 +1,95 @@
+"""The adapters under test: finding their harnesses, starting the brokers once, ending them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from importlib import import_module
+
+import pytest
+
+from .harness import BrokerHarness, BrokerUnavailable
+from .harnesses import BUILT_IN
+
+__all__ = ["Adapters", "find_harnesses"]
+
+Say = Callable[[str], None]
+
+
+def find_harnesses(names: Iterable[str]) -> dict[str, type[BrokerHarness]]:
+    """Harness classes by adapter name, for short names, ``all`` and ``module:Class``. UsageError for a wrong one."""
+    wanted: list[str] = []
+    for name in names:
+        wanted += BUILT_IN.values() if name == "all" else [BUILT_IN.get(name, name)]
+    found: dict[str, type[BrokerHarness]] = {}
+    for path in wanted:
+        module, _, attribute = path.partition(":")
+        if not attribute:
+            raise pytest.UsageError(
+                f"--adapter {path}: is no short name ({', '.join(BUILT_IN)}, all) and no 'module:Class' of a BrokerHarness"
+            )
+        try:
+            harness = getattr(import_module(module), attribute)
+        except (ImportError, AttributeError) as exc:
+            raise pytest.UsageError(f"--adapter {path}: cannot be imported: {exc}") from exc
+        if not (isinstance(harness, type) and issubclass(harness, BrokerHarness)):
+            raise pytest.UsageError(f"--adapter {path}: is not a subclass of anybroker_contract.BrokerHarness")
+        found[harness.name] = harness
+    return found
+
+
+class Adapters:
+    """The harnesses of one run. In the session's process it starts the brokers; in a worker it is told about them."""
+
+    def __init__(self, classes: dict[str, type[BrokerHarness]]) -> None:
+        self.shared: dict[str, BrokerHarness] = {name: harness() for name, harness in classes.items()}
+        self.own: dict[str, BrokerHarness] = {}
+        """Brokers of this process alone, for tests that disturb them."""
+        self.unavailable: dict[str, BrokerUnavailable] = {}
+        self._set_up: list[BrokerHarness] = []
+
+    def start(self, say: Say) -> None:
+        """Start every broker, those of :mod:`anybroker_contract.brokers` side by side."""
+        from .brokers import start_brokers
+        from .harnesses.server import ServerHarness
+
+        servers = {harness for harness in self.shared.values() if isinstance(harness, ServerHarness)}
+        found = start_brokers([harness.kind for harness in servers], say=lambda name, text: say(f"{name}: {text}"))
+        for name, harness in self.shared.items():
+            try:
+                if isinstance(harness, ServerHarness):
+                    self._set_up.append(harness)
+                    started = harness.take(found[harness.kind])
+                else:
+                    started = harness.setup()
+                    self._set_up.append(harness)
+            except BrokerUnavailable as exc:
+                self.unavailable[name] = exc
+                continue
+            harness.attach(started)
+
+    def told(self) -> dict[str, str | None]:
+        """For the workers: what each setup returned; None where there is no broker."""
+        return {name: None if name in self.unavailable else harness.started for name, harness in self.shared.items()}
+
+    def attach(self, told: dict[str, str | None]) -> None:
+        """In a worker."""
+        for name, harness in self.shared.items():
+            started = told[name]
+            if started is None:
+                self.unavailable[name] = BrokerUnavailable("not started")
+            else:
+                harness.attach(started)
+
+    def of_its_own(self, name: str) -> BrokerHarness:
+        """A second broker, started when the first test asks for it; for tests that disturb it."""
+        if name not in self.own:
+            harness = type(self.shared[name])()
+            self._set_up.append(harness)
+            harness.attach(harness.setup())
+            self.own[name] = harness
+        return self.own[name]
+
+    def stop(self) -> None:
+        """End what this process started."""
+        while self._set_up:
+            self._set_up.pop().teardown()

@@ -1,0 +1,46 @@
+"""Running an async test: a loop of its own, and nothing left behind in it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from ._kit import Kit
+
+__all__ = ["run_test"]
+
+_LEAVE = 1.0
+"""Seconds that tasks have to end after the test has closed everything."""
+
+
+def run_test(function: Callable[..., Awaitable[None]], arguments: Mapping[str, Any], kit: Kit, seconds: float) -> None:
+    """Run the test; it fails after ``seconds``, or if a task, or an error nobody looked at, is left behind."""
+    problems: list[dict[str, Any]] = []
+    with asyncio.Runner(debug=False) as runner:
+        runner.get_loop().set_exception_handler(lambda _loop, context: problems.append(context))
+        runner.run(_bounded(function, arguments, kit, seconds))
+    if problems:
+        first = problems[0]
+        raise AssertionError(f"{len(problems)} errors in the loop, the first: {first['message']}") from first.get(
+            "exception"
+        )
+
+
+async def _bounded(
+    function: Callable[..., Awaitable[None]], arguments: Mapping[str, Any], kit: Kit, seconds: float
+) -> None:
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            await function(**arguments)
+    except TimeoutError as exc:
+        if limit.expired():
+            raise AssertionError(f"the test did not end within {seconds:g} s") from exc
+        raise
+    finally:
+        await kit.close()
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    if left:
+        _, left = await asyncio.wait(left, timeout=_LEAVE)
+    if left:
+        raise AssertionError(f"tasks were left running: {', '.join(sorted(str(task) for task in left))}")

@@ -1,0 +1,362 @@
+"""The pytest plugin: ``pytest -p anybroker_contract.plugin --pyargs anybroker_contract --adapter memory``.
+
+Options, brokers, the choice of tests by capability, and the summary. With pytest-xdist the controlling process starts
+the brokers once and tells the workers; tests that disturb a broker run one after the other on one of its own.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ._adapters import Adapters, find_harnesses
+from ._kit import Kit
+from ._ledger_of_skips import OWN, Ledger, read_ledger
+from ._outcomes import Outcome, Outcomes, Verdict
+from ._runner import run_test
+from ._table import check_table, write_table
+from .harness import DISTURBANCES, BrokerHarness, BrokerUnavailable
+from .marks import declares
+
+__all__: list[str] = []
+
+PACKAGE = __name__.rpartition(".")[0]
+TIERS = ("short", "full", "stress")
+REPEATS = 10
+"""How often each test runs in the stress tier."""
+SECONDS = 45.0
+"""How long a test may take, unless it is marked with a timeout of its own."""
+GRACE = 20.0
+"""What pytest-timeout gives beyond that, for closing."""
+
+NOT_APPLICABLE = "not applicable: "
+LEDGERED = "ledgered: "
+
+_OUTCOMES = pytest.StashKey[Outcomes]()
+_ADAPTERS = pytest.StashKey[Adapters]()
+_LEDGER = pytest.StashKey[Ledger]()
+_PROBLEMS = pytest.StashKey[list[str]]()
+
+_session: pytest.Config | None = None
+"""The configuration of the session's process: the hook that sees reports is given none."""
+
+
+# ---------------------------------------------------------------------------------------------------------- options
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The options of the suite."""
+    group = parser.getgroup("anybroker", "the contract suite of anybroker")
+    group.addoption(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="what to test: memory, sqlite, kafka, …, all, or module:Class of a BrokerHarness. Repeatable. Default: memory.",
+    )
+    group.addoption(
+        "--require-brokers",
+        default="",
+        metavar="NAMES",
+        help="fail where one of these brokers (comma-separated, or all) cannot be had. Default: its tests are skipped.",
+    )
+    group.addoption("--tier", choices=TIERS, default="short", help="short (default), full (larger numbers), stress (ten times)")
+    group.addoption(
+        "--patience",
+        type=float,
+        default=None,
+        metavar="SECONDS",
+        help="by when what a test waits for must have happened. Default: 20.",
+    )
+    group.addoption(
+        "--ledger", action="append", default=[], metavar="FILE", help="a ledger of your own, beside the suite's"
+    )
+    group.addoption("--outcomes", default=None, metavar="FILE", help="write each outcome to this file, one JSON a line")
+    group.addoption("--write-table", default=None, metavar="FILE", help="write tests × adapters into this page")
+    group.addoption("--check-table", default=None, metavar="FILE", help="fail if that page is not current")
+    group.addoption(
+        "--mutant", action="append", default=[], metavar="NAME", help="run against this broken adapter. Repeatable; all."
+    )
+    group.addoption(
+        "--killers-only", action="store_true", help="with --mutant: only the tests that are named as its killers"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Marks; harnesses; with xdist, tests that disturb a broker stay together."""
+    for line in (
+        "requires(*names): capabilities that the test needs",
+        "refuses(*names): capabilities whose absence the test shows to be refused",
+        "needs_harness(*names): what the test does to the broker",
+        "tier(name): the smallest tier that the test runs in",
+    ):
+        config.addinivalue_line("markers", line)
+    if getattr(config.option, "dist", "no") == "load":
+        config.option.dist = "loadgroup"
+    classes = find_harnesses(config.option.adapter or ["memory"])
+    config.stash[_ADAPTERS] = Adapters(classes)
+    config.stash[_LEDGER] = read_ledger([OWN, *map(Path, config.option.ledger)])
+    path = config.option.outcomes
+    config.stash[_OUTCOMES] = Outcomes(Path(path) if path and not _is_worker(config) else None)
+    config.stash[_PROBLEMS] = []
+    if not _is_worker(config):
+        global _session
+        _session = config
+
+
+def _is_worker(config: pytest.Config) -> bool:
+    return hasattr(config, "workerinput")
+
+
+# ---------------------------------------------------------------------------------------------------------- brokers
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Start the brokers, or be told where they are."""
+    config = session.config
+    adapters = config.stash[_ADAPTERS]
+    config.add_cleanup(adapters.stop)
+    if _is_worker(config):
+        adapters.attach(json.loads(config.workerinput["anybroker"]))  # type: ignore[attr-defined] # xdist's
+        return
+    if config.option.collectonly:
+        adapters.unavailable = {name: BrokerUnavailable("only collecting") for name in adapters.shared}
+        return
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    quietly = reporter is None or config.option.verbose < 0
+    adapters.start(lambda text: None if quietly else reporter.write_line(f"anybroker: {text}"))
+    required = {name.strip() for name in config.option.require_brokers.split(",") if name.strip()}
+    missing = [name for name in adapters.unavailable if name in required or "all" in required]
+    if missing:
+        adapters.stop()
+        lines = "\n".join(f"{name}: {_why(adapters.unavailable[name])}" for name in missing)
+        pytest.exit(f"--require-brokers: not to be had:\n{lines}", returncode=1)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell an xdist worker where the brokers are."""
+    node.workerinput["anybroker"] = json.dumps(node.config.stash[_ADAPTERS].told())
+
+
+def _why(unavailable: BrokerUnavailable) -> str:
+    return f"{unavailable.reason}" + (f"; get it with: {unavailable.remedy}" if unavailable.remedy else "")
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """One line an adapter: which broker, where it comes from and why."""
+    if _is_worker(config) or config.option.collectonly:
+        return []
+    adapters = config.stash[_ADAPTERS]
+    lines = [f"anybroker contract suite, tier {config.option.tier}"]
+    for name, harness in adapters.shared.items():
+        gone = adapters.unavailable.get(name)
+        lines.append(f"  {name}: {harness.detail or 'from its harness'}" if gone is None else f"  {name}: NOT TESTED: {_why(gone)}")
+    return lines
+
+
+# ------------------------------------------------------------------------------------------------ which tests run
+
+
+def _is_ours(definition: Any) -> bool:
+    return "kit" in getattr(definition, "fixturenames", ())
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every test that takes ``kit`` runs on each adapter (and on each broken one that was asked for)."""
+    if "kit" not in metafunc.fixturenames:
+        return
+    config = metafunc.config
+    adapters = config.stash[_ADAPTERS]
+    test = _test_name(metafunc.definition)
+    marks = {mark.name: mark for mark in reversed(list(metafunc.definition.iter_markers()))}
+    parameters = []
+    for name, harness in adapters.shared.items():
+        if name in adapters.unavailable and not config.option.collectonly:
+            continue
+        extra, disturbs = _marks_for(config, test, name, harness, marks)
+        repeats = range(REPEATS) if config.option.tier == "stress" else range(1)
+        for mutant in _mutants(config, test, harness):
+            if mutant is not None and any(mark.name == "skip" for mark in extra):
+                continue
+            for repeat in repeats:
+                id_ = "-".join(filter(None, [name, mutant, str(repeat) if repeat else ""]))
+                parameters.append(pytest.param((name, mutant, disturbs), id=id_, marks=extra))
+    metafunc.parametrize("kit", parameters, indirect=True)
+
+
+def _mutants(config: pytest.Config, test: str, harness: BrokerHarness) -> list[str | None]:
+    if not config.option.mutant:
+        return [None]
+    from .mutants import MUTANTS
+
+    wanted = MUTANTS if "all" in config.option.mutant else {name: MUTANTS[name] for name in config.option.mutant}
+    return [
+        mutant.name
+        for mutant in wanted.values()
+        if mutant.applies(harness.capabilities())
+        and (not config.option.killers_only or test.partition("::")[2] in mutant.killers)
+    ]
+
+
+def _test_name(definition: Any) -> str:
+    return f"{definition.path.name}::{definition.originalname}"
+
+
+def _marks_for(
+    config: pytest.Config, test: str, name: str, harness: BrokerHarness, marks: dict[str, pytest.Mark]
+) -> tuple[list[pytest.MarkDecorator | pytest.Mark], bool]:
+    """What is added to the test on this adapter, and whether it runs on a broker of its own."""
+    extra: list[pytest.MarkDecorator | pytest.Mark] = []
+    capabilities = harness.capabilities()
+    needs = set(marks["needs_harness"].args) if "needs_harness" in marks else set()
+    disturbs = bool(needs & DISTURBANCES)
+    if disturbs:
+        extra.append(pytest.mark.xdist_group(f"disturbs-{name}"))
+    absent = [item for item in _arguments(marks, "requires") if not declares(capabilities, item)]
+    declared = [item for item in _arguments(marks, "refuses") if declares(capabilities, item)]
+    cannot = sorted(needs - harness.can() - {"url"})
+    smallest = _arguments(marks, "tier")
+    if absent:
+        extra.append(pytest.mark.skip(reason=f"{NOT_APPLICABLE}absent: {absent[0]}"))
+    elif declared:
+        extra.append(pytest.mark.skip(reason=f"{NOT_APPLICABLE}declared: {declared[0]}"))
+    elif cannot:
+        extra.append(pytest.mark.skip(reason=f"{NOT_APPLICABLE}the harness has no {cannot[0]}()"))
+    elif smallest and TIERS.index(smallest[0]) > TIERS.index(config.option.tier):
+        extra.append(pytest.mark.skip(reason=f"{NOT_APPLICABLE}only in the {smallest[0]} tier"))
+    elif not config.option.mutant:
+        row = config.stash[_LEDGER].get((name, test))
+        if row is not None:
+            extra.append(pytest.mark.xfail(reason=f"{LEDGERED}{row.reason}", strict=True))
+    return extra, disturbs
+
+
+def _arguments(marks: dict[str, pytest.Mark], name: str) -> tuple[str, ...]:
+    return tuple(marks[name].args) if name in marks else ()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Warnings are errors in every test of ours, and each ends by a deadline."""
+    for item in items:
+        if _is_ours(item):
+            item.add_marker(pytest.mark.filterwarnings("error"), append=False)
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(SECONDS + GRACE))
+
+
+# ------------------------------------------------------------------------------------------------------ running
+
+
+@pytest.fixture
+def kit(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Kit]:
+    """What a test works with, on one adapter."""
+    name, mutant, disturbs = request.param
+    config = request.config
+    adapters = config.stash[_ADAPTERS]
+    try:
+        harness = adapters.of_its_own(name) if disturbs else adapters.shared[name]
+    except BrokerUnavailable as exc:
+        pytest.fail(f"a second broker for tests that disturb it: {_why(exc)}", pytrace=False)
+    patience = config.option.patience or 20.0
+    return Kit(harness, tmp_path, size=config.option.tier, patience=patience, mutant=mutant)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run an async test of ours."""
+    kit = pyfuncitem.funcargs.get("kit")
+    if not isinstance(kit, Kit) or not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    wanted = inspect.signature(pyfuncitem.obj).parameters
+    arguments = {name: value for name, value in pyfuncitem.funcargs.items() if name in wanted}
+    mark = pyfuncitem.get_closest_marker("timeout")
+    seconds = mark.args[0] - GRACE if mark is not None else SECONDS
+    run_test(pyfuncitem.obj, arguments, kit, max(seconds, 10.0))
+    return True
+
+
+# ---------------------------------------------------------------------------------------------------- outcomes
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Note on the report which test, adapter and mutant it was: it travels to the controlling process."""
+    report = yield
+    callspec = getattr(item, "callspec", None)
+    if callspec is not None and "kit" in callspec.params:
+        name, mutant, _ = callspec.params["kit"]
+        report.anybroker = (_test_name(item), name, mutant)  # type: ignore[attr-defined] # reports may be added to
+    return report
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """In the session's process: keep the outcome."""
+    if _session is not None and hasattr(report, "anybroker"):
+        test, name, mutant = report.anybroker
+        verdict, reason = _verdict(report)
+        if verdict is not None:
+            _session.stash[_OUTCOMES].add(Outcome(test, name, verdict, reason, mutant, round(report.duration, 3)))
+
+
+def _verdict(report: pytest.TestReport) -> tuple[Verdict | None, str]:
+    """What one report says of the test; None: nothing yet."""
+    if report.failed:
+        return "failed", str(report.longrepr).strip().rpartition("\n")[2]
+    if report.skipped:
+        reason = _reason(report)
+        if reason.startswith(NOT_APPLICABLE):
+            return "not applicable", reason.removeprefix(NOT_APPLICABLE)
+        if reason.startswith(LEDGERED):
+            return "ledgered", reason.removeprefix(LEDGERED)
+        return "skipped", reason
+    return ("passed", "") if report.when == "call" else (None, "")
+
+
+def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
+    """What a capability excludes is no skip that anybody has to read."""
+    if report.outcome == "skipped" and _reason(report).startswith(NOT_APPLICABLE):
+        return "not applicable", "", "N/A"
+    return None
+
+
+def _reason(report: pytest.TestReport) -> str:
+    longrepr = report.longrepr
+    text = getattr(report, "wasxfail", None) or (longrepr[2] if isinstance(longrepr, tuple) else "")
+    return str(text).removeprefix("reason: ").removeprefix("Skipped: ")
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Write or check the table of a run that was complete."""
+    config = session.config
+    if _is_worker(config) or config.option.mutant:
+        return
+    for option, act in (("write_table", write_table), ("check_table", check_table)):
+        path = getattr(config.option, option)
+        if path is None:
+            continue
+        problem = act(Path(path), config.stash[_OUTCOMES], list(config.stash[_ADAPTERS].shared))
+        if problem is not None:
+            config.stash[_PROBLEMS].append(f"--{option.replace('_', '-')} {path}: {problem}")
+            session.exitstatus = session.exitstatus or 1
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """One line an adapter; one loud line for each broker that could not be had."""
+    adapters, outcomes = config.stash[_ADAPTERS], config.stash[_OUTCOMES]
+    if not outcomes.all and not adapters.unavailable:
+        return
+    terminalreporter.section("anybroker contract suite")
+    for name in adapters.shared:
+        gone = adapters.unavailable.get(name)
+        if gone is None:
+            terminalreporter.write_line(outcomes.summary(name))
+        else:
+            terminalreporter.write_line(f"{name}: ALL TESTS SKIPPED: {_why(gone)}", red=True, bold=True)
+    for problem in config.stash[_PROBLEMS]:
+        terminalreporter.write_line(problem, red=True, bold=True)

@@ -1,0 +1,231 @@
+"""Handling each event once: copies of what is done are acknowledged without a start of the handler."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from random import random
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from ..adapter import Inbound
+from ..delivery import Delivery
+from ..errors import ConfigError, Reject
+from ..event import Event
+from ..handlers import Wants
+from ..idempotency._store import Busy, Claim, ClaimLost, Store, StoreUnavailable, Transaction, TransactionalStore
+from ..idempotency._transaction import current_transaction
+from ._base import BuiltIn, Chain, Handler
+from .retry import Uncounted
+
+if TYPE_CHECKING:
+    from .._lanes import LaneState
+
+__all__ = ["idempotent"]
+
+_log = logging.getLogger("anybroker")
+
+_LONGEST = 5.0
+"""Seconds, the longest wait for another owner or for the store."""
+
+
+class idempotent(BuiltIn):  # noqa: N801 - used as a decorator
+    """Handle each event once, as far as a store can say: copies of what is done are acknowledged and counted
+    (``stats.suppressed``).
+
+    :param store: where it is remembered (:mod:`anybroker.idempotency`); by default the Bus's (``Bus(idempotency=)``,
+        ``ANYBROKER_IDEMPOTENCY``), else memory under a broker in memory, a file of this machine under others.
+    :param key: a function of the event to the string that takes the place of its source and id, where the same fact may
+        arrive as several events: ``lambda event: event.subject``.
+    :param lease: seconds for which a claim lasts unless it is extended, which happens while the handler runs; what a
+        crashed member was handling waits so long. By default the Bus's.
+    :param retain: seconds for which what is done is remembered, at least; by default the store's.
+
+    For each event of a group and handler: it is claimed, the handler runs, it is marked done, it is acknowledged.
+
+    - **Exactly one effect** where the effect shares the store's transaction: the handler asks for it by a parameter
+      (``transaction: SqliteTransaction``).
+    - **Otherwise a bounded window**: when the process dies, or loses its lease, after the effect and before the mark,
+      the handler runs again. Never is an event marked done before its handler returned.
+    - A live claim elsewhere: the event comes again later, and is not acknowledged. Neither that nor a store that is
+      down counts as an attempt.
+    - The store down: nothing is handled and nothing acknowledged until it is back; ``subscription.problem`` says so. A
+      handler that had returned already is not run again, only the mark is made later, while the process lives.
+    - A handler that fails, is cancelled or runs into its time-out releases the claim.
+    - A handler whose claim was taken over meanwhile (its process slept through its lease) marks nothing and
+      acknowledges nothing: its event comes again, and what the other owner made of it decides.
+    """
+
+    kind = "idempotent"
+    place = 5
+
+    def __init__(
+        self,
+        store: Store | None = None,
+        *,
+        key: Callable[[Event[Any]], str] | None = None,
+        lease: float | None = None,
+        retain: float | None = None,
+    ) -> None:
+        if store is not None and not hasattr(store, "claim"):
+            raise ConfigError(
+                "idempotent(store)",
+                f"{store!r} is no idempotency store",
+                "Give a store, such as SqliteStore('shop.db'), or write @idempotent() to use the Bus's.",
+            )
+        for name, value in (("lease", lease), ("retain", retain)):
+            if value is not None and not 0 < value < float("inf"):
+                raise ConfigError(f"idempotent({name}=)", f"{value!r} is no number of seconds over 0")
+        if key is not None and not callable(key):
+            raise ConfigError("idempotent(key=)", f"{key!r} is no function", "Write: key=lambda event: event.subject")
+        self.store = store
+        self.key = key
+        self.lease = lease
+        self.retain = retain
+
+    def bind(self, call_next: Handler, chain: Chain) -> Handler:
+        """The composed handler. ConfigError for a transaction that the store does not have."""
+        keeper = chain.stores.use(self.store)
+        store, owner, held = keeper.store, keeper.owner, keeper.held
+        lease = chain.lease if self.lease is None else self.lease
+        retain = store.retain if self.retain is None else self.retain
+        keeper.lease(lease)
+        group, name, key_of, stats = chain.group, chain.handler.name, self.key, chain.stats
+        claim_key, mark, release = store.claim, store.done, store.release
+        transaction_of = _transaction_of(store, chain)
+        trouble = _Trouble(chain)
+        unmarked: dict[Inbound, tuple[Claim, LaneState]] = {}
+        # Handlers that have returned, and whose mark could not be written.
+
+        async def run(delivery: Delivery) -> None:
+            if unmarked and delivery.inbound in unmarked:
+                await finish(delivery, unmarked.pop(delivery.inbound)[0])
+                return
+            if key_of is None:
+                attributes = delivery.event._attributes
+                key: Any = (group, name, attributes["source"], attributes["id"])
+            else:
+                key = (group, name, "", _checked(key_of(delivery.event)))
+            try:
+                claim = await claim_key(key, owner, lease, retain)
+            except Exception as exc:
+                raise trouble.down(exc) from exc
+            if trouble.since is not None:
+                trouble.over()
+            if not isinstance(claim, Claim):
+                if isinstance(claim, Busy):
+                    raise Uncounted(_wait(claim), "another owner has the event")
+                stats.suppressed += 1
+                return
+            held[claim] = None
+            try:
+                if transaction_of is None:
+                    await call_next(delivery)
+                else:
+                    await share(delivery, transaction_of(claim))
+            except BaseException as exc:
+                held.pop(claim, None)
+                await give_up(claim)
+                if isinstance(exc, StoreUnavailable):
+                    raise trouble.down(exc) from exc
+                if isinstance(exc, ClaimLost):
+                    raise _taken_over() from exc
+                raise
+            try:  # as in finish(), without the cost of a call
+                if await mark(claim):
+                    return
+            except Exception as exc:
+                raise keep_for_later(delivery, claim, exc) from exc
+            finally:
+                held.pop(claim, None)
+            raise _taken_over()
+
+        async def share(delivery: Delivery, transaction: Transaction) -> None:
+            token = current_transaction.set(transaction)
+            try:
+                await call_next(delivery)
+            finally:
+                current_transaction.reset(token)
+
+        async def finish(delivery: Delivery, claim: Claim) -> None:
+            """Mark what had returned while the store was down."""
+            try:
+                ours = await mark(claim)
+            except Exception as exc:
+                raise keep_for_later(delivery, claim, exc) from exc
+            trouble.over()
+            if not ours:
+                raise _taken_over()
+
+        def keep_for_later(delivery: Delivery, claim: Claim, exc: Exception) -> Uncounted:
+            for inbound in [item for item, (_, lane) in unmarked.items() if lane.gone]:
+                del unmarked[inbound]
+            unmarked[delivery.inbound] = claim, delivery.lane_state
+            return trouble.down(exc)
+
+        async def give_up(claim: Claim) -> None:
+            try:
+                await release(claim)
+            except Exception as exc:  # noqa: BLE001 - the handler's own failure goes on; the claim ends with its lease
+                trouble.down(exc)
+
+        return run
+
+
+class _Trouble:
+    """Whether the store is down, as one handler sees it."""
+
+    def __init__(self, chain: Chain) -> None:
+        self._where = f"{chain.topic}/{chain.group}, handler {chain.handler.name}"
+        self._problem = chain.problem
+        self.since: float | None = None
+        """When it went down."""
+
+    def down(self, exc: Exception) -> Uncounted:
+        """The store failed: what to raise. The wait grows with the time for which it is down."""
+        now = monotonic()
+        if self.since is None:
+            self.since = now
+            _log.error("%s: the idempotency store failed, nothing is handled until it is back: %s", self._where, exc)
+        self._problem(f"the idempotency store failed: {exc}")
+        wait = min(max(now - self.since, 0.1), _LONGEST) * (0.5 + random() / 2)
+        return Uncounted(wait, "the idempotency store failed")
+
+    def over(self) -> None:
+        """It answers again."""
+        self.since = None
+        self._problem(None)
+        _log.info("%s: the idempotency store answers again", self._where)
+
+
+def _wait(busy: Busy) -> float:
+    """Seconds until it is worth asking again: as long as it is claimed by now, so that waits grow, or to its end."""
+    return min(max(busy.age, 0.05), busy.left + 0.05, _LONGEST) * (0.75 + random() / 2)
+
+
+def _taken_over() -> Uncounted:
+    """Not acknowledged: should the other owner fail, this may be the last copy; if not, it is suppressed next time."""
+    return Uncounted(0.1, "another owner took the event over")
+
+
+def _checked(key: object) -> str:
+    if isinstance(key, str) and key:
+        return key
+    what = "an empty string" if key == "" else f"a {type(key).__name__}"
+    raise Reject(f"idempotent(key=): the function returned {what} where a string is needed")
+
+
+def _transaction_of(store: Store, chain: Chain) -> Callable[[Claim], Transaction] | None:
+    """What makes the transactions, if the handler asks for one."""
+    handler = chain.handler
+    wanted = next((parameter for parameter in handler.parameters if parameter.wants is Wants.TRANSACTION), None)
+    if wanted is None:
+        return None
+    if not isinstance(store, TransactionalStore) or not issubclass(store.transaction_type, wanted.type):
+        has = f"has a {store.transaction_type.__name__}" if isinstance(store, TransactionalStore) else "has none"
+        raise ConfigError(
+            f"handler {handler.name}, parameter {wanted.name!r}",
+            f"asks for a {wanted.type.__name__}, and the handler's {type(store).__name__} {has}",
+            "Give @idempotent(store) the store whose transaction the effect shares.",
+        )
+    return store.transaction

@@ -1,0 +1,493 @@
+"""For tests of programs that use anybroker: waiting, recording, and a broker that fails on purpose.
+
+    broker = FaultyBroker(MemoryBroker(), fail("publish", nth=2))
+    bus = Bus(broker, source="shop")
+
+Give the Bus under test a :class:`~anybroker.memory.MemoryBroker` (the pytest fixture ``memory_broker``, with
+``pytest_plugins = ["anybroker.testing"]``), publish, ``await settled(bus)``, and look at what the handlers did, or at
+what a :class:`Recorder` saw.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import Any, ClassVar, Literal, TypeVar
+
+from ._registry import make_adapter
+from .adapter import (
+    Adapter,
+    AdapterContext,
+    AdapterSettings,
+    Backlog,
+    BalancesLanes,
+    ExtendsLease,
+    Inbound,
+    Lane,
+    LaneListener,
+    Outbound,
+    Receipt,
+    Receiver,
+    Replays,
+    Report,
+    ReportsBacklog,
+    Sender,
+    Settlement,
+    Start,
+    SubscriptionSpec,
+    Topology,
+)
+from .bus import AdapterFactory, Bus
+from .config import parse_url
+from .errors import BrokerError, ConfigError, Unavailable
+from .event import Event
+from .memory import MemoryBroker
+
+__all__ = [
+    "AdapterWrapper",
+    "Fault",
+    "FaultyBroker",
+    "ReceiverWrapper",
+    "Recorder",
+    "SenderWrapper",
+    "adapter_of",
+    "delay",
+    "drop",
+    "duplicate",
+    "fail",
+    "settled",
+]
+
+_T = TypeVar("_T")
+
+
+# ------------------------------------------------------------------------------------------------------- for users
+
+
+async def settled(bus: Bus, *, deadline: float = 5.0) -> None:
+    """Return when nothing waits for any subscription of the Bus and nothing of it is in flight.
+
+    What waits for another attempt counts as in flight. Raises ``TimeoutError`` after ``deadline`` seconds, naming the
+    subscription that is behind, and CapabilityError where the broker cannot count.
+    """
+    loop = asyncio.get_running_loop()
+    end = loop.time() + deadline
+    for subscription in bus.subscriptions:
+        while (lag := (await bus.backlog(subscription.topic, subscription.group)).lag) or subscription.buffered:
+            if loop.time() > end:
+                raise TimeoutError(f"{subscription.topic}/{subscription.group}: {lag} events are not done yet")
+            await asyncio.sleep(0.002)
+
+
+class Recorder:
+    """A group of its own on some topics of a Bus, made before the Bus starts, that keeps every event it gets."""
+
+    def __init__(self, bus: Bus, *topics: str, group: str = "recorder") -> None:
+        self.events: list[Event[Any]] = []
+        self._arrived: list[asyncio.Future[None]] = []
+        for topic in topics:
+            bus.subscribe(topic, group=group, name=f"recorder of {topic}")(self._record)
+
+    async def _record(self, event: Event[Any]) -> None:
+        self.events.append(event)
+        waiting, self._arrived = self._arrived, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+    async def wait(self, count: int, *, deadline: float = 5.0) -> list[Event[Any]]:
+        """The events, as soon as there are so many; ``TimeoutError`` after ``deadline`` seconds."""
+        try:
+            async with asyncio.timeout(deadline):
+                while len(self.events) < count:
+                    future = asyncio.get_running_loop().create_future()
+                    self._arrived.append(future)
+                    await future
+        except TimeoutError:
+            raise TimeoutError(f"{len(self.events)} of {count} events came within {deadline:g} s") from None
+        return self.events
+
+
+if find_spec("pytest") is not None:
+    import pytest
+
+    @pytest.fixture
+    def memory_broker() -> MemoryBroker:
+        """A new broker in memory, for the Buses of one test: ``Bus(memory_broker, source="test")``."""
+        return MemoryBroker()
+
+
+# -------------------------------------------------------------------------------------------------------- wrappers
+
+
+def adapter_of(broker: str | AdapterFactory, context: AdapterContext) -> Adapter:
+    """The adapter, not connected, that a Bus would make of this URL or factory. Raises ConfigError."""
+    if isinstance(broker, str):
+        return make_adapter(parse_url(broker), {}, context)
+    return broker.make_adapter(context)
+
+
+class _Extends:
+    inner: Any
+
+    async def extend(self, batch: Sequence[Inbound], /) -> Sequence[BrokerError | None]:
+        """As the wrapped one."""
+        result: Sequence[BrokerError | None] = await self.inner.extend(batch)
+        return result
+
+
+class _Balances:
+    inner: Any
+
+    async def members(self) -> int:
+        """As the wrapped one."""
+        count: int = await self.inner.members()
+        return count
+
+
+class _Counts:
+    inner: Any
+
+    async def backlog(self, topic: str, group: str, /) -> Backlog:
+        """As the wrapped one."""
+        backlog: Backlog = await self.inner.backlog(topic, group)
+        return backlog
+
+
+class _Moves:
+    inner: Any
+
+    async def seek(self, topic: str, group: str, to: Start, /) -> None:
+        """As the wrapped one."""
+        await self.inner.seek(topic, group, to)
+
+
+_OPTIONAL: tuple[tuple[type, type], ...] = (
+    (ExtendsLease, _Extends),
+    (BalancesLanes, _Balances),
+    (ReportsBacklog, _Counts),
+    (Replays, _Moves),
+)
+
+
+def _like(cls: type[_T], inner: object) -> type[_T]:
+    """The wrapper's class with the optional protocols that the wrapped object has, and with no other."""
+    extra = tuple(mixin for protocol, mixin in _OPTIONAL if isinstance(inner, protocol) and not issubclass(cls, mixin))
+    if not extra:
+        return cls
+    shaped: type[_T] = type(cls.__name__, (cls, *extra), {"__module__": cls.__module__})
+    return shaped
+
+
+class SenderWrapper:
+    """A Sender around another; override what is to be different."""
+
+    def __init__(self, inner: Sender) -> None:
+        self.inner = inner
+
+    async def submit(self, batch: Sequence[Outbound], report: Report, /) -> None:
+        """As the wrapped one."""
+        await self.inner.submit(batch, report)
+
+    async def close(self) -> None:
+        """As the wrapped one."""
+        await self.inner.close()
+
+
+class ReceiverWrapper:
+    """A Receiver around another, with its optional protocols; override what is to be different."""
+
+    def __new__(cls, inner: Receiver, *_: Any, **__: Any) -> ReceiverWrapper:
+        """Of a class that has what the wrapped one has."""
+        return object.__new__(_like(cls, inner))
+
+    def __init__(self, inner: Receiver) -> None:
+        self.inner = inner
+
+    async def receive(self, limit: int, /, *, lanes: Collection[Lane] | None, timeout: float) -> Sequence[Inbound]:
+        """As the wrapped one."""
+        return await self.inner.receive(limit, lanes=lanes, timeout=timeout)
+
+    async def settle(self, batch: Sequence[Settlement], /) -> Sequence[BrokerError | None]:
+        """As the wrapped one."""
+        return await self.inner.settle(batch)
+
+    async def give_back(self, lane: Lane, /) -> None:
+        """As the wrapped one."""
+        await self.inner.give_back(lane)
+
+    async def stop(self) -> None:
+        """As the wrapped one."""
+        await self.inner.stop()
+
+    async def close(self) -> None:
+        """As the wrapped one."""
+        await self.inner.close()
+
+
+class AdapterWrapper:
+    """An Adapter around another, with its optional protocols; override ``wrap_sender``, ``wrap_receiver`` or calls."""
+
+    def __new__(cls, inner: Adapter, *_: Any, **__: Any) -> AdapterWrapper:
+        """Of a class that has what the wrapped one has."""
+        return object.__new__(_like(cls, inner))
+
+    Settings: ClassVar[type[AdapterSettings]] = AdapterSettings
+
+    def __init__(self, inner: Adapter) -> None:
+        self.inner = inner
+        self.capabilities = inner.capabilities
+
+    @property
+    def native(self) -> Any:
+        """As the wrapped one."""
+        return self.inner.native
+
+    async def connect(self) -> None:
+        """As the wrapped one."""
+        await self.inner.connect()
+
+    async def declare(self, topology: Topology, mode: Literal["create", "verify"], /) -> None:
+        """As the wrapped one."""
+        await self.inner.declare(topology, mode)
+
+    def wrap_sender(self, sender: Sender) -> Sender:
+        """What the core is given for the wrapped adapter's sender."""
+        return sender
+
+    def wrap_receiver(self, receiver: Receiver, subscription: SubscriptionSpec) -> Receiver:
+        """What the core is given for the wrapped adapter's receiver."""
+        return receiver
+
+    async def open_sender(self) -> Sender:
+        """A wrapped one."""
+        return self.wrap_sender(await self.inner.open_sender())
+
+    async def open_receiver(self, subscription: SubscriptionSpec, listener: LaneListener, /) -> Receiver:
+        """A wrapped one."""
+        return self.wrap_receiver(await self.inner.open_receiver(subscription, listener), subscription)
+
+    async def close(self) -> None:
+        """As the wrapped one."""
+        await self.inner.close()
+
+
+# ---------------------------------------------------------------------------------------------------------- faults
+
+Where = Literal["connect", "publish", "deliver", "settle"]
+Action = Literal["drop", "delay", "duplicate", "fail"]
+
+
+@dataclass
+class Fault:
+    """What goes wrong, where and when. Made by :func:`drop`, :func:`delay`, :func:`duplicate` and :func:`fail`.
+
+    It hits the ``nth`` of the things counted, or each one at a multiple of ``every``, or all; only those for which
+    ``when`` is true are counted: it is given an :class:`Outbound` (publish), an :class:`Inbound` (deliver), a
+    :class:`Settlement` (settle) or None (connect).
+    """
+
+    action: Action
+    where: Where
+    nth: int | None = None
+    every: int | None = None
+    when: Callable[[Any], bool] | None = None
+    error: BrokerError = field(default_factory=lambda: Unavailable("a fault that was asked for"))
+    seconds: float = 0.0
+    count: int = 0
+    """How many things were looked at."""
+    hits: int = 0
+    """How many of them it hit."""
+
+    def hit(self, item: Any) -> bool:
+        """Whether it hits this one."""
+        if self.when is not None and not self.when(item):
+            return False
+        self.count += 1
+        first = self.count == self.nth
+        hit = first if self.nth is not None else self.every is None or self.count % self.every == 0
+        self.hits += hit
+        return hit
+
+
+_POSSIBLE: dict[str, tuple[str, ...]] = {
+    "drop": ("publish", "settle"),
+    "delay": ("connect", "publish", "deliver", "settle"),
+    "duplicate": ("publish",),
+    "fail": ("connect", "publish", "deliver", "settle"),
+}
+
+
+def _fault(action: Action, where: Where, **options: Any) -> Fault:
+    if where not in _POSSIBLE[action]:
+        possible = ", ".join(repr(name) for name in _POSSIBLE[action])
+        raise ConfigError(f"{action}({where!r})", "cannot be had", f"It can be had at {possible}.")
+    return Fault(action, where, **options)
+
+
+def drop(
+    where: Where, *, nth: int | None = None, every: int | None = None, when: Callable[[Any], bool] | None = None
+) -> Fault:
+    """A publish that is confirmed and not sent; a settlement that does not reach the broker, without an error."""
+    return _fault("drop", where, nth=nth, every=every, when=when)
+
+
+def delay(
+    where: Where,
+    seconds: float,
+    *,
+    nth: int | None = None,
+    every: int | None = None,
+    when: Callable[[Any], bool] | None = None,
+) -> Fault:
+    """That call of the adapter takes so much longer."""
+    return _fault("delay", where, seconds=seconds, nth=nth, every=every, when=when)
+
+
+def duplicate(
+    where: Where = "publish",
+    *,
+    nth: int | None = None,
+    every: int | None = None,
+    when: Callable[[Any], bool] | None = None,
+) -> Fault:
+    """An event that is sent twice under one id."""
+    return _fault("duplicate", where, nth=nth, every=every, when=when)
+
+
+def fail(
+    where: Where,
+    error: BrokerError | None = None,
+    *,
+    nth: int | None = None,
+    every: int | None = None,
+    when: Callable[[Any], bool] | None = None,
+) -> Fault:
+    """``connect`` raises it; a publish or a settlement ends with it and does not happen; ``deliver``: the receiver is
+    dead before it hands over that event (the broker keeps it). By default an ``Unavailable``."""
+    options: dict[str, Any] = {} if error is None else {"error": error}
+    return _fault("fail", where, nth=nth, every=every, when=when, **options)
+
+
+class FaultyBroker:
+    """Another broker with faults: ``Bus(FaultyBroker("sqlite:///shop.db", drop("publish", every=100)))``.
+
+    ``faults`` is a list that may be changed while it runs; counts go on over all Buses that are given this object.
+    """
+
+    def __init__(self, broker: str | AdapterFactory, *faults: Fault) -> None:
+        self.broker = broker
+        self.faults: list[Fault] = list(faults)
+
+    def make_adapter(self, context: AdapterContext) -> Adapter:
+        """What a Bus calls."""
+        return _FaultyAdapter(adapter_of(self.broker, context), self)
+
+    def hits(self, where: Where, item: Any = None) -> list[Fault]:
+        """The faults that hit this one, each counted."""
+        return [fault for fault in self.faults if fault.where == where and fault.hit(item)]
+
+
+async def _wait(faults: Iterable[Fault]) -> None:
+    seconds = sum(fault.seconds for fault in faults)
+    if seconds:
+        await asyncio.sleep(seconds)
+
+
+def _first_error(faults: Iterable[Fault]) -> BrokerError | None:
+    return next((fault.error for fault in faults if fault.action == "fail"), None)
+
+
+class _FaultyAdapter(AdapterWrapper):
+    def __init__(self, inner: Adapter, broker: FaultyBroker) -> None:
+        super().__init__(inner)
+        self._broker = broker
+
+    async def connect(self) -> None:
+        """With its faults."""
+        hits = self._broker.hits("connect")
+        await _wait(hits)
+        error = _first_error(hits)
+        if error is not None:
+            raise error
+        await self.inner.connect()
+
+    def wrap_sender(self, sender: Sender) -> Sender:
+        """With its faults."""
+        return _FaultySender(sender, self._broker)
+
+    def wrap_receiver(self, receiver: Receiver, subscription: SubscriptionSpec) -> Receiver:
+        """With its faults."""
+        return _FaultyReceiver(receiver, self._broker)
+
+
+class _FaultySender(SenderWrapper):
+    def __init__(self, inner: Sender, broker: FaultyBroker) -> None:
+        super().__init__(inner)
+        self._broker = broker
+
+    async def submit(self, batch: Sequence[Outbound], report: Report, /) -> None:
+        """With its faults."""
+        sent: list[Outbound] = []
+        copies: list[Outbound] = []
+        for outbound in batch:
+            hits = self._broker.hits("publish", outbound)
+            await _wait(hits)
+            actions = {fault.action for fault in hits}
+            error = _first_error(hits)
+            if error is not None:
+                report(outbound, error)
+            elif "drop" in actions:
+                report(outbound, Receipt(outbound.topic, "dropped"))
+            else:
+                sent.append(outbound)
+                if "duplicate" in actions:
+                    copies.append(_copy(outbound))
+        if sent:
+            await self.inner.submit(sent, report)
+        if copies:
+            await self.inner.submit(copies, _no_report)
+
+
+def _copy(outbound: Outbound) -> Outbound:
+    hop = f"{outbound.hop}|copy"  # another hop: a broker that knows ids must not drop the copy
+    headers, not_before = outbound.headers, outbound.not_before
+    return Outbound(outbound.event, outbound.topic, outbound.group, headers, not_before, hop, outbound.reserve)
+
+
+def _no_report(_outbound: Outbound, _result: Receipt | BrokerError) -> None:
+    """The copy's own outcome concerns nobody."""
+
+
+class _FaultyReceiver(ReceiverWrapper):
+    def __init__(self, inner: Receiver, broker: FaultyBroker) -> None:
+        super().__init__(inner)
+        self._broker = broker
+
+    async def receive(self, limit: int, /, *, lanes: Collection[Lane] | None, timeout: float) -> Sequence[Inbound]:
+        """With its faults."""
+        batch = await self.inner.receive(limit, lanes=lanes, timeout=timeout)
+        for inbound in batch:
+            hits = self._broker.hits("deliver", inbound)
+            await _wait(hits)
+            error = _first_error(hits)
+            if error is not None:
+                raise error
+        return batch
+
+    async def settle(self, batch: Sequence[Settlement], /) -> Sequence[BrokerError | None]:
+        """With its faults."""
+        results: list[BrokerError | None] = [None] * len(batch)
+        sent: list[int] = []
+        for at, settlement in enumerate(batch):
+            hits = self._broker.hits("settle", settlement)
+            await _wait(hits)
+            results[at] = _first_error(hits)
+            if results[at] is None and not any(fault.action == "drop" for fault in hits):
+                sent.append(at)
+        if sent:
+            for at, result in zip(sent, await self.inner.settle([batch[at] for at in sent]), strict=True):
+                results[at] = result
+        return results
