@@ -100,6 +100,11 @@ class Kit:
         """The shortest lease that tests ask for, in seconds: for those that wait until one runs out."""
         return 1.5
 
+    @property
+    def brief(self) -> float:
+        """Seconds after which a dead-letter queue that gave nothing counts as empty."""
+        return 1.0
+
     async def started(self, **settings: Any) -> Bus:
         """A Bus that is started."""
         bus = self.bus(**settings)

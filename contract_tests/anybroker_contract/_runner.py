@@ -38,7 +38,11 @@ async def _bounded(
             raise AssertionError(f"the test did not end within {seconds:g} s") from exc
         raise
     finally:
-        await kit.close()
+        try:
+            async with asyncio.timeout(kit.patience):
+                await kit.close()
+        except TimeoutError as exc:
+            raise AssertionError(f"closing what the test had opened took more than {kit.patience:g} s") from exc
     left = asyncio.all_tasks() - {asyncio.current_task()}
     if left:
         _, left = await asyncio.wait(left, timeout=_LEAVE)

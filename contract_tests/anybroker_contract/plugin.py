@@ -241,8 +241,18 @@ def _arguments(marks: dict[str, pytest.Mark], name: str) -> tuple[str, ...]:
     return tuple(marks[name].args) if name in marks else ()
 
 
+def _parameter(item: pytest.Item) -> Any:
+    """What the item's ``kit`` is made of; no tuple where there is no adapter for it."""
+    callspec = getattr(item, "callspec", None)
+    return None if callspec is None else callspec.params.get("kit")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Warnings are errors in every test of ours, and each ends by a deadline."""
+    """Warnings are errors in every test of ours, and each ends by a deadline; those for no adapter go."""
+    nowhere = [item for item in items if _is_ours(item) and not isinstance(_parameter(item), tuple)]
+    if nowhere:
+        config.hook.pytest_deselected(items=nowhere)
+        items[:] = [item for item in items if item not in set(nowhere)]
     for item in items:
         if _is_ours(item):
             item.add_marker(pytest.mark.filterwarnings("error"), append=False)
@@ -288,9 +298,9 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Note on the report which test, adapter and mutant it was: it travels to the controlling process."""
     report = yield
-    callspec = getattr(item, "callspec", None)
-    if callspec is not None and "kit" in callspec.params:
-        name, mutant, _ = callspec.params["kit"]
+    parameter = _parameter(item)
+    if isinstance(parameter, tuple):
+        name, mutant, _ = parameter
         report.anybroker = (_test_name(item), name, mutant)  # type: ignore[attr-defined] # reports may be added to
     return report
 

@@ -51,4 +51,3 @@ class Bank:
             # line and kills the process.
             history.write("crash", service="payment", order=key)
             await asyncio.Event().wait()
-

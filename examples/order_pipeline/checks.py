@@ -99,7 +99,7 @@ def check(evidence: Evidence) -> list[Check]:
         Check("poison dead-lettered, with its reason", len(poison), 1 if plan.poison else 0),
         Check("duplicates sent", len(copies), len(plan.copied) + len(plan.clicked)),
         Check("duplicates dropped or suppressed", len(copies) - len(left), len(copies), _some(left)),
-        Check("orders that the bank answered at the third try", len(third), len(plan.unreachable)),
+        Check("orders paid at the third try", len(third), len(plan.unreachable)),
         Check("services restarted", evidence.restarts, 1 if plan.crash else 0),
         Check("services in trouble", len(evidence.complaints), 0, "; ".join(evidence.complaints)),
     ]

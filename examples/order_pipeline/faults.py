@@ -29,7 +29,8 @@ async def clumsy_customers(outgoing: Outgoing, call_next: PublishHandler) -> Rec
     receipt = await call_next(outgoing)
     if order in plan().copied:  # as who never heard the confirmation would: the same event
         again = await call_next(outgoing)
-        history.write("copy", service="storefront", order=order, note="dropped by the broker" if again.duplicate else "")
+        note = "dropped by the broker" if again.duplicate else ""
+        history.write("copy", service="storefront", order=order, note=note)
     if order in plan().clicked:  # another event, and the same order
         outgoing.event = event.replace(id=f"{order}.2")
         await call_next(outgoing)

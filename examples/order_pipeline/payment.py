@@ -20,7 +20,7 @@ payments = bus.topic(PAYMENTS, PaymentTaken | PaymentDeclined)
 @retry(attempts=5, on=BankUnreachable)
 @idempotent(store)
 async def charge(order: StockReserved, bank: Bank) -> None:
-    """While the bank cannot be reached the customer's next orders wait, and nobody else's. A declined card is an answer."""
+    """A declined card is an answer. While the bank cannot be reached, this customer's next orders wait, no others."""
     try:
         # The bank's books are not in our transaction: if this process dies before it hears the answer, the handler runs
         # again. That the card is charged once is due to the key, which is the same each time.

@@ -71,7 +71,7 @@ def make_plan(settings: Demo) -> Plan:
     orders = purchases(settings.orders, settings.run)
     if not settings.faults:
         return Plan(orders)
-    random = Random(settings.seed)  # noqa: S311 - a choice of faults, no secret
+    random = Random(settings.seed)
     ids = [order.order_id for order in orders]
     poison = random.choice(ids[len(ids) // 5 : len(ids) * 2 // 5])
     crash = random.choice(ids[len(ids) * 3 // 5 : len(ids) * 4 // 5])

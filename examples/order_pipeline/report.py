@@ -27,6 +27,8 @@ _STEPS = {
     "stock released": ("inventory", "release"),
     "parcels shipped": ("shipping", "ship"),
 }
+_FINAL = ("DecodeError", "CancelledError")
+"""Failures that are not retried: never, and not by this process."""
 _PLAIN_EVERY = 1.0
 """Seconds between two lines where the output is no terminal."""
 
@@ -39,7 +41,7 @@ class Live:
         self._began = self._last_line = monotonic()
         self.counts: Counter[str] = Counter()
         self._seen: set[tuple[str, str]] = set()
-        self._first: dict[str, float] = {}
+        self._between: dict[str, tuple[float, float]] = {}
         totals = {name: len(plan.orders) - bool(plan.poison) for name in _STEPS}
         totals |= {
             "orders placed": len(plan.orders),
@@ -80,11 +82,11 @@ class Live:
             step = self._step(entry)
             if step is not None and (step, entry.order) not in self._seen:
                 self._seen.add((step, entry.order))
-                self._first.setdefault(step, entry.at)
+                self._between[step] = (self._between.get(step, (entry.at, 0.0))[0], entry.at)
                 self.counts[step] += 1
         for name, task in self._tasks.items():
-            seconds = monotonic() - self._first.get(name, 0.0)
-            self._progress.update(task, completed=self.counts[name], rate=self.counts[name] / max(seconds, 0.1))
+            first, last = self._between.get(name, (0.0, 0.0))
+            self._progress.update(task, completed=self.counts[name], rate=self.counts[name] / max(last - first, 0.1))
         if self._plain and monotonic() - self._last_line >= _PLAIN_EVERY:
             self._last_line = monotonic()
             self.say(" · ".join(f"{name.split()[-1]} {self.counts[name]:,}" for name in _STEPS))
@@ -154,7 +156,7 @@ def result_of(evidence: Evidence, *, broker: str, seed: int, how_restarted: str)
     seconds = max(ends.values(), default=0.0) - min(placed.values(), default=0.0) if ends and placed else 0.0
     outcomes = Counter(outcome for _, outcome in evidence.outcomes)
     copies = [entry for entry in history if entry.what in ("copy", "click")]
-    failed = [entry for entry in history if entry.what == "failed" and not entry.note.startswith("DecodeError")]
+    failed = [entry for entry in history if entry.what == "failed" and not entry.note.startswith(_FINAL)]
     return Result(
         broker=broker,
         seed=seed,
@@ -187,24 +189,26 @@ def _percentile(values: list[float], part: float) -> float:
 
 def print_result(console: Console, result: Result) -> None:
     """The table, the dead letters with their reasons, and the invariants."""
-    numbers = Table(title=f"{result.orders} orders on {result.broker}", title_justify="left")
+    numbers = Table(title=f"{result.orders:,} orders on {result.broker}", title_justify="left")
     numbers.add_column("")
     numbers.add_column("", justify="right")
+    outcomes = f"{result.shipped:,} / {result.cancelled:,} / {result.dead_lettered:,}"
+    latency = f"{result.end_to_end_p50 * 1000:,.0f} / {result.end_to_end_p99 * 1000:,.0f} ms"
     for name, value in (
-        ("orders shipped / cancelled / dead-lettered", f"{result.shipped} / {result.cancelled} / {result.dead_lettered}"),
-        ("duplicates sent", result.duplicates_sent),
-        ("  dropped by the broker", result.duplicates_dropped_by_broker),
-        ("  suppressed by handlers, redeliveries included", result.duplicates_suppressed),
-        ("retries", result.retries),
-        (f"restarts of payment ({result.how_restarted})", result.restarts),
-        ("per-key order violations", result.order_violations),
+        ("orders shipped / cancelled / dead-lettered", outcomes),
+        ("duplicates sent", f"{result.duplicates_sent:,}"),
+        ("  dropped by the broker", f"{result.duplicates_dropped_by_broker:,}"),
+        ("  suppressed by handlers, redeliveries included", f"{result.duplicates_suppressed:,}"),
+        ("retries", f"{result.retries:,}"),
+        (f"restarts of payment ({result.how_restarted})", f"{result.restarts:,}"),
+        ("per-key order violations", f"{result.order_violations:,}"),
         ("cents charged", f"{result.cents_charged:,}"),
         ("cents expected", f"{result.cents_expected:,}"),
         ("events handled", f"{result.events:,} in {result.seconds:.1f} s"),
         ("events/s", f"{result.events_per_second:,.0f}"),
-        ("order to outcome, p50 / p99", f"{result.end_to_end_p50 * 1000:,.0f} / {result.end_to_end_p99 * 1000:,.0f} ms"),
+        ("order to outcome, p50 / p99", latency),
     ):
-        numbers.add_row(name, str(value))
+        numbers.add_row(name, value)
     console.print(numbers)
     for reason in result.dead_letter_reasons:
         console.print(f"dead letter {reason}", highlight=False, markup=False, soft_wrap=True)

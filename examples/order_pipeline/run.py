@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from anybroker import Bus
+from anybroker import Bus, DeadLetter
+from anybroker.deadletter_queue import DeadLetterQueue
+from anybroker.deadletters import DEAD_LETTER_GROUP
 
 from . import shop
 from .checks import Evidence, Letter
@@ -70,6 +73,9 @@ async def _watch(services: Services, reader: Reader, history: list[Entry], live:
         new = list(reader.new())
         history += new
         live.show(new)
+        if waits := {entry.order for entry in new if entry.what == "waits"} - claimed:
+            claimed |= waits
+            live.say(f"payment: {len(waits)} orders wait for the claims of the killed process to end")
         for entry in new:
             if entry.what == "done" and entry.service == "storefront":
                 waiting.discard(entry.order)
@@ -77,9 +83,6 @@ async def _watch(services: Services, reader: Reader, history: list[Entry], live:
                 live.say(f"storefront: order {entry.order} published twice{entry.note and ', ' + entry.note}")
             elif entry.what == "click":
                 live.say(f"storefront: order {entry.order} clicked twice")
-            elif entry.what == "waits" and entry.order not in claimed:
-                claimed.add(entry.order)
-                live.say(f"{entry.service}: order {entry.order} waits: {entry.note}")
             elif entry.what == "failed":
                 live.say(f"{entry.service}: order {entry.order}, attempt {entry.attempt}: {entry.note}")
             elif entry.what == "crash":
@@ -101,7 +104,7 @@ async def _settled(bus: Bus, deadline: float) -> None:
         for group in settings.groups:
             while monotonic() < deadline:
                 backlog = await bus.backlog(topic, group)
-                if not backlog.waiting and not backlog.in_flight:
+                if not backlog.lag:
                     break
                 await asyncio.sleep(_LOOK_EVERY)
 
@@ -109,12 +112,21 @@ async def _settled(bus: Bus, deadline: float) -> None:
 async def _dead_letters(bus: Bus) -> list[Letter]:
     """Those of every group, read as an operator would."""
     queues = [bus.dead_letters(topic, group) for topic, settings in shop.TOPICS.items() for group in settings.groups]
-    found = await asyncio.gather(*(queue.list() for queue in queues))
+    found = await asyncio.gather(*(_read(bus, queue) for queue in queues))
     return [
         Letter(letter.topic, letter.group, letter.id, letter.reason, letter.attempts)
         for letters in found
         for letter in letters
     ]
+
+
+async def _read(bus: Bus, queue: DeadLetterQueue) -> Sequence[DeadLetter]:
+    """Reading an empty queue takes as long as its patience: ask first whether it is empty, where the broker can say."""
+    if bus.adapter.capabilities.backlog:
+        backlog = await bus.backlog(queue.dead_letter_topic, DEAD_LETTER_GROUP)
+        if not backlog.lag:
+            return []
+    return await queue.list()
 
 
 def _evidence(
@@ -144,4 +156,3 @@ def _evidence(
         restarts=restarts,
         complaints=complaints,
     )
-

@@ -16,13 +16,15 @@ class Demo(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="DEMO_", frozen=True)
 
-    run: str = Field("demo", description="Prefix of the topics and of the order numbers: runs do not mix.")
-    folder: Path = Field(Path(), description="Where the services keep their databases.")
-    orders: int = Field(1000, ge=1, description="How many purchases the customers make.")
-    rate: float = Field(200.0, gt=0, description="Purchases a second.")
-    seed: int = Field(7, description="What the plan of faults is drawn from.")
-    faults: bool = Field(False, description="Whether the plan is carried out, and the run's history written.")
-    forgetful_bank: bool = Field(False, description="The bank ignores idempotency keys: the checks must notice.")
+    run: str = Field(default="demo", description="Prefix of the topics and of the order numbers: runs do not mix.")
+    folder: Path = Field(default=Path(), description="Where the services keep their databases.")
+    orders: int = Field(default=1000, ge=1, description="How many purchases the customers make.")
+    rate: float = Field(default=200.0, gt=0, description="Purchases a second.")
+    seed: int = Field(default=7, description="What the plan of faults is drawn from.")
+    faults: bool = Field(default=False, description="Whether the plan is carried out, and the run's history written.")
+    forgetful_bank: bool = Field(
+        default=False, description="The bank ignores idempotency keys: the checks must notice."
+    )
 
     def environment(self) -> dict[str, str]:
         """The same, for a child process."""

@@ -45,6 +45,7 @@ class Services(Protocol):
 
     async def stop(self) -> list[str]:
         """Let all drain and end; returns what did not end well. Idempotent; afterwards nothing is left."""
+        ...
 
 
 class Processes:

@@ -53,7 +53,9 @@ def failure(exc: BaseException, doing: str) -> AnybrokerError:
     """The error of ours for a client's exception: ConfigError where only a person can mend it, else Unavailable."""
     if isinstance(exc, _CREDENTIALS):
         return ConfigError(
-            "url", f"Kafka refused user and password while {doing}: {said(exc)}", "Check both, and sasl_mechanism."
+            "url",
+            f"Kafka refused user and password while {doing}: {said(exc)}",
+            "Check both, sasl_mechanism, and whether this listener takes any.",
         )
     if isinstance(exc, ssl.SSLCertVerificationError):
         return ConfigError(

@@ -17,6 +17,7 @@ from aiormq.exceptions import (
     InvalidFrameError,
     ProbableAuthenticationError,
 )
+
 from anybroker.errors import AnybrokerError, ConfigError, Unavailable
 
 __all__ = ["CLIENT_ERRORS", "amqp_errors", "closing_reason", "connect_failure", "said"]
@@ -57,7 +58,7 @@ def amqp_errors(doing: str) -> Iterator[None]:
     try:
         yield
     except (ChannelNotFoundEntity, ChannelPreconditionFailed, ChannelAccessRefused) as exc:
-        remedy = "Grant the user the permission (configure, write, read)." if isinstance(exc, ChannelAccessRefused) else ""
+        remedy = "Grant the user the permission." if isinstance(exc, ChannelAccessRefused) else ""
         raise ConfigError("topics", f"RabbitMQ refuses {doing}: {said(exc)}", remedy) from exc
     except asyncio.CancelledError as exc:
         task = asyncio.current_task()

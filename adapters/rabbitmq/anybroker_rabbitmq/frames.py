@@ -61,7 +61,8 @@ def _native(value: Any) -> bytes:
 
 def publish_frame(channel: int, exchange: str, routing_key: str) -> bytes:
     """Basic.Publish, mandatory."""
-    return pamqp.frame.marshal(commands.Basic.Publish(exchange=exchange, routing_key=routing_key, mandatory=True), channel)
+    publish = commands.Basic.Publish(exchange=exchange, routing_key=routing_key, mandatory=True)
+    return pamqp.frame.marshal(publish, channel)
 
 
 def header_frame(channel: int, body_size: int, flags: int, properties: bytes) -> bytes:

@@ -1,8 +1,8 @@
 """Delays: a ladder of queues, shared by all topics, that a message climbs down bit by bit.
 
-Rung n holds a message for 2**n seconds (a queue with that time to live) and dead-letters it to rung n - 1; the last one
-dead-letters it to the exchange of what is due. The routing key says on which rungs to wait, highest first, then whereto:
-``0.…0.1.0.1.orders.17``. 20 rungs reach 12 days; only those that were needed once are there.
+Rung n holds a message for 2**n seconds (a queue with that time to live) and dead-letters it to rung n - 1; the last
+one dead-letters it to the exchange of what is due. The routing key says on which rungs to wait, highest first, then
+whereto: ``0.…0.1.0.1.orders.17``. 20 rungs reach 12 days; only those that were needed once are there.
 """
 
 from __future__ import annotations

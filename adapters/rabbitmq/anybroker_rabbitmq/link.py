@@ -11,6 +11,7 @@ import aio_pika
 from aio_pika.abc import AbstractConnection
 from aiormq.channel import Channel
 from aiormq.connection import Connection
+
 from anybroker.errors import AnybrokerError, Unavailable
 
 from .failures import CLIENT_ERRORS, amqp_errors, connect_failure
@@ -26,11 +27,10 @@ class Link:
     acknowledgements must not wait behind that."""
 
     def __init__(
-        self, servers: Sequence[tuple[str, int]], options: dict[str, Any], name: str, connect_timeout: float, timeout: float
+        self, servers: Sequence[tuple[str, int]], options: dict[str, Any], connect_timeout: float, timeout: float
     ) -> None:
         self._servers = servers
         self._options = options
-        self._properties = {"connection_name": name}
         self._connect_timeout = connect_timeout
         self.timeout = timeout
         self._lock = asyncio.Lock()
@@ -57,12 +57,14 @@ class Link:
         seconds = 0.9 * self._connect_timeout / len(self._servers)
         for host, port in self._servers:
             try:
-                return await aio_pika.connect(
-                    host=host, port=port, timeout=seconds, client_properties=self._properties, **self._options
+                connection: AbstractConnection = await aio_pika.connect(
+                    host=host, port=port, timeout=seconds, **self._options
                 )
             except CLIENT_ERRORS as exc:
                 failure = connect_failure(exc, f"{host}:{port}", self._options["virtualhost"])
                 failure.__cause__ = exc
+            else:
+                return connection
         assert failure is not None
         raise failure
 
@@ -91,9 +93,9 @@ class Link:
         return channel
 
     @asynccontextmanager
-    async def scratch(self, doing: str) -> AsyncIterator[Channel]:
+    async def scratch(self, doing: str, *, confirms: bool = False) -> AsyncIterator[Channel]:
         """A channel for a few requests; errors inside become ours. A refused request closes it."""
-        channel = await self.channel()
+        channel = await self.channel(confirms=confirms)
         try:
             with amqp_errors(doing):
                 yield channel

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["group_exchange", "lane_queue", "marker_exchange", "members_queue"]
+__all__ = ["group_exchange", "lane_queue", "marker_exchange", "members_queue", "notes_queue"]
 
 
 def group_exchange(topic: str, group: str) -> str:
@@ -13,6 +13,11 @@ def group_exchange(topic: str, group: str) -> str:
 def lane_queue(topic: str, group: str, lane: int) -> str:
     """The queue of one lane; an unordered group has only lane 0."""
     return f"{topic}:{group}:{lane}"
+
+
+def notes_queue(topic: str, group: str, lane: int) -> str:
+    """Where a member that leaves notes what it has begun."""
+    return f"{topic}:{group}:{lane}:notes"
 
 
 def members_queue(topic: str, group: str) -> str:

@@ -8,24 +8,24 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 from aiormq.abc import ChannelFrame, DeliveredMessage
 from aiormq.channel import Channel
+
 from anybroker.adapter import Ack, Inbound, Lane, LaneListener, Release, Settlement, SubscriptionSpec
 from anybroker.errors import AnybrokerError, BrokerError, LeaseLost, Unavailable
 
 from .failures import amqp_errors, closing_reason, said
 from .frames import ACK, NACK, REJECT, settle_frame
 from .link import Link
-from .names import lane_queue, members_queue
+from .names import lane_queue, members_queue, notes_queue
+from .notes import note_key, read_notes, write_note
 from .wire import Wire
 
 __all__ = ["RabbitmqReceiver"]
-
-_REQUEUE = {REJECT: 1, NACK: 2}
 
 
 class _Consumer:
     """One lane's queue, consumed on a channel of its own. Given back, the lane gets another consumer."""
 
-    __slots__ = ("buffer", "channel", "lane", "leaving", "number", "tag", "unsettled")
+    __slots__ = ("buffer", "channel", "lane", "leaving", "notes", "number", "tag", "unsettled")
 
     def __init__(self, number: int, channel: Channel) -> None:
         self.number = number
@@ -36,12 +36,9 @@ class _Consumer:
         self.buffer: deque[DeliveredMessage] = deque()
         self.unsettled: dict[int, bool] = {}
         """Delivery tags that the core has, in order. False: released, and goes back when the channel is closed."""
+        self.notes: dict[str, int] = {}
+        """Handler starts of events that are not finished: what the last member has noted, and what we have to."""
         self.leaving = False
-
-    async def close(self, timeout: float) -> None:
-        """Give back what is not acknowledged, in order, and wait until the broker has it."""
-        self.leaving = True
-        await self.channel.close(timeout=timeout)
 
 
 class RabbitmqReceiver:
@@ -81,7 +78,7 @@ class RabbitmqReceiver:
         """Consume all lanes, and the group's list of members."""
         with amqp_errors(f"joining the group {self.spec.group!r} of {self.spec.topic!r}"):
             self._members = members = await self._link.channel()
-            members.closing.add_done_callback(self._on_channel_closed)
+            members.closing.add_done_callback(self._closed_by)
             # First, so that members that join together know of each other before they share out the lanes.
             await members.basic_consume(
                 members_queue(self.spec.topic, self.spec.group), _nothing, no_ack=True, timeout=self._link.timeout
@@ -94,7 +91,7 @@ class RabbitmqReceiver:
         timeout = self._link.timeout
         channel = await self._link.channel()
         consumer = self._consumers[number] = _Consumer(number, channel)
-        channel.closing.add_done_callback(lambda closing: consumer.leaving or self._on_channel_closed(closing))
+        channel.closing.add_done_callback(lambda closing: None if consumer.leaving else self._closed_by(closing))
         channel.on_consumer_cancel_callbacks.add(lambda _: self._fail(Unavailable("RabbitMQ has cancelled a consumer")))
 
         async def deliver(message: DeliveredMessage) -> None:
@@ -108,24 +105,38 @@ class RabbitmqReceiver:
 
     # ------------------------------------------------------------------------------------------------- receiving
 
-    async def receive(
-        self, limit: int, /, *, lanes: Collection[Lane] | None, timeout: float
-    ) -> Sequence[Inbound]:
+    async def receive(self, limit: int, /, *, lanes: Collection[Lane] | None, timeout: float) -> Sequence[Inbound]:
         """See :meth:`anybroker.adapter.Receiver.receive`."""
-        if batch := self._take(limit, lanes):
-            return batch
         loop = asyncio.get_running_loop()
         end = loop.time() + timeout
-        while not self._stopped and (left := end - loop.time()) > 0:
+        while not self._stopped:
+            for consumer in list(self._consumers.values()):
+                if consumer.lane is None and consumer.buffer and self._failure is None:
+                    await self._begin(consumer)
+            if batch := self._take(limit, lanes):
+                return batch
+            left = end - loop.time()
+            if left <= 0:
+                break
             waiter = self._waiter = loop.create_future()
             timer = loop.call_later(left, self._wake)
             try:
                 await waiter
             finally:
                 timer.cancel()
-            if batch := self._take(limit, lanes):
-                return batch
         return ()
+
+    async def _begin(self, consumer: _Consumer) -> None:
+        """The lane is ours: the broker has sent us its first delivery, so no other member has an older one."""
+        topic, group = self.spec.topic, self.spec.group
+        if consumer.buffer[0].redelivered:
+            try:
+                consumer.notes = await read_notes(self._link, notes_queue(topic, group, consumer.number))
+            except AnybrokerError as exc:
+                raise self._fail(exc) from exc.__cause__
+        if self._failure is None:
+            consumer.lane = Lane(f"{topic}/{consumer.number}", next(self._epochs))
+            self._listener.assigned(consumer.lane)
 
     def _take(self, limit: int, lanes: Collection[Lane] | None) -> list[Inbound]:
         """What the lanes' buffers have, up to the limit; each call begins with another lane."""
@@ -134,25 +145,23 @@ class RabbitmqReceiver:
         batch: list[Inbound] = []
         if self._stopped:
             return batch
-        read = self._read
         consumers = list(self._consumers.values())
         self._turn += 1
         for at in range(len(consumers)):
             consumer = consumers[(self._turn + at) % len(consumers)]
             buffer = consumer.buffer
-            if not buffer or (lanes is not None and consumer.lane is not None and consumer.lane not in lanes):
-                continue
             lane = consumer.lane
-            if lane is None:
-                name = f"{self.spec.topic}/{consumer.number}"
-                lane = consumer.lane = Lane(name, next(self._epochs))
-                self._listener.assigned(lane)
+            if not buffer or lane is None or (lanes is not None and lane not in lanes):
+                continue
             unsettled = consumer.unsettled
             for _ in range(min(len(buffer), limit - len(batch))):
                 message = buffer.popleft()
-                tag = message.delivery.delivery_tag  # type: ignore[union-attr] # what is consumed has a tag
+                tag = message.delivery_tag or 0  # what is consumed has one
                 unsettled[tag] = True
-                batch.append(self._read(message, lane, tag, consumer))
+                inbound = self._read(message, lane, tag, consumer)
+                if consumer.notes and (key := note_key(inbound)) is not None:
+                    inbound.attempts = consumer.notes.pop(key, 0)
+                batch.append(inbound)
             if len(batch) == limit:
                 break
         return batch
@@ -168,31 +177,153 @@ class RabbitmqReceiver:
         """See :meth:`anybroker.adapter.Receiver.settle`. AMQP answers no acknowledgement: None means handed over."""
         results: list[BrokerError | None] = []
         acks: dict[_Consumer, list[int]] = {}
-        parts: list[bytes] = []
+        frames: dict[_Consumer, list[bytes]] = {}
         for item in batch:
             if not isinstance(item, Ack | Release):
                 raise TypeError("RabbitMQ settles each message by itself")
             consumer: _Consumer = item.inbound.token
             tag = item.inbound.position
-            if consumer.unsettled.get(tag) is not True or consumer.channel.is_closed:
-                results.append(LeaseLost(f"a delivery of {item.inbound.lane.name} is settled, or another member has it"))
+            unsettled = consumer.unsettled
+            if unsettled.get(tag) is not True or consumer.leaving or consumer.channel.is_closed:
+                results.append(LeaseLost(f"a delivery of {item.inbound.lane.name} is settled, or not ours any more"))
                 continue
             results.append(None)
+            if isinstance(item, Release) and item.attempts and (key := note_key(item.inbound)) is not None:
+                consumer.notes[key] = item.attempts
             if isinstance(item, Ack):
-                del consumer.unsettled[tag]
+                del unsettled[tag]
                 acks.setdefault(consumer, []).append(tag)
             elif self.spec.ordered:
-                consumer.unsettled[tag] = False
+                unsettled[tag] = False
             else:
-                del consumer.unsettled[tag]
-                method = REJECT if item.failed else NACK
-                parts.append(settle_frame(method, consumer.channel.number, tag, _REQUEUE[method]))
+                del unsettled[tag]
+                frames.setdefault(consumer, []).append(_give_back(consumer, tag, item.failed))
         for consumer, tags in acks.items():
-            parts += _acks(consumer, tags)
-        if parts:
-            # One write for all lanes, which share the connection; in the order of what each channel was asked before.
-            await self._link_write(b"".join(parts))
+            frames.setdefault(consumer, []).extend(_acks(consumer, tags))
+        for consumer, parts in frames.items():
+            await _write(consumer.channel, parts)
         return results
 
-    async def _link_write(self, frames: bytes) -> None:
-        await (await self._link.transport()).write_queue.put(ChannelFrame(frames, should_close=False))
+    # -------------------------------------------------------------------------------------------------- balancing
+
+    async def members(self) -> int:
+        """See :meth:`anybroker.adapter.BalancesLanes.members`."""
+        topic, group = self.spec.topic, self.spec.group
+        try:
+            with amqp_errors(f"counting the members of {group!r} of {topic!r}"):
+                if self._members is None:
+                    raise Unavailable("not a member")
+                declared = await self._members.queue_declare(
+                    members_queue(topic, group), passive=True, timeout=self._link.timeout
+                )
+        except AnybrokerError as exc:
+            raise self._fail(exc) from exc.__cause__
+        return max(declared.consumer_count or 1, 1)
+
+    async def give_back(self, lane: Lane, /) -> None:
+        """See :meth:`anybroker.adapter.Receiver.give_back`. Nobody else there: the lane comes back, as another one."""
+        consumer = next((each for each in self._consumers.values() if each.lane is lane), None)
+        if consumer is None or self._closed:
+            return
+        try:
+            with amqp_errors(f"giving back {lane.name}"):
+                await self._leave(consumer)
+                await self._consume(consumer.number)
+        except AnybrokerError as exc:
+            self._fail(exc)
+
+    # ------------------------------------------------------------------------------------------------------- end
+
+    def _closed_by(self, closing: asyncio.Future[object]) -> None:
+        reason = closing_reason(closing)
+        topic, group = self.spec.topic, self.spec.group
+        error = Unavailable(f"a channel of the group {group!r} of {topic!r} was closed: {said(reason)}")
+        error.__cause__ = reason
+        self._fail(error)
+
+    def _fail(self, error: AnybrokerError) -> BrokerError:
+        """This member is dead: every lane goes to another one, or comes back to the next receiver."""
+        failure = error if isinstance(error, BrokerError) else Unavailable(str(error))
+        if self._failure is None and not self._closed:
+            self._failure = failure
+            self._failure.__cause__ = error.__cause__
+            lanes = [consumer.lane for consumer in self._consumers.values() if consumer.lane is not None]
+            if lanes:
+                self._listener.lost(lanes)
+            self._wake()
+        return failure
+
+    async def _leave(self, consumer: _Consumer) -> None:
+        """Give back what is not acknowledged, in order; returns when the broker has it."""
+        consumer.leaving = True
+        try:
+            if consumer.notes and not consumer.channel.is_closed:
+                queue = notes_queue(self.spec.topic, self.spec.group, consumer.number)
+                await write_note(self._link, queue, consumer.notes)
+        except AnybrokerError:
+            pass  # without the note attempts start again; the lane must not wait for that
+        await consumer.channel.close(timeout=self._link.timeout)
+
+    @property
+    def in_flight(self) -> int:
+        """What was delivered to this member and is not settled."""
+        return sum(len(consumer.unsettled) + len(consumer.buffer) for consumer in self._consumers.values())
+
+    async def stop(self) -> None:
+        """See :meth:`anybroker.adapter.Receiver.stop`. Unordered, what the core has not got goes back at once."""
+        if self._stopped:
+            return
+        self._stopped = True
+        self._wake()
+        if self.spec.ordered or self._failure is not None:
+            return  # a lane stays with the channel: a member that took it over now would overtake what is unsettled
+        for consumer in self._consumers.values():
+            try:
+                with amqp_errors("leaving"):
+                    await consumer.channel.basic_cancel(consumer.tag, timeout=self._link.timeout)
+                    tags = [message.delivery_tag or 0 for message in consumer.buffer]
+                    consumer.buffer.clear()
+                    await _write(consumer.channel, [_give_back(consumer, tag, False) for tag in tags])
+            except AnybrokerError as exc:
+                self._fail(exc)
+
+    async def close(self) -> None:
+        """See :meth:`anybroker.adapter.Receiver.close`."""
+        await self.stop()
+        if self._closed:
+            return
+        self._closed = True
+        self._on_closed(self)
+        ends = [self._leave(consumer) for consumer in self._consumers.values()]
+        if self._members is not None:
+            ends.append(self._members.close(timeout=self._link.timeout))
+        # A channel that does not answer is closed by the end of its connection.
+        await asyncio.gather(*ends, return_exceptions=True)
+
+
+async def _nothing(message: DeliveredMessage) -> None:
+    """The queue of members carries nothing."""
+
+
+async def _write(channel: Channel, frames: list[bytes]) -> None:
+    """All in one write, behind what the channel was asked before."""
+    if frames:
+        await channel.write_queue.put(ChannelFrame(b"".join(frames), should_close=False))
+
+
+def _give_back(consumer: _Consumer, tag: int, failed: bool) -> bytes:
+    """Reject after a failure, nack without one: the newest servers count only the first towards a delivery limit."""
+    if failed:
+        return settle_frame(REJECT, consumer.channel.number, tag, 1)
+    return settle_frame(NACK, consumer.channel.number, tag, 2)
+
+
+def _acks(consumer: _Consumer, tags: list[int]) -> list[bytes]:
+    """One for all below the first that is unsettled, and one for each above it."""
+    number = consumer.channel.number
+    first = next(iter(consumer.unsettled), None)
+    below = [tag for tag in tags if first is None or tag < first]
+    frames = [settle_frame(ACK, number, tag, 0) for tag in tags if first is not None and tag > first]
+    if below:
+        frames.append(settle_frame(ACK, number, max(below), 1))
+    return frames

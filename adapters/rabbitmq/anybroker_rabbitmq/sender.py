@@ -12,6 +12,7 @@ from typing import Any, Final
 from aiormq.abc import ChannelFrame
 from aiormq.channel import Channel
 from aiormq.exceptions import PublishError
+
 from anybroker.adapter import SLOTS, Outbound, Receipt, Report, check_size, slot_of
 from anybroker.errors import BrokerError, ConfigError, PublishOutcomeUnknown, Rejected, Unavailable
 
@@ -28,6 +29,7 @@ __all__ = ["RabbitmqSender"]
 _SLOT_BITS: Final = SLOTS.bit_length() - 1
 _WRITE: Final = 65_536
 """Bytes that are written before the socket has to take them: the high-water mark of asyncio's transports."""
+
 
 class _Confirmation:
     """What aiormq calls, in the place of its own future, when the broker has answered: one future less an event."""
@@ -50,15 +52,15 @@ class _Confirmation:
         outbound = self.outbound
         if not isinstance(exc, PublishError):
             error: BrokerError = PublishOutcomeUnknown(
-                f"RabbitMQ did not accept an event for topic {outbound.topic!r} (nack): the queue of one group may have "
-                "stored it. Publish it again under the same id"
+                f"RabbitMQ did not accept an event for topic {outbound.topic!r} (nack): the queue of one group may "
+                "have stored it. Publish it again under the same id"
             )
         elif outbound.group is None and outbound.topic not in self.sender.with_groups:
             self.set_result(None)  # no group, so no queue: nobody waits for it
             return
         else:
-            where = f"the group {outbound.group!r} of {outbound.topic!r}" if outbound.group else f"{outbound.topic!r}"
-            error = Rejected(f"no queue of {where} takes the event: something was deleted. Declare it again ({said(exc)})")
+            where = f"topic {outbound.topic!r}" + (f", group {outbound.group!r}" if outbound.group else "")
+            error = Rejected(f"{where}: no queue takes the event ({said(exc)}). One was deleted: declare it again")
         error.__cause__ = exc
         self.end(error)
 
@@ -131,13 +133,14 @@ class RabbitmqSender:
 
     def _lost(self, channel: Channel, reason: BaseException | None) -> None:
         """The channel is closed: whatever waits for a confirmation may be stored, or not."""
-        waiting = [each for each in channel.confirmations.values() if isinstance(each, _Confirmation)]
+        confirmations: list[Any] = list(channel.confirmations.values())
+        waiting = [each for each in confirmations if isinstance(each, _Confirmation)]
         channel.confirmations.clear()
         for confirmation in waiting:
             topic = confirmation.outbound.topic
             error = PublishOutcomeUnknown(
-                f"the connection to RabbitMQ was lost before it confirmed an event for topic {topic!r} ({said(reason)}): "
-                "it may be stored. Publish it again under the same id"
+                f"the connection to RabbitMQ was lost ({said(reason)}) before it confirmed an event for topic "
+                f"{topic!r}: it may be stored. Publish it again under the same id"
             )
             error.__cause__ = reason
             confirmation.end(error)
@@ -238,8 +241,8 @@ class RabbitmqSender:
             raise Unavailable(f"the connection to RabbitMQ was lost ({said(reason)})") from reason
 
     async def _prepare(self, topic: str, group: str | None, seconds: int) -> _Route:
-        """Look whether the exchange is there: publishing to one that is not closes the channel, and all that waits on it
-        would be unknown. For a delay, make the ladder reach that high and end at this exchange."""
+        """Look whether the exchange is there: publishing to one that is not closes the channel, and all that waits on
+        it would be unknown. For a delay, make the ladder reach that high and end at this exchange."""
         route = self._routes.get((topic, group))
         if route is None:
             name = topic if group is None else group_exchange(topic, group)
@@ -251,8 +254,8 @@ class RabbitmqSender:
             if rung > self._highest_rung and not await is_there(self._control, "queue", rung_exchange(rung)):
                 if not self._makes_rungs:
                     raise Rejected(
-                        f"RabbitMQ has no queue {rung_exchange(rung)!r} for delays, and this Bus makes none. Publish once "
-                        'with such a delay from a Bus with provision="create"'
+                        f"RabbitMQ has no queue {rung_exchange(rung)!r} for delays, and this Bus makes none. Publish "
+                        'once with such a delay from a Bus with provision="create"'
                     )
                 async with self._control.scratch("making the queues for delays") as channel:
                     await make_rungs(channel, rung)

@@ -6,9 +6,10 @@ import ssl
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field, SecretStr
+
 from anybroker.adapter import AdapterSettings, BrokerUrl
 from anybroker.errors import ConfigError
-from pydantic import Field, SecretStr
 
 __all__ = ["RabbitmqSettings", "connection_options"]
 
@@ -19,44 +20,44 @@ class RabbitmqSettings(AdapterSettings):
     """What can stand in the URL's query, or under ``[adapters.amqp]``. Names in brackets are RabbitMQ's own."""
 
     content_mode: Literal["binary", "structured"] = Field(
-        "binary", description="CloudEvents as headers and body, or as one JSON document."
+        default="binary", description="CloudEvents as headers and body, or as one JSON document."
     )
     header_prefix: Literal["cloudEvents_", "cloudEvents:", "ce-"] = Field(
-        "cloudEvents_", description="Prefix of the attributes' headers that are written; all three are read."
+        default="cloudEvents_", description="Prefix of the attributes' headers that are written; all three are read."
     )
     max_message_bytes: int = Field(
-        16_777_216, ge=65_536, description="Bytes the broker takes for one message [max_message_size], headers counted."
+        default=16_777_216, ge=65_536, description="Bytes of one message, headers counted [max_message_size]."
     )
     heartbeat: int = Field(
-        3,
+        default=3,
         ge=1,
         le=3600,
         description="Seconds between heartbeats. A dead path is noticed by aio_pika after 3.5 times this plus 3 s, by "
         "the broker after twice this.",
     )
     request_timeout: float = Field(
-        10.0, ge=1, le=60, description="Seconds until an unanswered request counts as a dead connection."
+        default=10.0, ge=1, le=60, description="Seconds until an unanswered request counts as a dead connection."
     )
     prefetch: int | None = Field(
-        None,
+        default=None,
         ge=1,
         le=65_535,
         description="Deliveries that the broker hands over in each lane before one is settled; none: twice the "
         "subscription's max_in_flight.",
     )
     delivery_limit: Literal["argument", "policy"] = Field(
-        "argument",
-        description="How the delivery limit of RabbitMQ 4 is lifted: as an argument of the queues [x-delivery-limit=-1], "
-        "or by the operator's policy (queues that were made on 3.x).",
+        default="argument",
+        description="How the delivery limit of RabbitMQ 4 is lifted: as an argument of the queues "
+        "[x-delivery-limit=-1], or by the operator's policy (queues that were made on 3.x).",
     )
     auth: Literal["plain", "external"] = Field(
-        "plain", description="User and password of the URL, or the client's certificate [EXTERNAL]."
+        default="plain", description="User and password of the URL, or the client's certificate [EXTERNAL]."
     )
-    ca_file: Path | None = Field(None, description="PEM file of the authorities to trust; none: the system's.")
-    cert_file: Path | None = Field(None, description="PEM file of the client's certificate.")
-    key_file: Path | None = Field(None, description="PEM file of the client's key; none: it is in cert_file.")
-    key_password: SecretStr | None = Field(None, description="Password of the client's key.")
-    check_hostname: bool = Field(True, description="Whether the server's certificate must be for its host name.")
+    ca_file: Path | None = Field(default=None, description="PEM file of the authorities to trust; none: the system's.")
+    cert_file: Path | None = Field(default=None, description="PEM file of the client's certificate.")
+    key_file: Path | None = Field(default=None, description="PEM file of the client's key; none: it is in cert_file.")
+    key_password: SecretStr | None = Field(default=None, description="Password of the client's key.")
+    check_hostname: bool = Field(default=True, description="Whether the server's certificate must name its host.")
 
 
 def connection_options(url: BrokerUrl, settings: RabbitmqSettings) -> tuple[list[tuple[str, int]], dict[str, Any]]:
@@ -69,7 +70,9 @@ def connection_options(url: BrokerUrl, settings: RabbitmqSettings) -> tuple[list
     if url.username is not None and url.password is None and settings.auth == "plain":
         raise ConfigError("url", f"{url} has a user and no password", f"Write {url.scheme}://user:password@host.")
     if settings.auth == "external" and settings.cert_file is None:
-        raise ConfigError("auth", "is 'external', and there is no client certificate", "Set cert_file, and use amqps://.")
+        raise ConfigError(
+            "auth", "is 'external', and there is no client certificate", "Set cert_file, and use amqps://."
+        )
     servers = [(host, port or DEFAULT_PORTS[url.scheme]) for host, port in url.hosts]
     options: dict[str, Any] = {
         "login": url.username or "guest",

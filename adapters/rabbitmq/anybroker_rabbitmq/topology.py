@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from aiormq.channel import Channel
 from aiormq.exceptions import ChannelNotFoundEntity, ChannelPreconditionFailed
+
 from anybroker.adapter import SLOTS, GroupSpec, TopicSpec
 from anybroker.errors import ConfigError
 
@@ -48,8 +49,9 @@ async def _declare_group(channel: Channel, topic: TopicSpec, group: GroupSpec, l
     lanes = topic.lanes if group.ordered else 1
     exchange = group_exchange(topic.name, group.name)
     marker = marker_exchange(topic.name, group.name, group.ordered, lanes)
-    # RabbitMQ compares this argument, so the second of two processes that want different groups is refused right here.
-    await channel.exchange_declare(exchange, exchange_type="topic", durable=True, arguments={"alternate-exchange": marker})
+    # RabbitMQ compares this argument, so of two processes that want different groups the second is refused right here.
+    alternate = {"alternate-exchange": marker}
+    await channel.exchange_declare(exchange, exchange_type="topic", durable=True, arguments=alternate)
     arguments: dict[str, Any] = {"x-queue-type": "quorum"}
     if group.ordered:
         arguments["x-single-active-consumer"] = True
@@ -90,7 +92,7 @@ def _unequal(topic: TopicSpec, text: str) -> ConfigError:
             "'{\"delivery-limit\": -1}') and set delivery_limit=policy.",
         )
     return ConfigError(
-        f"topics.{topic.name}", f"something of it exists with other arguments: {text}", "Change the setting, or delete it."
+        f"topics.{topic.name}", f"part of it exists with other arguments: {text}", "Change the setting, or delete it."
     )
 
 
@@ -115,8 +117,8 @@ async def check_group(link: Link, topic: str, group: str, ordered: bool, lanes: 
     if not await is_there(link, "exchange", marker_exchange(topic, group, ordered, lanes)):
         raise ConfigError(
             f"topics.{topic}",
-            f"the group {group!r} is asked for with {f'{lanes} lanes' if ordered else 'ordered=False'}, and is there with "
-            f"{await _kind(link, topic, group)}",
+            f"the group {group!r} is asked for with {f'{lanes} lanes' if ordered else 'ordered=False'}, "
+            f"and is there with {await _kind(link, topic, group)}",
             "Use the same everywhere, or make a new group and let the old one finish.",
         )
 

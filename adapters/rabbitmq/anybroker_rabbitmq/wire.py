@@ -1,4 +1,4 @@
-"""Events and AMQP 0-9-1 messages: headers with a prefix and the content-type property, our transport headers beside them.
+"""Events and AMQP 0-9-1 messages: headers with a prefix, the content-type property, our transport headers beside them.
 
 There is no official CloudEvents binding for AMQP 0-9-1; this is the AMQP 1.0 binding with the prefix that survives
 RabbitMQ's conversion between the two.
@@ -10,17 +10,19 @@ from collections.abc import Mapping
 from typing import Any, Final, Literal, NamedTuple
 
 from aiormq.abc import DeliveredMessage
+from pamqp.commands import Basic
+from pamqp.encode import by_type
+
 from anybroker.adapter import Foreign, Inbound, Lane, Outbound
 from anybroker.cloudevents import HeaderBinding
 from anybroker.errors import InvalidEvent
-from pamqp.commands import Basic
-from pamqp.encode import by_type
 
 from .frames import field, native_table, table
 
 __all__ = ["AmqpForeign", "Wire", "Written"]
 
 PREFIXES: Final = ("cloudEvents_", "cloudEvents:", "ce-")
+_PREFIXES: Final = tuple(prefix.lower() for prefix in PREFIXES)
 NOT_BEFORE: Final = "anybroker-not-before"
 _OURS: Final = "anybroker-"
 _BROKERS: Final = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count")
@@ -139,8 +141,8 @@ class Wire:
     def _learn(self, name: str) -> str:
         """A header's name as a transport header, or "" for one that belongs to the event or the broker."""
         lower = name.lower()
-        event = lower.startswith(tuple(prefix.lower() for prefix in PREFIXES)) or lower in ("content-type", "anybroker-data")
-        known = "" if event or lower.startswith(_BROKERS) else lower
+        other = lower.startswith((*_PREFIXES, *_BROKERS)) or lower in ("content-type", "anybroker-data")
+        known = "" if other else lower
         if len(self._names) >= _MAX_NAMES:
             self._names.clear()
         self._names[name] = known
@@ -149,7 +151,7 @@ class Wire:
 
 def _fits(content_type: str) -> bool:
     """Whether binary mode can carry it in the content-type property."""
-    return len(content_type) <= 255 and not content_type[: len(_ENVELOPE)].lower() == _ENVELOPE and content_type.isascii()
+    return len(content_type) <= 255 and content_type.isascii() and not content_type.lower().startswith(_ENVELOPE)
 
 
 def _is_ours(name: str) -> bool:
@@ -175,8 +177,8 @@ def _written(content_type: str | None, headers: bytes, body: bytes) -> Written:
 
 
 def _written_again(properties: Basic.Properties, extra: Mapping[str, str], body: bytes) -> Written:
-    """A foreign message once more, with its properties but for these: the id, which is ours; the expiration, which would
-    drop it; the user and cluster id, which RabbitMQ refuses from others."""
+    """A foreign message once more, with its properties but for these: the id, which is ours; the expiration, which
+    would drop it; the user and cluster id, which RabbitMQ refuses from others."""
     native = {name: value for name, value in (properties.headers or {}).items() if not _is_ours(name)}
     own = {name.lower() for name in native}
     native |= {name: text for name, text in extra.items() if name not in own}

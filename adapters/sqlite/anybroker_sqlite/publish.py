@@ -1,41 +1,25 @@
-"""Publishing: what is submitted becomes segments of its topics, and copies are recognised."""
+"""Publishing: what is submitted becomes segments of its topics."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from functools import partial
 
 from pydantic_core import to_json
 
 from anybroker.adapter import Outbound, Receipt, Report, check_size
 from anybroker.errors import BrokerError, Rejected
 
+from .recent import Entry, RecentIds
 from .schema import SEGMENT_EVENTS, SHIFT
-from .store import PUBLISH, Store, Topic
-from .wire import Row, Segment, encode, fingerprint, hop_of, size_of
+from .store import PUBLISH, Store
+from .wire import encode, size_of
 
-__all__ = ["RecentIds", "SqliteSender"]
+__all__ = ["SqliteSender"]
 
 _SEGMENT_BYTES = 1024 * 1024
 _TRANSACTION_EVENTS = 8192
-
-
-class _Entry:
-    """One event to be stored, and then what became of it."""
-
-    __slots__ = ("body", "duplicate", "fingerprint", "outbound", "refused", "report", "row", "seq")
-
-    def __init__(self, outbound: Outbound, row: Row, body: bytes | None, report: Report) -> None:
-        self.outbound = outbound
-        self.report = report
-        self.row = row
-        self.body = body
-        self.fingerprint = fingerprint(outbound.topic, outbound.group, row)
-        self.seq = 0
-        self.duplicate = False
-        self.refused = ""
 
 
 class _Publish:
@@ -46,12 +30,12 @@ class _Publish:
     def __init__(self, sender: SqliteSender, recent: RecentIds) -> None:
         self._sender = sender
         self._recent = recent
-        self._entries: list[_Entry] | None = None
+        self._entries: list[Entry] | None = None
 
     def run(self, store: Store) -> None:
         if self._entries is None:
             self._entries = self._sender.take()
-        grouped: dict[tuple[str, str | None], list[_Entry]] = {}
+        grouped: dict[tuple[str, str | None], list[Entry]] = {}
         for entry in self._entries:
             where = (entry.outbound.topic, entry.outbound.group)
             entries = grouped.get(where)
@@ -62,7 +46,7 @@ class _Publish:
         for (topic, group), entries in grouped.items():
             self._store(store, topic, group, entries)
 
-    def _store(self, store: Store, name: str, group: str | None, entries: list[_Entry]) -> None:
+    def _store(self, store: Store, name: str, group: str | None, entries: list[Entry]) -> None:
         topic = store.topic(name)
         only: int | None = None
         refused = ""
@@ -115,7 +99,7 @@ def _copy(error: BrokerError) -> BrokerError:
     return copy
 
 
-def _chunks(entries: list[_Entry]) -> Iterator[list[_Entry]]:
+def _chunks(entries: list[Entry]) -> Iterator[list[Entry]]:
     """Cut into segments: a receiver reads a segment as a whole."""
     size = begin = 0
     for at, entry in enumerate(entries):
@@ -134,12 +118,12 @@ class SqliteSender:
         self._recent = recent
         self._limit = store.settings.max_event_bytes
         self._lock = threading.Lock()
-        self._waiting: list[_Entry] = []
+        self._waiting: list[Entry] = []
         self._scheduled = False
 
     async def submit(self, batch: Sequence[Outbound], report: Report, /) -> None:
         """Sender.submit: committed together with whatever else waits for the disk."""
-        entries: list[_Entry] = []
+        entries: list[Entry] = []
         limit = self._limit
         for outbound in batch:
             row, body, rough = encode(outbound)
@@ -153,7 +137,7 @@ class SqliteSender:
                 if refused is not None:
                     report(outbound, refused)
                     continue
-            entries.append(_Entry(outbound, row, body, report))
+            entries.append(Entry(outbound, row, body, report))
         with self._lock:
             self._waiting += entries
             schedule = not self._scheduled and bool(self._waiting)
@@ -161,7 +145,7 @@ class SqliteSender:
         if schedule:
             self._store.put(_Publish(self, self._recent))
 
-    def take(self) -> list[_Entry]:
+    def take(self) -> list[Entry]:
         """In the store's thread: what waits, or as much of it as one transaction should have."""
         with self._lock:
             taken = self._waiting[:_TRANSACTION_EVENTS]
@@ -182,115 +166,3 @@ class SqliteSender:
 
 def _nothing(store: Store) -> None:
     """What was handed over before is committed, and reported, before this is."""
-
-
-class RecentIds:
-    """Recognises copies: what was published within the window, by (source, id, hop).
-
-    The fingerprints are in temporary tables of this connection: nothing is written or synced for them, they roll back
-    with the transaction, and memory stays flat. They are read from the log itself, so that they survive a restart and
-    hold what other processes published; a hit is compared with the event it points to. Two tables take turns, so that
-    forgetting costs nothing: each copy is known for one window at least, for two at most.
-    """
-
-    def __init__(self, window: float) -> None:
-        self._window = window
-        self._epoch = -1
-        self._current = 0
-        self._turn_at = 0.0
-        self._known: dict[int, int] = {}
-        """For each topic the last sequence number that is in the tables."""
-
-    def admit(self, store: Store, topic: Topic, group: str | None, entries: list[_Entry]) -> list[_Entry]:
-        """Number the entries, mark the duplicates, and return the others."""
-        seq = topic.last
-        for entry in entries:
-            seq += 1
-            entry.seq = seq
-            entry.duplicate = False
-        if not self._window:
-            return entries
-        self._prepare(store, topic)
-        fingerprints = [entry.fingerprint for entry in entries]
-        added = self._add(store, topic.last + 1, fingerprints)
-        if added == len(entries):
-            self._known[topic.id] = seq
-            return entries
-        store.execute(
-            f"DELETE FROM temp.ab_recent{self._current} WHERE seq > ? AND h IN (SELECT value FROM json_each(?))",
-            (topic.last, to_json(fingerprints).decode()),
-        )
-        return self._one_by_one(store, topic, group, entries)
-
-    def _one_by_one(self, store: Store, topic: Topic, group: str | None, entries: list[_Entry]) -> list[_Entry]:
-        fresh: list[_Entry] = []
-        first = topic.last + 1
-        for entry in entries:
-            found = store.execute(_FIND, (entry.fingerprint,)).fetchone()
-            if found is not None:
-                other = fresh[found[0] - first].row if found[0] >= first else _row(store.segment(found[0]), found[0])
-                if other is None or _same(entry.row, other):
-                    entry.seq, entry.duplicate = found[0], True
-                    continue
-            entry.seq = first + len(fresh)
-            fresh.append(entry)
-            self._add(store, entry.seq, [entry.fingerprint])
-        self._known[topic.id] = topic.last + len(fresh)
-        return fresh
-
-    def _add(self, store: Store, first: int, fingerprints: list[int]) -> int:
-        """Remember these, of events numbered from ``first``; how many were new."""
-        return store.execute(_ADD[self._current], (first, to_json(fingerprints).decode())).rowcount
-
-    def _prepare(self, store: Store, topic: Topic) -> None:
-        """Forget what is too old, and learn what this connection has not seen."""
-        now = time.monotonic()
-        if self._epoch != store.epoch:
-            for table in (0, 1):
-                store.execute(f"CREATE TEMP TABLE IF NOT EXISTS ab_recent{table}(h INTEGER PRIMARY KEY, seq INTEGER)")
-                store.execute(f"DELETE FROM temp.ab_recent{table}")
-            self._epoch = store.epoch
-            self._known.clear()
-            self._turn_at = now + self._window
-        elif now >= self._turn_at:
-            self._current = 1 - self._current
-            store.execute(f"DELETE FROM temp.ab_recent{self._current}")
-            self._turn_at = now + self._window
-        known = self._known.get(topic.id, topic.id << SHIFT)
-        if known < topic.last:
-            self._learn(store, topic, known)
-
-    def _learn(self, store: Store, topic: Topic, known: int) -> None:
-        """Read what others published, back to the beginning of the window."""
-        groups = dict(store.execute("SELECT id, name FROM ab_group WHERE topic = ?", (topic.id,)).fetchall())
-        since = time.time() - self._window
-        upper = topic.last
-        while upper > known:
-            row = store.execute(
-                "SELECT first, count, only_group, meta, x'', at FROM ab_segment WHERE first BETWEEN ? AND ? "
-                "ORDER BY first DESC LIMIT 1",
-                (known + 1, upper),
-            ).fetchone()
-            if row is None or row[5] < since:
-                return
-            segment = Segment(*row[:5])
-            mark = partial(fingerprint, topic.name, groups.get(segment.only_group or 0))
-            self._add(store, segment.first, [mark(item) for item in segment.rows])
-            upper = segment.first - 1
-
-
-def _row(segment: Segment | None, seq: int) -> Row | None:
-    """The row of that number, if it is still there."""
-    return segment.rows[seq - segment.first] if segment is not None and segment.first <= seq else None
-
-
-def _same(one: Row, other: Row) -> bool:
-    return one[0] == other[0] and one[1] == other[1] and hop_of(one) == hop_of(other)
-
-
-_ADD = [
-    f"INSERT OR IGNORE INTO temp.ab_recent{table}(h, seq) SELECT value, ?1 + key FROM json_each(?2) "
-    f"WHERE NOT EXISTS (SELECT 1 FROM temp.ab_recent{1 - table} WHERE h = value)"
-    for table in (0, 1)
-]
-_FIND = "SELECT seq FROM temp.ab_recent0 WHERE h = ?1 UNION ALL SELECT seq FROM temp.ab_recent1 WHERE h = ?1"

@@ -37,7 +37,6 @@ PUBLISH, SETTLE, ADMIN, CLAIM = range(4)
 _MOST_JOBS = 256
 """The most pieces of work in one transaction."""
 _CACHED_BYTES = 16 * 1024 * 1024
-_CACHED_SEGMENTS = 128
 
 
 class Topic(NamedTuple):
@@ -372,7 +371,7 @@ class Store:
         ).fetchone()
         segment = segments[first] = Segment(*row)
         self._cached += segment.size
-        while len(segments) > 1 and (self._cached > _CACHED_BYTES or len(segments) > _CACHED_SEGMENTS):
+        while len(segments) > 1 and self._cached > _CACHED_BYTES:
             self._cached -= segments.popitem(last=False)[1].size
         return segment
 

@@ -124,7 +124,7 @@ class Segment:
         self.last = first + count - 1
         self.only_group = only_group
         self.rows: list[Row] = from_json(meta)
-        self.size = len(meta) + len(body)
+        self.size = len(meta) + len(body) + 512 * count  # what the rows take in memory, roughly
         self._body = body
         self._ends = list(accumulate([row[6] or 0 for row in self.rows]))
 

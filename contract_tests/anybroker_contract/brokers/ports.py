@@ -15,7 +15,8 @@ FIRST, LAST = 20000, 32000
 """Below the range from which Linux takes the local ports of outgoing connections (32768-60999): otherwise a client
 that reconnects while its broker restarts could be given the broker's own port."""
 
-_reserved: dict[int, socket.socket | None] = {}
+_reserved: dict[int, int | None] = {}
+"""Port -> the descriptor of its reservation, open until this process ends."""
 _lock = threading.Lock()
 
 
@@ -37,7 +38,8 @@ def free_port() -> int:
                 if claim is not None:
                     claim.close()
                 continue
-            _reserved[port] = claim
+            # Without its object, which would complain about being unclosed when this process ends.
+            _reserved[port] = None if claim is None else claim.detach()
             return port
     raise BrokerFailed(f"no free port between {FIRST} and {LAST} on 127.0.0.1")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import time
@@ -16,6 +17,8 @@ from .process import Keeper, tail
 __all__ = ["plain_environ", "python_environment", "run_tool", "which"]
 
 LOOK_SECONDS = 0.05
+
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def which(program: str, *folders: str) -> str | None:
@@ -48,7 +51,7 @@ def run_tool(
 ) -> None:
     """Run a program to its end; it ends with us, whatever happens to us.
 
-    Raises ``Missing`` (with the last line it wrote) when it fails or takes longer than ``seconds``.
+    Raises ``Missing`` (with the line that says why) when it fails or takes longer than ``seconds``.
     """
     with Keeper("anybroker-tool-") as keeper:
         keeper.run(argv, env=env if env is not None else context.environ, cwd=cwd)
@@ -59,8 +62,13 @@ def run_tool(
                 raise Missing(f"{what} took more than {seconds:.0f} s", remedy)
             time.sleep(LOOK_SECONDS)
         if keeper.exit_code() != 0:
-            last = tail(keeper.log, 1).strip()
-            raise Missing(f"{what} failed: {last}", remedy)
+            raise Missing(f"{what} failed: {_complaint(tail(keeper.log, 200))}", remedy)
+
+
+def _complaint(log: str) -> str:
+    """The line of a log that says what went wrong: the first that says ERROR, else the last."""
+    lines = [line for line in map(str.strip, COLOURS.sub("", log).splitlines()) if line]
+    return next((line for line in lines if "ERROR" in line), lines[-1])
 
 
 def python_environment(context: Context, requirement: str) -> Path:

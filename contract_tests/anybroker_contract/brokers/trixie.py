@@ -41,7 +41,7 @@ def trixie_root(context: Context, packages: Sequence[str], lacking: str) -> Path
 
     def build(folder: Path) -> None:
         debootstrap = debian_program(context, "debootstrap", "debootstrap", "/usr/sbin")
-        context.say(f"making a Debian 13 with {', '.join(packages)} in the cache (once, about a minute)")
+        context.say(f"making a Debian 13 with {', '.join(packages)} in the cache (once, a minute or more)")
         options = ["--variant=minbase", f"--include={','.join(packages)}"]
         run_tool(
             context,

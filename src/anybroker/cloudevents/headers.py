@@ -166,20 +166,14 @@ class HeaderBinding(Generic[V]):
 
         Raises :class:`~anybroker.errors.InvalidEvent` for a message that is no valid event, and nothing else.
         """
-        if content_type and is_structured(content_type):
-            return _read_structured(content_type, body)
+        if content_type:
+            if is_structured(content_type):
+                return _read_structured(content_type, body)
+            announced: str | None = content_type
+        else:
+            announced = None  # an empty field is an unset one
         if type(headers) not in _SEQUENCES:
             headers = list(headers)  # read twice where something is wrong
-        try:
-            return self._parse(headers, body, content_type or None)  # an empty field is an unset one
-        except InvalidEvent:
-            # A structured event may have broken attribute headers beside it, and they do not matter.
-            for name, value in headers:
-                if name.lower() == "content-type" and is_structured(announced := _loose_text(value)):
-                    return _read_structured(announced, body)
-            raise
-
-    def _parse(self, headers: Iterable[tuple[str, Any]], body: bytes | None, announced: str | None) -> Event[Any]:
         learned = self._learned
         percent = self._percent
         attributes: dict[str, AttributeValue] = {}
@@ -225,15 +219,23 @@ class HeaderBinding(Generic[V]):
                             return _read_structured(_loose_text(raw), body)
                 elif role == _DATA_MARK:
                     mark = _loose_text(raw)
-        except UnicodeDecodeError as error:
-            _not_utf8(name, error)
-        if announced is not None and not (self._content_type == "attribute" and "datacontenttype" in attributes):
-            media_type(announced)
-            attributes["datacontenttype"] = announced
-        if not ("specversion" in attributes and "id" in attributes and "source" in attributes and "type" in attributes):
-            if self._headerless and body and "specversion" not in attributes:
-                return _read_headerless(body)
-            _refuse(attributes)
+            if announced is not None and not (self._content_type == "attribute" and "datacontenttype" in attributes):
+                media_type(announced)
+                attributes["datacontenttype"] = announced
+            if not (
+                "specversion" in attributes and "id" in attributes and "source" in attributes and "type" in attributes
+            ):
+                if self._headerless and body and "specversion" not in attributes:
+                    return _read_headerless(body)
+                _refuse(attributes)
+        except ValueError as error:  # InvalidEvent, and bytes that are not UTF-8
+            # A structured event may have broken attribute headers beside it, and they do not matter.
+            structured = _announced_structured(headers)
+            if structured is not None:
+                return _read_structured(structured, body)
+            if isinstance(error, UnicodeDecodeError):
+                _not_utf8(name, error)
+            raise
         if not body and not self._null_body and body is not None:
             data = mark == "empty" or (mark != "absent" and "datacontenttype" in attributes)
             body = b"" if data else None
@@ -279,6 +281,14 @@ class HeaderBinding(Generic[V]):
         if isinstance(raw, bytes | str):
             _remember(values, raw, text)
         return text
+
+
+def _announced_structured(headers: Iterable[tuple[str, Any]]) -> str | None:
+    """The content type among these headers, if it announces a structured event."""
+    for name, value in headers:
+        if name.lower() == "content-type" and is_structured(text := _loose_text(value)):
+            return text
+    return None
 
 
 def _native(name: str, raw: object) -> AttributeValue:

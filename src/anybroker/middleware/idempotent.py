@@ -193,9 +193,10 @@ class _Trouble:
 
     def over(self) -> None:
         """It answers again."""
-        self.since = None
-        self._problem(None)
-        _log.info("%s: the idempotency store answers again", self._where)
+        if self.since is not None:
+            self.since = None
+            self._problem(None)
+            _log.info("%s: the idempotency store answers again", self._where)
 
 
 def _wait(busy: Busy) -> float:

@@ -92,6 +92,15 @@ async def _publish(adapter: SqliteAdapter, say: Any, writer: str, count: int) ->
     await sender.close()
 
 
+async def _trickle(adapter: SqliteAdapter, say: Any, writer: str, count: int) -> None:
+    sender = await adapter.open_sender()
+    for n in range(count):
+        await asyncio.sleep(random.uniform(0, 0.01))
+        say("sending", n=n, writer=writer)
+        await submit(sender, [Outbound(make_event({"writer": writer, "n": n}), "orders")])
+    await sender.close()
+
+
 async def _consume(adapter: SqliteAdapter, say: Any, limit: int, slow: float) -> None:
     receiver = await adapter.open_receiver(SPEC, Listener())
     say("joined")
@@ -123,6 +132,9 @@ async def _main(role: str, path: str, history: str, *arguments: str) -> None:
         await adapter.declare(TOPOLOGY, "create")
         if role == "publish":
             await _publish(adapter, say, arguments[0], int(arguments[1]))
+            await adapter.close()
+        elif role == "trickle":
+            await _trickle(adapter, say, arguments[0], int(arguments[1]))
             await adapter.close()
         else:
             await _consume(adapter, say, int(arguments[0]), float(arguments[1]))

@@ -1,139 +1,69 @@
-"""Receiving: a member claims events, keeps its claims alive, and settles them.
+"""Claims: which member has which events, and in what order they go out. All of it runs in the store's thread.
 
-The order of a key is kept by one rule, inside the claim's transaction: an event whose key another member has open
+The order of a key is kept by one rule, inside the transaction of the claim: an event whose key another member has open
 claims of is not handed over. It is put aside (``ab_parked``) and comes, in sequence, once the key is free.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Collection, Sequence
-from functools import partial
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from pydantic_core import to_json
 
-from anybroker.adapter import Ack, Inbound, Lane, Release, Settlement, SubscriptionSpec
+from anybroker.adapter import Ack, Inbound, Lane, Release, Settlement
 from anybroker.errors import BrokerError, LeaseLost, Unavailable
 
-from .schema import SHIFT
-from .store import CLAIM, SETTLE, Store
-from .wake import Fifo, ring
-from .wire import Segment, decode
+from .store import Store
+from .wake import ring
+from .wire import Segment
 
-__all__ = ["SqliteReceiver", "release_dead"]
+__all__ = ["Member", "Taken", "leave", "release_dead"]
 
 _MOST_PARKED = 10_000
 """So many events wait for keys of other members before a member stops looking further ahead."""
 _MOST_LOOKED_AT = 2_048
-"""The most events that one claim puts aside, to keep its transaction short."""
+"""After so many that are put aside, a claim ends: transactions are short."""
 _MOST_BYTES = 32 * 1024 * 1024
-"""The most bytes that one claim takes, one event at least."""
-_HUNGRY = 1.0
-"""Seconds for which the word of a member that waits for keys counts."""
+"""After so many bytes of bodies, a claim ends."""
 
-_Taken = tuple[int, int, int, Segment]
-"""Sequence number, attempts, deliveries, segment."""
+_Claim = tuple[int, str | None, int, int]
+"""Sequence number, key, attempts, deliveries."""
 
 
-class SqliteReceiver:
-    """A member of a group. Its one lane is all of the topic: the order is kept by key, in the database."""
+class Taken(NamedTuple):
+    """One event that a claim brought."""
 
-    def __init__(self, store: Store, spec: SubscriptionSpec, group: int, member: int, fifo: Fifo, lease: float) -> None:
-        self.lane = Lane(f"{spec.topic}/{member:x}", 1)
-        self._store = store
-        self._ordered = spec.ordered
-        self._topic = spec.topic
-        self._group = group
-        self._member = member
-        self._fifo = fifo
+    seq: int
+    attempts: int
+    deliveries: int
+    segment: Segment
+
+
+class Member:
+    """One member's claims."""
+
+    def __init__(self, member: int, group: int, topic: str, ordered: bool, lane: Lane, lease: float) -> None:
+        self.member = member
+        self.group = group
+        self._topic = topic
+        self._ordered = ordered
+        self._lane = lane
         self._lease = lease
-        self._loop = asyncio.get_running_loop()
-        self._stopped = False
-        self._closed = False
-        self._rung = False
-        self._failing_since: float | None = None
-        self._waiter: asyncio.Future[None] | None = None
-        # In the store's thread only:
         self._open: dict[int, int] = {}
         """Sequence number and number of the delivery of what is claimed and not settled."""
-        self._epoch = store.epoch
+        self._epoch = -1
         self._lost = 0
         self._segment: Segment | None = None
         self._look_at = 0.0
-        store.add_member(member, group, self._wake)
 
-    # --------------------------------------------------------------------------------------------- receiving
+    # ------------------------------------------------------------------------------------------------ claiming
 
-    async def receive(self, limit: int, /, *, lanes: Collection[Lane] | None, timeout: float) -> Sequence[Inbound]:
-        """Receiver.receive."""
-        loop, store = self._loop, self._store
-        deadline = loop.time() + timeout
-        poll = store.settings.poll
-        if lanes is not None and self.lane not in lanes:
-            while not self._stopped and loop.time() < deadline:
-                self._rung = False
-                await self._wait(deadline - loop.time())
-            return ()
-        while not self._stopped:
-            self._rung = False
-            try:
-                taken, pause = await store.call(partial(self._claim, limit), CLAIM)
-                self._failing_since = None
-            except Unavailable:
-                # Locked, or the disk is full: what is claimed stays ours until the lease ends, so this is no end yet.
-                self._failing_since = self._failing_since or loop.time()
-                if loop.time() > self._failing_since + self._lease:
-                    raise
-                taken, pause = [], poll
-            if taken:
-                return self._inbounds(taken)
-            left = deadline - loop.time()
-            if left <= 0:
-                break
-            await self._wait(min(left, poll, pause))
-        return ()
-
-    async def _wait(self, seconds: float) -> None:
-        """Until woken, by whomever, or so long."""
-        if self._rung or seconds <= 0:
-            return
-        loop = self._loop
-        self._waiter = waiter = loop.create_future()
-        loop.add_reader(self._fifo.fd, self._ring)
-        timer = loop.call_later(seconds, self._wake)
-        try:
-            await waiter
-        finally:
-            timer.cancel()
-            loop.remove_reader(self._fifo.fd)
-            self._waiter = None
-
-    def _ring(self) -> None:
-        self._fifo.drain()
-        self._wake()
-
-    def _wake(self) -> None:
-        self._rung = True
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def _inbounds(self, taken: list[_Taken]) -> list[Inbound]:
-        lane, mask = self.lane, (1 << SHIFT) - 1
-        result: list[Inbound] = []
-        for seq, attempts, deliveries, segment in taken:
-            at = seq - segment.first
-            row = segment.rows[at]
-            event, headers = decode(row, segment.body(at))
-            result.append(Inbound(event, lane, seq & mask, row[5], headers, row, seq, attempts, deliveries))
-        return result
-
-    # -------------------------------------------------------------------------- claiming, in the store's thread
-
-    def _claim(self, limit: int, store: Store) -> tuple[list[_Taken], float]:
+    def claim(self, limit: int, store: Store) -> tuple[list[Taken], float]:
         """Claim up to ``limit`` events; if there are none, after how many seconds to look again."""
         now, wall = time.monotonic(), time.time()
-        group, member = self._group, self._member
+        group, member = self.group, self.member
         if now >= self._look_at:
             self._look_at = now + store.settings.poll
             release_dead(store, group)
@@ -149,32 +79,30 @@ class SqliteReceiver:
             store.execute(_FALL_DUE, (group, wall))
             store.execute(_FALLEN_DUE, (group, wall))
             parked = 1
-        if yielding and self._ordered and self._open:
-            return (
-                [],
-                store.settings.poll,
-            )  # another member waits for keys, and this one has work: that one chooses first
-        taken: list[_Taken] = []
+        poll = store.settings.poll
+        if yielding and self._ordered and self._open and hungry <= now:
+            return [], poll  # another member waits for keys, and this one has work: that one chooses first
+        taken: list[Taken] = []
         waiting = self._take_parked(store, limit, taken) if parked else 0
         more = False
         if len(taken) < limit and cursor < last and waiting < _MOST_PARKED:
             blocked = {key for (key,) in store.execute(_OTHERS, (group, member))} if shared and self._ordered else set()
             more = self._take_new(store, limit, cursor, last, wall, blocked, taken)
         if taken:
-            self._open.update([(seq, deliveries) for seq, _, deliveries, _ in taken])
+            self._open.update([(each.seq, each.deliveries) for each in taken])
             if hungry:
                 store.execute("UPDATE ab_member SET hungry = 0 WHERE id = ?", (member,))
             return taken, 0.0
         due, waiting = store.execute(_AHEAD, (group,)).fetchone()
         if waiting:
-            store.execute("UPDATE ab_member SET hungry = ? WHERE id = ?", (now + _HUNGRY, member))
-        return taken, 0.0 if more else store.settings.poll if due is None else max(due - wall, 0.0)
+            store.execute("UPDATE ab_member SET hungry = ? WHERE id = ?", (now + 2 * poll, member))
+        return taken, 0.0 if more else poll if due is None else max(due - wall, 0.0)
 
-    def _take_parked(self, store: Store, limit: int, taken: list[_Taken]) -> int:
+    def _take_parked(self, store: Store, limit: int, taken: list[Taken]) -> int:
         """What was put aside and may be had now; how many others stay aside."""
-        group, member = self._group, self._member
+        group, member = self.group, self.member
         rows = store.execute(_READY if self._ordered else _READY_UNORDERED, (group, member, limit)).fetchall()
-        claims: list[tuple[int, str | None, int, int]] = []
+        claims: list[_Claim] = []
         size = 0
         for row in rows:
             seq, _, attempts, deliveries = row
@@ -185,7 +113,7 @@ class SqliteReceiver:
             if claims and size > _MOST_BYTES:
                 break
             claims.append(row)
-            taken.append((seq, attempts, deliveries, segment))
+            taken.append(Taken(seq, attempts, deliveries, segment))
         if claims:
             self._add(store, claims)
             seqs = to_json([claim[0] for claim in claims]).decode()
@@ -196,7 +124,7 @@ class SqliteReceiver:
         return int(left)
 
     def _take_new(
-        self, store: Store, limit: int, cursor: int, last: int, wall: float, blocked: set[str], taken: list[_Taken]
+        self, store: Store, limit: int, cursor: int, last: int, wall: float, blocked: set[str], taken: list[Taken]
     ) -> bool:
         """What the cursor has not passed. True: it stopped before the end without finding enough."""
         seq = cursor + 1
@@ -209,12 +137,12 @@ class SqliteReceiver:
             if segment is None:
                 seq = last + 1
                 break
-            if segment.only_group is not None and segment.only_group != self._group:
+            if segment.only_group is not None and segment.only_group != self.group:
                 seq = segment.last + 1
                 continue
             first = seq = max(seq, segment.first)
             rows = segment.rows[seq - segment.first : seq - segment.first + limit - len(taken)]
-            claims: list[tuple[int, str | None, int, int]] = []
+            claims: list[_Claim] = []
             for row in rows:
                 key = row[5] if self._ordered else None
                 more = row[7]
@@ -229,21 +157,21 @@ class SqliteReceiver:
             looked += len(rows) - len(claims)
             if len(claims) == len(rows):
                 keys = to_json([claim[1] for claim in claims]).decode()
-                store.execute(_CLAIM_RUN, (self._group, self._member, first, time.monotonic() + self._lease, keys))
+                store.execute(_CLAIM_RUN, (self.group, self.member, first, time.monotonic() + self._lease, keys))
             elif claims:
                 self._add(store, claims)
-            taken += [(claim[0], 0, 1, segment) for claim in claims]
+            taken += [Taken(claim[0], 0, 1, segment) for claim in claims]
         self._segment = segment
         if aside:
-            store.execute(_PUT_ASIDE, (self._group, to_json(aside).decode()))
+            store.execute(_PUT_ASIDE, (self.group, to_json(aside).decode()))
         if later:
-            store.execute(_PUT_LATER, (self._group, to_json(later).decode()))
-        store.execute("UPDATE ab_group SET cursor = ? WHERE id = ?", (seq - 1, self._group))
+            store.execute(_PUT_LATER, (self.group, to_json(later).decode()))
+        store.execute("UPDATE ab_group SET cursor = ? WHERE id = ?", (seq - 1, self.group))
         return seq <= last
 
-    def _add(self, store: Store, claims: list[tuple[int, str | None, int, int]]) -> None:
+    def _add(self, store: Store, claims: list[_Claim]) -> None:
         until = time.monotonic() + self._lease
-        store.execute(_CLAIM, (self._group, self._member, until, to_json(claims).decode()))
+        store.execute(_CLAIM, (self.group, self.member, until, to_json(claims).decode()))
 
     def _refresh(self, store: Store, lost: int) -> None:
         """Read again what is ours, where a rollback or another member may have changed it."""
@@ -251,21 +179,14 @@ class SqliteReceiver:
             return
         self._lost, self._epoch, self._segment = lost, store.epoch, None
         rows = store.execute(
-            "SELECT seq, deliveries FROM ab_claim WHERE grp = ? AND owner = ?", (self._group, self._member)
+            "SELECT seq, deliveries FROM ab_claim WHERE grp = ? AND owner = ?", (self.group, self.member)
         ).fetchall()
         self._open = dict(rows)
 
     # ------------------------------------------------------------------------------------------------ settling
 
-    async def settle(self, batch: Sequence[Settlement], /) -> Sequence[BrokerError | None]:
-        """Receiver.settle: in one transaction, with whatever else waits for the disk."""
-        try:
-            return await self._store.call(partial(self._settle, batch), SETTLE)
-        except BrokerError as exc:
-            return [exc] * len(batch)
-
-    def _settle(self, batch: Sequence[Settlement], store: Store) -> list[BrokerError | None]:
-        group, member, lane = self._group, self._member, self.lane
+    def settle(self, batch: Sequence[Settlement], store: Store) -> list[BrokerError | None]:
+        group, member, lane = self.group, self.member, self._lane
         row = store.execute(_MEMBER, (member, group)).fetchone()
         self._refresh(store, -1 if row is None else row[0])
         opened = self._open
@@ -303,7 +224,7 @@ class SqliteReceiver:
         return results
 
     def _release(self, store: Store, released: list[tuple[int, int, float]]) -> None:
-        group, member, wall = self._group, self._member, time.time()
+        group, member, wall = self.group, self.member, time.time()
         now = [(seq, attempts) for seq, attempts, delay in released if delay <= 0]
         later = [(seq, attempts, wall + delay) for seq, attempts, delay in released if delay > 0]
         if now:
@@ -311,21 +232,14 @@ class SqliteReceiver:
         if later:
             store.execute(_GIVE_BACK_LATER, (group, member, to_json(later).decode()))
 
-    async def extend(self, batch: Sequence[Inbound], /) -> Sequence[BrokerError | None]:
-        """ExtendsLease.extend."""
-        try:
-            return await self._store.call(partial(self._extend, batch), SETTLE)
-        except BrokerError as exc:
-            return [exc] * len(batch)
-
-    def _extend(self, batch: Sequence[Inbound], store: Store) -> list[BrokerError | None]:
-        row = store.execute(_MEMBER, (self._member, self._group)).fetchone()
+    def extend(self, batch: Sequence[Inbound], store: Store) -> list[BrokerError | None]:
+        row = store.execute(_MEMBER, (self.member, self.group)).fetchone()
         self._refresh(store, -1 if row is None else row[0])
         opened = self._open
-        ours = [item for item in batch if item.lane is self.lane and opened.get(item.token) == item.deliveries]
+        ours = [item for item in batch if item.lane is self._lane and opened.get(item.token) == item.deliveries]
         if ours:
             until, seqs = time.monotonic() + self._lease, to_json([item.token for item in ours]).decode()
-            store.execute(_EXTEND, (self._group, self._member, seqs, until))
+            store.execute(_EXTEND, (self.group, self.member, seqs, until))
         kept = set(map(id, ours))
         return [
             None
@@ -334,32 +248,8 @@ class SqliteReceiver:
             for item in batch
         ]
 
-    # ------------------------------------------------------------------------------------------------- leaving
 
-    async def give_back(self, lane: Lane, /) -> None:
-        """Receiver.give_back: keys are shared out as they come."""
-
-    async def stop(self) -> None:
-        """Receiver.stop."""
-        self._stopped = True
-        self._wake()
-
-    async def close(self) -> None:
-        """Receiver.close: in one transaction."""
-        if self._closed:
-            return
-        self._closed = True
-        await self.stop()
-        self._store.remove_member(self._member)
-        try:
-            await self._store.call(partial(_leave, self._group, self._member), SETTLE)
-        except BrokerError:
-            pass  # the file cannot be written now: the next member finds the FIFO without a reader
-        finally:
-            self._fifo.close()
-
-
-def _leave(group: int, member: int, store: Store) -> None:
+def leave(group: int, member: int, store: Store) -> None:
     """Give back all that a member has, and forget the member."""
     store.execute(_GIVE_ALL_BACK, (group, member))
     store.execute("DELETE FROM ab_claim WHERE grp = ? AND owner = ?", (group, member))
@@ -371,7 +261,7 @@ def release_dead(store: Store, group: int) -> None:
     """Give back what dead members have, and what was claimed and not extended in time."""
     for member, wake in store.execute("SELECT id, wake FROM ab_member WHERE grp = ?", (group,)).fetchall():
         if member not in store.members and not ring(store.wake_folder / wake, wake=False):
-            _leave(group, member, store)
+            leave(group, member, store)
             (store.wake_folder / wake).unlink(missing_ok=True)
     now = time.monotonic()
     expired = store.execute(_EXPIRED, (group, now)).fetchall()
@@ -410,7 +300,7 @@ SELECT seq, key, attempts, deliveries + 1 FROM ab_parked
 WHERE grp = ?1 AND (key IS NULL OR key NOT IN ({_OTHERS})) ORDER BY seq LIMIT ?3
 """
 _READY_UNORDERED = """
-SELECT seq, key, attempts, deliveries + 1 FROM ab_parked WHERE grp = ?1 AND ?2 ORDER BY seq LIMIT ?3
+SELECT seq, key, attempts, deliveries + 1 FROM ab_parked WHERE grp = ?1 AND ?2 IS NOT NULL ORDER BY seq LIMIT ?3
 """
 _COUNT_PARKED = "SELECT count(*) FROM (SELECT 1 FROM ab_parked WHERE grp = ? LIMIT ?)"
 _AHEAD = """

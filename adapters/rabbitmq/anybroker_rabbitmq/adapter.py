@@ -1,0 +1,144 @@
+"""The adapter: one RabbitMQ virtual host."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
+
+from anybroker.adapter import (
+    AdapterContext,
+    AdapterSettings,
+    Backlog,
+    BrokerUrl,
+    LaneListener,
+    SubscriptionSpec,
+    Topology,
+)
+from anybroker.capabilities import Acknowledgement, Capabilities, Support
+from anybroker.errors import ConfigError, Unavailable
+
+from . import topology as topologies
+from .ladder import LONGEST
+from .link import Link
+from .receiver import RabbitmqReceiver
+from .sender import RabbitmqSender
+from .settings import RabbitmqSettings, connection_options
+from .wire import Wire
+
+__all__ = ["RabbitmqAdapter"]
+
+_OLDEST = (3, 10)
+"""The first version whose quorum queues know a message's time to live and dead-letter at least once."""
+
+
+class RabbitmqAdapter:
+    """See :class:`anybroker.adapter.Adapter`, and the README for what is what in RabbitMQ."""
+
+    Settings: ClassVar[type[AdapterSettings]] = RabbitmqSettings
+    capabilities = Capabilities(
+        adapter="rabbitmq",
+        acknowledgement=Acknowledgement.PER_MESSAGE,
+        durable=Support.NATIVE,
+        processes=Support.NATIVE,
+        release=Support.EMULATED,
+        delay=Support.NATIVE,
+        backlog=Support.NATIVE,
+        balance=Support.NATIVE,
+        max_event_bytes=RabbitmqSettings().max_message_bytes,
+        max_delay=LONGEST,
+    )
+
+    def __init__(self, url: BrokerUrl, settings: RabbitmqSettings, context: AdapterContext) -> None:
+        servers, options = connection_options(url, settings)
+        self._settings = settings
+        self._wire = Wire(settings.content_mode, settings.header_prefix)
+        timeouts = context.connect_timeout, settings.request_timeout
+        self._consume = Link(servers, {**options, "name": f"{context.instance} consume"}, *timeouts)
+        self._publish = Link(servers, {**options, "name": f"{context.instance} publish"}, *timeouts)
+        self._epochs = itertools.count(1)
+        self._with_groups: set[str] = set()
+        self._makes = False
+        self._limit: int | None = None
+        self._receivers: set[RabbitmqReceiver] = set()
+        self.capabilities = replace(type(self).capabilities, max_event_bytes=settings.max_message_bytes)
+
+    @property
+    def native(self) -> Any:
+        """aio_pika's connection that consumes and declares. Open channels of your own on it, but do not publish there:
+        a broker short of memory or disk stops reading from connections that publish, and acknowledgements with them."""
+        if self._consume.native is None:
+            raise Unavailable("the RabbitMQ adapter is not connected")
+        return self._consume.native
+
+    async def connect(self) -> None:
+        """See :meth:`anybroker.adapter.Adapter.connect`."""
+        await self._consume.connect()
+        try:
+            version = str((await self._consume.transport()).server_properties.get("version", ""))
+            major, minor, *_ = (*(int(part) if part.isdigit() else 0 for part in version.split(".")), 0, 0)
+            if (major, minor) < _OLDEST:
+                raise ConfigError("url", f"the server is RabbitMQ {version or '(unknown)'}", "Use 3.10 or newer.")
+        except BaseException:
+            await self._consume.close()
+            raise
+        if major >= 4 and self._settings.delivery_limit == "argument":
+            self._limit = -1  # 4.0 drops a message that was given back 20 times; before, -1 meant none at all
+
+    async def declare(self, topology: Topology, mode: Literal["create", "verify"], /) -> None:
+        """See :meth:`anybroker.adapter.Adapter.declare`. Exchanges, queues and bindings."""
+        self._makes = mode == "create"
+        for topic in topology.topics:
+            if mode == "create":
+                await topologies.declare_topic(self._consume, topic, self._limit)
+            else:
+                await topologies.check_topic(self._consume, topic)
+            if topic.groups:
+                self._with_groups.add(topic.name)
+
+    async def open_sender(self) -> RabbitmqSender:
+        """See :meth:`anybroker.adapter.Adapter.open_sender`. On a connection of its own."""
+        sender = RabbitmqSender(
+            self._publish,
+            self._consume,
+            self._wire,
+            self._with_groups,
+            limit=self._settings.max_message_bytes,
+            makes_rungs=self._makes,
+        )
+        await sender.open()
+        return sender
+
+    async def open_receiver(self, subscription: SubscriptionSpec, listener: LaneListener, /) -> RabbitmqReceiver:
+        """See :meth:`anybroker.adapter.Adapter.open_receiver`. Lanes come with their first deliveries."""
+        await topologies.check_group(
+            self._consume, subscription.topic, subscription.group, subscription.ordered, subscription.lanes
+        )
+        receiver = RabbitmqReceiver(
+            self._consume,
+            self._wire,
+            subscription,
+            listener,
+            self._epochs,
+            self._settings.prefetch or subscription.prefetch,
+            self._receivers.discard,
+        )
+        try:
+            await receiver.start()
+        except BaseException:
+            await receiver.close()
+            raise
+        self._receivers.add(receiver)
+        return receiver
+
+    async def backlog(self, topic: str, group: str, /) -> Backlog:
+        """See :meth:`anybroker.adapter.ReportsBacklog.backlog`. ``in_flight`` is what this Bus has in flight: AMQP
+        tells how many messages are ready, and not how many other members hold."""
+        waiting = await topologies.backlog(self._consume, topic, group)
+        mine = [each for each in self._receivers if (each.spec.topic, each.spec.group) == (topic, group)]
+        return Backlog(waiting, sum(receiver.in_flight for receiver in mine))
+
+    async def close(self) -> None:
+        """See :meth:`anybroker.adapter.Adapter.close`."""
+        await self._publish.close()
+        await self._consume.close()

@@ -1,0 +1,141 @@
+"""A member of a group, as the core sees it: it waits, is woken, and hands its work to the store's thread."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Sequence
+from functools import partial
+
+from anybroker.adapter import Inbound, Lane, Settlement, SubscriptionSpec
+from anybroker.errors import BrokerError, Unavailable
+
+from .claims import Member, Taken, leave
+from .schema import SHIFT
+from .store import CLAIM, SETTLE, Store
+from .wake import Fifo
+from .wire import decode
+
+__all__ = ["SqliteReceiver"]
+
+
+class SqliteReceiver:
+    """A member of a group. Its one lane is all of the topic: the order is kept by key, in the database."""
+
+    def __init__(self, store: Store, spec: SubscriptionSpec, group: int, member: int, fifo: Fifo, lease: float) -> None:
+        self.lane = Lane(f"{spec.topic}/{member:x}", 1)
+        self._store = store
+        self._member = Member(member, group, spec.topic, spec.ordered, self.lane, lease)
+        self._fifo = fifo
+        self._lease = lease
+        self._loop = asyncio.get_running_loop()
+        self._stopped = False
+        self._closed = False
+        self._rung = False
+        self._failing_since: float | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        store.add_member(member, group, self._wake)
+
+    # --------------------------------------------------------------------------------------------- receiving
+
+    async def receive(self, limit: int, /, *, lanes: Collection[Lane] | None, timeout: float) -> Sequence[Inbound]:
+        """Receiver.receive."""
+        loop, store = self._loop, self._store
+        deadline = loop.time() + timeout
+        poll = store.settings.poll
+        if lanes is not None and self.lane not in lanes:
+            while not self._stopped and loop.time() < deadline:
+                self._rung = False
+                await self._wait(deadline - loop.time())
+            return ()
+        while not self._stopped:
+            self._rung = False
+            try:
+                taken, pause = await store.call(partial(self._member.claim, limit), CLAIM)
+                self._failing_since = None
+            except Unavailable:
+                # Locked, or the disk is full: what is claimed stays ours until the lease ends, so this is no end yet.
+                self._failing_since = self._failing_since or loop.time()
+                if loop.time() > self._failing_since + self._lease:
+                    raise
+                taken, pause = [], poll
+            if taken:
+                return self._inbounds(taken)
+            left = deadline - loop.time()
+            if left <= 0:
+                break
+            await self._wait(min(left, poll, pause))
+        return ()
+
+    async def _wait(self, seconds: float) -> None:
+        """Until woken, by whomever, or so long."""
+        if self._rung or seconds <= 0:
+            return
+        loop = self._loop
+        self._waiter = waiter = loop.create_future()
+        loop.add_reader(self._fifo.fd, self._ring)
+        timer = loop.call_later(seconds, self._wake)
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+            loop.remove_reader(self._fifo.fd)
+            self._waiter = None
+
+    def _ring(self) -> None:
+        self._fifo.drain()
+        self._wake()
+
+    def _wake(self) -> None:
+        self._rung = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _inbounds(self, taken: list[Taken]) -> list[Inbound]:
+        lane, mask = self.lane, (1 << SHIFT) - 1
+        result: list[Inbound] = []
+        for seq, attempts, deliveries, segment in taken:
+            at = seq - segment.first
+            row = segment.rows[at]
+            event, headers = decode(row, segment.body(at))
+            result.append(Inbound(event, lane, seq & mask, row[5], headers, row, seq, attempts, deliveries))
+        return result
+
+    # ------------------------------------------------------------------------------------------------ settling
+
+    async def settle(self, batch: Sequence[Settlement], /) -> Sequence[BrokerError | None]:
+        """Receiver.settle: in one transaction, with whatever else waits for the disk."""
+        try:
+            return await self._store.call(partial(self._member.settle, batch), SETTLE)
+        except BrokerError as exc:
+            return [exc] * len(batch)
+
+    async def extend(self, batch: Sequence[Inbound], /) -> Sequence[BrokerError | None]:
+        """ExtendsLease.extend."""
+        try:
+            return await self._store.call(partial(self._member.extend, batch), SETTLE)
+        except BrokerError as exc:
+            return [exc] * len(batch)
+
+    # ------------------------------------------------------------------------------------------------- leaving
+
+    async def give_back(self, lane: Lane, /) -> None:
+        """Receiver.give_back: keys are shared out as they come."""
+
+    async def stop(self) -> None:
+        """Receiver.stop."""
+        self._stopped = True
+        self._wake()
+
+    async def close(self) -> None:
+        """Receiver.close: in one transaction."""
+        if self._closed:
+            return
+        self._closed = True
+        await self.stop()
+        self._store.remove_member(self._member.member)
+        try:
+            await self._store.call(partial(leave, self._member.group, self._member.member), SETTLE)
+        except BrokerError:
+            pass  # the file cannot be written now: the next member finds the FIFO without a reader
+        finally:
+            self._fifo.close()

@@ -1,0 +1,184 @@
+"""The broken adapters by name, each with what is wrong with it and the tests that are expected to find it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from anybroker.bus import AdapterFactory
+from anybroker.capabilities import Acknowledgement, Capabilities
+
+from . import consuming, publishing
+from .breaking import BrokenBroker, Flaw
+
+__all__ = ["MUTANTS", "Mutant", "break_broker"]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One broken adapter."""
+
+    name: str
+    flaw: Callable[[], Flaw]
+    killers: tuple[str, ...]
+    """Tests of which at least one has to fail."""
+    needs: Callable[[Capabilities], bool] = lambda _: True
+
+    @property
+    def wrong(self) -> str:
+        """What is wrong with it."""
+        text = getattr(self.flaw, "__doc__", None) or ""
+        return text.partition("\n")[0]
+
+    def applies(self, capabilities: Capabilities) -> bool:
+        """Whether an adapter with these capabilities can be broken this way."""
+        return self.needs(capabilities)
+
+
+def per_message(capabilities: Capabilities) -> bool:
+    """Whether each delivery is settled by itself."""
+    return capabilities.acknowledgement is Acknowledgement.PER_MESSAGE
+
+
+def cumulative(capabilities: Capabilities) -> bool:
+    """Whether a position is committed."""
+    return not per_message(capabilities)
+
+
+_ALL = (
+    # ------------------------------------------------------------------------------------------------ publishing
+    Mutant("loses-one-in-a-hundred", publishing.LosesOneInAHundred, ("test_every_event_arrives_as_it_was_published",)),
+    Mutant("duplicates-one-in-fifty", publishing.DuplicatesOneInFifty, ("test_every_event_arrives_as_it_was_published",)),
+    Mutant("reorders-a-key", publishing.ReordersAKey, ("test_the_order_of_calls_per_key_holds_under_concurrency",)),
+    Mutant(
+        "swallows-a-publish-error",
+        publishing.SwallowsAPublishError,
+        ("test_publishing_to_a_missing_topic_is_an_error_at_once", "test_one_bad_entry_of_a_batch_fails_alone"),
+    ),
+    Mutant(
+        "confirms-before-storing",
+        publishing.ConfirmsBeforeStoring,
+        ("test_nothing_that_publish_returned_for_is_lost_by_an_immediate_close",),
+    ),
+    Mutant(
+        "forgets-to-confirm",
+        publishing.ForgetsToConfirm,
+        ("test_publish_many_gives_one_receipt_each", "test_concurrent_publishers_lose_nothing"),
+    ),
+    Mutant("drops-headers", publishing.DropsHeaders, ("test_transport_headers_arrive_exactly",)),
+    Mutant("strips-header-values", publishing.StripsHeaderValues, ("test_transport_headers_arrive_exactly",)),
+    Mutant("invents-a-header", publishing.InventsAHeader, ("test_an_event_without_headers_has_none",)),
+    Mutant("drops-an-extension", publishing.DropsAnExtension, ("test_eleven_extensions_of_every_type_arrive",)),
+    Mutant("rounds-the-time", publishing.RoundsTheTime, ("test_every_attribute_arrives",)),
+    Mutant("empties-a-null-body", publishing.EmptiesANullBody, ("test_absent_null_and_empty_stay_different",)),
+    Mutant("recodes-bodies", publishing.RecodesBodies, ("test_every_body_arrives_byte_for_byte",)),
+    Mutant(
+        "inlet-reaches-every-group", publishing.InletReachesEveryGroup, ("test_a_replay_reaches_only_the_group_that_failed",)
+    ),
+    Mutant(
+        "delivers-too-early",
+        publishing.DeliversTooEarly,
+        ("test_a_delayed_event_comes_not_before_its_time",),
+        lambda capabilities: bool(capabilities.delay),
+    ),
+    Mutant(
+        "fills-the-reserve",
+        publishing.FillsTheReserve,
+        ("test_an_event_of_the_maximum_size_can_be_dead_lettered",),
+        lambda capabilities: capabilities.max_event_bytes is not None,
+    ),
+    Mutant(
+        "fails-the-whole-batch",
+        publishing.FailsTheWholeBatch,
+        ("test_one_bad_entry_of_a_batch_fails_alone",),
+        lambda capabilities: capabilities.max_event_bytes is not None,
+    ),
+    Mutant(
+        "dead-letters-get-lost",
+        publishing.DeadLettersGetLost,
+        ("test_attempts_are_exact_and_the_dead_letter_says_why",),
+    ),
+    # ------------------------------------------------------------------------------------------------- consuming
+    Mutant(
+        "acks-before-the-handler", consuming.AcksBeforeTheHandler, ("test_nothing_is_settled_before_its_handler_returned",)
+    ),
+    Mutant("forgets-acks", consuming.ForgetsAcks, ("test_what_was_acked_never_comes_again",)),
+    Mutant(
+        "takes-a-release-for-an-ack",
+        consuming.TakesAReleaseForAnAck,
+        ("test_what_was_not_started_at_close_is_neither_counted_nor_dead_lettered",),
+        per_message,
+    ),
+    Mutant(
+        "commits-past-an-open-event",
+        consuming.CommitsPastAnOpenEvent,
+        ("test_acked_events_stay_acked_behind_one_that_is_open",),
+        cumulative,
+    ),
+    Mutant(
+        "forgets-the-note",
+        consuming.ForgetsTheNote,
+        ("test_acked_events_stay_acked_behind_one_that_is_open",),
+        cumulative,
+    ),
+    Mutant(
+        "forgets-attempts", consuming.ForgetsAttempts, ("test_attempts_survive_a_clean_restart_of_the_consumer",)
+    ),
+    Mutant(
+        "counts-what-was-not-started",
+        consuming.CountsWhatWasNotStarted,
+        ("test_what_was_not_started_at_close_is_neither_counted_nor_dead_lettered",),
+        per_message,
+    ),
+    Mutant(
+        "dead-letters-on-shutdown",
+        consuming.DeadLettersOnShutdown,
+        ("test_what_was_not_started_at_close_is_neither_counted_nor_dead_lettered",),
+        per_message,
+    ),
+    Mutant(
+        "leaks-what-it-holds-on-close",
+        consuming.LeaksOnClose,
+        ("test_nothing_is_settled_before_its_handler_returned", "test_a_stopped_subscription_goes_on_where_it_was"),
+    ),
+    Mutant("hangs-on-close", consuming.HangsOnClose, ("test_close_ends_soon_and_leaves_nothing_running",)),
+    Mutant("leaves-a-task-behind", consuming.LeavesATaskBehind, ("test_close_ends_soon_and_leaves_nothing_running",)),
+    Mutant("shares-state-between-groups", consuming.SharesGroups, ("test_each_group_gets_everything",)),
+    Mutant("mixes-topics", consuming.MixesTopics, ("test_two_topics_do_not_mix",)),
+    Mutant("loses-the-key", consuming.LosesTheKey, ("test_order_per_key",)),
+    Mutant(
+        "one-key-with-two-members",
+        consuming.OneKeyWithTwoMembers,
+        ("test_order_per_key_with_several_members",),
+        lambda capabilities: capabilities.adapter == "memory",
+    ),
+    Mutant(
+        "forgets-declared-groups",
+        consuming.ForgetsDeclaredGroups,
+        ("test_a_declared_group_gets_what_was_published_before_its_first_consumer",),
+    ),
+    Mutant(
+        "verify-creates",
+        consuming.VerifyCreates,
+        ("test_verify_names_what_is_missing_and_makes_nothing",),
+        lambda capabilities: bool(capabilities.verify),
+    ),
+    Mutant(
+        "drops-foreign-messages", consuming.DropsForeignMessages, ("test_a_foreign_message_is_kept_raw_and_the_consumer_lives_on",)
+    ),
+    Mutant(
+        "ignores-the-start",
+        consuming.IgnoresTheStart,
+        ("test_earliest_begins_with_what_is_kept",),
+        lambda capabilities: bool(capabilities.retains),
+    ),
+    Mutant("takes-more-than-asked-for", consuming.TakesMoreThanAskedFor, ("test_what_is_fetched_ahead_is_bounded",)),
+    Mutant("stops-delivering", consuming.StopsDelivering, ("test_members_of_a_group_share_its_events",)),
+)
+
+MUTANTS: dict[str, Mutant] = {mutant.name: mutant for mutant in _ALL}
+
+
+def break_broker(broker: str | AdapterFactory, name: str) -> AdapterFactory:
+    """The broker, broken in the way of that name."""
+    return BrokenBroker(broker, MUTANTS[name].flaw())

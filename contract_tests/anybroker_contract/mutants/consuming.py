@@ -1,0 +1,314 @@
+"""Flaws on the way from the broker, and in what is declared there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+from anybroker.adapter import (
+    Ack,
+    Adapter,
+    Commit,
+    Foreign,
+    GroupSpec,
+    Inbound,
+    LaneListener,
+    Outbound,
+    Receiver,
+    Release,
+    Report,
+    Sender,
+    Settlement,
+    SubscriptionSpec,
+    TopicSpec,
+    Topology,
+)
+from anybroker.capabilities import Acknowledgement
+from anybroker.errors import BrokerError
+
+from .breaking import BrokenReceiver, Flaw, changed_inbound, changed_outbound
+
+
+def _done(receiver: BrokenReceiver, batch: Sequence[Inbound]) -> list[Settlement]:
+    """What settles all of these."""
+    if receiver.adapter.capabilities.acknowledgement is Acknowledgement.PER_MESSAGE:
+        return [Ack(inbound) for inbound in batch]
+    last = {inbound.lane: inbound.position for inbound in batch}
+    return [Commit(lane, position + 1, "") for lane, position in last.items()]
+
+
+class AcksBeforeTheHandler(Flaw):
+    """Events are settled as they are received."""
+
+    async def received(self, receiver: BrokenReceiver, batch: Sequence[Inbound]) -> Sequence[Inbound]:
+        """Receiver.receive."""
+        if batch:
+            await receiver.inner.settle(_done(receiver, batch))
+        return batch
+
+    async def settle(self, receiver: BrokenReceiver, batch: Sequence[Settlement]) -> Sequence[BrokerError | None]:
+        """Receiver.settle."""
+        return [None] * len(batch)
+
+
+class ForgetsAcks(Flaw):
+    """Settlements are confirmed and do not reach the broker."""
+
+    async def settle(self, receiver: BrokenReceiver, batch: Sequence[Settlement]) -> Sequence[BrokerError | None]:
+        """Receiver.settle."""
+        return [None] * len(batch)
+
+
+class TakesAReleaseForAnAck(Flaw):
+    """What is given back is settled for good."""
+
+    async def settle(self, receiver: BrokenReceiver, batch: Sequence[Settlement]) -> Sequence[BrokerError | None]:
+        """Receiver.settle."""
+        return await receiver.inner.settle(
+            [Ack(item.inbound) if isinstance(item, Release) else item for item in batch]
+        )
+
+
+class CommitsPastAnOpenEvent(Flaw):
+    """The committed position is that of the last event received, whatever is open."""
+
+    async def received(self, receiver: BrokenReceiver, batch: Sequence[Inbound]) -> Sequence[Inbound]:
+        """Receiver.receive."""
+        for inbound in batch:
+            receiver.memory[inbound.lane] = inbound.position + 1
+        return batch
+
+    async def settle(self, receiver: BrokenReceiver, batch: Sequence[Settlement]) -> Sequence[BrokerError | None]:
+        """Receiver.settle."""
+        last = receiver.memory
+        return await receiver.inner.settle(
+            [Commit(item.lane, last.get(item.lane, item.position), "") if isinstance(item, Commit) else item for item in batch]
+        )
+
+
+class ForgetsTheNote(Flaw):
+    """The note beside the committed position is not stored."""
+
+    async def settle(self, receiver: BrokenReceiver, batch: Sequence[Settlement]) -> Sequence[BrokerError | None]:
+        """Receiver.settle."""
+        return await receiver.inner.settle(
+            [Commit(item.lane, item.position, "") if isinstance(item, Commit) else item for item in batch]
+        )
+
+
+class ForgetsAttempts(Flaw):
+    """The starts of what is given back are forgotten."""
+
+    async def settle(self, receiver: BrokenReceiver, batch: Sequence[Settlement]) -> Sequence[BrokerError | None]:
+        """Receiver.settle."""
+        changed: list[Settlement] = []
+        for item in batch:
+            if isinstance(item, Release):
+                changed.append(Release(item.inbound, 0, item.delay, item.failed))
+            elif isinstance(item, Commit):
+                changed.append(Commit(item.lane, item.position, item.note.rpartition("|")[0] + "|" if item.note else ""))
+            else:
+                changed.append(item)
+        return await receiver.inner.settle(changed)
+
+
+class CountsWhatWasNotStarted(Flaw):
+    """An event that was given back unstarted has one attempt less."""
+
+    async def settle(self, receiver: BrokenReceiver, batch: Sequence[Settlement]) -> Sequence[BrokerError | None]:
+        """Receiver.settle."""
+        return await receiver.inner.settle(
+            [
+                Release(item.inbound, item.attempts + 1, item.delay, item.failed)
+                if isinstance(item, Release) and not item.failed
+                else item
+                for item in batch
+            ]
+        )
+
+
+class DeadLettersOnShutdown(Flaw):
+    """What is given back at shutdown goes to the dead-letter topic."""
+
+    async def settle(self, receiver: BrokenReceiver, batch: Sequence[Settlement]) -> Sequence[BrokerError | None]:
+        """Receiver.settle."""
+        back = [item.inbound for item in batch if isinstance(item, Release) and not item.failed]
+        if back:
+            name = f"{receiver.subscription.topic}.{receiver.subscription.group}.dlq"
+            sender = await receiver.adapter.open_sender()
+            await sender.submit(
+                [Outbound(inbound.event, name, hop="shutdown") for inbound in back], lambda _item, _result: None
+            )
+            await sender.close()
+        return await receiver.inner.settle([Ack(item.inbound) if isinstance(item, Release) else item for item in batch])
+
+
+class LeaksOnClose(Flaw):
+    """A receiver that closes does not leave its group, and keeps what it holds."""
+
+    async def settle(self, receiver: BrokenReceiver, batch: Sequence[Settlement]) -> Sequence[BrokerError | None]:
+        """Receiver.settle."""
+        kept = [item for item in batch if not isinstance(item, Release)]
+        if kept:
+            await receiver.inner.settle(kept)
+        return [None] * len(batch)
+
+    async def close_receiver(self, receiver: BrokenReceiver) -> None:
+        """Receiver.close."""
+
+
+class HangsOnClose(Flaw):
+    """Closing a receiver takes half a minute."""
+
+    async def close_receiver(self, receiver: BrokenReceiver) -> None:
+        """Receiver.close."""
+        await receiver.inner.close()
+        await asyncio.sleep(30)
+
+
+class LeavesATaskBehind(Flaw):
+    """A task of the adapter goes on after its close."""
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[None] | None = None
+
+    async def close_adapter(self, adapter: Adapter) -> None:
+        """Adapter.close."""
+        await adapter.close()
+        self.task = asyncio.create_task(asyncio.sleep(30), name="left behind")
+
+
+class SharesGroups(Flaw):
+    """All groups of a topic are one."""
+
+    @staticmethod
+    def _one(spec: TopicSpec) -> TopicSpec:
+        groups = tuple(replace(group, name="all") for group in spec.groups[:1])
+        return replace(spec, groups=groups)
+
+    async def declare(self, adapter: Adapter, topology: Topology, mode: Literal["create", "verify"]) -> None:
+        """Adapter.declare."""
+        await adapter.declare(Topology(tuple(map(self._one, topology.topics))), mode)
+
+    async def open_receiver(
+        self, adapter: Adapter, subscription: SubscriptionSpec, listener: LaneListener
+    ) -> Receiver:
+        """Adapter.open_receiver."""
+        return await adapter.open_receiver(replace(subscription, group="all"), listener)
+
+    async def submit(self, sender: Sender, batch: Sequence[Outbound], report: Report) -> None:
+        """Sender.submit."""
+        copies = [
+            changed_outbound(outbound, group="all") if outbound.group is not None else changed_outbound(outbound)
+            for outbound in batch
+        ]
+        await sender.submit(copies, lambda copy, result: report(copy.token, result))
+
+
+class MixesTopics(Flaw):
+    """An event of one topic reaches another topic as well."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, None] = {}
+
+    async def submit(self, sender: Sender, batch: Sequence[Outbound], report: Report) -> None:
+        """Sender.submit."""
+        await sender.submit(batch, report)
+        copies = []
+        for outbound in batch:
+            self.seen[outbound.topic] = None
+            others = [topic for topic in self.seen if topic != outbound.topic and not topic.endswith(".dlq")]
+            copies += [changed_outbound(outbound, topic=topic, hop="mixed") for topic in others[:1]]
+        if copies:
+            await sender.submit(copies, lambda _copy, _result: None)
+
+
+class LosesTheKey(Flaw):
+    """Deliveries come without their key, so that events of one key run side by side."""
+
+    async def received(self, receiver: BrokenReceiver, batch: Sequence[Inbound]) -> Sequence[Inbound]:
+        """Receiver.receive."""
+        return [changed_inbound(inbound, key=None) for inbound in batch]
+
+
+class OneKeyWithTwoMembers(Flaw):
+    """Members of an ordered group take events as those of an unordered one do."""
+
+    async def declare(self, adapter: Adapter, topology: Topology, mode: Literal["create", "verify"]) -> None:
+        """Adapter.declare."""
+        loose = tuple(
+            replace(spec, groups=tuple(GroupSpec(group.name, False, group.start) for group in spec.groups))
+            for spec in topology.topics
+        )
+        await adapter.declare(Topology(loose), mode)
+
+
+class ForgetsDeclaredGroups(Flaw):
+    """A group is made only when its first member comes."""
+
+    def __init__(self) -> None:
+        self.specs: dict[str, TopicSpec] = {}
+
+    async def declare(self, adapter: Adapter, topology: Topology, mode: Literal["create", "verify"]) -> None:
+        """Adapter.declare."""
+        for spec in topology.topics:
+            self.specs[spec.name] = spec
+        await adapter.declare(Topology(tuple(replace(spec, groups=()) for spec in topology.topics)), mode)
+
+    async def open_receiver(
+        self, adapter: Adapter, subscription: SubscriptionSpec, listener: LaneListener
+    ) -> Receiver:
+        """Adapter.open_receiver."""
+        group = GroupSpec(subscription.group, subscription.ordered, subscription.start)
+        await adapter.declare(Topology((replace(self.specs[subscription.topic], groups=(group,)),)), "create")
+        return await adapter.open_receiver(subscription, listener)
+
+
+class VerifyCreates(Flaw):
+    """Verifying makes what is missing."""
+
+    async def declare(self, adapter: Adapter, topology: Topology, mode: Literal["create", "verify"]) -> None:
+        """Adapter.declare."""
+        await adapter.declare(topology, "create")
+
+
+class DropsForeignMessages(Flaw):
+    """A message that is no CloudEvent is settled and never handed over."""
+
+    async def received(self, receiver: BrokenReceiver, batch: Sequence[Inbound]) -> Sequence[Inbound]:
+        """Receiver.receive."""
+        return [inbound for inbound in batch if not isinstance(inbound.event, Foreign)]
+
+
+class IgnoresTheStart(Flaw):
+    """Every new group begins with what comes."""
+
+    async def declare(self, adapter: Adapter, topology: Topology, mode: Literal["create", "verify"]) -> None:
+        """Adapter.declare."""
+        new = tuple(
+            replace(spec, groups=tuple(replace(group, start="new") for group in spec.groups)) for spec in topology.topics
+        )
+        await adapter.declare(Topology(new), mode)
+
+
+class TakesMoreThanAskedFor(Flaw):
+    """A receive brings all that there is, whatever was asked for."""
+
+    async def received(self, receiver: BrokenReceiver, batch: Sequence[Inbound]) -> Sequence[Inbound]:
+        """Receiver.receive."""
+        more = list(batch)
+        while more and (next_ := await receiver.inner.receive(1000, lanes=None, timeout=0.02)):
+            more += next_
+        return more
+
+
+class StopsDelivering(Flaw):
+    """After a hundred events a receiver brings nothing more."""
+
+    async def received(self, receiver: BrokenReceiver, batch: Sequence[Inbound]) -> Sequence[Inbound]:
+        """Receiver.receive."""
+        count = receiver.memory.get("count", 0)
+        receiver.memory["count"] = count + len(batch)
+        return batch if count < 100 else ()

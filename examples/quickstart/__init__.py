@@ -1,0 +1,1 @@
+"""One event published and handled: ``python -m examples.quickstart``."""

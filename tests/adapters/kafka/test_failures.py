@@ -1,0 +1,61 @@
+"""aiokafka's errors as ours."""
+
+from __future__ import annotations
+
+import ssl
+
+import pytest
+from aiokafka import errors as kafka
+
+from anybroker.errors import ConfigError, PublishOutcomeUnknown, Rejected, Unavailable
+from anybroker_kafka.failures import failure, kafka_errors, publish_failure
+
+
+@pytest.mark.parametrize(
+    ("exc", "expected"),
+    [
+        (kafka.SaslAuthenticationFailed("no"), ConfigError),
+        (kafka.UnsupportedSaslMechanismError(), ConfigError),
+        (kafka.TopicAuthorizationFailedError("orders"), ConfigError),
+        (kafka.InvalidReplicationFactorError("3 > 1"), ConfigError),
+        (ssl.SSLCertVerificationError("self-signed"), ConfigError),
+        (kafka.KafkaConnectionError("gone"), Unavailable),
+        (kafka.NodeNotReadyError(), Unavailable),
+        (ConnectionRefusedError("no"), Unavailable),
+        (TimeoutError(), Unavailable),
+    ],
+)
+def test_failures_by_what_mends_them(exc: Exception, expected: type[Exception]) -> None:
+    with pytest.raises(expected, match="testing") as caught, kafka_errors("testing"):
+        raise exc
+    assert caught.value.__cause__ is exc
+
+
+def test_other_exceptions_pass() -> None:
+    with pytest.raises(ZeroDivisionError), kafka_errors("testing"):
+        raise ZeroDivisionError
+
+
+def test_a_lease_that_the_broker_does_not_take_is_explained() -> None:
+    assert "group.min.session.timeout.ms" in str(failure(kafka.InvalidSessionTimeoutError(), "joining"))
+
+
+@pytest.mark.parametrize(
+    ("exc", "expected"),
+    [
+        (kafka.MessageSizeTooLargeError(), Rejected),
+        (kafka.TopicAuthorizationFailedError("orders"), Rejected),
+        (kafka.InvalidTopicError(), Rejected),
+        (kafka.OutOfOrderSequenceNumber(), PublishOutcomeUnknown),
+        (kafka.ProducerFenced(), PublishOutcomeUnknown),
+        (kafka.UnknownProducerId(), PublishOutcomeUnknown),
+        (kafka.UnknownError(), PublishOutcomeUnknown),
+        (kafka.NotLeaderForPartitionError(), PublishOutcomeUnknown),
+        (kafka.KafkaConnectionError(), PublishOutcomeUnknown),
+    ],
+)
+def test_only_a_clear_no_is_a_rejection(exc: Exception, expected: type[Exception]) -> None:
+    error = publish_failure(exc, "orders")
+    assert type(error) is expected
+    assert error.__cause__ is exc
+    assert "'orders'" in str(error)

@@ -1,0 +1,104 @@
+"""Settings, and what of them reaches aiokafka."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from anybroker.adapter import AdapterContext, BrokerUrl
+from anybroker.errors import ConfigError
+from anybroker_kafka import KafkaAdapter, KafkaSettings
+from anybroker_kafka.settings import client_options
+
+CONTEXT = AdapterContext(service="shop", instance="1")
+
+
+def url(scheme: str = "kafka", **parts: Any) -> BrokerUrl:
+    return BrokerUrl(scheme, parts.pop("hosts", (("a", None), ("::1", 9093))), **parts)
+
+
+def settings(**options: str) -> KafkaSettings:
+    return KafkaSettings.model_validate(options)
+
+
+def test_options_are_read_from_text() -> None:
+    read = settings(
+        acks="all", replication_factor="3", request_timeout="2.5", isolation="read_uncommitted", ca_file="/c"
+    )
+    assert (read.replication_factor, read.request_timeout, read.ca_file) == (3, 2.5, Path("/c"))
+
+
+@pytest.mark.parametrize("options", [{"acks": "1"}, {"request_timeout": "0"}, {"unknown": "1"}, {"compression": "rar"}])
+def test_wrong_options_are_refused(options: dict[str, str]) -> None:
+    with pytest.raises(ValidationError):
+        settings(**options)
+
+
+def test_every_setting_is_described() -> None:
+    assert all(field.description for field in KafkaSettings.model_fields.values())
+
+
+def test_plain_connections() -> None:
+    options = client_options(url(), settings(request_timeout="3"), CONTEXT)
+    assert options == {
+        "bootstrap_servers": ["a:9092", "[::1]:9093"],
+        "client_id": "shop",
+        "security_protocol": "PLAINTEXT",
+        "request_timeout_ms": 3000,
+    }
+
+
+def test_user_and_password() -> None:
+    options = client_options(url(username="u", password="p"), settings(), CONTEXT)
+    assert options["security_protocol"] == "SASL_PLAINTEXT"
+    assert (options["sasl_mechanism"], options["sasl_plain_username"], options["sasl_plain_password"]) == (
+        "PLAIN",
+        "u",
+        "p",
+    )
+    options = client_options(
+        url("kafkas", username="u", password="p"), settings(sasl_mechanism="SCRAM-SHA-512"), CONTEXT
+    )
+    assert (options["security_protocol"], options["sasl_mechanism"]) == ("SASL_SSL", "SCRAM-SHA-512")
+
+
+def test_tls_checks_the_server() -> None:
+    context = client_options(url("kafkas"), settings(), CONTEXT)["ssl_context"]
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
+    context = client_options(url("kafkas"), settings(check_hostname="false"), CONTEXT)["ssl_context"]
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, False)
+
+
+@pytest.mark.parametrize(
+    ("where", "options", "named"),
+    [
+        (url(hosts=()), {}, "names no server"),
+        (url(path="/x"), {}, "'/x'"),
+        (url(username="u"), {}, "no password"),
+        (url(), {"sasl_mechanism": "PLAIN"}, "sasl_mechanism"),
+        (url(), {"ca_file": "/ca.pem"}, "kafkas://"),
+        (url("kafkas"), {"ca_file": "/does/not/exist"}, "/does/not/exist"),
+        (url("kafkas"), {"cert_file": "/does/not/exist"}, "/does/not/exist"),
+        (url("kafkas"), {"key_file": "/key.pem"}, "cert_file"),
+        (url(), {"batch_bytes": "600000"}, "batch_bytes"),
+    ],
+)
+def test_what_does_not_fit_together_is_a_config_error(where: BrokerUrl, options: dict[str, str], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        KafkaAdapter(where, settings(**options), CONTEXT)
+
+
+def test_no_error_shows_the_password() -> None:
+    with pytest.raises(ConfigError) as caught:
+        KafkaAdapter(url(username="u", password="secret", path="/x"), settings(), CONTEXT)
+    assert "secret" not in str(caught.value)
+
+
+def test_the_size_limit_is_the_setting() -> None:
+    adapter = KafkaAdapter(url(), settings(max_message_bytes="200000"), CONTEXT)
+    assert adapter.capabilities.max_event_bytes == 200_000
+    assert KafkaAdapter.capabilities.max_event_bytes == 1_048_576
