@@ -76,7 +76,7 @@ def bare_consume() -> float:
 
     async def main() -> float:
         binding = HeaderBinding(bytes, prefix="ce_")
-        messages = deque()
+        messages: deque[tuple[list[tuple[str, bytes]], bytes | None]] = deque()
         for order in orders(EVENTS):
             event = Event.create(order, source="bench", key=order.customer)
             messages.append((binding.binary_headers(event), event.body))

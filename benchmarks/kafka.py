@@ -129,7 +129,7 @@ class Kafka:
                             }
                             if attributes.get("specversion") != "1.0" or attributes.get("type") != TYPE:
                                 raise AssertionError("no event of ours")
-                            await charge(OrderPlaced.model_validate_json(record.value), attributes)
+                            await charge(OrderPlaced.model_validate_json(record.value or b""), attributes)
                         await consumer.commit({partition: records[-1].offset + 1})
                 took = time.perf_counter() - begun
             finally:

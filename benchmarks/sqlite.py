@@ -1,8 +1,8 @@
 """SQLite: anybroker against a bare sqlite3 program with the same durability, on a file in the same folder.
 
 The bare program commits up to 256 events in one transaction (WAL, synchronous=FULL, ``BEGIN IMMEDIATE``), writes the
-same attributes, and to consume reads 256 rows, validates and handles each, and deletes them in one transaction. It knows no
-groups, no order by key, no leases and no other process.
+same attributes, and to consume reads 256 rows, validates and handles each, and deletes them in one transaction. It
+knows no groups, no order by key, no leases and no other process.
 """
 
 from __future__ import annotations

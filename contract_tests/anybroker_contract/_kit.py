@@ -90,7 +90,8 @@ class Kit:
 
     def bus(self, *, target: Any = None, **settings: Any) -> Bus:
         """A Bus, not started, on the broker under test; closed after the test. Tests wait for it, so it waits less."""
-        options: dict[str, Any] = {"source": "contract", "lease": 6.0, "drain": 10.0, **settings}
+        waits = {"drain": min(10.0, 2 * self.patience), "publish_deadline": min(15.0, 2 * self.patience)}
+        options: dict[str, Any] = {"source": "contract", "lease": 6.0, **waits, **settings}
         bus = Bus(self.target if target is None else target, **options)
         self._buses.append(bus)
         return bus

@@ -47,7 +47,7 @@ class Log:
         event = delivery.event
         handling = Handling(
             id=event.id,
-            key=delivery.key,
+            key=event.key,  # the event's own: what the adapter makes of it is under test
             attempt=delivery.attempt,
             member=member,
             started=asyncio.get_running_loop().time(),

@@ -11,7 +11,6 @@ from .customers import customers
 from .database import books
 from .events import OrderCancelled, OrderPlaced, OrderShipped
 from .shop import ORDERS, OUTCOMES, service
-from .signals import until_terminated
 
 bus = service("storefront")
 store = books("storefront", "letter (order_id TEXT, outcome TEXT)")
@@ -52,12 +51,5 @@ async def cancelled(order: OrderCancelled, transaction: SqliteTransaction) -> No
     await transaction.execute(LETTER, (order.order_id, "cancelled"))
 
 
-async def main() -> None:
-    """Sell, and stay for the outcomes until SIGTERM."""
-    async with bus:
-        await sell()
-        await until_terminated()
-
-
 if __name__ == "__main__":
-    asyncio.run(main())
+    bus.run(sell)  # sell, and stay for the outcomes until SIGTERM

@@ -129,7 +129,7 @@ class Bus:
         self.middleware: tuple[Any, ...] = tuple(from_callable(item) for item in middleware)
         self._publish_middleware = tuple(publish_middleware)
         self._consume = consume
-        self._store = None if isinstance(idempotency, str) else idempotency
+        self._store = self.settings.idempotency if idempotency is None else idempotency
         self._stores: Stores | None = None
         self.providers = Providers()
         self.stats = PublishStats()
@@ -631,7 +631,7 @@ class Bus:
         if self._consume:
             url = None if self._factory is not None else parse_url(settings.url or DEFAULT_URL)
             durable = bool(adapter.capabilities.durable)
-            self._stores = Stores(self._store or settings.idempotency, url, durable, self.source)
+            self._stores = Stores(self._store, url, durable, self.source)
             self._stack.push_async_callback(self._stores.close)
             for subscription in self._subscriptions.values():
                 await subscription.start()

@@ -101,6 +101,22 @@ def run() -> Iterator[Callable[[Coroutine[Any, Any, Any]], Any]]:
         yield runner.run
 
 
+@pytest.fixture
+def until() -> Callable[[Callable[[], object]], Coroutine[Any, Any, None]]:
+    """Waits until a condition holds, 10 seconds at most."""
+
+    async def wait(condition: Callable[[], object]) -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + 10.0
+        while True:
+            if condition():
+                return
+            assert loop.time() < end, "it did not happen"
+            await asyncio.sleep(0.001)
+
+    return wait
+
+
 @pytest.fixture(params=["memory", "sqlite"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """Each kind of store in turn."""

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from anybroker import Bus, ConfigError, Event, MemoryBroker, Receipt, Reject, Retry
-from anybroker.idempotency import DONE, Claim, MemoryStore, Store
+from anybroker.idempotency import DONE, Busy, Claim, MemoryStore, Store
 from anybroker.middleware import dead_letter, idempotent, retry, timeout
 from anybroker.testing import FaultyBroker, Recorder, duplicate, settled
 
@@ -75,7 +75,7 @@ def test_copies_that_the_broker_makes(run: Run) -> None:
     assert effects == list(range(50))
 
 
-def test_copies_at_the_same_moment_one_effect_and_none_acknowledged_before_it(run: Run, store: Store) -> None:
+def test_copies_at_the_same_moment_one_effect_and_no_ack_before_it(run: Run, store: Store, until: Any) -> None:
     effects: list[int] = []
     running, go = asyncio.Event(), asyncio.Event()
     bus = Bus(MemoryBroker(), source="shop")
@@ -92,9 +92,7 @@ def test_copies_at_the_same_moment_one_effect_and_none_acknowledged_before_it(ru
             await publish(bus, 1, copies=5)  # without a key: all of them at once
             await running.wait()
             (subscription,) = bus.subscriptions
-            async with asyncio.timeout(5):
-                while subscription.stats.postponed < 4:
-                    await asyncio.sleep(0)
+            await until(lambda: subscription.stats.postponed >= 4)
             assert subscription.stats.acked == 0
             assert (await bus.backlog("orders", "billing")).in_flight == 5
             go.set()
@@ -107,40 +105,38 @@ def test_copies_at_the_same_moment_one_effect_and_none_acknowledged_before_it(ru
     assert effects == [1]
 
 
-def test_two_members_share_a_store(run: Run) -> None:
-    """The copy is with another member while the first one works: it waits, uncounted, and is suppressed in the end."""
+def test_two_services_share_a_store(run: Run, until: Any) -> None:
+    """The copy is with another one while the first one works: it waits, uncounted, and is suppressed in the end."""
     effects: list[str] = []
-    attempts: list[int] = []
     broker, store = MemoryBroker(), MemoryStore()
-    go = asyncio.Event()
+    running, go = asyncio.Event(), asyncio.Event()
 
     def service(name: str) -> Bus:
         bus = Bus(broker, source="shop", idempotency=store)
 
-        @bus.subscribe("orders", group="billing", max_in_flight=1, name="charge")
+        @bus.subscribe(name, group="billing", name="charge")
         @idempotent()
         async def charge(event: Event) -> None:
+            running.set()
             await go.wait()
             effects.append(name)
 
         return bus
 
     async def main() -> None:
-        async with service("a") as a, service("b") as b:
-            await publish(a, 1, copies=2)
-            both = [bus.subscriptions[0] for bus in (a, b)]
-            async with asyncio.timeout(5):
-                while not sum(subscription.stats.postponed for subscription in both):
-                    await asyncio.sleep(0.001)
+        async with service("east") as east, service("west") as west:
+            await east.publish("east", 1, type="order.v1", id="1")
+            await running.wait()
+            await east.publish("west", 1, type="order.v1", id="1")
+            await until(lambda: west.subscriptions[0].stats.postponed)
             go.set()
-            await settled(a)
-            await settled(b)
-            assert sum(subscription.stats.suppressed for subscription in both) == 1
-            attempts.extend(subscription.stats.retried for subscription in both)
+            await settled(east)
+            await settled(west)
+            stats = west.subscriptions[0].stats
+            assert (stats.suppressed, stats.retried, stats.started, stats.acked) == (1, 0, 1, 1)
 
     run(main())
-    assert len(effects) == 1
-    assert attempts == [0, 0]
+    assert effects == ["east"]
 
 
 def test_groups_and_handlers_remember_apart(run: Run) -> None:
@@ -425,7 +421,7 @@ def test_the_mark_comes_after_the_handler_and_before_the_acknowledgement(run: Ru
     assert order == ["returned", "marking, 0 acknowledged"]
 
 
-def test_a_crash_after_the_effect_and_before_the_mark_repeats_the_effect_once(run: Run, breakable: Any) -> None:
+def test_a_crash_after_the_effect_and_before_the_mark_repeats_it_once(run: Run, breakable: Any, until: Any) -> None:
     """The bounded window: the first process ends with the mark unwritten, and the next one runs the handler again."""
     effects: list[str] = []
     broker, memory = MemoryBroker(), MemoryStore()
@@ -447,9 +443,7 @@ def test_a_crash_after_the_effect_and_before_the_mark_repeats_the_effect_once(ru
         first = service("first", broken)
         await first.start()
         await publish(first, 1)
-        async with asyncio.timeout(5):
-            while not first.problems:
-                await asyncio.sleep(0.001)
+        await until(lambda: first.problems)
         await first.close(0)
         async with service("second", memory) as second:
             await settled(second)
@@ -512,54 +506,48 @@ def test_an_answer_that_got_lost(run: Run, breakable: Any, call: str) -> None:
     assert effects == ([1, 1] if call == "release" else [1])
 
 
-def test_a_late_first_owner_is_fenced_and_acknowledges_nothing(run: Run) -> None:
+def test_a_late_first_owner_is_fenced_and_acknowledges_nothing(run: Run, until: Any) -> None:
     """The first owner sleeps through its lease; the second one takes over, and what it does decides."""
     effects: list[str] = []
     broker, store = MemoryBroker(), MemoryStore()
-    first_runs, second_runs, go_first, go_second = (asyncio.Event() for _ in range(4))
-    seen: dict[str, Any] = {}
+    running = {"east": asyncio.Event(), "west": asyncio.Event()}
+    go = {"east": asyncio.Event(), "west": asyncio.Event()}
 
     def service(name: str) -> Bus:
-        bus = Bus(broker, source="shop", idempotency=store, lease=1)
+        bus = Bus(broker, source="shop", idempotency=store)
 
-        @bus.subscribe("orders", group="billing", name="charge", max_in_flight=1)
+        @bus.subscribe(name, group="billing", name="charge")
         @quick
         @idempotent()
-        async def charge(number: int) -> None:
-            (first_runs if name == "first" else second_runs).set()
-            await (go_first if name == "first" else go_second).wait()
+        async def charge(event: Event) -> None:
+            running[name].set()
+            await go[name].wait()
             effects.append(name)
 
         return bus
 
     async def main() -> None:
-        async with service("first") as first, service("second") as second:
-            one, two = first.subscriptions[0], second.subscriptions[0]
-            two.pause()
-            await publish(first, 1)
-            await first_runs.wait()
-            (keeper,) = first.stores._keepers.values()
-            claim = next(iter(keeper.held))
-            keeper.held.clear()  # its loop is stuck: nothing is extended
+        async with service("east") as east, service("west") as west:
+            first, second = east.subscriptions[0].stats, west.subscriptions[0].stats
+            await east.publish("east", 1, type="order.v1", id="o-1")
+            await running["east"].wait()
+            (keeper,) = east.stores._keepers.values()
+            claim = keeper.held.popitem()[0]  # its loop is stuck: nothing is extended
             claim.until = 0.0
-            two.resume()
-            await publish(first, 1)
-            await second_runs.wait()
-            go_first.set()
-            async with asyncio.timeout(5):
-                while not one.stats.postponed:
-                    await asyncio.sleep(0.001)
-            seen["acknowledged before the second one returned"] = one.stats.acked
-            go_second.set()
-            await settled(first)
-            await settled(second)
-            seen["retried"] = one.stats.retried + two.stats.retried
-            seen["suppressed"] = one.stats.suppressed + two.stats.suppressed
+            await west.publish("west", 1, type="order.v1", id="o-1")
+            await running["west"].wait()
+            go["east"].set()
+            await until(lambda: first.postponed)
+            assert effects == ["east"]
+            assert first.acked == 0
+            go["west"].set()
+            await settled(east)
+            await settled(west)
+            assert (first.suppressed, first.retried, second.suppressed, second.acked) == (1, 0, 0, 1)
             assert await done(store, 1)
 
     run(main())
-    assert effects == ["first", "second"]  # the window of an effect outside of the store's transaction
-    assert seen == {"acknowledged before the second one returned": 0, "retried": 0, "suppressed": 1}
+    assert effects == ["east", "west"]  # the window of an effect outside of the store's transaction
 
 
 def test_when_the_second_owner_fails_the_first_ones_copy_is_still_there(run: Run) -> None:
@@ -588,7 +576,7 @@ def test_when_the_second_owner_fails_the_first_ones_copy_is_still_there(run: Run
     assert starts == ["run", "run"]
 
 
-def test_a_claim_is_extended_while_its_handler_runs(run: Run) -> None:
+def test_a_claim_is_extended_while_its_handler_runs(run: Run, until: Any) -> None:
     """Several leases long, and nobody else gets it."""
     effects: list[int] = []
     store = MemoryStore()
@@ -596,7 +584,7 @@ def test_a_claim_is_extended_while_its_handler_runs(run: Run) -> None:
     running, go = asyncio.Event(), asyncio.Event()
 
     @bus.subscribe("orders", group="billing", name="charge")
-    @idempotent(lease=0.06)
+    @idempotent(lease=0.3)
     async def charge(number: int) -> None:
         running.set()
         await go.wait()
@@ -609,11 +597,8 @@ def test_a_claim_is_extended_while_its_handler_runs(run: Run) -> None:
             (keeper,) = bus.stores._keepers.values()
             (claim,) = keeper.held
             first = claim.until
-            async with asyncio.timeout(5):
-                while claim.until < first + 0.2:
-                    await asyncio.sleep(0.01)
-                    there = await store.claim(key(1), "other", 0.06, 60.0)
-                    assert not isinstance(there, Claim)
+            await until(lambda: claim.until >= first + 0.6)
+            assert isinstance(await store.claim(key(1), "other", 0.3, 60.0), Busy)
             go.set()
             await settled(bus)
             assert keeper.lost == 0
@@ -650,7 +635,9 @@ def test_claims_are_extended_in_one_call(run: Run, breakable: Any) -> None:
     assert sizes[0] == 50
 
 
-def test_a_claim_that_is_lost_while_the_handler_runs_is_said(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_claim_that_is_lost_while_the_handler_runs_is_said(
+    run: Run, caplog: pytest.LogCaptureFixture, until: Any
+) -> None:
     store = MemoryStore()
     bus = Bus(MemoryBroker(), source="shop", idempotency=store)
     lost = asyncio.Event()
@@ -663,8 +650,7 @@ def test_a_claim_that_is_lost_while_the_handler_runs_is_said(run: Run, caplog: p
             return
         next(iter(keeper.held)).until = 0.0
         assert isinstance(await store.claim(key(1), "other", 0.05, 60.0), Claim)
-        while not keeper.lost:  # noqa: ASYNC110 - the keeper has no event to wait for
-            await asyncio.sleep(0.005)
+        await until(lambda: keeper.lost)
         lost.set()
 
     async def main() -> None:
@@ -681,7 +667,7 @@ def test_a_claim_that_is_lost_while_the_handler_runs_is_said(run: Run, caplog: p
 
 
 def test_the_store_down_nothing_is_handled_and_nothing_acknowledged_until_it_is_back(
-    run: Run, breakable: Any, caplog: pytest.LogCaptureFixture
+    run: Run, breakable: Any, caplog: pytest.LogCaptureFixture, until: Any
 ) -> None:
     caplog.set_level(logging.INFO, "anybroker")
     effects: list[tuple[int, int]] = []
@@ -701,9 +687,7 @@ def test_the_store_down_nothing_is_handled_and_nothing_acknowledged_until_it_is_
             store.down = True
             for number in range(10):
                 await publish(bus, number, key=f"k{number % 3}")
-            async with asyncio.timeout(5):
-                while subscription.stats.postponed < 12:  # each key's first one, several times
-                    await asyncio.sleep(0.005)
+            await until(lambda: subscription.stats.postponed >= 12)  # each key's first one, several times
             assert effects == []
             assert subscription.stats.acked == subscription.stats.dead_lettered == subscription.stats.retried == 0
             assert bus.problems == {"orders/billing": "the idempotency store failed: the store is away"}
@@ -721,7 +705,7 @@ def test_the_store_down_nothing_is_handled_and_nothing_acknowledged_until_it_is_
     assert caplog.text.count("the idempotency store answers again") == 1
 
 
-def test_waits_for_the_store_end_at_shutdown_without_counting(run: Run, breakable: Any) -> None:
+def test_waits_for_the_store_end_at_shutdown_without_counting(run: Run, breakable: Any, until: Any) -> None:
     attempts: list[int] = []
     broker = MemoryBroker()
     store = breakable(MemoryStore())
@@ -745,9 +729,7 @@ def test_waits_for_the_store_end_at_shutdown_without_counting(run: Run, breakabl
         await first.start()
         store.down = True
         await publish(first, 1)
-        async with asyncio.timeout(5):
-            while first.subscriptions[0].stats.postponed < 3:
-                await asyncio.sleep(0.005)
+        await until(lambda: first.subscriptions[0].stats.postponed >= 3)
         loop = asyncio.get_running_loop()
         begin = loop.time()
         await first.close()

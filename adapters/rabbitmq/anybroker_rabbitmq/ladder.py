@@ -17,6 +17,9 @@ RUNGS: Final = 20
 LONGEST: Final = float(2**RUNGS - 1)
 """The longest delay in seconds."""
 DUE: Final = "anybroker:delay:due"
+_SINK: Final = "anybroker:delay:sink"
+"""Keeps nothing, and is a way out for what no group waits for when it is due: dead-lettering at least once would try
+such a message again for ever, and 32 of them would hold up all others."""
 
 
 def rung_exchange(rung: int) -> str:
@@ -38,6 +41,8 @@ def due_binding(exchange: str) -> str:
 async def make_rungs(channel: Channel, highest: int) -> None:
     """Make the ladder up to this rung be there, from below, so that nothing can fall off a half-made one."""
     await channel.exchange_declare(DUE, exchange_type="topic", durable=True)
+    await channel.queue_declare(_SINK, durable=True, arguments={"x-queue-type": "quorum", "x-max-length": 0})
+    await channel.queue_bind(_SINK, DUE, "#")
     for rung in range(highest + 1):
         name, below = rung_exchange(rung), rung_exchange(rung - 1) if rung else DUE
         await channel.exchange_declare(name, exchange_type="topic", durable=True)

@@ -55,8 +55,8 @@ class _Confirmation:
                 f"RabbitMQ did not accept an event for topic {outbound.topic!r} (nack): the queue of one group may "
                 "have stored it. Publish it again under the same id"
             )
-        elif outbound.group is None and outbound.topic not in self.sender.with_groups:
-            self.set_result(None)  # no group, so no queue: nobody waits for it
+        elif getattr(exc.frame, "exchange", "") == outbound.topic not in self.sender.with_groups:
+            self.set_result(None)  # returned by the topic itself, which has no group: nobody waits for it
             return
         else:
             where = f"topic {outbound.topic!r}" + (f", group {outbound.group!r}" if outbound.group else "")
@@ -251,15 +251,16 @@ class RabbitmqSender:
             route = self._routes[topic, group] = _Route(name)
         if seconds > 0:
             rung = rungs_of(seconds)[0]
-            if rung > self._highest_rung and not await is_there(self._control, "queue", rung_exchange(rung)):
-                if not self._makes_rungs:
+            if rung > self._highest_rung:
+                if self._makes_rungs:
+                    async with self._control.scratch("making the queues for delays") as channel:
+                        await make_rungs(channel, rung)
+                elif not await is_there(self._control, "queue", rung_exchange(rung)):
                     raise Rejected(
                         f"RabbitMQ has no queue {rung_exchange(rung)!r} for delays, and this Bus makes none. Publish "
                         'once with such a delay from a Bus with provision="create"'
                     )
-                async with self._control.scratch("making the queues for delays") as channel:
-                    await make_rungs(channel, rung)
-            self._highest_rung = max(rung, self._highest_rung)
+                self._highest_rung = rung
             if not route.delayed:
                 async with self._control.scratch("binding an exchange to the queues for delays") as channel:
                     await channel.exchange_bind(route.exchange, DUE, due_binding(route.exchange))

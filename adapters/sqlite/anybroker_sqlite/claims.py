@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from itertools import repeat
+from typing import TypeAlias
 
 from pydantic_core import to_json
 
@@ -28,17 +29,12 @@ _MOST_LOOKED_AT = 2_048
 _MOST_BYTES = 32 * 1024 * 1024
 """After so many bytes of bodies, a claim ends."""
 
-_Claim = tuple[int, str | None, int, int]
+_Claim: TypeAlias = tuple[int, str | None, int, int]
 """Sequence number, key, attempts, deliveries."""
 
 
-class Taken(NamedTuple):
-    """One event that a claim brought."""
-
-    seq: int
-    attempts: int
-    deliveries: int
-    segment: Segment
+Taken: TypeAlias = tuple[int, int, int, Segment]
+"""One event that a claim brought: sequence number, attempts, deliveries, and where it lies."""
 
 
 class Member:
@@ -83,13 +79,13 @@ class Member:
         if yielding and self._ordered and self._open and hungry <= now:
             return [], poll  # another member waits for keys, and this one has work: that one chooses first
         taken: list[Taken] = []
-        waiting = self._take_parked(store, limit, taken) if parked else 0
+        ahead = not parked or self._take_parked(store, limit, taken)
         more = False
-        if len(taken) < limit and cursor < last and waiting < _MOST_PARKED:
+        if ahead and cursor < last:
             blocked = {key for (key,) in store.execute(_OTHERS, (group, member))} if shared and self._ordered else set()
             more = self._take_new(store, limit, cursor, last, wall, blocked, taken)
         if taken:
-            self._open.update([(each.seq, each.deliveries) for each in taken])
+            self._open.update([(seq, deliveries) for seq, _, deliveries, _ in taken])
             if hungry:
                 store.execute("UPDATE ab_member SET hungry = 0 WHERE id = ?", (member,))
             return taken, 0.0
@@ -98,8 +94,9 @@ class Member:
             store.execute("UPDATE ab_member SET hungry = ? WHERE id = ?", (now + 2 * poll, member))
         return taken, 0.0 if more else poll if due is None else max(due - wall, 0.0)
 
-    def _take_parked(self, store: Store, limit: int, taken: list[Taken]) -> int:
-        """What was put aside and may be had now; how many others stay aside."""
+    def _take_parked(self, store: Store, limit: int, taken: list[Taken]) -> bool:
+        """What was put aside and may be had now. Whether to look further ahead then: what comes later may be taken
+        only when all that may be had of this is."""
         group, member = self.group, self.member
         rows = store.execute(_READY if self._ordered else _READY_UNORDERED, (group, member, limit)).fetchall()
         claims: list[_Claim] = []
@@ -113,15 +110,17 @@ class Member:
             if claims and size > _MOST_BYTES:
                 break
             claims.append(row)
-            taken.append(Taken(seq, attempts, deliveries, segment))
+            taken.append((seq, attempts, deliveries, segment))
         if claims:
             self._add(store, claims)
             seqs = to_json([claim[0] for claim in claims]).decode()
             store.execute(
                 "DELETE FROM ab_parked WHERE grp = ? AND seq IN (SELECT value FROM json_each(?))", (group, seqs)
             )
+        if len(claims) < len(rows) or len(claims) == limit:
+            return False
         (left,) = store.execute(_COUNT_PARKED, (group, _MOST_PARKED)).fetchone()
-        return int(left)
+        return bool(left < _MOST_PARKED)
 
     def _take_new(
         self, store: Store, limit: int, cursor: int, last: int, wall: float, blocked: set[str], taken: list[Taken]
@@ -141,7 +140,16 @@ class Member:
                 seq = segment.last + 1
                 continue
             first = seq = max(seq, segment.first)
-            rows = segment.rows[seq - segment.first : seq - segment.first + limit - len(taken)]
+            at = seq - segment.first
+            rows = segment.rows[at : at + limit - len(taken)]
+            if not blocked and not segment.delayed:  # the usual case: all of it, without a look at each
+                keys = [row[5] if self._ordered else None for row in rows]
+                until = time.monotonic() + self._lease
+                store.execute(_CLAIM_RUN, (self.group, self.member, first, until, to_json(keys).decode()))
+                seq += len(rows)
+                size += segment.bytes_of(at, at + len(rows))
+                taken += zip(range(first, seq), repeat(0), repeat(1), repeat(segment), strict=False)
+                continue
             claims: list[_Claim] = []
             for row in rows:
                 key = row[5] if self._ordered else None
@@ -155,12 +163,9 @@ class Member:
                     size += row[6] or 0
                 seq += 1
             looked += len(rows) - len(claims)
-            if len(claims) == len(rows):
-                keys = to_json([claim[1] for claim in claims]).decode()
-                store.execute(_CLAIM_RUN, (self.group, self.member, first, time.monotonic() + self._lease, keys))
-            elif claims:
+            if claims:
                 self._add(store, claims)
-            taken += [Taken(claim[0], 0, 1, segment) for claim in claims]
+                taken += [(claim[0], 0, 1, segment) for claim in claims]
         self._segment = segment
         if aside:
             store.execute(_PUT_ASIDE, (self.group, to_json(aside).decode()))

@@ -117,7 +117,7 @@ def fingerprint(topic: str, group: str | None, row: Row) -> int:
 class Segment:
     """A segment, read and taken apart. Never changed: receivers share it."""
 
-    __slots__ = ("_body", "_ends", "first", "last", "only_group", "rows", "size")
+    __slots__ = ("_body", "_ends", "delayed", "first", "last", "only_group", "rows", "size")
 
     def __init__(self, first: int, count: int, only_group: int | None, meta: str, body: bytes) -> None:
         self.first = first
@@ -125,6 +125,7 @@ class Segment:
         self.only_group = only_group
         self.rows: list[Row] = from_json(meta)
         self.size = len(meta) + len(body) + 512 * count  # what the rows take in memory, roughly
+        self.delayed = any([row[7] is not None and "due" in row[7] for row in self.rows])
         self._body = body
         self._ends = list(accumulate([row[6] or 0 for row in self.rows]))
 
@@ -135,3 +136,7 @@ class Segment:
             return None
         end = self._ends[at]
         return self._body[end - size : end]
+
+    def bytes_of(self, begin: int, end: int) -> int:
+        """How many bytes the bodies from the one index to before the other have."""
+        return self._ends[end - 1] - (self._ends[begin - 1] if begin else 0)

@@ -111,19 +111,11 @@ class ContainerBroker(Broker):
 
     def _start_container(self, container: DockerContainer) -> None:
         from docker.errors import APIError
-        from testcontainers.core.config import ConnectionMode, testcontainers_config
+        from testcontainers.core.config import ConnectionMode
         from testcontainers.core.exceptions import ContainerStartException
 
         client = container.get_docker_client()
         self._client = client.client
-        if (
-            client.get_connection_mode() is not ConnectionMode.docker_host
-            and not testcontainers_config.tc_host_override
-        ):
-            raise Missing(
-                "this is a container itself, and where Docker's containers are is not known",
-                "set TESTCONTAINERS_HOST_OVERRIDE",
-            )
         host = client.host()
         host = "127.0.0.1" if host == "localhost" else host
         port = free_port()
@@ -137,6 +129,15 @@ class ContainerBroker(Broker):
         except (APIError, ContainerStartException, OSError) as error:
             raise Missing(f"Docker did not start it: {_line(error)}", GET_DOCKER) from error
         self._container = container.get_wrapped_container()
+        if client.get_connection_mode() is not ConnectionMode.docker_host:
+            # Then this is a container itself, as it seems, with a daemon that publishes ports here or elsewhere.
+            try:
+                socket.create_connection((host, port), PROBE_SECONDS).close()
+            except OSError as error:
+                raise Missing(
+                    f"Docker publishes its ports elsewhere than on {host}, seen from inside of this container",
+                    "set TESTCONTAINERS_HOST_OVERRIDE",
+                ) from error
         self._host, self._port = host, port
         self.url = self._image.url(host, port)
 

@@ -113,7 +113,9 @@ class Stores:
     def use(self, store: Store | None) -> Keeper:
         """The keeper of this store, or of the Bus's own. Raises ConfigError."""
         if store is None:
-            store = self._default = self._default or self._choose()
+            if self._default is None:
+                self._default = self._choose()
+            store = self._default
         keeper = self._keepers.get(id(store))
         if keeper is None:
             keeper = self._keepers[id(store)] = Keeper(store, self._owner)

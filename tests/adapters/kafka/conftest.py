@@ -176,6 +176,8 @@ class FakeConsumer:
         self.commit_gate: asyncio.Event | None = None
         self.error: KafkaError | None = None
         self.news = asyncio.Event()
+        self.waiting = asyncio.Event()
+        self.returned = asyncio.Event()
         self.calls = 0
         self.stopped = False
 
@@ -209,6 +211,8 @@ class FakeConsumer:
                 if taken or not timeout_ms:
                     return taken
                 self.news.clear()
+                self.returned.clear()
+                self.waiting.set()
                 try:
                     async with asyncio.timeout(timeout_ms / 1000):
                         await self.news.wait()
@@ -216,6 +220,7 @@ class FakeConsumer:
                     return {}
         finally:
             self.calls -= 1
+            self.returned.set()
 
     def seek(self, tp: TopicPartition, offset: int) -> None:
         self.positions[tp] = offset

@@ -115,7 +115,7 @@ def test_a_later_receive_takes_up_what_an_earlier_one_did_not_wait_for(run: Run,
             two = case.listener.lane("orders/2")
             assert await case.receive() == []
             case.consumer.put(*(case.kit.record(ONE, at) for at in range(5)), case.kit.record(TWO, 0))
-            await asyncio.sleep(0.01)
+            await case.consumer.returned.wait()
             assert positions(await case.receive(lanes=[two])) == [("orders/2", 0)]
             assert positions(await case.receive(limit=2)) == [("orders/1", 0), ("orders/1", 1)]
             case.consumer.put(case.kit.record(ONE, 5))
@@ -130,7 +130,7 @@ def test_stop_lets_a_waiting_receive_return(run: Run, opened: Open) -> None:
         async with opened() as case:
             await case.assign(ONE)
             waiting = asyncio.create_task(case.receive(timeout=60))
-            await asyncio.sleep(0.01)
+            await case.consumer.waiting.wait()
             await case.receiver.stop()
             async with asyncio.timeout(1):
                 assert await waiting == []
@@ -149,7 +149,7 @@ def test_a_rebalance_settles_first_and_forgets_what_was_polled(run: Run, opened:
             old = case.listener.lane("orders/1")
             assert await case.receive() == []
             case.consumer.put(case.kit.record(ONE, 0), case.kit.record(ONE, 1))
-            await asyncio.sleep(0.01)  # the poll has them now
+            await case.consumer.returned.wait()  # the poll has them now
             results: list[Any] = []
 
             async def settle(lanes: Any) -> None:

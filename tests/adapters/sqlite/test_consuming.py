@@ -344,3 +344,23 @@ def test_a_fault_in_one_piece_of_work_does_not_hit_the_others(opened: Any, kit: 
             assert results[2].name == "orders"
 
     run(scenario())
+
+
+def test_bytes_that_end_a_claim_do_not_let_later_events_pass(
+    opened: Any, monkeypatch: pytest.MonkeyPatch, run: Any
+) -> None:
+    monkeypatch.setattr("anybroker_sqlite.claims._MOST_BYTES", 250_000)
+
+    async def scenario() -> None:
+        async with opened() as broker:
+            receiver = await broker.join()
+            await put(broker, *(("k", str(n) * 100_000) for n in range(6)))
+            first = [*await take(receiver), *await take(receiver)]
+            assert await receiver.settle([Release(inbound, 0) for inbound in first]) == [None] * len(first)
+            await put(broker, ("k", "9"))
+            seen: list[str] = []
+            while len(seen) < 7:
+                seen += [value[0] for value in data(await take(receiver))]
+            assert seen == ["0", "1", "2", "3", "4", "5", "9"]
+
+    run(scenario())

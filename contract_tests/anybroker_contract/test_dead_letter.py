@@ -1,0 +1,378 @@
+"""dead letter: what cannot be handled is kept, untouched, with the facts beside it, and can go back to its group."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from anybroker import Bus, DeadLetter, Delivery, Event, Reject, event_type
+from anybroker.adapter import Foreign
+from anybroker.errors import EventTooLarge, Rejected
+from anybroker.middleware import retry
+from anybroker.testing import fail
+
+from ._checkers import duplicates, lost
+from ._kit import TYPE, Kit, counted
+from .marks import requires
+
+
+@event_type("com.example.contract.order.v1")
+class Order(BaseModel):
+    """A payload that validates."""
+
+    order_id: str
+    cents: int
+
+
+async def broken(_: Delivery) -> None:
+    """A handler that fails every time."""
+    raise ValueError("broken on purpose")
+
+
+async def letters(kit: Kit, bus: Bus, topic: str, count: int, group: str = "g") -> Sequence[DeadLetter]:
+    """The dead letters of the group, as soon as there are so many."""
+    queue = bus.dead_letters(topic, group)
+    queue.patience = kit.brief
+    loop = asyncio.get_running_loop()
+    end = loop.time() + kit.patience
+    while len(found := await queue.list()) < count:
+        assert loop.time() < end, f"{len(found)} of {count} dead letters within {kit.patience:g} s"
+    return found
+
+
+async def test_attempts_are_exact_and_the_dead_letter_says_why(kit: Kit) -> None:
+    """An event that fails ``attempts`` times is started exactly so often, then dead-lettered with reason, error,
+    attempts, origin and time, and settled."""
+    topic = kit.topic()
+    bus = kit.bus()
+    log = kit.subscribe(bus, topic, behave=broken, middleware=[retry(attempts=3, first=0.01)])
+    event = counted(7, key="k7")
+    async with bus:
+        await bus.publish(topic, event, headers={"x-origin": "contract"})
+        (letter,) = await letters(kit, bus, topic, 1)
+        await kit.drained(bus, topic)
+        assert bus.problems == {}
+    assert log.attempts("w-7") == [1, 2, 3]
+    assert letter.event == event
+    assert (letter.topic, letter.group, letter.handler, letter.attempts, letter.replays) == (topic, "g", "contract", 3, 0)
+    assert letter.reason == "ValueError: broken on purpose"
+    assert "ValueError: broken on purpose" in letter.error
+    assert letter.died.endswith("Z")
+    assert letter.headers["x-origin"] == "contract"
+
+
+async def test_what_dies_leaves_its_key_and_the_others_free(kit: Kit) -> None:
+    """After a dead letter the next events of the key are handled, in order, and those of other keys were before."""
+    topic = kit.topic()
+    bus = kit.bus()
+
+    async def one_is_poison(delivery: Delivery) -> None:
+        if delivery.event.id == "w-2":
+            raise Reject("poison")
+
+    log = kit.subscribe(bus, topic, behave=one_is_poison)
+    async with bus:
+        published = await kit.publish(bus, topic, 40, keys=4)
+        await log.wait_done(id_ for _, id_ in published if id_ != "w-2")
+        (letter,) = await letters(kit, bus, topic, 1)
+    assert letter.id == "w-2"
+    assert lost([id_ for _, id_ in published], log.handlings) == ["w-2"]
+    assert not duplicates(log.handlings)
+
+
+async def test_a_rejected_event_dies_at_its_first_start(kit: Kit) -> None:
+    """``Reject`` and an exception of ``give_up_on`` are not retried, and the reason stands in the dead letter."""
+    topic = kit.topic()
+    bus = kit.bus()
+
+    async def refuse(delivery: Delivery) -> None:
+        if delivery.event.id == "w-0":
+            raise Reject("not for us: ä")
+        raise KeyError("gone")
+
+    log = kit.subscribe(bus, topic, behave=refuse, middleware=[retry(attempts=5, first=0.01, give_up_on=KeyError)])
+    async with bus:
+        await kit.publish(bus, topic, 2)
+        found = {letter.id: letter for letter in await letters(kit, bus, topic, 2)}
+    assert log.attempts("w-0") == log.attempts("w-1") == [1]
+    assert found["w-0"].reason == "not for us: ä"
+    assert found["w-1"].reason.startswith("KeyError")
+
+
+async def test_what_cannot_be_decoded_dies_without_a_retry(kit: Kit) -> None:
+    """A body that is no JSON, and one that does not validate, go to the dead letters at once, bytes untouched."""
+    topic = kit.topic()
+    bus = kit.bus()
+    orders: list[Order] = []
+
+    async def charge(order: Order) -> None:
+        orders.append(order)
+
+    bus.subscribe(topic, group="g", middleware=[retry(attempts=5, first=0.01)])(charge)
+    kind = "com.example.contract.order.v1"
+    bodies = {"no-json": b"{oops", "no-model": b'{"order_id": "o-1", "cents": "many"}'}
+    async with bus:
+        for name, body in bodies.items():
+            await bus.publish(topic, body, type=kind, id=name, datacontenttype="application/json")
+        await bus.publish(topic, Order(order_id="o-2", cents=5), id="good")
+        found = {letter.id: letter for letter in await letters(kit, bus, topic, 2)}
+    assert orders == [Order(order_id="o-2", cents=5)]
+    assert {name: letter.event.body for name, letter in found.items()} == bodies
+    assert all(letter.reason.startswith("undecodable") for letter in found.values())
+    assert all(letter.attempts == 1 for letter in found.values())
+
+
+@pytest.mark.parametrize("body", [b"", None, b"\xff\xfe\x00"], ids=["empty", "absent", "binary"])
+async def test_a_dead_letter_is_the_event_untouched(kit: Kit, body: bytes | None) -> None:
+    """Body bytes, key, id, time and every extension of a dead letter are those of the event."""
+    topic = kit.topic()
+    bus = kit.bus()
+    kit.subscribe(bus, topic, behave=broken, middleware=[retry(attempts=1)])
+    event = Event.create(
+        source="/contract/äöü",
+        type=TYPE,
+        id="id with spaces/ä",
+        time="2024-02-29T23:59:59.123456789Z",
+        subject="a subject",
+        key="Kunde 7",
+        extensions={"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "number": 7, "blob": b"\x00"},
+    )
+    if body is not None:
+        event = event.replace(data=body, datacontenttype="application/octet-stream")
+    async with bus:
+        await bus.publish(topic, event)
+        (letter,) = await letters(kit, bus, topic, 1)
+    assert letter.event == event
+    assert isinstance(letter.event, Event)
+    assert letter.event.body == body
+    assert letter.event.time_raw == event.time_raw
+
+
+async def test_reason_and_error_are_cut(kit: Kit) -> None:
+    """A reason over 1 KiB and an error over 4 KiB are cut to that; what they begin with stays."""
+    topic = kit.topic()
+    bus = kit.bus()
+
+    async def talk(_: Delivery) -> None:
+        raise ValueError("ä" * 10_000 + "\nnext line")
+
+    kit.subscribe(bus, topic, behave=talk, middleware=[retry(attempts=1)])
+    async with bus:
+        await bus.publish(topic, counted(0))
+        (letter,) = await letters(kit, bus, topic, 1)
+    assert 1000 < len(letter.reason.encode()) <= 1024
+    assert 4000 < len(letter.error.encode()) <= 4096
+    assert letter.reason.startswith("ValueError: ää")
+
+
+async def test_the_dead_letter_queue_is_there_before_anything_died(kit: Kit) -> None:
+    """Listing the dead letters of a group that has none gives an empty list, not an error."""
+    topic = kit.topic()
+    bus = kit.bus()
+    kit.subscribe(bus, topic)
+    async with bus:
+        queue = bus.dead_letters(topic, "g")
+        queue.patience = kit.brief
+        assert await queue.list() == []
+
+
+async def test_a_replay_reaches_only_the_group_that_failed(kit: Kit) -> None:
+    """A replayed dead letter is handled again by the group that failed, with a first attempt, and by no other."""
+    topic = kit.topic()
+    bus = kit.bus()
+    mended = False
+
+    async def fail_until_mended(_: Delivery) -> None:
+        if not mended:
+            raise ValueError("not yet")
+
+    log = kit.subscribe(
+        bus, topic, "failing", behave=fail_until_mended, middleware=[retry(attempts=2, first=0.01)]
+    )
+    other = kit.subscribe(bus, topic, "other")
+    event = counted(0, key="k")
+    async with bus:
+        await bus.publish(topic, event, headers={"x-origin": "contract"})
+        await letters(kit, bus, topic, 1, "failing")
+        mended = True
+        queue = bus.dead_letters(topic, "failing")
+        queue.patience = kit.brief
+        assert [letter.id for letter in await queue.replay()] == ["w-0"]
+        await log.wait_done(["w-0"])
+        await other.quiet()
+        assert await queue.list() == []
+        await kit.drained(bus, topic, "failing")
+    assert log.attempts("w-0") == [1, 2, 1]
+    assert log.handlings[-1].event == event
+    assert log.handlings[-1].headers["x-origin"] == "contract"
+    assert other.started == ["w-0"]
+
+
+async def test_dead_letter_replay_fail_and_replay_again(kit: Kit) -> None:
+    """An event that dies, is replayed, dies and is replayed again within seconds is never swallowed as a copy."""
+    topic = kit.topic()
+    bus = kit.bus()
+    rounds = 0
+
+    async def fail_twice(_: Delivery) -> None:
+        if rounds < 2:
+            raise ValueError(f"round {rounds}")
+
+    log = kit.subscribe(bus, topic, behave=fail_twice, middleware=[retry(attempts=1)])
+    async with bus:
+        await bus.publish(topic, counted(0, key="k"))
+        queue = bus.dead_letters(topic, "g")
+        queue.patience = kit.brief
+        for rounds in range(2):
+            (letter,) = await letters(kit, bus, topic, 1)
+            assert letter.replays == rounds
+            if rounds == 1:
+                break
+            assert len(await queue.replay()) == 1
+            await log.wait_started(2)
+        rounds = 2
+        assert len(await queue.replay()) == 1
+        await log.wait_done(["w-0"])
+        assert await queue.list() == []
+    assert len(log.handlings) == 3
+
+
+async def test_one_dead_letter_is_replayed_or_discarded_by_its_id(kit: Kit) -> None:
+    """``replay(ids)`` and ``discard(ids)`` touch those alone; the others stay, as often as they are listed."""
+    topic = kit.topic()
+    bus = kit.bus()
+    mended = False
+
+    async def fail_until_mended(_: Delivery) -> None:
+        if not mended:
+            raise ValueError("not yet")
+
+    log = kit.subscribe(bus, topic, behave=fail_until_mended, middleware=[retry(attempts=1)])
+    async with bus:
+        await kit.publish(bus, topic, 3, keys=3)
+        await letters(kit, bus, topic, 3)
+        mended = True
+        queue = bus.dead_letters(topic, "g")
+        queue.patience = kit.brief
+        assert [letter.id for letter in await queue.replay(["w-1"])] == ["w-1"]
+        assert [letter.id for letter in await queue.discard(["w-0"])] == ["w-0"]
+        await log.wait_done(["w-1"])
+        assert [letter.id for letter in await queue.list()] == ["w-2"]
+        assert [letter.id for letter in await queue.list()] == ["w-2"]
+    assert log.done == ["w-1"]
+
+
+async def test_a_dead_letter_that_cannot_be_sent_leaves_the_event_unsettled(kit: Kit) -> None:
+    """While the dead-letter topic is not to be had the event stays, the handler is not run again, the subscription
+    says that it is unwell; afterwards the dead letter is there, once."""
+    topic = kit.topic()
+    faulty = kit.faulty(fail("publish", when=lambda outbound: outbound.topic.endswith(".dlq")))
+    bus = kit.bus(target=faulty, publish_deadline=0.5)
+    log = kit.subscribe(bus, topic, behave=broken, middleware=[retry(attempts=2, first=0.01)])
+    async with bus:
+        await bus.publish(topic, counted(0, key="k"))
+        await log.until(lambda: len(log.handlings) >= 2, "two starts")
+        loop = asyncio.get_running_loop()
+        end = loop.time() + kit.patience
+        while not bus.problems and loop.time() < end:
+            await asyncio.sleep(0.02)
+        assert list(bus.problems) == [f"{topic}/g"]
+        faulty.faults.clear()
+        (letter,) = await letters(kit, bus, topic, 1)
+        await kit.drained(bus, topic)
+        assert bus.problems == {}
+    assert (letter.id, letter.attempts) == ("w-0", 2)
+    assert log.attempts("w-0") == [1, 2]
+
+
+async def test_an_event_whose_dead_letter_is_refused_is_not_lost(kit: Kit) -> None:
+    """Where the broker rejects the dead letter, the subscription stops, and the event is there for the next member."""
+    topic = kit.topic()
+    log = kit.log()
+    refuse = fail("publish", Rejected("no such topic"), when=lambda outbound: outbound.topic.endswith(".dlq"))
+    bus = kit.bus(target=kit.faulty(refuse))
+    kit.subscribe(bus, topic, log=log, behave=broken, middleware=[retry(attempts=1)])
+    async with bus:
+        await bus.publish(topic, counted(0, key="k"))
+        await log.until(lambda: refuse.hits, "a refused dead letter")
+    again = kit.bus()
+    kit.subscribe(again, topic, log=log)
+    async with again:
+        await log.wait_done(["w-0"])
+
+
+@requires("max_event_bytes")
+async def test_an_event_of_the_maximum_size_can_be_dead_lettered(kit: Kit) -> None:
+    """The largest event that publish takes still fits when reason, error and origin stand beside it."""
+    topic = kit.topic()
+    bus = kit.bus()
+    limit = kit.capabilities.max_event_bytes
+    assert limit is not None
+
+    async def talk(_: Delivery) -> None:
+        raise ValueError("x" * 10_000)
+
+    kit.subscribe(bus, topic, behave=talk, middleware=[retry(attempts=1)])
+    async with bus:
+        size = limit
+        while size > 0:
+            event = Event.create(b"x" * size, source="c", type=TYPE, id="w-0", datacontenttype="text/plain")
+            try:
+                await bus.publish(topic, event)
+            except EventTooLarge as exc:
+                size -= exc.size - exc.limit
+            else:
+                break
+        (letter,) = await letters(kit, bus, topic, 1)
+    assert letter.event == event
+    assert size > limit - 12 * 1024
+
+
+async def test_a_foreign_message_is_kept_raw_and_the_consumer_lives_on(kit: Kit) -> None:
+    """A message that is no CloudEvent goes to the dead letters, body byte for byte, and those around it are handled."""
+    topic = kit.topic()
+    body = b"\x00\xff{not an event"
+    await kit.send_foreign(topic, ["g"], Foreign(body, [("x-legacy", b"yes")]))
+    bus = kit.bus()
+    log = kit.subscribe(bus, topic)
+    async with bus:
+        published = await kit.publish(bus, topic, 10, keys=4)
+        await log.wait_done(id_ for _, id_ in published)
+        (letter,) = await letters(kit, bus, topic, 1)
+        assert bus.subscriptions[0].stats.foreign == 1
+        await kit.drained(bus, topic)
+    message: Any = letter.event
+    assert isinstance(message, Foreign)
+    assert message.body == body
+    assert "no CloudEvent" in letter.reason
+
+
+async def test_foreign_messages_are_wrapped_where_the_topic_says_so(kit: Kit) -> None:
+    """With ``foreign = "wrap"`` a message that is no CloudEvent reaches the handler as an event around its bytes."""
+    topic = kit.topic()
+    body = b"plain old bytes"
+    await kit.send_foreign(topic, ["g"], Foreign(body))
+    bus = kit.bus(topics={topic: {"foreign": "wrap"}})
+    log = kit.subscribe(bus, topic)
+    async with bus:
+        await log.wait_started(1)
+        await kit.drained(bus, topic)
+    (handling,) = log.handlings
+    assert (handling.event.body, handling.event.type) == (body, "io.anybroker.foreign.v1")
+
+
+async def test_events_that_no_handler_takes_are_dead_lettered_where_asked_for(kit: Kit) -> None:
+    """With ``unhandled="dead_letter"`` an event of a type that no handler takes is kept, its starts counted as 0."""
+    topic = kit.topic()
+    bus = kit.bus()
+    log = kit.log()
+    subscription = bus.subscription(topic, group="g", unhandled="dead_letter")
+    subscription.on(log.handler("", None), type="com.example.wanted.v1", name="wanted")
+    async with bus:
+        await bus.publish(topic, counted(0))
+        (letter,) = await letters(kit, bus, topic, 1)
+    assert (letter.id, letter.attempts, log.started) == ("w-0", 0, [])

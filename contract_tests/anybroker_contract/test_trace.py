@@ -1,0 +1,70 @@
+"""trace: W3C context and causation go from hop to hop, exactly."""
+
+from __future__ import annotations
+
+from anybroker import Delivery
+
+from ._kit import TYPE, Kit, counted
+
+PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+HOP = "00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01"
+STATE = "rojo=00f067aa0ba902b7,congo=t61rcWkgMzE"
+BAGGAGE = "userId=alice,serverNode=DF%2028,isProduction=false"
+
+
+async def test_trace_context_arrives_exactly(kit: Kit) -> None:
+    """``traceparent`` and ``tracestate``, as extensions and as the hop's headers, and ``baggage``, come as sent."""
+    topic = kit.topic()
+    bus = kit.bus()
+    log = kit.subscribe(bus, topic)
+    headers = {"traceparent": HOP, "tracestate": STATE, "baggage": BAGGAGE}
+    event = counted(0).replace(extensions={"traceparent": PARENT, "tracestate": STATE})
+    async with bus:
+        await bus.publish(topic, event, headers=headers)
+        await log.wait_done(["w-0"])
+    (handling,) = log.handlings
+    assert (handling.event["traceparent"], handling.event["tracestate"]) == (PARENT, STATE)
+    assert {name: handling.headers.get(name) for name in headers} == headers
+
+
+async def test_context_and_causation_go_over_every_hop(kit: Kit) -> None:
+    """What a handler publishes keeps the starting trace and the correlation, names its cause, and carries the baggage;
+    and so does what the next handler publishes."""
+    first, second, third = kit.topic("a"), kit.topic("b"), kit.topic("c")
+    bus = kit.bus()
+
+    async def on(delivery: Delivery) -> None:
+        target = second if delivery.topic == first else third
+        await bus.publish(target, {"n": 1}, type=TYPE, key="k")
+
+    kit.subscribe(bus, first, behave=on)
+    middle = kit.subscribe(bus, second, behave=on)
+    last = kit.subscribe(bus, third)
+    start = counted(0).replace(extensions={"traceparent": PARENT, "tracestate": STATE})
+    async with bus:
+        await bus.publish(first, start, headers={"traceparent": HOP, "tracestate": STATE, "baggage": BAGGAGE})
+        await last.until(lambda: last.done, "the last hop")
+    (between,), (end,) = middle.handlings, last.handlings
+    assert (between.event["causationid"], between.event["correlationid"]) == (start.id, start.id)
+    assert (end.event["causationid"], end.event["correlationid"]) == (between.id, start.id)
+    for handling in (between, end):
+        assert (handling.event["traceparent"], handling.event["tracestate"]) == (PARENT, STATE)
+        assert handling.headers["baggage"] == BAGGAGE
+        assert handling.headers["traceparent"] == HOP
+
+
+async def test_a_correlation_that_is_there_is_kept(kit: Kit) -> None:
+    """``correlationid`` of the cause is copied, also where it is not the cause's own id."""
+    first, second = kit.topic("a"), kit.topic("b")
+    bus = kit.bus()
+
+    async def on(_: Delivery) -> None:
+        await bus.publish(second, {"n": 1}, type=TYPE)
+
+    kit.subscribe(bus, first, behave=on)
+    log = kit.subscribe(bus, second)
+    async with bus:
+        await bus.publish(first, counted(0).replace(extensions={"correlationid": "order-4711"}))
+        await log.until(lambda: log.done, "the second hop")
+    (handling,) = log.handlings
+    assert (handling.event["correlationid"], handling.event["causationid"]) == ("order-4711", "w-0")

@@ -1,0 +1,120 @@
+"""Questions to the cluster, answered by hand-made replies: what is no answer must not be taken for one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aiokafka import errors as kafka
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+
+from anybroker_kafka.cluster import Cluster
+
+Run = Callable[[Any], Any]
+TP = TopicPartition("orders", 0)
+
+
+class FakeClient:
+    """Gives one reply after the other; the last one again and again."""
+
+    def __init__(self, *replies: Any) -> None:
+        self.replies = list(replies)
+        self.requests: list[Any] = []
+        self.refreshes = 0
+        self.reachable = True
+        self.cluster = SimpleNamespace(leader_for_partition=lambda tp: 1, controller=None)
+
+    def get_random_node(self) -> int:
+        return 1
+
+    async def coordinator_lookup(self, kind: int, group: str) -> int:
+        return 1
+
+    def add_topic(self, topic: str) -> None: ...
+
+    async def send(self, node: int, request: Any) -> Any:
+        self.requests.append(request)
+        reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    async def force_metadata_update(self) -> bool:
+        self.refreshes += 1
+        await asyncio.sleep(0)
+        return self.reachable
+
+
+def cluster(*replies: Any, timeout: float = 5.0) -> tuple[Cluster, FakeClient]:
+    client = FakeClient(*replies)
+    return Cluster(client, timeout, True), client
+
+
+def offsets(code: int = 0, topics: Any = ()) -> SimpleNamespace:
+    return SimpleNamespace(error_code=code, topics=topics)
+
+
+COMMITTED = offsets(topics=[("orders", [(0, 7, "note", 0)])])
+
+
+@pytest.mark.parametrize(
+    "no_answer",
+    [
+        offsets(kafka.GroupLoadInProgressError.errno),
+        offsets(kafka.NotCoordinatorForGroupError.errno),
+        offsets(),
+        offsets(topics=[("orders", [(0, -1, "", kafka.GroupLoadInProgressError.errno)])]),
+        kafka.KafkaConnectionError("gone"),
+    ],
+)
+def test_a_coordinator_that_is_loading_is_not_a_group_without_offsets(run: Run, no_answer: Any) -> None:
+    asked, client = cluster(no_answer, COMMITTED)
+    assert run(asked.committed("g", [TP])) == {TP: OffsetAndMetadata(7, "note")}
+    assert client.refreshes == 1
+
+
+def test_no_offset_is_left_out(run: Run) -> None:
+    asked, _ = cluster(offsets(topics=[("orders", [(0, -1, "", 0)])]))
+    assert run(asked.committed("g", [TP])) == {}
+
+
+def test_patience_ends_with_the_time_out_and_with_the_last_error(run: Run) -> None:
+    asked, _ = cluster(offsets(kafka.GroupLoadInProgressError.errno), timeout=0.05)
+    with pytest.raises(kafka.GroupLoadInProgressError):
+        run(asked.committed("g", [TP]))
+
+
+def test_without_any_broker_there_is_no_patience(run: Run) -> None:
+    asked, client = cluster(kafka.NodeNotReadyError())
+    client.reachable = False
+    with pytest.raises(kafka.NodeNotReadyError):
+        run(asked.committed("g", [TP]))
+    assert len(client.requests) == 1
+
+
+def test_what_waiting_does_not_mend_is_raised_at_once(run: Run) -> None:
+    asked, client = cluster(offsets(kafka.GroupAuthorizationFailedError.errno))
+    with pytest.raises(kafka.GroupAuthorizationFailedError):
+        run(asked.committed("g", [TP]))
+    assert client.refreshes == 0
+
+
+def test_topics_are_looked_for_without_making_them(run: Run) -> None:
+    topics = [
+        {"topic": "orders", "error_code": 0, "partitions": [1, 2, 3]},
+        {"topic": "young", "error_code": kafka.LeaderNotAvailableError.errno, "partitions": [1]},
+        {"topic": "missing", "error_code": kafka.UnknownTopicOrPartitionError.errno, "partitions": []},
+    ]
+    asked, client = cluster(SimpleNamespace(to_object=lambda: {"topics": topics}))
+    assert run(asked.partitions(["orders", "young", "missing"])) == {"orders": 3, "young": 1}
+    assert client.requests[0]._allow_auto_topic_creation is False
+
+
+def test_a_group_with_members_takes_no_position_from_outside(run: Run) -> None:
+    reply = SimpleNamespace(topics=[("orders", [(0, kafka.UnknownMemberIdError.errno)])])
+    asked, _ = cluster(reply)
+    with pytest.raises(kafka.UnknownMemberIdError):
+        run(asked.commit("g", {TP: 5}))
