@@ -32,7 +32,9 @@ def find_harnesses(names: Iterable[str]) -> dict[str, type[BrokerHarness]]:
         except (ImportError, AttributeError) as exc:
             raise pytest.UsageError(f"--adapter {path}: cannot be imported: {exc}") from exc
         if not (isinstance(harness, type) and issubclass(harness, BrokerHarness)):
-            raise pytest.UsageError(f"--adapter {path}: is not a subclass of anybroker_contract.BrokerHarness")
+            raise pytest.UsageError(
+                f"--adapter {path}: is not a subclass of anybroker_contract.BrokerHarness"
+            )
         found[harness.name] = harness
     return found
 
@@ -53,7 +55,9 @@ class Adapters:
         from .harnesses.server import ServerHarness
 
         servers = {harness for harness in self.shared.values() if isinstance(harness, ServerHarness)}
-        found = start_brokers([harness.kind for harness in servers], say=lambda name, text: say(f"{name}: {text}"))
+        found = start_brokers(
+            [harness.kind for harness in servers], say=lambda name, text: say(f"{name}: {text}")
+        )
         for name, harness in self.shared.items():
             try:
                 if isinstance(harness, ServerHarness):
@@ -69,7 +73,10 @@ class Adapters:
 
     def told(self) -> dict[str, str | None]:
         """For the workers: what each setup returned; None where there is no broker."""
-        return {name: None if name in self.unavailable else harness.started for name, harness in self.shared.items()}
+        return {
+            name: None if name in self.unavailable else harness.started
+            for name, harness in self.shared.items()
+        }
 
     def attach(self, told: dict[str, str | None]) -> None:
         """In a worker."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import inspect
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
-from collections.abc import AsyncIterator
 
 from anybroker import Bus, Event
 from anybroker.adapter import (
@@ -25,7 +24,7 @@ from anybroker.adapter import (
 from anybroker.bus import AdapterFactory
 from anybroker.capabilities import Capabilities
 from anybroker.errors import BrokerError
-from anybroker.testing import FaultyBroker, Fault, adapter_of
+from anybroker.testing import Fault, FaultyBroker, adapter_of
 
 from ._log import Behaviour, Log
 from ._process import Worker
@@ -43,7 +42,9 @@ TYPE = "com.example.contract.counted.v1"
 class Kit:
     """Given to every test as the fixture ``kit``. What it opened is closed after the test."""
 
-    def __init__(self, harness: BrokerHarness, folder: Path, *, size: str, patience: float, mutant: str | None) -> None:
+    def __init__(
+        self, harness: BrokerHarness, folder: Path, *, size: str, patience: float, mutant: str | None
+    ) -> None:
         self.harness = harness
         self.capabilities: Capabilities = harness.capabilities()
         self.folder = folder
@@ -170,7 +171,11 @@ class Kit:
 
     def context(self, **changes: Any) -> AdapterContext:
         """What an adapter is told."""
-        options: dict[str, Any] = {"service": "contract", "instance": f"contract-{secrets.token_hex(4)}", "lease": 6.0}
+        options: dict[str, Any] = {
+            "service": "contract",
+            "instance": f"contract-{secrets.token_hex(4)}",
+            "lease": 6.0,
+        }
         return AdapterContext(**{**options, **changes})
 
     @asynccontextmanager
@@ -222,6 +227,10 @@ class Kit:
 
             await eventually(empty, self.patience, f"the broker still holds events of {topic}/{group}")
 
+    async def settled_elsewhere(self) -> None:
+        """Give another process the time of a settlement: two intervals of its receiver, and a little for the way."""
+        await asyncio.sleep(2 * self.capabilities.settle_interval + 0.5)
+
     async def close(self) -> None:
         """End what the test left open."""
         for worker in self._workers:
@@ -238,10 +247,14 @@ def counted(number: int, *, key: str | None = None, writer: str = "w") -> Event[
     return Event.create({"n": number}, source="contract", type=TYPE, id=id_, key=key)
 
 
-async def submit(sender: Any, batch: Sequence[Outbound], seconds: float = 30.0) -> list[Receipt | BrokerError]:
+async def submit(
+    sender: Any, batch: Sequence[Outbound], seconds: float = 30.0
+) -> list[Receipt | BrokerError]:
     """Hand over to a Sender and wait for every report."""
     loop = asyncio.get_running_loop()
-    futures: dict[int, asyncio.Future[Receipt | BrokerError]] = {id(item): loop.create_future() for item in batch}
+    futures: dict[int, asyncio.Future[Receipt | BrokerError]] = {
+        id(item): loop.create_future() for item in batch
+    }
 
     def report(outbound: Outbound, result: Receipt | BrokerError) -> None:
         futures[id(outbound)].set_result(result)

@@ -66,10 +66,14 @@ class Worker:
         )
         self._reading = asyncio.create_task(self._read(self._process), name=f"reading {self._process.pid}")
         await self.log.until(
-            lambda: self.ready or (self._reading is not None and self._reading.done()), "the worker is ready", seconds
+            lambda: self.ready or (self._reading is not None and self._reading.done()),
+            "the worker is ready",
+            seconds,
         )
         if not self.ready:
-            raise AssertionError(f"the worker ended before it was ready:\n{self._errors.decode(errors='replace')}")
+            raise AssertionError(
+                f"the worker ended before it was ready:\n{self._errors.decode(errors='replace')}"
+            )
 
     async def _read(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None
@@ -85,7 +89,12 @@ class Worker:
                     self.closed = facts["stats"]
                 case "start":
                     handling = Handling(
-                        facts["id"], facts["key"], facts["attempt"], self.member, self._now(), headers=facts["headers"]
+                        facts["id"],
+                        facts["key"],
+                        facts["attempt"],
+                        self.member,
+                        self._now(),
+                        headers=facts["headers"],
                     )
                     running[facts["id"]] = handling
                     self.log.add(handling)

@@ -29,7 +29,9 @@ class Signal:
         return bool(done)
 
 
-async def wait_until(condition: Callable[[], object], deadline: float, changed: Signal, what: Callable[[], str]) -> None:
+async def wait_until(
+    condition: Callable[[], object], deadline: float, changed: Signal, what: Callable[[], str]
+) -> None:
     """Return when the condition is true; AssertionError with ``what()`` if it is not after ``deadline`` seconds."""
     loop = asyncio.get_running_loop()
     end = loop.time() + deadline

@@ -65,7 +65,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="NAMES",
         help="fail where one of these brokers (comma-separated, or all) cannot be had. Default: its tests are skipped.",
     )
-    group.addoption("--tier", choices=TIERS, default="short", help="short (default), full (larger numbers), stress (ten times)")
+    group.addoption(
+        "--tier",
+        choices=TIERS,
+        default="short",
+        help="short (default), full (larger numbers), stress (ten times)",
+    )
     group.addoption(
         "--patience",
         type=float,
@@ -74,16 +79,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="by when what a test waits for must have happened. Default: 20.",
     )
     group.addoption(
-        "--ledger", action="append", default=[], metavar="FILE", help="a ledger of your own, beside the suite's"
+        "--ledger",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a ledger of your own, beside the suite's",
     )
-    group.addoption("--outcomes", default=None, metavar="FILE", help="write each outcome to this file, one JSON a line")
-    group.addoption("--write-table", default=None, metavar="FILE", help="write tests × adapters into this page")
+    group.addoption(
+        "--outcomes", default=None, metavar="FILE", help="write each outcome to this file, one JSON a line"
+    )
+    group.addoption(
+        "--write-table", default=None, metavar="FILE", help="write tests × adapters into this page"
+    )
     group.addoption("--check-table", default=None, metavar="FILE", help="fail if that page is not current")
     group.addoption(
-        "--mutant", action="append", default=[], metavar="NAME", help="run against this broken adapter. Repeatable; all."
+        "--mutant",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="run against this broken adapter. Repeatable; all.",
     )
     group.addoption(
-        "--killers-only", action="store_true", help="with --mutant: only the tests that are named as its killers"
+        "--killers-only",
+        action="store_true",
+        help="with --mutant: only the tests that are named as its killers",
     )
 
 
@@ -156,7 +175,11 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     lines = [f"anybroker contract suite, tier {config.option.tier}"]
     for name, harness in adapters.shared.items():
         gone = adapters.unavailable.get(name)
-        lines.append(f"  {name}: {harness.detail or 'from its harness'}" if gone is None else f"  {name}: NOT TESTED: {_why(gone)}")
+        lines.append(
+            f"  {name}: {harness.detail or 'from its harness'}"
+            if gone is None
+            else f"  {name}: NOT TESTED: {_why(gone)}"
+        )
     return lines
 
 
@@ -195,7 +218,9 @@ def _mutants(config: pytest.Config, test: str, harness: BrokerHarness) -> list[s
         return [None]
     from .mutants import MUTANTS
 
-    wanted = MUTANTS if "all" in config.option.mutant else {name: MUTANTS[name] for name in config.option.mutant}
+    wanted = (
+        MUTANTS if "all" in config.option.mutant else {name: MUTANTS[name] for name in config.option.mutant}
+    )
     return [
         mutant.name
         for mutant in wanted.values()
@@ -311,7 +336,9 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         test, name, mutant = report.anybroker
         verdict, reason = _verdict(report)
         if verdict is not None:
-            _session.stash[_OUTCOMES].add(Outcome(test, name, verdict, reason, mutant, round(report.duration, 3)))
+            _session.stash[_OUTCOMES].add(
+                Outcome(test, name, verdict, reason, mutant, round(report.duration, 3))
+            )
 
 
 def _verdict(report: pytest.TestReport) -> tuple[Verdict | None, str]:

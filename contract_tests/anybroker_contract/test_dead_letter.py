@@ -58,7 +58,13 @@ async def test_attempts_are_exact_and_the_dead_letter_says_why(kit: Kit) -> None
         assert bus.problems == {}
     assert log.attempts("w-7") == [1, 2, 3]
     assert letter.event == event
-    assert (letter.topic, letter.group, letter.handler, letter.attempts, letter.replays) == (topic, "g", "contract", 3, 0)
+    assert (letter.topic, letter.group, letter.handler, letter.attempts, letter.replays) == (
+        topic,
+        "g",
+        "contract",
+        3,
+        0,
+    )
     assert letter.reason == "ValueError: broken on purpose"
     assert "ValueError: broken on purpose" in letter.error
     assert letter.died.endswith("Z")
@@ -94,7 +100,9 @@ async def test_a_rejected_event_dies_at_its_first_start(kit: Kit) -> None:
             raise Reject("not for us: ä")
         raise KeyError("gone")
 
-    log = kit.subscribe(bus, topic, behave=refuse, middleware=[retry(attempts=5, first=0.01, give_up_on=KeyError)])
+    log = kit.subscribe(
+        bus, topic, behave=refuse, middleware=[retry(attempts=5, first=0.01, give_up_on=KeyError)]
+    )
     async with bus:
         await kit.publish(bus, topic, 2)
         found = {letter.id: letter for letter in await letters(kit, bus, topic, 2)}
@@ -133,13 +141,17 @@ async def test_a_dead_letter_is_the_event_untouched(kit: Kit, body: bytes | None
     bus = kit.bus()
     kit.subscribe(bus, topic, behave=broken, middleware=[retry(attempts=1)])
     event = Event.create(
-        source="/contract/äöü",
+        source="/contract/%C3%A4?x=1",
         type=TYPE,
         id="id with spaces/ä",
         time="2024-02-29T23:59:59.123456789Z",
         subject="a subject",
         key="Kunde 7",
-        extensions={"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "number": 7, "blob": b"\x00"},
+        extensions={
+            "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "number": 7,
+            "blob": b"\x00",
+        },
     )
     if body is not None:
         event = event.replace(data=body, datacontenttype="application/octet-stream")

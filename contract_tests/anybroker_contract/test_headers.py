@@ -55,7 +55,14 @@ async def test_attribute_values_arrive_exactly(kit: Kit) -> None:
     bus = kit.bus()
     log = kit.subscribe(bus, topic)
     events = [
-        Event.create({"n": 0}, source="contract", type=TYPE, id=name, subject=value or None, extensions={"comment": value})
+        Event.create(
+            {"n": 0},
+            source="contract",
+            type=TYPE,
+            id=name,
+            subject=value or None,
+            extensions={"comment": value},
+        )
         for name, value in VALUES.items()
         if name != "long"
     ]
@@ -63,7 +70,9 @@ async def test_attribute_values_arrive_exactly(kit: Kit) -> None:
         for event in events:
             await bus.publish(topic, event)
         await log.wait_done(event.id for event in events)
-    assert {handling.id: handling.event for handling in log.handlings} == {event.id: event for event in events}
+    assert {handling.id: handling.event for handling in log.handlings} == {
+        event.id: event for event in events
+    }
 
 
 async def test_eleven_extensions_of_every_type_arrive(kit: Kit) -> None:
@@ -72,7 +81,13 @@ async def test_eleven_extensions_of_every_type_arrive(kit: Kit) -> None:
     bus = kit.bus()
     log = kit.subscribe(bus, topic)
     extensions: dict[str, Any] = {f"ext{number}": f"value {number}" for number in range(6)}
-    extensions |= {"anumber": -2147483648, "another": 2147483647, "yes": True, "no": False, "blob": b"\x00\xff\x10"}
+    extensions |= {
+        "anumber": -2147483648,
+        "another": 2147483647,
+        "yes": True,
+        "no": False,
+        "blob": b"\x00\xff\x10",
+    }
     event = Event.create({"n": 0}, source="contract", type=TYPE, id="w-0", extensions=extensions)
     async with bus:
         await bus.publish(topic, event)

@@ -6,8 +6,19 @@ import asyncio
 import time
 
 from anybroker import Delivery, Retry
-from anybroker.adapter import Ack, Commit, Inbound, Lane, SubscriptionSpec, Topology, TopicSpec, GroupSpec
-from anybroker.adapter import Outbound, Receiver, Settlement
+from anybroker.adapter import (
+    Ack,
+    Commit,
+    GroupSpec,
+    Inbound,
+    Lane,
+    Outbound,
+    Receiver,
+    Settlement,
+    SubscriptionSpec,
+    TopicSpec,
+    Topology,
+)
 from anybroker.capabilities import Acknowledgement
 from anybroker.errors import BrokerError
 from anybroker.middleware import retry
@@ -167,7 +178,9 @@ async def test_attempts_survive_a_clean_restart_of_the_consumer(kit: Kit) -> Non
     kit.subscribe(first, topic, log=log, behave=fail, middleware=[retry(attempts=9, mode="hold")])
     async with first:
         await first.publish(topic, counted(0, key="k"))
-        await log.until(lambda: [item for item in log.handlings if item.ended is not None], "one failed start")
+        await log.until(
+            lambda: [item for item in log.handlings if item.ended is not None], "one failed start"
+        )
     second = kit.bus()
     kit.subscribe(second, topic, log=log, behave=fail_once_more, middleware=[retry(attempts=9, mode="hold")])
     async with second:

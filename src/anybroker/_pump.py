@@ -333,6 +333,7 @@ class Pump:
 
     def _forget(self, delivery: Delivery) -> None:
         state = delivery.lane_state
+        self.recovered(delivery)
         state.outstanding -= 1
         self._outstanding -= 1
         if state.ledger is not None and delivery.attempt > 1:
@@ -552,6 +553,8 @@ class Pump:
                 self._give_back(delivery, delivery.attempt)
                 raise
             else:
+                if self._stuck_for:
+                    self.recovered(delivery)
                 if state.lost:
                     stats.stale_settlements += 1
                 elif cumulative:
@@ -635,7 +638,7 @@ class Pump:
             self._hold(following, delay)
 
     def recovered(self, delivery: Delivery) -> None:
-        """A delivery that was kept is done after all."""
+        """A delivery that was kept is done after all, or not ours any more."""
         if self._stuck_for.pop(delivery.inbound, None) is not None and not self._stuck_for:
             self.problem = None
 
@@ -650,7 +653,7 @@ class Pump:
         self.stats.returned += 1
         state.outstanding -= 1
         self._outstanding -= 1
-        self._stuck_for.pop(delivery.inbound, None)
+        self.recovered(delivery)
         if state.lost or self._settler is None:
             return
         if state.ledger is not None:

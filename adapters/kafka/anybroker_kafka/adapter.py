@@ -40,6 +40,8 @@ __all__ = ["KafkaAdapter"]
 
 _SETTLING = 10.0
 """Seconds that the core may take for the last commit of a revoked lane, after the drain."""
+_PATIENCE = 2.0
+"""Seconds that close() waits for clients which wait for Kafka."""
 _FOREVER_MS = 2**31 - 1
 _HEARTBEAT_MS = 1000
 """Members hear of a rebalance with their next heartbeat, and all stand still until the last one has."""
@@ -226,9 +228,8 @@ class KafkaAdapter:
             await topologies.seek(self._connected(), topic, group, to)
 
     async def close(self) -> None:
-        """See :meth:`anybroker.adapter.Adapter.close`. Clients that Kafka keeps waiting are broken off after 2 s."""
-        if self._closing is not None:
-            await self._closing.finish(2.0)
+        """See :meth:`anybroker.adapter.Adapter.close`. A client that Kafka keeps waiting goes on ending beside it."""
         cluster, self._cluster = self._cluster, None
-        if cluster is not None:
-            await cluster.close()
+        if cluster is not None and self._closing is not None:
+            await self._closing.finish(_PATIENCE)
+            await self._closing.begin(cluster.close(), _PATIENCE)

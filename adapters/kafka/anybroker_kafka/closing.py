@@ -11,6 +11,9 @@ __all__ = ["Closing", "looked_at"]
 
 _log = logging.getLogger("anybroker.kafka")
 
+_LONGEST = 60.0
+"""Seconds: by then every request has timed out, and only sockets can be left."""
+
 
 def looked_at(future: asyncio.Future[Any]) -> None:
     """A done callback for what may end with nobody waiting any more: asyncio does not report its error as lost."""
@@ -35,10 +38,14 @@ class Closing:
 
     def leave(self, end: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Start it and do not wait."""
-        task = asyncio.create_task(end)
+        task = asyncio.create_task(self._run(end))
         self._tasks.add(task)
         task.add_done_callback(self._done)
         return task
+
+    async def _run(self, end: Coroutine[Any, Any, None]) -> None:
+        async with asyncio.timeout(_LONGEST):
+            await end
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -46,10 +53,6 @@ class Closing:
             _log.debug("a Kafka client ended with an error: %s", exc)
 
     async def finish(self, timeout: float) -> None:
-        """Wait for all of them, at most that many seconds; then break off what is left."""
+        """Wait for all of them, at most that many seconds."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=timeout)
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)

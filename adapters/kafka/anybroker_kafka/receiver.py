@@ -11,7 +11,6 @@ from aiokafka.errors import (
     ConsumerStoppedError,
     IllegalGenerationError,
     IllegalStateError,
-    KafkaError,
     UnknownMemberIdError,
 )
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
@@ -99,7 +98,9 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
             left = end - loop.time()
             if left <= 0:
                 break
-            waiting = {self._changed} if self._poll is None else {self._changed, self._poll}
+            # A poll that has ended waits for its lanes to have room, and would not wait here.
+            polling = self._poll is not None and not self._poll.done()
+            waiting = {self._changed, self._poll} if polling else {self._changed}
             await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         return ()
 
@@ -125,7 +126,8 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
             )
         except ConsumerStoppedError:
             return {}
-        except KafkaError as exc:
+        except Exception as exc:
+            # Kafka's errors, and whatever a decompressor or a bug of the client raises: with another consumer it goes on.
             raise self._dead(exc, "receiving") from exc
         return records
 
@@ -241,9 +243,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
     def _verdict(self, item: Settlement, error: BrokerError | None) -> BrokerError | None:
         if not isinstance(item, Commit):
             return Unavailable("Kafka settles positions, not single deliveries: a Commit was expected")
-        if error is None and item.lane in self._held:
-            return None
-        if error is not None and item.lane in self._held:
+        if item.lane in self._held:
             return error
         return LeaseLost(f"partition {item.lane.name} has gone to another member of {self._group!r}")
 

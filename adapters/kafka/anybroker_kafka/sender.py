@@ -208,4 +208,5 @@ class KafkaSender:
         routine.cancel()
         await asyncio.wait({routine})
         looked_at(routine)
-        await producer.client.close()
+        async with asyncio.timeout(_LAST_WORDS):
+            await producer.client.close()

@@ -1,6 +1,6 @@
 """Deliberately broken adapters, and the run that shows that the suite finds each of them.
 
-    python -m anybroker_contract.mutants --adapter memory
+python -m anybroker_contract.mutants --adapter memory
 """
 
 from .catalogue import MUTANTS, Mutant, break_broker

@@ -47,13 +47,28 @@ def cumulative(capabilities: Capabilities) -> bool:
 
 _ALL = (
     # ------------------------------------------------------------------------------------------------ publishing
-    Mutant("loses-one-in-a-hundred", publishing.LosesOneInAHundred, ("test_every_event_arrives_as_it_was_published",)),
-    Mutant("duplicates-one-in-fifty", publishing.DuplicatesOneInFifty, ("test_every_event_arrives_as_it_was_published",)),
-    Mutant("reorders-a-key", publishing.ReordersAKey, ("test_the_order_of_calls_per_key_holds_under_concurrency",)),
+    Mutant(
+        "loses-one-in-a-hundred",
+        publishing.LosesOneInAHundred,
+        ("test_every_event_arrives_as_it_was_published",),
+    ),
+    Mutant(
+        "duplicates-one-in-fifty",
+        publishing.DuplicatesOneInFifty,
+        ("test_every_event_arrives_as_it_was_published",),
+    ),
+    Mutant(
+        "reorders-a-key",
+        publishing.ReordersAKey,
+        ("test_the_order_of_calls_per_key_holds_under_concurrency",),
+    ),
     Mutant(
         "swallows-a-publish-error",
         publishing.SwallowsAPublishError,
-        ("test_publishing_to_a_missing_topic_is_an_error_at_once", "test_one_bad_entry_of_a_batch_fails_alone"),
+        (
+            "test_publishing_to_a_missing_topic_is_an_error_at_once",
+            "test_one_bad_entry_of_a_batch_fails_alone",
+        ),
     ),
     Mutant(
         "confirms-before-storing",
@@ -68,12 +83,18 @@ _ALL = (
     Mutant("drops-headers", publishing.DropsHeaders, ("test_transport_headers_arrive_exactly",)),
     Mutant("strips-header-values", publishing.StripsHeaderValues, ("test_transport_headers_arrive_exactly",)),
     Mutant("invents-a-header", publishing.InventsAHeader, ("test_an_event_without_headers_has_none",)),
-    Mutant("drops-an-extension", publishing.DropsAnExtension, ("test_eleven_extensions_of_every_type_arrive",)),
+    Mutant(
+        "drops-an-extension", publishing.DropsAnExtension, ("test_eleven_extensions_of_every_type_arrive",)
+    ),
     Mutant("rounds-the-time", publishing.RoundsTheTime, ("test_every_attribute_arrives",)),
-    Mutant("empties-a-null-body", publishing.EmptiesANullBody, ("test_absent_null_and_empty_stay_different",)),
+    Mutant(
+        "empties-a-null-body", publishing.EmptiesANullBody, ("test_absent_null_and_empty_stay_different",)
+    ),
     Mutant("recodes-bodies", publishing.RecodesBodies, ("test_every_body_arrives_byte_for_byte",)),
     Mutant(
-        "inlet-reaches-every-group", publishing.InletReachesEveryGroup, ("test_a_replay_reaches_only_the_group_that_failed",)
+        "inlet-reaches-every-group",
+        publishing.InletReachesEveryGroup,
+        ("test_a_replay_reaches_only_the_group_that_failed",),
     ),
     Mutant(
         "delivers-too-early",
@@ -100,7 +121,9 @@ _ALL = (
     ),
     # ------------------------------------------------------------------------------------------------- consuming
     Mutant(
-        "acks-before-the-handler", consuming.AcksBeforeTheHandler, ("test_nothing_is_settled_before_its_handler_returned",)
+        "acks-before-the-handler",
+        consuming.AcksBeforeTheHandler,
+        ("test_nothing_is_settled_before_its_handler_returned",),
     ),
     Mutant("forgets-acks", consuming.ForgetsAcks, ("test_what_was_acked_never_comes_again",)),
     Mutant(
@@ -122,7 +145,9 @@ _ALL = (
         cumulative,
     ),
     Mutant(
-        "forgets-attempts", consuming.ForgetsAttempts, ("test_attempts_survive_a_clean_restart_of_the_consumer",)
+        "forgets-attempts",
+        consuming.ForgetsAttempts,
+        ("test_attempts_survive_a_clean_restart_of_the_consumer",),
     ),
     Mutant(
         "counts-what-was-not-started",
@@ -139,10 +164,17 @@ _ALL = (
     Mutant(
         "leaks-what-it-holds-on-close",
         consuming.LeaksOnClose,
-        ("test_nothing_is_settled_before_its_handler_returned", "test_a_stopped_subscription_goes_on_where_it_was"),
+        (
+            "test_nothing_is_settled_before_its_handler_returned",
+            "test_a_stopped_subscription_goes_on_where_it_was",
+        ),
     ),
     Mutant("hangs-on-close", consuming.HangsOnClose, ("test_close_ends_soon_and_leaves_nothing_running",)),
-    Mutant("leaves-a-task-behind", consuming.LeavesATaskBehind, ("test_close_ends_soon_and_leaves_nothing_running",)),
+    Mutant(
+        "leaves-a-task-behind",
+        consuming.LeavesATaskBehind,
+        ("test_close_ends_soon_and_leaves_nothing_running",),
+    ),
     Mutant("shares-state-between-groups", consuming.SharesGroups, ("test_each_group_gets_everything",)),
     Mutant("mixes-topics", consuming.MixesTopics, ("test_two_topics_do_not_mix",)),
     Mutant("loses-the-key", consuming.LosesTheKey, ("test_order_per_key",)),
@@ -164,7 +196,9 @@ _ALL = (
         lambda capabilities: bool(capabilities.verify),
     ),
     Mutant(
-        "drops-foreign-messages", consuming.DropsForeignMessages, ("test_a_foreign_message_is_kept_raw_and_the_consumer_lives_on",)
+        "drops-foreign-messages",
+        consuming.DropsForeignMessages,
+        ("test_a_foreign_message_is_kept_raw_and_the_consumer_lives_on",),
     ),
     Mutant(
         "ignores-the-start",
@@ -172,7 +206,11 @@ _ALL = (
         ("test_earliest_begins_with_what_is_kept",),
         lambda capabilities: bool(capabilities.retains),
     ),
-    Mutant("takes-more-than-asked-for", consuming.TakesMoreThanAskedFor, ("test_what_is_fetched_ahead_is_bounded",)),
+    Mutant(
+        "takes-more-than-asked-for",
+        consuming.TakesMoreThanAskedFor,
+        ("test_what_is_fetched_ahead_is_bounded",),
+    ),
     Mutant("stops-delivering", consuming.StopsDelivering, ("test_members_of_a_group_share_its_events",)),
 )
 

@@ -48,7 +48,9 @@ class AcksBeforeTheHandler(Flaw):
             await receiver.inner.settle(_done(receiver, batch))
         return batch
 
-    async def settle(self, receiver: BrokenReceiver, batch: Sequence[Settlement]) -> Sequence[BrokerError | None]:
+    async def settle(
+        self, receiver: BrokenReceiver, batch: Sequence[Settlement]
+    ) -> Sequence[BrokerError | None]:
         """Receiver.settle."""
         return [None] * len(batch)
 
@@ -56,7 +58,9 @@ class AcksBeforeTheHandler(Flaw):
 class ForgetsAcks(Flaw):
     """Settlements are confirmed and do not reach the broker."""
 
-    async def settle(self, receiver: BrokenReceiver, batch: Sequence[Settlement]) -> Sequence[BrokerError | None]:
+    async def settle(
+        self, receiver: BrokenReceiver, batch: Sequence[Settlement]
+    ) -> Sequence[BrokerError | None]:
         """Receiver.settle."""
         return [None] * len(batch)
 
@@ -64,7 +68,9 @@ class ForgetsAcks(Flaw):
 class TakesAReleaseForAnAck(Flaw):
     """What is given back is settled for good."""
 
-    async def settle(self, receiver: BrokenReceiver, batch: Sequence[Settlement]) -> Sequence[BrokerError | None]:
+    async def settle(
+        self, receiver: BrokenReceiver, batch: Sequence[Settlement]
+    ) -> Sequence[BrokerError | None]:
         """Receiver.settle."""
         return await receiver.inner.settle(
             [Ack(item.inbound) if isinstance(item, Release) else item for item in batch]
@@ -80,18 +86,27 @@ class CommitsPastAnOpenEvent(Flaw):
             receiver.memory[inbound.lane] = inbound.position + 1
         return batch
 
-    async def settle(self, receiver: BrokenReceiver, batch: Sequence[Settlement]) -> Sequence[BrokerError | None]:
+    async def settle(
+        self, receiver: BrokenReceiver, batch: Sequence[Settlement]
+    ) -> Sequence[BrokerError | None]:
         """Receiver.settle."""
         last = receiver.memory
         return await receiver.inner.settle(
-            [Commit(item.lane, last.get(item.lane, item.position), "") if isinstance(item, Commit) else item for item in batch]
+            [
+                Commit(item.lane, last.get(item.lane, item.position), "")
+                if isinstance(item, Commit)
+                else item
+                for item in batch
+            ]
         )
 
 
 class ForgetsTheNote(Flaw):
     """The note beside the committed position is not stored."""
 
-    async def settle(self, receiver: BrokenReceiver, batch: Sequence[Settlement]) -> Sequence[BrokerError | None]:
+    async def settle(
+        self, receiver: BrokenReceiver, batch: Sequence[Settlement]
+    ) -> Sequence[BrokerError | None]:
         """Receiver.settle."""
         return await receiver.inner.settle(
             [Commit(item.lane, item.position, "") if isinstance(item, Commit) else item for item in batch]
@@ -101,14 +116,18 @@ class ForgetsTheNote(Flaw):
 class ForgetsAttempts(Flaw):
     """The starts of what is given back are forgotten."""
 
-    async def settle(self, receiver: BrokenReceiver, batch: Sequence[Settlement]) -> Sequence[BrokerError | None]:
+    async def settle(
+        self, receiver: BrokenReceiver, batch: Sequence[Settlement]
+    ) -> Sequence[BrokerError | None]:
         """Receiver.settle."""
         changed: list[Settlement] = []
         for item in batch:
             if isinstance(item, Release):
                 changed.append(Release(item.inbound, 0, item.delay, item.failed))
             elif isinstance(item, Commit):
-                changed.append(Commit(item.lane, item.position, item.note.rpartition("|")[0] + "|" if item.note else ""))
+                changed.append(
+                    Commit(item.lane, item.position, item.note.rpartition("|")[0] + "|" if item.note else "")
+                )
             else:
                 changed.append(item)
         return await receiver.inner.settle(changed)
@@ -117,7 +136,9 @@ class ForgetsAttempts(Flaw):
 class CountsWhatWasNotStarted(Flaw):
     """An event that was given back unstarted has one attempt less."""
 
-    async def settle(self, receiver: BrokenReceiver, batch: Sequence[Settlement]) -> Sequence[BrokerError | None]:
+    async def settle(
+        self, receiver: BrokenReceiver, batch: Sequence[Settlement]
+    ) -> Sequence[BrokerError | None]:
         """Receiver.settle."""
         return await receiver.inner.settle(
             [
@@ -132,23 +153,30 @@ class CountsWhatWasNotStarted(Flaw):
 class DeadLettersOnShutdown(Flaw):
     """What is given back at shutdown goes to the dead-letter topic."""
 
-    async def settle(self, receiver: BrokenReceiver, batch: Sequence[Settlement]) -> Sequence[BrokerError | None]:
+    async def settle(
+        self, receiver: BrokenReceiver, batch: Sequence[Settlement]
+    ) -> Sequence[BrokerError | None]:
         """Receiver.settle."""
         back = [item.inbound for item in batch if isinstance(item, Release) and not item.failed]
         if back:
             name = f"{receiver.subscription.topic}.{receiver.subscription.group}.dlq"
             sender = await receiver.adapter.open_sender()
             await sender.submit(
-                [Outbound(inbound.event, name, hop="shutdown") for inbound in back], lambda _item, _result: None
+                [Outbound(inbound.event, name, hop="shutdown") for inbound in back],
+                lambda _item, _result: None,
             )
             await sender.close()
-        return await receiver.inner.settle([Ack(item.inbound) if isinstance(item, Release) else item for item in batch])
+        return await receiver.inner.settle(
+            [Ack(item.inbound) if isinstance(item, Release) else item for item in batch]
+        )
 
 
 class LeaksOnClose(Flaw):
     """A receiver that closes does not leave its group, and keeps what it holds."""
 
-    async def settle(self, receiver: BrokenReceiver, batch: Sequence[Settlement]) -> Sequence[BrokerError | None]:
+    async def settle(
+        self, receiver: BrokenReceiver, batch: Sequence[Settlement]
+    ) -> Sequence[BrokerError | None]:
         """Receiver.settle."""
         kept = [item for item in batch if not isinstance(item, Release)]
         if kept:
@@ -201,7 +229,9 @@ class SharesGroups(Flaw):
     async def submit(self, sender: Sender, batch: Sequence[Outbound], report: Report) -> None:
         """Sender.submit."""
         copies = [
-            changed_outbound(outbound, group="all") if outbound.group is not None else changed_outbound(outbound)
+            changed_outbound(outbound, group="all")
+            if outbound.group is not None
+            else changed_outbound(outbound)
             for outbound in batch
         ]
         await sender.submit(copies, lambda copy, result: report(copy.token, result))
@@ -288,7 +318,8 @@ class IgnoresTheStart(Flaw):
     async def declare(self, adapter: Adapter, topology: Topology, mode: Literal["create", "verify"]) -> None:
         """Adapter.declare."""
         new = tuple(
-            replace(spec, groups=tuple(replace(group, start="new") for group in spec.groups)) for spec in topology.topics
+            replace(spec, groups=tuple(replace(group, start="new") for group in spec.groups))
+            for spec in topology.topics
         )
         await adapter.declare(Topology(new), mode)
 

@@ -63,7 +63,7 @@ def middleware(function: Callable[[Delivery, Handler], Awaitable[None]], /) -> F
 
 def from_callable(item: Any) -> Any:
     """An item of a middleware list: ours as it is, a plain ``Handler -> Handler`` wrapped; else ConfigError."""
-    if hasattr(item, "wrap") or hasattr(item, "bind"):
+    if not isinstance(item, type) and (hasattr(item, "wrap") or hasattr(item, "bind")):
         return item
     if isinstance(item, type) or not callable(item):
         raise ConfigError(

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from aiokafka.errors import IllegalStateError, KafkaError
+from aiokafka.errors import IllegalStateError
 from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, TopicPartition
 
 from anybroker.adapter import Lane, Outbound, Receipt
@@ -174,7 +174,7 @@ class FakeConsumer:
         self.commits: list[dict[TopicPartition, OffsetAndMetadata]] = []
         self.commit_error: Exception | None = None
         self.commit_gate: asyncio.Event | None = None
-        self.error: KafkaError | None = None
+        self.error: Exception | None = None
         self.news = asyncio.Event()
         self.waiting = asyncio.Event()
         self.returned = asyncio.Event()

@@ -177,6 +177,31 @@ def test_a_rebalance_settles_first_and_forgets_what_was_polled(run: Run, opened:
     run(check())
 
 
+def test_a_poll_that_ended_is_not_waited_for_in_a_circle(
+    run: Run, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = 0
+    wait = asyncio.wait
+
+    async def counted(*args: Any, **options: Any) -> Any:
+        nonlocal turns
+        turns += 1
+        return await wait(*args, **options)
+
+    async def check() -> None:
+        async with opened() as case:
+            await case.assign(ONE)
+            assert await case.receive() == []
+            case.consumer.put(case.kit.record(ONE, 0))
+            await case.consumer.returned.wait()
+            monkeypatch.setattr(asyncio, "wait", counted)
+            assert await case.receive(lanes=[], timeout=0.05) == []
+            assert turns < 3
+            assert positions(await case.receive()) == [("orders/1", 0)]
+
+    run(check())
+
+
 def test_a_revoke_that_takes_too_long_loses_the_lanes(run: Run, opened: Open) -> None:
     async def check() -> None:
         async with opened(drain=0.01) as case:
@@ -257,11 +282,12 @@ def test_an_unanswered_commit_ends_with_its_assignment(run: Run, opened: Open) -
     run(check())
 
 
-def test_what_the_client_does_not_repair_is_raised(run: Run, opened: Open) -> None:
+@pytest.mark.parametrize("error", [kafka_errors.GroupAuthorizationFailedError("orders.billing"), ValueError("bad zip")])
+def test_what_the_client_does_not_repair_is_raised(run: Run, opened: Open, error: Exception) -> None:
     async def check() -> None:
         async with opened() as case:
             await case.assign(ONE)
-            case.consumer.error = kafka_errors.GroupAuthorizationFailedError("orders.billing")
+            case.consumer.error = error
             with pytest.raises(Unavailable) as caught:
                 await case.receive()
             assert caught.value.__cause__ is case.consumer.error
