@@ -1,6 +1,6 @@
 """What is finished in one lane of a cumulative broker: the contiguous position, and the note of what lies beyond it.
 
-The note is text of at most 4,000 ASCII characters that the adapter stores beside the committed position:
+The note is text of at most 4,000 ASCII characters that the adapter stores beside the committed position::
 
     1|<position>|<finished ranges>|<attempts>
 

@@ -1,4 +1,4 @@
-"""Every error that anybroker raises, as one tree.
+"""Every error that anybroker raises, as one tree::
 
     AnybrokerError
     ├── ConfigError                 a setting, a handler's signature or a name is wrong; raised before anything is sent
@@ -15,7 +15,7 @@
         ├── PublishOutcomeUnknown   may be stored: publish it again under the same id
         └── LeaseLost               a settlement came too late: another member has the event
 
-Three more are not failures of the library; a handler raises them to say what is to happen:
+Three more are not failures of the library; a handler raises them to say what is to happen::
 
     Reject          dead-letter this event now, with this reason
     Retry           deliver it again, after so many seconds

@@ -99,8 +99,8 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
             if left <= 0:
                 break
             # A poll that has ended waits for its lanes to have room, and would not wait here.
-            polling = self._poll is not None and not self._poll.done()
-            waiting = {self._changed, self._poll} if polling else {self._changed}
+            poll = self._poll
+            waiting = {self._changed} if poll is None or poll.done() else {self._changed, poll}
             await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         return ()
 
@@ -127,7 +127,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
         except ConsumerStoppedError:
             return {}
         except Exception as exc:
-            # Kafka's errors, and whatever a decompressor or a bug of the client raises: with another consumer it goes on.
+            # Kafka's errors, and whatever a decompressor or a bug of the client raises: another consumer may go on.
             raise self._dead(exc, "receiving") from exc
         return records
 

@@ -28,9 +28,9 @@ CLIENT_ERRORS = (AMQPError, OSError, RuntimeError)
 
 def said(exc: BaseException | None) -> str:
     """What an exception says, in one line that is never empty."""
-    if exc is None:
-        return "closed"
-    return str(exc.args[-1]) if exc.args else type(exc).__name__
+    if exc is None or isinstance(exc, asyncio.CancelledError):  # aiormq's word for a path that has gone dead
+        return "closed" if exc is None else "no sign of life from it"
+    return str(exc.args[-1] if exc.args else "") or type(exc).__name__
 
 
 def connect_failure(exc: BaseException, where: str, vhost: str) -> AnybrokerError:

@@ -16,10 +16,10 @@ from anybroker.errors import AnybrokerError, Unavailable
 
 from .failures import CLIENT_ERRORS, amqp_errors, connect_failure
 
-__all__ = ["Link"]
+__all__ = ["CLOSE", "Link"]
 
-_CLOSE = 3.0
-"""Seconds that RabbitMQ has to answer Connection.Close."""
+CLOSE = 3.0
+"""Seconds that RabbitMQ has to answer the end of a channel or connection; what it does not answer ends by itself."""
 
 
 class Link:
@@ -103,7 +103,7 @@ class Link:
             await channel.close(timeout=self.timeout)
 
     async def close(self) -> None:
-        """Close the connection, in 3 s at most. Idempotent."""
+        """Close the connection, in ``CLOSE`` seconds at most. Idempotent."""
         self._closed = True
         await self._drop()
 
@@ -111,7 +111,7 @@ class Link:
         connection, self._connection = self._connection, None
         if connection is not None:
             closing = asyncio.ensure_future(connection.close())
-            await asyncio.wait({closing}, timeout=_CLOSE)
+            await asyncio.wait({closing}, timeout=CLOSE)
             closing.cancel()
 
 

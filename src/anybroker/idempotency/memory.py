@@ -100,9 +100,7 @@ class MemoryStore:
         forgotten = len(self._old)
         # Not as soon as its lease has ended: a late owner may still mark done what nobody has taken over.
         held = {
-            key: claim
-            for key, claim in self._young.items()
-            if claim is not None and claim.until + claim.retain > now
+            key: claim for key, claim in self._young.items() if claim is not None and claim.until + claim.retain > now
         }
         self._old = {key: None for key in self._young.keys() - held.keys()}
         self._young = dict(held)

@@ -1,0 +1,273 @@
+"""Trace context in and out: without an OpenTelemetry SDK, and the spans with one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from opentelemetry import baggage, trace
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind, StatusCode
+
+from anybroker import Bus, Delivery, Event, MemoryBroker, Reject
+from anybroker.middleware import dead_letter, idempotent, retry
+from anybroker.testing import Recorder, settled
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+PARENT = f"00-{TRACE}-b7ad6b7169203331-01"
+HOP = f"00-{TRACE}-00f067aa0ba902b7-01"
+
+
+class Chain:
+    """carts → orders → invoices: two services that publish what they handle, and what came out at each place."""
+
+    def __init__(self) -> None:
+        self.bus = Bus(MemoryBroker(), source="shop")
+        self.orders = Recorder(self.bus, "orders")
+        self.invoices = Recorder(self.bus, "invoices")
+        self.headers: dict[str, dict[str, str]] = {}
+
+        @self.bus.subscribe("carts", group="shop", name="order")
+        async def order(event: Event, delivery: Delivery) -> None:
+            self.headers["carts"] = dict(delivery.headers)
+            await self.bus.publish("orders", event.data, type="order.v1")
+
+        @self.bus.subscribe("orders", group="billing", name="invoice")
+        async def invoice(event: Event, delivery: Delivery) -> None:
+            self.headers["orders"] = dict(delivery.headers)
+            await self.bus.publish("invoices", event.data, type="invoice.v1")
+
+        @self.bus.subscribe("invoices", group="look", name="look")
+        async def look(delivery: Delivery) -> None:
+            self.headers["invoices"] = dict(delivery.headers)
+
+    async def send(self, **options: Any) -> tuple[Event[Any], Event[Any]]:
+        async with self.bus:
+            await self.bus.publish("carts", 1, type="cart.v1", id="c-1", **options)
+            (invoice,) = await self.invoices.wait(1)
+            await settled(self.bus)
+            return self.orders.events[0], invoice
+
+
+def context(event: Event[Any]) -> dict[str, Any]:
+    return {name: event.get(name) for name in ("traceparent", "tracestate") if name in event}
+
+
+# ----------------------------------------------------------------------------------------------------- without SDK
+
+
+def test_the_starting_trace_goes_through_every_hop_exactly(run: Any) -> None:
+    start = {"traceparent": PARENT, "tracestate": "a=1,b=2"}
+    chain = Chain()
+    order, invoice = run(chain.send(extensions=start))
+    assert context(order) == context(invoice) == start
+
+
+def test_the_hops_own_context_travels_in_the_headers(run: Any) -> None:
+    hop = {"traceparent": HOP, "tracestate": "vendor=x", "baggage": "tenant=t-9,flag"}
+    chain = Chain()
+    order, invoice = run(chain.send(extensions={"traceparent": PARENT}, headers=hop))
+    assert chain.headers["carts"] == chain.headers["orders"] == chain.headers["invoices"] == hop
+    assert order["traceparent"] == invoice["traceparent"] == PARENT
+
+
+def test_a_trace_that_is_in_the_headers_only_becomes_the_starting_trace(run: Any) -> None:
+    order, invoice = run(Chain().send(headers={"traceparent": HOP, "tracestate": "v=1"}))
+    assert context(order) == context(invoice) == {"traceparent": HOP, "tracestate": "v=1"}
+
+
+def test_without_any_context_none_is_invented(run: Any) -> None:
+    chain = Chain()
+    order, invoice = run(chain.send())
+    assert context(order) == context(invoice) == {}
+    assert chain.headers["orders"] == {}
+
+
+def test_causation_is_the_cause_and_correlation_the_first_of_them(run: Any) -> None:
+    order, invoice = run(Chain().send())
+    assert (order["causationid"], order["correlationid"]) == ("c-1", "c-1")
+    assert (invoice["causationid"], invoice["correlationid"]) == (order.id, "c-1")
+
+
+def test_a_correlation_that_is_there_is_kept(run: Any) -> None:
+    order, invoice = run(Chain().send(extensions={"correlationid": "saga-5"}))
+    assert (order["correlationid"], invoice["correlationid"]) == ("saga-5", "saga-5")
+    assert order["causationid"] == "c-1"
+
+
+def test_what_a_handler_says_itself_stays(run: Any) -> None:
+    bus = Bus(MemoryBroker(), source="shop")
+    recorder = Recorder(bus, "orders")
+
+    @bus.subscribe("carts", group="shop")
+    async def order(event: Event) -> None:
+        own = {"correlationid": "mine", "causationid": "mine too", "traceparent": HOP}
+        await bus.publish("orders", 1, type="order.v1", extensions=own, headers={"baggage": "mine=1"})
+        await bus.publish("orders", Event.create(2, type="order.v1", source="elsewhere"))
+
+    async def main() -> None:
+        async with bus:
+            await bus.publish(
+                "carts", 1, type="cart.v1", extensions={"traceparent": PARENT}, headers={"baggage": "x=1"}
+            )
+            await recorder.wait(2)
+
+    run(main())
+    said, ready_made = recorder.events
+    assert (said["correlationid"], said["causationid"], said["traceparent"]) == ("mine", "mine too", HOP)
+    assert "causationid" not in ready_made
+
+
+# --------------------------------------------------------------------------------------------------------- with SDK
+
+
+@pytest.fixture
+def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
+    """An SDK that is set up, for this test only: the API keeps the first provider of a process for ever."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
+    yield exporter
+    provider.shutdown()
+
+
+def processed(exporter: InMemorySpanExporter) -> list[ReadableSpan]:
+    return [span for span in exporter.get_finished_spans() if span.name.startswith("process ")]
+
+
+def test_each_start_is_a_consumer_span_with_the_conventions_attributes(run: Any, spans: InMemorySpanExporter) -> None:
+    run(Chain().send())
+    span = next(span for span in processed(spans) if span.name == "process carts")
+    assert span.kind is SpanKind.CONSUMER
+    assert span.status.status_code is StatusCode.UNSET
+    assert dict(span.attributes or {}) == {
+        "messaging.system": "memory",
+        "messaging.destination.name": "carts",
+        "messaging.consumer.group.name": "shop",
+        "messaging.operation.type": "process",
+        "messaging.operation.name": "process",
+        "messaging.message.id": "c-1",
+        "cloudevents.event_type": "cart.v1",
+        "cloudevents.event_source": "shop",
+        "anybroker.handler": "order",
+        "anybroker.attempt": 1,
+    }
+
+
+def test_the_spans_of_a_chain_are_one_trace_each_the_child_of_the_last(run: Any, spans: InMemorySpanExporter) -> None:
+    chain = Chain()
+    order, invoice = run(chain.send(headers={"traceparent": PARENT}))
+    by_name = {
+        span.name: span for span in processed(spans) if span.attributes["messaging.consumer.group.name"] != "recorder"
+    }  # type: ignore[index]
+    carts, orders, invoices = (by_name[f"process {topic}"] for topic in ("carts", "orders", "invoices"))
+    assert {format(span.context.trace_id, "032x") for span in (carts, orders, invoices)} == {TRACE}
+    assert carts.parent is not None
+    assert format(carts.parent.span_id, "016x") == "b7ad6b7169203331"
+    for parent, child in ((carts, orders), (orders, invoices)):
+        assert child.parent is not None
+        assert child.parent.span_id == parent.context.span_id
+    assert order["traceparent"] == invoice["traceparent"] == PARENT  # the start, not the hop
+
+
+def test_the_handler_runs_inside_the_span_and_its_baggage_goes_on(run: Any, spans: InMemorySpanExporter) -> None:
+    bus = Bus(MemoryBroker(), source="shop")
+    seen: list[Any] = []
+
+    @bus.subscribe("carts", group="shop")
+    async def order(event: Event) -> None:
+        seen.append((trace.get_current_span().get_span_context().trace_id, baggage.get_baggage("tenant")))
+        await bus.publish("orders", 1, type="order.v1")
+
+    @bus.subscribe("orders", group="billing")
+    async def look(delivery: Delivery) -> None:
+        seen.append(delivery.headers["baggage"])
+
+    async def main() -> None:
+        async with bus:
+            await bus.publish("carts", 1, type="cart.v1", headers={"traceparent": PARENT, "baggage": "tenant=t-9"})
+            await settled(bus)
+
+    run(main())
+    assert seen == [(int(TRACE, 16), "t-9"), "tenant=t-9"]
+
+
+def test_publishing_inside_a_span_continues_it(run: Any, spans: InMemorySpanExporter) -> None:
+    bus = Bus(MemoryBroker(), source="shop")
+    headers: list[Any] = []
+
+    @bus.subscribe("orders", group="billing")
+    async def look(delivery: Delivery) -> None:
+        headers.append(dict(delivery.headers))
+
+    async def main() -> None:
+        async with bus:
+            with trace.get_tracer("test").start_as_current_span("checkout") as span:
+                await bus.publish("orders", 1, type="order.v1")
+                await settled(bus)
+            ours = span.get_span_context()
+            assert headers[0]["traceparent"] == f"00-{ours.trace_id:032x}-{ours.span_id:016x}-01"
+
+    run(main())
+    (child,) = processed(spans)
+    (checkout,) = (span for span in spans.get_finished_spans() if span.name == "checkout")
+    assert child.parent is not None
+    assert child.parent.span_id == checkout.context.span_id
+
+
+def test_failures_show_on_their_spans(run: Any, spans: InMemorySpanExporter, bus: Bus, handled: Any) -> None:
+    @bus.subscribe("orders", group="billing", name="charge")
+    @dead_letter()
+    @retry(attempts=2, first=0.0)
+    async def charge(delivery: Delivery) -> None:
+        raise OSError("a secret")
+
+    run(handled(bus, 1))
+    first, second = processed(spans)
+    assert (first.status.status_code, first.status.description) == (StatusCode.ERROR, "retry: OSError")
+    assert (second.status.status_code, second.status.description) == (StatusCode.ERROR, "dead-lettered")
+    assert (second.attributes or {})["error.type"] == "OSError"
+    assert [(span.attributes or {})["anybroker.attempt"] for span in (first, second)] == [1, 2]
+    assert "secret" not in str([span.to_json() for span in (first, second)])
+
+
+def test_without_dead_letters_the_failure_is_the_spans(
+    run: Any, spans: InMemorySpanExporter, bus: Bus, until: Any
+) -> None:
+    @bus.subscribe("orders", group="billing", name="charge")
+    @dead_letter(enabled=False)
+    @retry(attempts=1)
+    async def charge(delivery: Delivery) -> None:
+        if delivery.attempt == 1:
+            raise Reject("no")
+
+    async def main() -> None:
+        async with bus:
+            await bus.publish("orders", 1, type="order.v1")
+            await settled(bus)
+
+    run(main())
+    first, second = processed(spans)
+    assert (first.status.status_code, first.status.description) == (StatusCode.ERROR, "Reject")
+    assert second.status.status_code is StatusCode.UNSET
+
+
+def test_a_suppressed_copy_is_a_span_without_an_error(
+    run: Any, spans: InMemorySpanExporter, bus: Bus, handled: Any
+) -> None:
+    @bus.subscribe("orders", group="billing")
+    @idempotent()
+    async def charge(number: int) -> None: ...
+
+    async def main() -> None:
+        async with bus:
+            for _ in range(2):
+                await bus.publish("orders", 1, type="order.v1", id="1")
+                await settled(bus)
+
+    run(main())
+    assert [span.status.status_code for span in processed(spans)] == [StatusCode.UNSET] * 2
