@@ -117,6 +117,8 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", line)
     if getattr(config.option, "dist", "no") == "load":
         config.option.dist = "loadgroup"
+    elif _is_worker(config) and config.workerinput.get("anybroker_groups"):  # type: ignore[attr-defined] # xdist's
+        config.option.loadgroup = True  # a worker reads --dist from the command line, and it does not stand there
     classes = find_harnesses(config.option.adapter or ["memory"])
     config.stash[_ADAPTERS] = Adapters(classes)
     config.stash[_LEDGER] = read_ledger([OWN, *map(Path, config.option.ledger)])
@@ -161,6 +163,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 def pytest_configure_node(node: Any) -> None:
     """Tell an xdist worker where the brokers are."""
     node.workerinput["anybroker"] = json.dumps(node.config.stash[_ADAPTERS].told())
+    node.workerinput["anybroker_groups"] = node.config.option.dist == "loadgroup"
 
 
 def _why(unavailable: BrokerUnavailable) -> str:

@@ -67,9 +67,8 @@ async def test_what_was_acked_before_a_crash_stays_acked(kit: Kit) -> None:
     """Events that were settled are not delivered again after a SIGKILL, although one of another key is still open."""
     topic = kit.topic()
     log = kit.log()
-    await kit.declared(topic, "g")
     bus = kit.bus()
-    async with kit.bus(consume=False) as publisher:
+    async with kit.bus(consume=False, topics={topic: {"groups": ["g"], "lanes": 1}}) as publisher:
         worker = await kit.worker(topic, log=log, lease=2.0, stick=["w-0"], subscription={"lanes": 1})
         published = await kit.publish(publisher, topic, 40, keys=8)
         others = [id_ for key, id_ in published if key != "k0"]

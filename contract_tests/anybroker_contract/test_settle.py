@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from itertools import pairwise
 
 from anybroker import Delivery, Retry
 from anybroker.adapter import (
@@ -72,7 +73,7 @@ async def test_a_released_event_comes_again_with_its_attempts_and_headers(kit: K
     starts = log.of("w-0")
     assert [handling.attempt for handling in starts] == [1, 2, 3]
     assert all(HEADERS.items() <= handling.headers.items() for handling in starts)
-    assert all(b.started - a.started > 0.25 for a, b in zip(starts, starts[1:], strict=False))
+    assert all(after.started - before.started > 0.25 for before, after in pairwise(starts))
     others = [handling for handling in log.handlings if handling.id != "w-0"]
     assert min(handling.started for handling in others) < starts[1].started
     assert not duplicates(log.handlings)

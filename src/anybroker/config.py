@@ -20,6 +20,7 @@ import os
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
+from tomllib import TOMLDecodeError
 from typing import Any, Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -116,7 +117,10 @@ class BusSettings(BaseSettings):
             raise ConfigError("ANYBROKER_CONFIG", f"there is no file {named!r}", "Name an existing toml file.")
         sources: list[PydanticBaseSettingsSource] = [init_settings, env_settings]
         if path.is_file():
-            sources.append(TomlConfigSettingsSource(settings_cls, path))
+            try:
+                sources.append(TomlConfigSettingsSource(settings_cls, path))
+            except (TOMLDecodeError, UnicodeDecodeError, OSError) as exc:
+                raise ConfigError(str(path), f"cannot be read: {exc}", "Mend the file, or name another one.") from exc
         return tuple(sources)
 
 
@@ -182,11 +186,18 @@ def parse_url(url: str) -> BrokerUrl:
             if one.hostname is None:
                 raise ValueError("a server without a host name")
             hosts.append((one.hostname, one.port))
-    except ValueError as exc:
+        pairs = parse_qsl(parts.query, keep_blank_values=True)
+        if parts.fragment or (
+            parts.netloc and not userinfo and any("@" in text for text in (parts.path, *dict(pairs)))
+        ):
+            raise ValueError("a password that ends the server's part")
+    except ValueError:  # whose text may show a part of the password
         raise ConfigError(
-            "url", f"cannot be read: {exc}", "Write scheme://user:password@host:port/?option=value."
+            "url",
+            "cannot be read: a port is no number, a bracket is open, or a character has to be percent-encoded",
+            "Write scheme://user:password@host:port/?option=value, with '/', '#', '?' and '@' in a password as %2F, "
+            "%23, %3F and %40.",
         ) from None
-    pairs = parse_qsl(parts.query, keep_blank_values=True)
     options = dict(pairs)
     if len(options) != len(pairs):
         twice = next(name for name, _ in pairs if [n for n, _ in pairs].count(name) > 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from ._ledger import LaneLedger
@@ -39,7 +39,7 @@ class _Reader:
             self.ledgers.pop(lane, None)
 
     async def read(self, limit: int, patience: float) -> list[Inbound]:
-        """Up to ``limit`` messages; ends when none came for ``patience`` seconds."""
+        """Up to ``limit`` messages; ends when none came for ``patience`` seconds, or soon after the last one."""
         assert self.receiver is not None
         found: list[Inbound] = []
         loop = asyncio.get_running_loop()
@@ -80,6 +80,11 @@ class _Reader:
 
 
 _Letters = list[DeadLetter]  # inside the class below, `list` is its method
+_CHUNK = 100
+"""Replayed together and then settled together: so much is replayed twice after a crash."""
+
+Progress = Callable[[int], None]
+"""Told how many more were replayed or discarded."""
 
 
 class DeadLetterQueue:
@@ -97,7 +102,7 @@ class DeadLetterQueue:
 
     async def list(self, limit: int = 100) -> Sequence[DeadLetter]:
         """Up to ``limit`` dead letters, oldest first in each lane; they stay where they are."""
-        reader = await self._join()
+        reader = await self._join(limit)
         try:
             found = await reader.read(limit, self.patience)
             await reader.settle((), found)
@@ -105,47 +110,66 @@ class DeadLetterQueue:
             await self._leave(reader)
         return [DeadLetter.read(inbound, self.topic, self.group) for inbound in found]
 
-    async def replay(self, ids: Sequence[str] | None = None, limit: int = 100) -> Sequence[DeadLetter]:
+    async def replay(
+        self, ids: Sequence[str] | None = None, limit: int = 100, *, progress: Progress | None = None
+    ) -> Sequence[DeadLetter]:
         """Send dead letters back to the group that failed, and to no other; all, or those with one of these ids.
 
-        Each is settled only after its replay was confirmed: a crash in between replays it twice, and never loses it.
-        Returns those replayed. Raises BrokerError; what was replayed before is settled then.
+        ``limit``: how many dead letters are looked at. Each is settled only after its replay was confirmed: a crash in
+        between replays up to 100 of them twice, and never loses one. ``progress`` is told, as they go, how many more
+        were replayed. Returns those replayed. Raises BrokerError; what was replayed before is settled then.
         """
-        return await self._take(ids, limit, replay=True)
+        return await self._take(ids, limit, self._send_back, progress)
 
-    async def discard(self, ids: Sequence[str], limit: int = 100) -> Sequence[DeadLetter]:
-        """Drop the dead letters with one of these ids for good. Returns them."""
-        return await self._take(ids, limit, replay=False)
+    async def discard(
+        self, ids: Sequence[str], limit: int = 100, *, progress: Progress | None = None
+    ) -> Sequence[DeadLetter]:
+        """Drop the dead letters with one of these ids, of the first ``limit``, for good. Returns them."""
+        return await self._take(ids, limit, None, progress)
 
-    async def _take(self, ids: Sequence[str] | None, limit: int, replay: bool) -> Sequence[DeadLetter]:
+    async def _send_back(self, letter: DeadLetter) -> None:
+        await self._bus.replay(letter.event, letter.topic, letter.group, letter.replay_headers())
+
+    async def _take(
+        self,
+        ids: Sequence[str] | None,
+        limit: int,
+        action: Callable[[DeadLetter], Awaitable[None]] | None,
+        progress: Progress | None,
+    ) -> Sequence[DeadLetter]:
         wanted = None if ids is None else set(ids)
-        reader = await self._join()
+        reader = await self._join(limit)
         done = _Letters()
-        found: list[Inbound] = []
+        left: list[Inbound] = []
         try:
-            found = await reader.read(limit, self.patience)
-            for inbound in found:
-                letter = DeadLetter.read(inbound, self.topic, self.group)
-                if wanted is not None and letter.id not in wanted:
-                    continue
-                if replay:
-                    await self._bus.replay(letter.event, letter.topic, letter.group, letter.replay_headers())
-                done.append(letter)
+            left = await reader.read(limit, self.patience)
+            letters = [DeadLetter.read(inbound, self.topic, self.group) for inbound in left]
+            letters = [letter for letter in letters if wanted is None or letter.id in wanted]
+            for at in range(0, len(letters), _CHUNK):
+                chunk = letters[at : at + _CHUNK]
+                failures: list[BaseException | None] = [None] * len(chunk)
+                if action is not None:
+                    failures = await asyncio.gather(*map(action, chunk), return_exceptions=True)
+                ended = [letter for letter, failure in zip(chunk, failures, strict=True) if failure is None]
+                settled = {letter.inbound for letter in ended}
+                left = [inbound for inbound in left if inbound not in settled]
+                await reader.settle(settled, ())
+                done += ended
+                if progress is not None:
+                    progress(len(ended))
+                for failure in filter(None, failures):
+                    raise failure
         finally:
             try:
-                taken = {letter.inbound for letter in done}
-                await reader.settle(
-                    [inbound for inbound in found if inbound in taken],
-                    [inbound for inbound in found if inbound not in taken],
-                )
+                await reader.settle((), left)
             finally:
                 await self._leave(reader)
         return done
 
-    async def _join(self) -> _Reader:
+    async def _join(self, limit: int) -> _Reader:
         adapter = self._bus.adapter
         reader = _Reader(adapter.capabilities.acknowledgement is Acknowledgement.CUMULATIVE)
-        spec = SubscriptionSpec(self.dead_letter_topic, DEAD_LETTER_GROUP, True, 1, "new", 100)
+        spec = SubscriptionSpec(self.dead_letter_topic, DEAD_LETTER_GROUP, True, 1, "new", limit)
         reader.receiver = await adapter.open_receiver(spec, reader)
         return reader
 

@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack
 from contextvars import copy_context
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
@@ -100,8 +101,9 @@ def read_handler(
     where = f"handler {name}"
     if not callable(function):
         raise ConfigError(where, f"{function!r} is not callable", "Decorate a function.")
-    target: Any = function if hasattr(function, "__code__") or inspect.ismethod(function) else type(function).__call__
-    target = inspect.unwrap(target)
+    is_function = hasattr(function, "__code__") or inspect.ismethod(function) or isinstance(function, partial)
+    target: Any = function if is_function else type(function).__call__
+    target = inspect.unwrap(target.func if isinstance(target, partial) else target)
     try:
         signature = inspect.signature(function)
         hints = get_type_hints(target, include_extras=True)
@@ -177,7 +179,9 @@ def _read_parameter(where: str, name: str, annotation: Any, providers: Providers
         return Parameter(name, Wants.PAYLOADS, item)
     try:
         _adapter(where, name, annotation)
-    except ConfigError:
+    except ConfigError as exc:
+        if isinstance(exc.__cause__, PydanticUserError) and exc.__cause__.code != "schema-for-unknown-type":
+            raise  # a type that pydantic knows, with a reason that helps
         return None
     return Parameter(name, Wants.PAYLOAD, annotation)
 

@@ -20,6 +20,7 @@ from .adapter import (
     AdapterSettings,
     Backlog,
     BrokerUrl,
+    Foreign,
     GroupSpec,
     Inbound,
     Lane,
@@ -150,9 +151,10 @@ class _Group:
                 if owner is not None and owner[0] is not member:
                     self.aside.setdefault(key, deque()).append((position, starts, outbound))
                     continue
-            inbound = Inbound(
-                outbound.event, lane, position, key, outbound.headers or _NO_HEADERS, outbound, None, starts
-            )
+            event = outbound.event
+            if not isinstance(event, Foreign):
+                event = event._without_data()  # as from any broker: the bytes, not the publisher's own object
+            inbound = Inbound(event, lane, position, key, outbound.headers or _NO_HEADERS, outbound, None, starts)
             if shared:
                 self.own(inbound, member)
             batch.append(inbound)

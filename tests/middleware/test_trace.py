@@ -210,7 +210,7 @@ def test_publishing_inside_a_span_continues_it(run: Any, spans: InMemorySpanExpo
                 await bus.publish("orders", 1, type="order.v1")
                 await settled(bus)
             ours = span.get_span_context()
-            assert headers[0]["traceparent"] == f"00-{ours.trace_id:032x}-{ours.span_id:016x}-01"
+            assert headers[0]["traceparent"] == f"00-{ours.trace_id:032x}-{ours.span_id:016x}-{ours.trace_flags:02x}"
 
     run(main())
     (child,) = processed(spans)

@@ -14,8 +14,8 @@ from aiormq.channel import Channel
 __all__ = ["DUE", "LONGEST", "due_binding", "make_rungs", "rung_exchange", "rungs_of"]
 
 RUNGS: Final = 20
-LONGEST: Final = float(2**RUNGS - 1)
-"""The longest delay in seconds."""
+LONGEST: Final = 864_000.0
+"""The longest delay in seconds: ten days, a little less than the rungs could hold."""
 DUE: Final = "anybroker:delay:due"
 _SINK: Final = "anybroker:delay:sink"
 """Keeps nothing, and is a way out for what no group waits for when it is due: dead-lettering at least once would try

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 import time
 from pathlib import Path
 from types import ModuleType
@@ -12,7 +13,8 @@ from typing import Any
 import pytest
 
 from anybroker.adapter import Ack, ExtendsLease, Inbound, Outbound, Release
-from anybroker.errors import LeaseLost
+from anybroker.errors import LeaseLost, Unavailable
+from anybroker_sqlite.store import CLAIM
 
 
 def data(batch: Any) -> list[Any]:
@@ -362,5 +364,33 @@ def test_bytes_that_end_a_claim_do_not_let_later_events_pass(
             while len(seen) < 7:
                 seen += [value[0] for value in data(await take(receiver))]
             assert seen == ["0", "1", "2", "3", "4", "5", "9"]
+
+    run(scenario())
+
+
+def test_what_was_read_in_a_transaction_that_failed_is_forgotten(opened: Any, kit: ModuleType, run: Any) -> None:
+    """A publish, its claim and a failure in one transaction: the next event has the same number, and is another."""
+
+    async def scenario() -> None:
+        async with opened(poll=0.01) as broker:
+            store, receiver = broker.adapter._store, await broker.join()
+            gate = threading.Event()
+
+            def fail(store: Any) -> None:
+                raise sqlite3.OperationalError("disk I/O error")
+
+            held = store.call(lambda store: gate.wait(10))
+            publishing = asyncio.ensure_future(broker.publish(Outbound(kit.make_event("lost"), "orders")))
+            receiving = asyncio.ensure_future(take(receiver))
+            await asyncio.sleep(0)
+            failing = store.call(fail, CLAIM)
+            gate.set()
+            await held
+            assert isinstance((await publishing)[0], Unavailable)
+            with pytest.raises(Unavailable, match="disk I/O error"):
+                await failing
+            (result,) = await broker.publish(Outbound(kit.make_event("stored"), "orders"))
+            assert result.broker_id == "1"
+            assert data(await receiving) == ["stored"]
 
     run(scenario())

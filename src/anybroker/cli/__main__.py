@@ -1,0 +1,7 @@
+"""``python -m anybroker.cli``."""
+
+import sys
+
+from . import main
+
+sys.exit(main())

@@ -1,0 +1,194 @@
+"""``anybroker dlq``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from base64 import b64encode
+from collections.abc import Sequence
+from typing import Any
+
+from ..adapter import Foreign
+from ..bus import Bus
+from ..cloudevents.attributes import canonical
+from ..deadletter_queue import DeadLetterQueue
+from ..deadletters import DeadLetter
+from ..errors import ConfigError, EventError
+from ._connect import outside
+from ._output import clean, say, table, write, write_json
+
+__all__ = ["discard", "list_", "replay", "show"]
+
+_LIST = 100
+_FIND = 10_000
+
+
+def _queue(bus: Bus, options: argparse.Namespace) -> DeadLetterQueue:
+    queue: DeadLetterQueue = bus.dead_letters(options.topic, options.group)
+    queue.patience = options.patience
+    return queue
+
+
+async def _read(options: argparse.Namespace, limit: int) -> Sequence[DeadLetter]:
+    async with outside(options.url, "reading") as (bus, _):
+        return await _queue(bus, options).list(limit)
+
+
+def list_(options: argparse.Namespace) -> int:
+    """Ids, types, reasons, attempts, times; no data."""
+    limit = options.limit or _LIST
+    letters = asyncio.run(_read(options, limit))
+    if options.json:
+        write_json([_facts(letter) for letter in letters])
+    elif not letters:
+        say(f"{options.topic}/{options.group}: no dead letters")
+    else:
+        rows = [(item["id"], item["type"] or "(no CloudEvent)", *_end(item)) for item in map(_facts, letters)]
+        table(("id", "type", "attempts", "died", "reason"), rows)
+    _more(letters, limit)
+    return 0
+
+
+def _end(facts: dict[str, Any]) -> tuple[object, object, str]:
+    reason = clean(facts["reason"])
+    return facts["attempts"], facts["died"], reason if len(reason) <= 100 else f"{reason[:99]}…"
+
+
+def _facts(letter: DeadLetter) -> dict[str, Any]:
+    event = letter.event
+    foreign = isinstance(event, Foreign)
+    return {
+        "id": letter.id,
+        "source": None if foreign else event.source,
+        "type": None if foreign else event.type,
+        "reason": letter.reason,
+        "attempts": letter.attempts,
+        "died": letter.died,
+        "replays": letter.replays,
+        "handler": letter.handler,
+        "topic": letter.topic,
+        "group": letter.group,
+    }
+
+
+def _whole(letter: DeadLetter) -> dict[str, Any]:
+    """Everything, the data included."""
+    event = letter.event
+    if isinstance(event, Foreign):
+        headers = {name: value.decode("utf-8", "backslashreplace") for name, value in event.headers}
+        found = {"attributes": None, "foreign_headers": headers, **_body(event.body)}
+    else:
+        attributes = {
+            name: value if isinstance(value, str | int | bool) else canonical(value)
+            for name, value in event.attributes.items()
+        }
+        found = {"attributes": attributes, **_data(event)}
+    return {**_facts(letter), "error": letter.error, "headers": dict(letter.headers), **found}
+
+
+def _data(event: Any) -> dict[str, Any]:
+    """The data as JSON or text where it is that, else base64."""
+    try:
+        data = event.data
+        json.dumps(data)
+    except (EventError, TypeError, ValueError):
+        return _body(event.body)
+    return {"data": data} if event.has_data else {}
+
+
+def _body(body: bytes | None) -> dict[str, Any]:
+    if body is None:
+        return {}
+    try:
+        return {"data": body.decode()}
+    except UnicodeDecodeError:
+        return {"data_base64": b64encode(body).decode()}
+
+
+def show(options: argparse.Namespace) -> int:
+    """Dead letters whole."""
+    limit = options.limit or (_FIND if options.ids else _LIST)
+    letters = asyncio.run(_read(options, limit))
+    if options.ids:
+        letters = [letter for letter in letters if letter.id in options.ids]
+    missing = _missing(options, letters)
+    if options.json:
+        write_json([_whole(letter) for letter in letters])
+    else:
+        for number, letter in enumerate(letters):
+            if number:
+                write()
+            _show(_whole(letter))
+        if not letters and not missing:
+            say(f"{options.topic}/{options.group}: no dead letters")
+    return _tell_missing(missing, limit)
+
+
+def _show(letter: dict[str, Any]) -> None:
+    for name in ("id", "topic", "group", "handler", "reason", "error", "attempts", "died", "replays"):
+        write(f"{name}: {clean(letter[name])}")
+    for section in ("attributes", "headers", "foreign_headers"):
+        if letter.get(section):
+            write(f"{section}:")
+            for name, value in letter[section].items():
+                write(f"  {clean(name)}: {clean(value)}")
+    for name in ("data", "data_base64"):
+        if name in letter:
+            write(f"{name}:")
+            text = letter[name]
+            if name == "data" and not isinstance(text, str):
+                text = json.dumps(text, indent=2, ensure_ascii=False)
+            for line in text.splitlines() or [""]:
+                write(f"  {clean(line)}")
+
+
+def replay(options: argparse.Namespace) -> int:
+    """Send dead letters back to the group that failed."""
+    return asyncio.run(_take(options, "replayed"))
+
+
+def discard(options: argparse.Namespace) -> int:
+    """Drop dead letters for good."""
+    return asyncio.run(_take(options, "discarded"))
+
+
+async def _take(options: argparse.Namespace, done: str) -> int:
+    if bool(options.ids) == options.all:
+        problem = "both ids and --all are given" if options.all else "neither an id nor --all is given"
+        raise ConfigError("ID", problem, "Name the dead letters, or write --all.")
+    limit = options.limit or (_FIND if options.ids else _LIST)
+    async with outside(options.url, done) as (bus, progress):
+        queue = _queue(bus, options)
+        ids: list[str] | None = options.ids or None
+        if done == "replayed":
+            letters = await queue.replay(ids, limit, progress=progress)
+        else:
+            if ids is None:
+                ids = [letter.id for letter in await queue.list(limit)]
+            letters = await queue.discard(ids, limit, progress=progress) if ids else []
+    missing = _missing(options, letters)
+    if options.json:
+        write_json({done: [letter.id for letter in letters], "missing": missing})
+    else:
+        write(f"{done}: {len(letters)}")
+    if options.all:
+        _more(letters, limit)
+    return _tell_missing(missing, limit)
+
+
+def _missing(options: argparse.Namespace, letters: Sequence[DeadLetter]) -> list[str]:
+    found = {letter.id for letter in letters}
+    return [wanted for wanted in options.ids if wanted not in found]
+
+
+def _tell_missing(missing: Sequence[str], limit: int) -> int:
+    if not missing:
+        return 0
+    say(f"anybroker: not among the first {limit} dead letters: {', '.join(map(clean, missing))}")
+    return 1
+
+
+def _more(letters: Sequence[DeadLetter], limit: int) -> None:
+    if len(letters) >= limit:
+        say(f"anybroker: there may be more than these {limit}: raise --limit")

@@ -1,0 +1,103 @@
+"""What goes to the terminal: tables, JSON, progress, and nothing that would steer the terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+__all__ = ["Progress", "clean", "say", "table", "write", "write_json"]
+
+_QUIET = 2.0
+"""Seconds before anything is said about progress."""
+_EVERY = 0.5
+_EVERY_LINE = 5.0
+"""Where stderr is no terminal."""
+
+
+def say(line: str) -> None:
+    """One line on stderr."""
+    print(line, file=sys.stderr, flush=True)  # noqa: T201 - the command line's own output
+
+
+def write(line: str = "") -> None:
+    """One line on stdout."""
+    print(line)  # noqa: T201 - the command line's own output
+
+
+def write_json(value: Any) -> None:
+    """A JSON document on stdout."""
+    write(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def clean(text: object) -> str:
+    """One line that cannot steer a terminal: events and exceptions are written by others."""
+    return "".join(character if character.isprintable() else " " for character in str(text))
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A table: by rich on a terminal where it is installed, in plain columns otherwise."""
+    lines = [[clean(cell) for cell in row] for row in rows]
+    if sys.stdout.isatty():
+        try:
+            from rich.console import Console
+            from rich.table import Table
+            from rich.text import Text
+        except ModuleNotFoundError:
+            pass  # plain columns will do
+        else:
+            pretty = Table(*heads, box=None, header_style="bold")
+            for line in lines:
+                pretty.add_row(*map(Text, line))
+            Console().print(pretty)
+            return
+    widths = [max(map(len, column)) for column in zip(heads, *lines, strict=True)]
+    for line in (heads, *lines):
+        write("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+class Progress:
+    """Says on stderr how far it is, with the rate, where it takes more than two seconds."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self.count = 0
+        self._task: asyncio.Task[None] | None = None
+        self._shown = False
+
+    def __call__(self, more: int) -> None:
+        """So many more are done."""
+        self.count += more
+
+    async def __aenter__(self) -> Progress:
+        self._task = asyncio.create_task(self._tick())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        if self._shown and sys.stderr.isatty():
+            sys.stderr.write("\r\033[K")
+            sys.stderr.flush()
+
+    async def _tick(self) -> None:
+        loop = asyncio.get_running_loop()
+        begin = loop.time()
+        await asyncio.sleep(_QUIET)
+        while True:
+            seconds = loop.time() - begin
+            line = f"{self._what}: {self.count:,} in {seconds:.0f} s ({self.count / seconds:,.0f}/s)"
+            self._shown = True
+            if sys.stderr.isatty():
+                sys.stderr.write(f"\r\033[K{line}")
+                sys.stderr.flush()
+                await asyncio.sleep(_EVERY)
+            else:
+                say(line)
+                await asyncio.sleep(_EVERY_LINE)

@@ -1,0 +1,510 @@
+"""Settings: where they come from, what is said of wrong ones, URLs, and names."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import Field, SecretStr
+
+from anybroker import Bus, ConfigError, MemoryBroker, TopicSettings
+from anybroker.adapter import AdapterSettings, BrokerUrl
+from anybroker.config import BusSettings, load_settings, nearest, parse_url, validate
+from anybroker.names import check_key, check_names, check_topic
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder, and no settings of the machine's."""
+    import os
+
+    monkeypatch.chdir(tmp_path)
+    for name in list(os.environ):
+        if name.startswith("ANYBROKER_"):
+            monkeypatch.delenv(name)
+    return tmp_path
+
+
+def error(call: Any) -> str:
+    with pytest.raises(ConfigError) as caught:
+        call()
+    return str(caught.value)
+
+
+# -------------------------------------------------------------------------------------------------- where from
+
+
+def test_the_defaults() -> None:
+    settings = load_settings({})
+    assert settings == BusSettings.model_construct(
+        url=None,
+        source=None,
+        provision="create",
+        lease=20.0,
+        drain=25.0,
+        publish_deadline=30.0,
+        connect_timeout=10.0,
+        idempotency=None,
+        topics={},
+        adapters={},
+    )
+    assert TopicSettings() == TopicSettings(
+        ordered=True,
+        groups=(),
+        lanes=4,
+        retention=None,
+        dead_letter=None,
+        key=None,
+        max_in_flight=None,
+        max_ahead=None,
+        foreign="dead_letter",
+    )
+
+
+TOML = """
+url = "sqlite:///toml.db"
+source = "from-toml"
+lease = 11
+drain = 12
+
+[topics.orders]
+groups = ["billing", "stock"]
+key = "data.customer"
+lanes = 8
+ordered = false
+
+[topics.invoices]
+groups = "printer"
+
+[adapters.sqlite]
+busy_timeout = 7
+"""
+
+
+def test_arguments_then_environment_then_toml_then_defaults(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "anybroker.toml").write_text(TOML)
+    monkeypatch.setenv("ANYBROKER_LEASE", "21")
+    monkeypatch.setenv("ANYBROKER_DRAIN", "22")
+    settings = load_settings({"drain": 32, "url": None})
+    assert settings.drain == 32  # argument
+    assert settings.lease == 21  # environment
+    assert settings.source == "from-toml"
+    assert settings.url == "sqlite:///toml.db"  # an argument that is None is none
+    assert settings.publish_deadline == 30  # default
+
+
+def test_topics_and_adapters_of_the_file(folder: Path) -> None:
+    (folder / "anybroker.toml").write_text(TOML)
+    settings = load_settings({})
+    orders = settings.topics["orders"]
+    assert (orders.groups, orders.key, orders.lanes, orders.ordered) == (
+        ("billing", "stock"),
+        "data.customer",
+        8,
+        False,
+    )
+    assert settings.topics["invoices"].groups == ("printer",)
+    assert settings.adapters == {"sqlite": {"busy_timeout": 7}}
+
+
+def test_topics_of_several_places_are_merged_field_by_field(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "anybroker.toml").write_text(TOML)
+    monkeypatch.setenv("ANYBROKER_TOPICS__orders__lanes", "16")
+    settings = load_settings({"topics": {"orders": {"max_in_flight": 3}, "carts": {"groups": ["shop"]}}})
+    orders = settings.topics["orders"]
+    assert (orders.max_in_flight, orders.lanes, orders.key) == (3, 16, "data.customer")
+    assert set(settings.topics) == {"orders", "invoices", "carts"}
+
+
+def test_nested_settings_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANYBROKER_TOPICS", '{"orders": {"groups": ["billing"]}}')
+    monkeypatch.setenv("ANYBROKER_ADAPTERS__kafka__acks", "all")
+    settings = load_settings({})
+    assert settings.topics["orders"].groups == ("billing",)
+    assert settings.adapters == {"kafka": {"acks": "all"}}
+
+
+def test_the_file_may_be_elsewhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "anybroker.toml").write_text('source = "here"')
+    other = folder / "other.toml"
+    other.write_text('source = "there"')
+    monkeypatch.setenv("ANYBROKER_CONFIG", str(other))
+    assert load_settings({}).source == "there"
+    monkeypatch.setenv("ANYBROKER_CONFIG", "missing.toml")
+    assert error(lambda: load_settings({})) == (
+        "ANYBROKER_CONFIG: there is no file 'missing.toml'. Name an existing toml file."
+    )
+
+
+def test_a_bus_takes_them_from_all_places(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "anybroker.toml").write_text("lease = 11\n[topics.orders]\nlanes = 2\n")
+    monkeypatch.setenv("ANYBROKER_SOURCE", "from-environment")
+    bus = Bus(MemoryBroker(), drain=5, topics={"carts": TopicSettings(lanes=3)})
+    assert (bus.settings.lease, bus.settings.drain, bus.source) == (11, 5, "from-environment")
+    assert bus.subscription("orders", group="billing").lanes == 2
+    assert bus.subscription("carts", group="shop").lanes == 3
+
+
+def test_without_a_source_it_is_the_programs_name_and_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["/srv/checkout.py"])
+    with pytest.warns(UserWarning, match="no source is set: using the program's name 'checkout'"):
+        assert Bus(MemoryBroker()).source == "checkout"
+    monkeypatch.setattr("sys.argv", ["/srv/shop/__main__.py"])
+    with pytest.warns(UserWarning, match="'shop'"):
+        assert Bus(MemoryBroker()).source == "shop"
+
+
+def test_without_a_url_the_embedded_brokers_file_is_named(folder: Path) -> None:
+    async def main() -> None:
+        async with Bus(source="shop"):
+            pass
+
+    with pytest.warns(
+        UserWarning, match=rf"no broker URL: using the embedded broker in the file {folder}/anybroker.db"
+    ):
+        asyncio.run(main())
+    assert (folder / "anybroker.db").exists()
+
+
+# ---------------------------------------------------------------------------------------------- wrong settings
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (
+            {"topics": {"orders": {"lane": 3}}},
+            "topics.orders.lane: there is no such setting. Did you mean 'lanes'? Known: dead_letter, foreign, groups, "
+            "key, lanes, max_ahead, max_in_flight, ordered, retention.",
+        ),
+        ({"publish_dedline": 3}, "publish_dedline: there is no such setting. Did you mean 'publish_deadline'? Known: "),
+        ({"nonsense": 3}, "nonsense: there is no such setting. Known: adapters, connect_timeout, drain, "),
+        (
+            {"lease": 0.5},
+            "lease: Input should be greater than or equal to 1. Seconds after which what a crashed member",
+        ),
+        ({"lease": "soon"}, "lease: Input should be a valid number"),
+        ({"provision": "maybe"}, "provision: Input should be 'create', 'verify' or 'off'. Make topics and groups"),
+        ({"topics": {"orders": {"lanes": 65}}}, "topics.orders.lanes: Input should be less than or equal to 64"),
+        ({"topics": {"orders": {"retention": 0}}}, "topics.orders.retention: Input should be greater than 0"),
+        ({"topics": {"orders": 7}}, "topics.orders: Input should be a valid dictionary"),
+        ({"topics": {"Orders": {}}}, "topic: 'Orders' is no name that every broker carries"),
+        ({"topics": {"orders": {"groups": ["Billing"]}}}, "group: 'Billing' is no name that every broker carries"),
+        ({"topics": {"orders": {"dead_letter": "a b"}}}, "topic: 'a b' is no name that every broker carries"),
+    ],
+)
+def test_wrong_settings(arguments: Mapping[str, Any], text: str) -> None:
+    assert error(lambda: load_settings(arguments)).startswith(text)
+
+
+def test_an_unknown_setting_in_the_file(folder: Path) -> None:
+    (folder / "anybroker.toml").write_text('urll = "memory://"')
+    assert error(lambda: load_settings({})).startswith("urll: there is no such setting. Did you mean 'url'?")
+
+
+def test_a_file_that_is_no_toml(folder: Path) -> None:
+    (folder / "anybroker.toml").write_text("url = ")
+    text = error(lambda: load_settings({}))
+    assert "anybroker.toml" in text
+    assert "Invalid value" in text
+
+
+def test_an_environment_variable_that_is_no_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANYBROKER_TOPICS", "{orders}")
+    text = error(lambda: load_settings({}))
+    assert "topics" in text
+    assert "Write nested settings as JSON, or use ANYBROKER_NAME__FIELD." in text
+
+
+def test_an_unknown_argument_of_the_bus() -> None:
+    with pytest.raises(TypeError, match="leese"):
+        Bus(MemoryBroker(), leese=3)  # type: ignore[call-arg] # that is what is refused
+
+
+def test_what_is_neither_a_url_nor_makes_an_adapter() -> None:
+    text = error(lambda: Bus(7, source="shop"))  # type: ignore[arg-type] # that is what is refused
+    assert text == "url: int is neither a URL nor makes an adapter. Give a URL or a MemoryBroker()."
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "text"),
+    [
+        ("lane", ["lanes", "groups"], "Did you mean 'lanes'? Known: groups, lanes."),
+        ("zzz", ["lanes", "groups"], "Known: groups, lanes."),
+        ("zzz", [], "Known: none."),
+    ],
+)
+def test_the_nearest_name(name: str, known: list[str], text: str) -> None:
+    assert nearest(name, known) == text
+
+
+class Options(AdapterSettings):
+    acks: str = Field(default="all", description="How many replicas confirm.")
+    token: SecretStr = SecretStr("")
+    retries: int = 3
+
+
+def test_the_options_of_an_adapter() -> None:
+    assert validate(Options, {"acks": "1"}, "kafka").acks == "1"
+    assert error(lambda: validate(Options, {"ack": "1"}, "kafka")) == (
+        "kafka.ack: there is no such setting. Did you mean 'acks'? Known: acks, retries, token."
+    )
+    assert error(lambda: validate(Options, {"acks": 1}, "kafka")) == (
+        "kafka.acks: Input should be a valid string. How many replicas confirm."
+    )
+
+
+def test_a_wrong_value_is_not_shown_since_it_may_be_secret() -> None:
+    text = error(lambda: validate(Options, {"token": ["hunter2"], "retries": "hunter3"}, "kafka"))
+    assert "hunter" not in text
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"lanes": 0}, "subscription orders/billing, lanes=: 0 is no whole number from 1 to 64"),
+        ({"lanes": True}, "lanes=: True is no whole number from 1 to 64"),
+        ({"max_in_flight": 0}, "max_in_flight=: 0 is no whole number from 1 to 100000"),
+        ({"max_ahead": 1.5}, "max_ahead=: 1.5 is no whole number from 1 to 1000000"),
+        ({"poison_after": 1}, "poison_after=: 1 is no whole number from 2 to 1000000"),
+        ({"unhandled": "drop"}, "unhandled=: 'drop' is neither 'skip' nor 'dead_letter'"),
+        ({"start": "latest"}, "start=: 'latest' is no start. Use 'new', 'earliest' or a datetime."),
+        ({"start": datetime(2026, 1, 1)}, "start=: the datetime has no time zone. Use datetime(…, tzinfo=UTC)."),  # noqa: DTZ001, RUF100
+    ],
+)
+def test_wrong_subscriptions(options: dict[str, Any], text: str) -> None:
+    bus = Bus(MemoryBroker(), source="shop")
+    assert text in error(lambda: bus.subscription("orders", group="billing", **options))
+    assert bus.subscriptions == ()
+
+
+def test_a_subscription_asked_for_again() -> None:
+    bus = Bus(MemoryBroker(), source="shop")
+    first = bus.subscription("orders", group="billing", lanes=2)
+    assert bus.subscription("orders", group="billing", lanes=2) is first
+    assert error(lambda: bus.subscription("orders", group="billing", lanes=3)) == (
+        "subscription orders/billing: is there already with other settings. Give them in one place."
+    )
+
+
+def test_an_ordered_subscription_of_an_unordered_topic() -> None:
+    bus = Bus(MemoryBroker(), source="shop", topics={"orders": {"ordered": False}})
+
+    @bus.subscribe("orders", group="billing", ordered=True)
+    async def charge(number: int) -> None: ...
+
+    assert error(lambda: asyncio.run(bus.start())) == (
+        "subscription orders/billing, ordered=True: the topic is configured with ordered = false. "
+        "Leave ordered= out, or drop 'ordered = false' from the topic's configuration."
+    )
+
+
+@pytest.mark.parametrize(
+    ("start", "text"),
+    [
+        ("earliest", "start='earliest': the memory adapter has no 'retains'. Use start='new'."),
+        (
+            datetime(2026, 1, 1, tzinfo=UTC),
+            "start=2026-01-01T00:00:00+00:00: the memory adapter has no 'start_at_time'.",
+        ),
+    ],
+)
+def test_a_start_that_the_broker_cannot_have(start: Any, text: str) -> None:
+    bus = Bus(MemoryBroker(), source="shop")
+
+    @bus.subscribe("orders", group="billing", start=start)
+    async def charge(number: int) -> None: ...
+
+    assert text in error(lambda: asyncio.run(bus.start()))
+
+
+# ----------------------------------------------------------------------------------------------------------- URLs
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("memory://", BrokerUrl("memory", ())),
+        ("kafka://a:9092,b:9093", BrokerUrl("kafka", (("a", 9092), ("b", 9093)))),
+        ("kafka://a", BrokerUrl("kafka", (("a", None),))),
+        ("kafka://[::1]:9092", BrokerUrl("kafka", (("::1", 9092),))),
+        ("amqp://u:p@host:5672/v", BrokerUrl("amqp", (("host", 5672),), "u", "p", "/v")),
+        ("amqp://u%40x:p%2Fq%3A@host/%2F", BrokerUrl("amqp", (("host", None),), "u@x", "p/q:", "//")),
+        ("nats://token@host", BrokerUrl("nats", (("host", None),), "token")),
+        ("sqlite:///shop.db", BrokerUrl("sqlite", (), path="/shop.db")),
+        (
+            "sqlite:////var/shop.db?poll=1&x=",
+            BrokerUrl("sqlite", (), path="//var/shop.db", options={"poll": "1", "x": ""}),
+        ),
+        ("sqlite:///a%20b.db", BrokerUrl("sqlite", (), path="/a b.db")),
+        ("sqlite:///a@b.db", BrokerUrl("sqlite", (), path="/a@b.db")),
+        ("amqp://u:p%23%40@host/a@b", BrokerUrl("amqp", (("host", None),), "u", "p#@", "/a@b")),
+        ("sqs://h?endpoint=http://u@h", BrokerUrl("sqs", (("h", None),), options={"endpoint": "http://u@h"})),
+    ],
+)
+def test_urls(url: str, expected: BrokerUrl) -> None:
+    assert parse_url(url) == expected
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        (
+            "shop.db",
+            "url: 'shop.db' is no broker URL. Write scheme://host:port, such as sqlite:///shop.db or memory://.",
+        ),
+        ("", "url: '' is no broker URL."),
+        ("user:hunter2@host:9092", "url: 'str' is no broker URL."),
+        (7, "url: 'int' is no broker URL."),
+        ("kafka://host:port", "url: cannot be read: "),
+        ("kafka://host:99999", "url: cannot be read: "),
+        ("kafka://[::1", "url: cannot be read: "),
+        ("kafka://user:hunter2@host:hunter2", "url: cannot be read: "),
+        ("kafka://user:hunter2@ho[st", "url: cannot be read: "),
+        ("kafka://user:hunter2/x@host", "url: cannot be read: "),
+        ("kafka://user:2/hunter2@host", "url: cannot be read: "),
+        ("kafka://user:hunter2#x@host", "url: cannot be read: "),
+        ("kafka://user:2#hunter2@host", "url: cannot be read: "),
+        ("kafka://user:2?hunter2@host", "url: cannot be read: "),
+        ("kafka://user:x@host/#hunter2", "url: cannot be read: "),
+        ("kafka://host?acks=1&acks=all", "url option 'acks': is given twice. Keep one of them."),
+    ],
+)
+def test_wrong_urls(url: Any, text: str) -> None:
+    said = error(lambda: parse_url(url))
+    assert said.startswith(text)
+    assert "hunter2" not in said
+
+
+def test_the_password_is_never_shown() -> None:
+    url = parse_url("amqp://user:hunter2@host:5672/v?x=1")
+    assert str(url) == "amqp://user:***@host:5672/v"
+    assert "hunter2" not in repr(url)
+    assert url.password == "hunter2"  # noqa: S105, RUF100
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("kafak://host", "url: no adapter for 'kafak'://. Did you mean 'kafka'? Known: "),
+        ("memory://host", "url: memory://host names a server or a path. Write memory:// and nothing behind it."),
+        ("memory://?speed=fast", "memory.speed: there is no such setting. Known: none."),
+    ],
+)
+def test_urls_that_no_adapter_takes(url: str, text: str) -> None:
+    assert error(lambda: asyncio.run(Bus(url, source="shop").start())).startswith(text)
+
+
+# ---------------------------------------------------------------------------------------------------------- names
+
+
+@pytest.mark.parametrize("name", ["a", "orders", "shop.orders-eu", "0", "a-.b".replace("-.", "-"), "x" * 60])
+def test_names_that_every_broker_carries(name: str) -> None:
+    assert check_topic(name) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "Orders",
+        "orders_eu",
+        "orders/eu",
+        "o rders",
+        "-a",
+        "a-",
+        ".a",
+        "a.",
+        "a..b",
+        "ärger",
+        "a*",
+        "a\n",
+        "a#",
+        None,
+        7,
+    ],
+)
+def test_names_that_not_every_broker_carries(name: Any) -> None:
+    assert error(lambda: check_topic(name)).endswith(
+        "is no name that every broker carries. Use lower-case letters, digits, and single '.' or '-' between them, "
+        "such as 'orders' or 'shop.orders-eu'."
+    )
+    assert "group" in error(lambda: check_names("orders", name))
+
+
+def test_the_length_of_names() -> None:
+    assert error(lambda: check_topic("x" * 61)) == (
+        f"topic: '{'x' * 61}' has 61 characters. Use 60 at most, the group included."
+    )
+    check_names("t" * 30, "g" * 30)
+    assert error(lambda: check_names("t" * 30, "g" * 31)).startswith("group: topic 'tttt")
+
+
+@pytest.mark.parametrize("call", ["subscribe", "declare", "publish", "dead_letters", "topic"])
+def test_names_are_refused_wherever_they_come_in(call: str) -> None:
+    async def main() -> None:
+        bus = Bus(MemoryBroker(), source="shop")
+        if call == "subscribe":
+            bus.subscription("Orders", group="billing")
+        elif call == "dead_letters":
+            bus.dead_letters("Orders", "billing")
+        elif call == "topic":
+            bus.topic("Orders")
+        async with bus:
+            if call == "declare":
+                await bus.declare("Orders")
+            await bus.publish("Orders", 1, type="t")
+
+    assert error(lambda: asyncio.run(main())).startswith("topic: 'Orders' is no name that every broker carries")
+
+
+def test_keys_have_a_length() -> None:
+    assert check_key("k" * 512) == "k" * 512
+    assert error(lambda: check_key("é" * 257)) == (
+        f"key: '{'é' * 40}'… takes 514 bytes. "
+        "Use 512 at most: an identifier or its hash, such as the customer's number."
+    )
+
+
+# ------------------------------------------------------------------------------------------ keys from configuration
+
+
+@pytest.mark.parametrize(
+    ("path", "payload", "options", "key"),
+    [
+        ("data.customer", {"customer": "c-7"}, {}, "c-7"),
+        ("data.customer.id", {"customer": {"id": 7}}, {}, "7"),
+        ("data.customer", {"other": 1}, {}, None),
+        ("data.customer", {"customer": None}, {}, None),
+        ("subject", {}, {"subject": "s-1"}, "s-1"),
+        ("tenant", {}, {"extensions": {"tenant": "t-1"}}, "t-1"),
+        ("tenant", {}, {}, None),
+        ("data.customer", {"customer": "c-7"}, {"key": "mine"}, "mine"),
+    ],
+)
+def test_the_key_of_a_topic(path: str, payload: Any, options: dict[str, Any], key: str | None) -> None:
+    async def main() -> Any:
+        bus = Bus(MemoryBroker(), source="shop", topics={"orders": {"key": path, "groups": ["billing"]}})
+        async with bus:
+            return (await bus.publish("orders", payload, type="order.v1", **options)).event
+
+    assert asyncio.run(main()).key == key
+
+
+@pytest.mark.parametrize("path", ["", "data", "data.", ".customer", "subject.x", "data..x"])
+def test_a_path_that_is_none(path: str) -> None:
+    text = error(lambda: Bus(MemoryBroker(), source="shop", topics={"orders": {"key": path}}))
+    assert text == (f"topics.orders.key: {path!r} is no path. Write data.customer, subject, or an extension's name.")
+
+
+@pytest.mark.parametrize("value", [1.5, True, ["a"], {"a": 1}])
+def test_a_path_that_leads_to_no_key(value: Any) -> None:
+    async def main() -> None:
+        async with Bus(MemoryBroker(), source="shop", topics={"orders": {"key": "data.customer"}}) as bus:
+            await bus.publish("orders", {"customer": value}, type="order.v1")
+
+    assert error(lambda: asyncio.run(main())).startswith("topics.orders.key: 'data.customer' of an event is a ")
