@@ -55,7 +55,7 @@ def test_the_defaults() -> None:
     assert TopicSettings() == TopicSettings(
         ordered=True,
         groups=(),
-        lanes=4,
+        lanes=None,
         retention=None,
         dead_letter=None,
         key=None,

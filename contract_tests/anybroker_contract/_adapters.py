@@ -7,6 +7,8 @@ from importlib import import_module
 
 import pytest
 
+from anybroker.capabilities import Capabilities
+
 from .harness import BrokerHarness, BrokerUnavailable
 from .harnesses import BUILT_IN
 
@@ -25,16 +27,14 @@ def find_harnesses(names: Iterable[str]) -> dict[str, type[BrokerHarness]]:
         module, _, attribute = path.partition(":")
         if not attribute:
             raise pytest.UsageError(
-                f"--adapter {path}: is no short name ({', '.join(BUILT_IN)}, all) and no 'module:Class' of a BrokerHarness"
+                f"--adapter {path}: is no short name ({', '.join(BUILT_IN)}, all) and no module:Class"
             )
         try:
             harness = getattr(import_module(module), attribute)
         except (ImportError, AttributeError) as exc:
             raise pytest.UsageError(f"--adapter {path}: cannot be imported: {exc}") from exc
         if not (isinstance(harness, type) and issubclass(harness, BrokerHarness)):
-            raise pytest.UsageError(
-                f"--adapter {path}: is not a subclass of anybroker_contract.BrokerHarness"
-            )
+            raise pytest.UsageError(f"--adapter {path}: is not a subclass of anybroker_contract.BrokerHarness")
         found[harness.name] = harness
     return found
 
@@ -46,6 +46,10 @@ class Adapters:
         self.shared: dict[str, BrokerHarness] = {name: harness() for name, harness in classes.items()}
         self.own: dict[str, BrokerHarness] = {}
         """Brokers of this process alone, for tests that disturb them."""
+        self.capabilities: dict[str, Capabilities] = {
+            name: harness.capabilities() for name, harness in self.shared.items()
+        }
+        """Asked once: for an installed adapter it means a search of all packages."""
         self.unavailable: dict[str, BrokerUnavailable] = {}
         self._set_up: list[BrokerHarness] = []
 
@@ -55,9 +59,7 @@ class Adapters:
         from .harnesses.server import ServerHarness
 
         servers = {harness for harness in self.shared.values() if isinstance(harness, ServerHarness)}
-        found = start_brokers(
-            [harness.kind for harness in servers], say=lambda name, text: say(f"{name}: {text}")
-        )
+        found = start_brokers([harness.kind for harness in servers], say=lambda name, text: say(f"{name}: {text}"))
         for name, harness in self.shared.items():
             try:
                 if isinstance(harness, ServerHarness):
@@ -73,10 +75,7 @@ class Adapters:
 
     def told(self) -> dict[str, str | None]:
         """For the workers: what each setup returned; None where there is no broker."""
-        return {
-            name: None if name in self.unavailable else harness.started
-            for name, harness in self.shared.items()
-        }
+        return {name: None if name in self.unavailable else harness.started for name, harness in self.shared.items()}
 
     def attach(self, told: dict[str, str | None]) -> None:
         """In a worker."""

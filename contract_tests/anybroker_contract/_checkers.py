@@ -64,9 +64,7 @@ def repeats(handled: Iterable[Handling]) -> dict[str, int]:
     return {id_: count for id_, count in counts.items() if count > 1}
 
 
-def inversions(
-    published: Sequence[tuple[str | None, str]], handled: Iterable[Handling]
-) -> list[tuple[str, str]]:
+def inversions(published: Sequence[tuple[str | None, str]], handled: Iterable[Handling]) -> list[tuple[str, str]]:
     """Pairs of ids of one key whose first starts came in the other order than they were published.
 
     ``published`` is key and id, in publish order. Repeated starts do not count: a suffix may be repeated. Without a

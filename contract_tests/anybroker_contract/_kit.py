@@ -43,10 +43,17 @@ class Kit:
     """Given to every test as the fixture ``kit``. What it opened is closed after the test."""
 
     def __init__(
-        self, harness: BrokerHarness, folder: Path, *, size: str, patience: float, mutant: str | None
+        self,
+        harness: BrokerHarness,
+        capabilities: Capabilities,
+        folder: Path,
+        *,
+        size: str,
+        patience: float,
+        mutant: str | None,
     ) -> None:
         self.harness = harness
-        self.capabilities: Capabilities = harness.capabilities()
+        self.capabilities = capabilities
         self.folder = folder
         self.size = size
         """``short``, ``full`` or ``stress``."""
@@ -151,7 +158,7 @@ class Kit:
         first: int = 0,
         writer: str = "w",
     ) -> list[tuple[str | None, str]]:
-        """Publish ``writer-first`` and so on, all at once, under ``keys`` keys in turn; their keys and ids, in order."""
+        """Publish ``writer-first`` and so on, all at once, under ``keys`` keys in turn; keys and ids, in order."""
         published: list[tuple[str | None, str]] = []
         events = []
         for number in range(first, first + count):
@@ -227,6 +234,14 @@ class Kit:
 
             await eventually(empty, self.patience, f"the broker still holds events of {topic}/{group}")
 
+    async def unwell(self, bus: Bus) -> None:
+        """Return when the Bus reports a problem."""
+
+        async def problem() -> bool:
+            return bool(bus.problems)
+
+        await eventually(problem, self.patience, "the Bus reports no problem")
+
     async def settled_elsewhere(self) -> None:
         """Give another process the time of a settlement: two intervals of its receiver, and a little for the way."""
         await asyncio.sleep(2 * self.capabilities.settle_interval + 0.5)
@@ -247,14 +262,10 @@ def counted(number: int, *, key: str | None = None, writer: str = "w") -> Event[
     return Event.create({"n": number}, source="contract", type=TYPE, id=id_, key=key)
 
 
-async def submit(
-    sender: Any, batch: Sequence[Outbound], seconds: float = 30.0
-) -> list[Receipt | BrokerError]:
+async def submit(sender: Any, batch: Sequence[Outbound], seconds: float = 30.0) -> list[Receipt | BrokerError]:
     """Hand over to a Sender and wait for every report."""
     loop = asyncio.get_running_loop()
-    futures: dict[int, asyncio.Future[Receipt | BrokerError]] = {
-        id(item): loop.create_future() for item in batch
-    }
+    futures: dict[int, asyncio.Future[Receipt | BrokerError]] = {id(item): loop.create_future() for item in batch}
 
     def report(outbound: Outbound, result: Receipt | BrokerError) -> None:
         futures[id(outbound)].set_result(result)

@@ -40,9 +40,7 @@ def read_ledger(paths: Iterable[Path]) -> Ledger:
                 if row.test not in known:
                     raise pytest.UsageError(f"{path.name}: stale row, there is no test {row.test!r}")
                 if not row.reason.strip():
-                    raise pytest.UsageError(
-                        f"{path.name}: the row of {row.adapter} × {row.test} gives no reason"
-                    )
+                    raise pytest.UsageError(f"{path.name}: the row of {row.adapter} × {row.test} gives no reason")
                 ledger[row.adapter, row.test] = row
         except (OSError, tomllib.TOMLDecodeError, KeyError) as exc:
             raise pytest.UsageError(f"ledger {path}: {exc!r}") from exc

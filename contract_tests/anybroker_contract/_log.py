@@ -91,16 +91,12 @@ class Log:
 
     def summary(self) -> str:
         """For the message of a wait that failed."""
-        shown = ", ".join(
-            f"{item.id}#{item.attempt}{'' if item.ended else '…'}" for item in self.handlings[-12:]
-        )
+        shown = ", ".join(f"{item.id}#{item.attempt}{'' if item.ended else '…'}" for item in self.handlings[-12:])
         return f"{len(self.handlings)} starts, {len(self.done)} done, the last ones: {shown or 'none'}"
 
     # ---------------------------------------------------------------------------------------------- waiting
 
-    async def until(
-        self, condition: Callable[[], object], what: str = "", patience: float | None = None
-    ) -> None:
+    async def until(self, condition: Callable[[], object], what: str = "", patience: float | None = None) -> None:
         """Return when the condition is true; it is asked again at each start and end."""
         deadline = self.patience if patience is None else patience
         await wait_until(condition, deadline, self.changed, lambda: f"{what} ({self.summary()})".strip())

@@ -17,9 +17,7 @@ __all__ = ["Worker"]
 class Worker:
     """Runs :mod:`anybroker_contract._worker`; what its handler does goes to a log of the test."""
 
-    def __init__(
-        self, url: str, topic: str, group: str, log: Log, mutant: str | None, options: dict[str, Any]
-    ) -> None:
+    def __init__(self, url: str, topic: str, group: str, log: Log, mutant: str | None, options: dict[str, Any]) -> None:
         self.log = log
         self._options: dict[str, Any] = {
             "url": url,
@@ -71,9 +69,7 @@ class Worker:
             seconds,
         )
         if not self.ready:
-            raise AssertionError(
-                f"the worker ended before it was ready:\n{self._errors.decode(errors='replace')}"
-            )
+            raise AssertionError(f"the worker ended before it was ready:\n{self._errors.decode(errors='replace')}")
 
     async def _read(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None

@@ -14,9 +14,7 @@ _LEAVE = 1.0
 """Seconds that tasks have to end after the test has closed everything."""
 
 
-def run_test(
-    function: Callable[..., Awaitable[None]], arguments: Mapping[str, Any], kit: Kit, seconds: float
-) -> None:
+def run_test(function: Callable[..., Awaitable[None]], arguments: Mapping[str, Any], kit: Kit, seconds: float) -> None:
     """Run the test; it fails after ``seconds``, or if a task, or an error nobody looked at, is left behind."""
     problems: list[dict[str, Any]] = []
     with asyncio.Runner(debug=False) as runner:
@@ -24,16 +22,17 @@ def run_test(
         runner.run(_bounded(function, arguments, kit, seconds))
     if problems:
         first = problems[0]
-        raise AssertionError(
-            f"{len(problems)} errors in the loop, the first: {first['message']}"
-        ) from first.get("exception")
+        raise AssertionError(f"{len(problems)} errors in the loop, the first: {first['message']}") from first.get(
+            "exception"
+        )
 
 
 async def _bounded(
     function: Callable[..., Awaitable[None]], arguments: Mapping[str, Any], kit: Kit, seconds: float
 ) -> None:
+    limit = asyncio.timeout(seconds)
     try:
-        async with asyncio.timeout(seconds) as limit:
+        async with limit:
             await function(**arguments)
     except TimeoutError as exc:
         if limit.expired():
@@ -44,9 +43,7 @@ async def _bounded(
             async with asyncio.timeout(kit.patience):
                 await kit.close()
         except TimeoutError as exc:
-            raise AssertionError(
-                f"closing what the test had opened took more than {kit.patience:g} s"
-            ) from exc
+            raise AssertionError(f"closing what the test had opened took more than {kit.patience:g} s") from exc
     left = asyncio.all_tasks() - {asyncio.current_task()}
     if left:
         _, left = await asyncio.wait(left, timeout=_LEAVE)

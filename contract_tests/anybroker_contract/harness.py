@@ -98,9 +98,7 @@ class BrokerHarness:
     def can(self) -> frozenset[str]:
         """The names of what can be done to this broker: by default what the subclass overrides."""
         names = (*DISTURBANCES, "absent_url")
-        return frozenset(
-            name for name in names if getattr(type(self), name) is not getattr(BrokerHarness, name)
-        )
+        return frozenset(name for name in names if getattr(type(self), name) is not getattr(BrokerHarness, name))
 
     def restart(self) -> Any:
         """End the broker gracefully and start it again, with its data; return when it answers."""

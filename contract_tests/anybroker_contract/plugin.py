@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="what to test: memory, sqlite, kafka, …, all, or module:Class of a BrokerHarness. Repeatable. Default: memory.",
+        help="what to test: memory, sqlite, …, all, or module:Class of a BrokerHarness; repeatable (default: memory)",
     )
     group.addoption(
         "--require-brokers",
@@ -85,12 +85,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="FILE",
         help="a ledger of your own, beside the suite's",
     )
-    group.addoption(
-        "--outcomes", default=None, metavar="FILE", help="write each outcome to this file, one JSON a line"
-    )
-    group.addoption(
-        "--write-table", default=None, metavar="FILE", help="write tests × adapters into this page"
-    )
+    group.addoption("--outcomes", default=None, metavar="FILE", help="write each outcome to this file, one JSON a line")
+    group.addoption("--write-table", default=None, metavar="FILE", help="write tests × adapters into this page")
     group.addoption("--check-table", default=None, metavar="FILE", help="fail if that page is not current")
     group.addoption(
         "--mutant",
@@ -149,8 +145,12 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         adapters.unavailable = {name: BrokerUnavailable("only collecting") for name in adapters.shared}
         return
     reporter = config.pluginmanager.get_plugin("terminalreporter")
-    quietly = reporter is None or config.option.verbose < 0
-    adapters.start(lambda text: None if quietly else reporter.write_line(f"anybroker: {text}"))
+
+    def say(text: str) -> None:
+        if reporter is not None and config.option.verbose >= 0:
+            reporter.write_line(f"anybroker: {text}")
+
+    adapters.start(say)
     required = {name.strip() for name in config.option.require_brokers.split(",") if name.strip()}
     missing = [name for name in adapters.unavailable if name in required or "all" in required]
     if missing:
@@ -207,7 +207,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             continue
         extra, disturbs = _marks_for(config, test, name, harness, marks)
         repeats = range(REPEATS) if config.option.tier == "stress" else range(1)
-        for mutant in _mutants(config, test, harness):
+        for mutant in _mutants(config, test, name):
             if mutant is not None and any(mark.name == "skip" for mark in extra):
                 continue
             for repeat in repeats:
@@ -216,18 +216,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("kit", parameters, indirect=True)
 
 
-def _mutants(config: pytest.Config, test: str, harness: BrokerHarness) -> list[str | None]:
+def _mutants(config: pytest.Config, test: str, name: str) -> list[str | None]:
     if not config.option.mutant:
         return [None]
     from .mutants import MUTANTS
 
-    wanted = (
-        MUTANTS if "all" in config.option.mutant else {name: MUTANTS[name] for name in config.option.mutant}
-    )
+    wanted = MUTANTS if "all" in config.option.mutant else {name: MUTANTS[name] for name in config.option.mutant}
     return [
         mutant.name
         for mutant in wanted.values()
-        if mutant.applies(harness.capabilities())
+        if mutant.applies(config.stash[_ADAPTERS].capabilities[name])
         and (not config.option.killers_only or test.partition("::")[2] in mutant.killers)
     ]
 
@@ -241,7 +239,7 @@ def _marks_for(
 ) -> tuple[list[pytest.MarkDecorator | pytest.Mark], bool]:
     """What is added to the test on this adapter, and whether it runs on a broker of its own."""
     extra: list[pytest.MarkDecorator | pytest.Mark] = []
-    capabilities = harness.capabilities()
+    capabilities = config.stash[_ADAPTERS].capabilities[name]
     needs = set(marks["needs_harness"].args) if "needs_harness" in marks else set()
     disturbs = bool(needs & DISTURBANCES)
     if disturbs:
@@ -292,7 +290,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture
-def kit(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Kit]:
+def kit(request: pytest.FixtureRequest, tmp_path: Path) -> Kit:
     """What a test works with, on one adapter."""
     name, mutant, disturbs = request.param
     config = request.config
@@ -302,7 +300,8 @@ def kit(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Kit]:
     except BrokerUnavailable as exc:
         pytest.fail(f"a second broker for tests that disturb it: {_why(exc)}", pytrace=False)
     patience = config.option.patience or 20.0
-    return Kit(harness, tmp_path, size=config.option.tier, patience=patience, mutant=mutant)
+    capabilities = adapters.capabilities[name]
+    return Kit(harness, capabilities, tmp_path, size=config.option.tier, patience=patience, mutant=mutant)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -339,9 +338,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         test, name, mutant = report.anybroker
         verdict, reason = _verdict(report)
         if verdict is not None:
-            _session.stash[_OUTCOMES].add(
-                Outcome(test, name, verdict, reason, mutant, round(report.duration, 3))
-            )
+            _session.stash[_OUTCOMES].add(Outcome(test, name, verdict, reason, mutant, round(report.duration, 3)))
 
 
 def _verdict(report: pytest.TestReport) -> tuple[Verdict | None, str]:

@@ -41,9 +41,7 @@ async def test_only_what_failed_of_a_batch_comes_again(kit: Kit) -> None:
         seen.extend(event.id for event in events)
         log.changed.fire()
         bad = {
-            at: ValueError("bad")
-            for at, event in enumerate(events)
-            if event.id in first and event.data["n"] % 7 == 3
+            at: ValueError("bad") for at, event in enumerate(events) if event.id in first and event.data["n"] % 7 == 3
         }
         if bad:
             raise BatchFailed(bad)

@@ -47,9 +47,7 @@ async def test_every_body_arrives_byte_for_byte(kit: Kit) -> None:
         for event in events:
             await bus.publish(topic, event)
         await log.wait_done(BODIES)
-    arrived = {
-        handling.id: (handling.event.body, handling.event.datacontenttype) for handling in log.handlings
-    }
+    arrived = {handling.id: (handling.event.body, handling.event.datacontenttype) for handling in log.handlings}
     assert arrived == {event.id: (event.body, event.datacontenttype) for event in events}
 
 
@@ -88,9 +86,7 @@ async def test_large_bodies_pass(kit: Kit, size: int) -> None:
     bus = kit.bus()
     log = kit.subscribe(bus, topic)
     body = bytes(number % 251 for number in range(size))
-    event = Event.create(
-        body, source="contract", type=TYPE, id="w-0", datacontenttype="application/octet-stream"
-    )
+    event = Event.create(body, source="contract", type=TYPE, id="w-0", datacontenttype="application/octet-stream")
     async with bus:
         if limit is not None and size * 4 / 3 + 16 * 1024 > limit:
             with pytest.raises(EventTooLarge):
@@ -112,9 +108,7 @@ async def test_the_size_limit_is_exact_and_told_before_the_wire(kit: Kit) -> Non
 
     def sized(size: int, name: str) -> Event[Any]:
         body, moment = b"x" * size, "2026-01-01T00:00:00Z"
-        return Event.create(
-            body, source="contract", type=TYPE, id=name, time=moment, datacontenttype="text/plain"
-        )
+        return Event.create(body, source="contract", type=TYPE, id=name, time=moment, datacontenttype="text/plain")
 
     async with bus:
         fits = limit

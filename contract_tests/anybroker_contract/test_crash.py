@@ -92,8 +92,9 @@ async def test_sigterm_drains_and_gives_back(kit: Kit, again: bool) -> None:
     log = kit.log()
     await kit.declared(topic, "g")
     async with kit.bus(consume=False) as publisher:
-        options = {"seconds": 0.05, "drain": 10.0, "subscription": {"max_in_flight": 4}}
-        worker = await kit.worker(topic, log=log, stick=["w-0"] if again else [], **options)
+        stick = ["w-0"] if again else []
+        few = {"max_in_flight": 4}
+        worker = await kit.worker(topic, log=log, stick=stick, seconds=0.05, drain=10.0, subscription=few)
         published = await kit.publish(publisher, topic, 40, keys=8)
         await log.wait_started(8)
         worker.signal(signal.SIGTERM)

@@ -70,9 +70,7 @@ async def test_attribute_values_arrive_exactly(kit: Kit) -> None:
         for event in events:
             await bus.publish(topic, event)
         await log.wait_done(event.id for event in events)
-    assert {handling.id: handling.event for handling in log.handlings} == {
-        event.id: event for event in events
-    }
+    assert {handling.id: handling.event for handling in log.handlings} == {event.id: event for event in events}
 
 
 async def test_eleven_extensions_of_every_type_arrive(kit: Kit) -> None:

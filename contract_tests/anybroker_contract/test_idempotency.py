@@ -8,7 +8,7 @@ import sqlite3
 import pytest
 
 from anybroker import Bus, Delivery
-from anybroker.idempotency import MemoryStore, SqliteStore, SqliteTransaction
+from anybroker.idempotency import Busy, Claim, Done, Key, MemoryStore, SqliteStore, SqliteTransaction
 from anybroker.middleware import idempotent, retry
 from anybroker.testing import drop, duplicate
 
@@ -21,11 +21,11 @@ class DownStore(MemoryStore):
 
     down = False
 
-    async def claim(self, *arguments: object) -> object:  # type: ignore[override]
+    async def claim(self, key: Key, owner: str, lease: float, retain: float, /) -> Claim | Busy | Done:
         """As MemoryStore, when it is up."""
         if self.down:
             raise ConnectionError("the store is down")
-        return await super().claim(*arguments)  # type: ignore[arg-type]
+        return await super().claim(key, owner, lease, retain)
 
 
 async def test_three_copies_have_one_effect(kit: Kit) -> None:
@@ -53,14 +53,10 @@ async def test_copies_at_the_same_moment_have_one_effect(kit: Kit) -> None:
     async def linger(_: Delivery) -> None:
         await asyncio.sleep(0.3)
 
-    buses = [
-        kit.bus(target=kit.faulty(duplicate(every=1)), topics={topic: {"ordered": False}}) for _ in range(2)
-    ]
+    buses = [kit.bus(target=kit.faulty(duplicate(every=1)), topics={topic: {"ordered": False}}) for _ in range(2)]
     for number, bus in enumerate(buses):
         middleware = [idempotent(store)]
-        kit.subscribe(
-            bus, topic, log=log, behave=linger, member=f"m{number}", ordered=False, middleware=middleware
-        )
+        kit.subscribe(bus, topic, log=log, behave=linger, member=f"m{number}", ordered=False, middleware=middleware)
         await bus.start()
     await asyncio.gather(*(bus.publish(topic, counted(number)) for bus in buses for number in range(5)))
     await log.wait_done(f"w-{number}" for number in range(5))
@@ -121,10 +117,7 @@ async def test_the_store_down_means_that_nothing_is_handled(kit: Kit) -> None:
     async with bus:
         store.down = True
         published = await kit.publish(bus, topic, 5, keys=5)
-        loop = asyncio.get_running_loop()
-        end = loop.time() + kit.patience
-        while not bus.problems and loop.time() < end:
-            await asyncio.sleep(0.02)
+        await kit.unwell(bus)
         assert "store" in bus.problems[f"{topic}/g"]
         await log.quiet(0.2)
         assert log.handlings == []

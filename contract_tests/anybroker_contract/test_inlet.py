@@ -42,9 +42,7 @@ async def test_a_release_on_an_ordered_subscription_has_to_be_confirmed(kit: Kit
         if delivery.event.id == "w-0" and delivery.attempt == 1:
             raise Retry(after=0.4)
 
-    log = kit.subscribe(
-        bus, topic, behave=later, middleware=[retry(attempts=3, mode="release", gives_up_order=True)]
-    )
+    log = kit.subscribe(bus, topic, behave=later, middleware=[retry(attempts=3, mode="release", gives_up_order=True)])
     async with bus:
         published = await kit.publish(bus, topic, 5, keys=1)
         await log.wait_done(id_ for _, id_ in published)

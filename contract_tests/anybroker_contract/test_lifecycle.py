@@ -111,7 +111,7 @@ async def test_many_restarts_lose_nothing(kit: Kit) -> None:
             kit.subscribe(bus, topic, log=log, max_in_flight=4)
             wanted = len(log.handlings) + each // 2
             async with bus:
-                await log.until(lambda wanted=wanted: len(log.handlings) >= wanted, "a part")
+                await log.wait_started(wanted)
     bus = kit.bus()
     kit.subscribe(bus, topic, log=log)
     async with bus:
@@ -181,9 +181,7 @@ async def test_close_ends_soon_and_leaves_nothing_running(kit: Kit) -> None:
     await bus.publish(topic, counted(0))
     async with asyncio.timeout(5.0 + kit.capabilities.poll):
         await bus.close()
-    left = [
-        thread for thread in set(threading.enumerate()) - before if not thread.name.startswith("asyncio_")
-    ]
+    left = [thread for thread in set(threading.enumerate()) - before if not thread.name.startswith("asyncio_")]
     for thread in left:
         await asyncio.to_thread(thread.join, 2.0)
     assert [thread.name for thread in left if thread.is_alive()] == []

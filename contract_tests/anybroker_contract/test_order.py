@@ -93,9 +93,7 @@ async def test_a_failing_event_holds_its_key_only(kit: Kit) -> None:
         if delivery.event.id == "w-0" and not mended.is_set():
             raise ValueError("not yet")
 
-    log = kit.subscribe(
-        bus, topic, behave=fail_first, middleware=[retry(attempts=1000, first=0.02, cap=0.05)]
-    )
+    log = kit.subscribe(bus, topic, behave=fail_first, middleware=[retry(attempts=1000, first=0.02, cap=0.05)])
     async with bus:
         published = await kit.publish(bus, topic, 60, keys=6)
         others = [id_ for key, id_ in published if key != "k0"]
@@ -139,11 +137,9 @@ async def test_order_holds_over_a_stop_and_a_start(kit: Kit) -> None:
     for _ in range(3):
         bus = kit.bus()
         kit.subscribe(bus, topic, log=log, behave=slowly, max_in_flight=8)
-        seen = len(log.handlings)
+        wanted = min(len(log.handlings) + 40, len(published))
         async with bus:
-            await log.until(
-                lambda seen=seen: len(log.handlings) >= min(seen + 40, len(published)), "some more"
-            )
+            await log.wait_started(wanted)
     bus = kit.bus()
     kit.subscribe(bus, topic, log=log, behave=slowly)
     async with bus:

@@ -167,13 +167,9 @@ async def test_a_retry_never_overtakes(kit: Kit) -> None:
     log = kit.subscribe(bus, topic)
     async with bus:
         events = [counted(number, key="k") for number in range(6)]
-        results = await asyncio.gather(
-            *(bus.publish(topic, event) for event in events), return_exceptions=True
-        )
+        results = await asyncio.gather(*(bus.publish(topic, event) for event in events), return_exceptions=True)
         confirmed = [
-            (event.key, event.id)
-            for event, result in zip(events, results, strict=True)
-            if isinstance(result, Receipt)
+            (event.key, event.id) for event, result in zip(events, results, strict=True) if isinstance(result, Receipt)
         ]
         await log.wait_done(id_ for _, id_ in confirmed)
     assert isinstance(results[2], Unavailable)
@@ -181,9 +177,7 @@ async def test_a_retry_never_overtakes(kit: Kit) -> None:
     assert sorted(log.started) == sorted(id_ for _, id_ in confirmed)
 
 
-async def test_a_topic_without_a_group_warns_once_and_counts(
-    kit: Kit, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_topic_without_a_group_warns_once_and_counts(kit: Kit, caplog: pytest.LogCaptureFixture) -> None:
     """Publishing where no group is known succeeds, is counted, and is warned of once a topic."""
     topic = kit.topic()
     async with kit.bus(consume=False) as bus:
@@ -191,9 +185,7 @@ async def test_a_topic_without_a_group_warns_once_and_counts(
             assert (await bus.publish(topic, counted(number))).broker_id
         assert bus.stats.without_group >= 1
     warnings = [
-        record
-        for record in caplog.records
-        if topic in record.getMessage() and "no group" in record.getMessage()
+        record for record in caplog.records if topic in record.getMessage() and "no group" in record.getMessage()
     ]
     assert len(warnings) == 1
 

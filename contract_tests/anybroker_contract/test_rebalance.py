@@ -70,9 +70,7 @@ async def test_a_member_that_leaves_hands_over_at_once(kit: Kit) -> None:
     await first.close()
     await starting
     await log.wait_done((id_ for _, id_ in published), patience=lease / 2)
-    assert (
-        inversions(published, [handling for handling in log.handlings if handling.member == "second"]) == []
-    )
+    assert inversions(published, [handling for handling in log.handlings if handling.member == "second"]) == []
 
 
 @requires("ordering")

@@ -98,5 +98,5 @@ async def test_an_event_without_data_under_a_key_is_refused(kit: Kit) -> None:
     """Where the broker cannot carry a key without a body, the publish is a typed error that says what to do."""
     topic = kit.topic()
     async with kit.bus(consume=False, topics={topic: {"groups": ["g"]}}) as bus:
-        with pytest.raises(AnybrokerError, match="(?i)structured"):
+        with pytest.raises(AnybrokerError, match=r"(?i)structured"):
             await bus.publish(topic, type=TYPE, key="k")

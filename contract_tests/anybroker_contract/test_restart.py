@@ -22,9 +22,7 @@ async def keep_publishing(bus: Bus, topic: str, confirmed: list[str], stop: asyn
         number += 16
         results = await bus.publish_many(topic, batch)
         confirmed += [
-            event.id
-            for event, result in zip(batch, results, strict=True)
-            if not isinstance(result, BrokerError)
+            event.id for event, result in zip(batch, results, strict=True) if not isinstance(result, BrokerError)
         ]
 
 
@@ -55,9 +53,7 @@ async def test_a_broker_restarted_under_load_loses_nothing(kit: Kit, how: str) -
         await log.wait_done(confirmed, patience=40.0)
     assert not lost(confirmed, log.handlings)
     numbers = {handling.id: int(handling.id.partition("-")[2]) for handling in log.handlings}
-    published = [
-        (f"k{number % 16}", id_) for id_, number in sorted(numbers.items(), key=lambda item: item[1])
-    ]
+    published = [(f"k{number % 16}", id_) for id_, number in sorted(numbers.items(), key=lambda item: item[1])]
     assert inversions(published, log.handlings) == []
     assert not unexpected([id_ for _, id_ in published], log.handlings)
 
@@ -130,7 +126,7 @@ async def test_every_publish_ends_by_its_deadline_while_the_broker_stands_still(
 @needs_harness("restart")
 @requires("durable")
 async def test_handlers_in_flight_at_a_restart_are_settled_or_repeated(kit: Kit) -> None:
-    """Handlers that run while the broker is restarted finish; their events are done, or come again, and none is lost."""
+    """Handlers that run while the broker is restarted finish; their events are done, or come again; none is lost."""
     topic = kit.topic()
     bus = kit.bus()
     free = asyncio.Event()

@@ -60,9 +60,7 @@ async def test_a_released_event_comes_again_with_its_attempts_and_headers(kit: K
         if delivery.event.id == "w-0" and delivery.attempt < 3:
             raise Retry(after=0.3)
 
-    log = kit.subscribe(
-        bus, topic, behave=fail_twice, max_in_flight=1, middleware=[retry(attempts=5, mode="release")]
-    )
+    log = kit.subscribe(bus, topic, behave=fail_twice, max_in_flight=1, middleware=[retry(attempts=5, mode="release")])
     async with bus:
         await bus.publish(topic, counted(0, key="k"), headers=HEADERS)
         await log.wait_started(1)
@@ -179,9 +177,7 @@ async def test_attempts_survive_a_clean_restart_of_the_consumer(kit: Kit) -> Non
     kit.subscribe(first, topic, log=log, behave=fail, middleware=[retry(attempts=9, mode="hold")])
     async with first:
         await first.publish(topic, counted(0, key="k"))
-        await log.until(
-            lambda: [item for item in log.handlings if item.ended is not None], "one failed start"
-        )
+        await log.until(lambda: [item for item in log.handlings if item.ended is not None], "one failed start")
     second = kit.bus()
     kit.subscribe(second, topic, log=log, behave=fail_once_more, middleware=[retry(attempts=9, mode="hold")])
     async with second:

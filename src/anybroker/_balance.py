@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 
 from .adapter import BalancesLanes, Lane
 from .errors import BrokerError
 
 __all__ = ["Balancer"]
+
+_log = logging.getLogger("anybroker")
 
 _INTERVAL = 1.0
 
@@ -51,6 +54,8 @@ class Balancer:
             try:
                 for lane in held[share:]:
                     await self._let_go(lane)
+            except BrokerError as exc:
+                _log.warning("a lane could not be given back: %s", exc)
             finally:
                 self._idle.set()
 

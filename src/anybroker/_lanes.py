@@ -8,7 +8,7 @@ from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
 from ._ledger import LaneLedger
-from .adapter import Lane
+from .adapter import Inbound, Lane
 
 if TYPE_CHECKING:
     from .delivery import Delivery
@@ -45,7 +45,7 @@ class Strands:
     memory.
     """
 
-    __slots__ = ("_held", "_held_keys", "_ordered", "_sequence", "_waiting", "blocked", "parked", "ready")
+    __slots__ = ("_held", "_held_keys", "_ordered", "_outside", "_sequence", "_waiting", "blocked", "parked", "ready")
 
     def __init__(self, ordered: bool) -> None:
         self._ordered = ordered
@@ -54,6 +54,7 @@ class Strands:
         self._waiting: dict[str, deque[Delivery] | None] = {}
         self._held: list[tuple[float, int, Delivery]] = []
         self._held_keys: set[str] = set()
+        self._outside: set[Inbound] = set()
         self._sequence = 0
         self.blocked = 0
         """How many wait behind another one of their key."""
@@ -105,31 +106,51 @@ class Strands:
             self._held_keys.add(key)
             self.parked += len(self._waiting[key] or ())
 
+    def put_off(self, delivery: Delivery, until: float) -> None:
+        """Keep a delivery that has not entered its strand until a moment of the loop's clock; its key stays open."""
+        self._sequence += 1
+        self._outside.add(delivery.inbound)
+        heappush(self._held, (until, self._sequence, delivery))
+
+    def take_held(self, inbound: Inbound) -> Delivery | None:
+        """Take a held delivery out before it is due; its key stays closed, and it is the head still. None: not held."""
+        for at, (_, _, delivery) in enumerate(self._held):
+            if delivery.inbound is inbound:
+                del self._held[at]
+                heapify(self._held)
+                return delivery if self._unheld(delivery) else None
+        return None
+
     def next_due(self) -> float | None:
         """The loop time at which the first held delivery is due."""
         return self._held[0][0] if self._held else None
 
     def pop_due(self, now: float) -> Delivery | None:
         """A held delivery that is due, or None; its key stays closed, and it is the head still."""
-        if not self._held or self._held[0][0] > now:
-            return None
-        delivery = heappop(self._held)[2]
-        self._unheld(delivery)
-        return delivery
+        while self._held and self._held[0][0] <= now:
+            delivery = heappop(self._held)[2]
+            if self._unheld(delivery):
+                return delivery
+        return None
 
-    def _unheld(self, delivery: Delivery) -> None:
+    def _unheld(self, delivery: Delivery) -> bool:
+        """It is held no more. True: it is the head of its strand; False: it was put off, and waits behind others."""
+        if self._outside and delivery.inbound in self._outside:
+            self._outside.discard(delivery.inbound)
+            return self.enter(delivery)
         key = delivery.key
         if key is not None and self._ordered:
             self._held_keys.discard(key)
             self.parked -= len(self._waiting[key] or ())
+        return True
 
     def clear(self) -> list[Delivery]:
         """Take out all that was not started, in order within each key. Running heads keep their keys closed."""
         heads = list(self.ready)
         self.ready.clear()
         for _, _, delivery in sorted(self._held):
-            self._unheld(delivery)
-            heads.append(delivery)
+            if self._unheld(delivery):
+                heads.append(delivery)
         self._held.clear()
         taken: list[Delivery] = []
         for delivery in heads:
@@ -155,7 +176,5 @@ class Strands:
         if held:
             self._held = [item for item in self._held if not item[2].lane_state.gone]
             heapify(self._held)
-            for item in held:
-                self._unheld(item[2])
-                gone.append(item[2])
+            gone += [item[2] for item in held if self._unheld(item[2])]
         return gone

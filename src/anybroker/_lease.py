@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+import logging
+from collections.abc import Callable, Collection, Iterable, Sequence
 
-from .adapter import ExtendsLease, Inbound
-from .errors import LeaseLost
+from .adapter import ExtendsLease, Inbound, Lane
+from .errors import BrokerError, LeaseLost
 
 __all__ = ["LeaseKeeper"]
+
+_log = logging.getLogger("anybroker")
 
 
 class LeaseKeeper:
@@ -30,6 +33,10 @@ class LeaseKeeper:
         for inbound in batch:
             self._held.pop(inbound, None)
 
+    def gone(self, lanes: Collection[Lane]) -> None:
+        """Nothing of these lanes is ours any more."""
+        self._held = {inbound: None for inbound in self._held if inbound.lane not in lanes}
+
     async def run(self) -> None:
         """Extend until cancelled."""
         while True:
@@ -37,7 +44,12 @@ class LeaseKeeper:
             batch: Sequence[Inbound] = list(self._held)
             if not batch:
                 continue
-            for inbound, result in zip(batch, await self._receiver.extend(batch), strict=True):
+            try:
+                results = await self._receiver.extend(batch)
+            except BrokerError as exc:
+                _log.warning("extending %d leases failed, next try in %.1f s: %s", len(batch), self._lease / 3, exc)
+                continue
+            for inbound, result in zip(batch, results, strict=True):
                 if isinstance(result, LeaseLost) and inbound in self._held:
                     del self._held[inbound]
                     self._lost(inbound)

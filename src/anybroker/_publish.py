@@ -13,7 +13,7 @@ from typing import Any
 
 from ._reconnect import Backoff
 from .adapter import RESERVED_BYTES, Foreign, Outbound, Receipt, Sender
-from .errors import BrokerError, PublishOutcomeUnknown, StateError, Unavailable
+from .errors import BrokerError, ConfigError, PublishOutcomeUnknown, Rejected, StateError, Unavailable
 from .event import Event
 from .stats import PublishStats
 
@@ -144,7 +144,11 @@ class Publisher:
             item.submitted = True
         try:
             await self._sender.submit(batch, self._report)
-        except BrokerError as exc:
+        except (BrokerError, ConfigError) as exc:
+            if isinstance(exc, ConfigError):
+                rejected = Rejected(str(exc))
+                rejected.__cause__ = exc
+                exc = rejected
             for item in batch:
                 if item in self._in_flight or item in self._own_deadline:
                     self._report(item, exc)

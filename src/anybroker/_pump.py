@@ -29,7 +29,7 @@ from .adapter import (
 )
 from .capabilities import Acknowledgement
 from .delivery import Delivery, current_delivery
-from .errors import BrokerError, Rejected, Retry
+from .errors import BrokerError, ConfigError, Rejected, Retry
 from .stats import SubscriptionStats
 
 __all__ = ["ATTEMPTS_HEADER", "NOT_BEFORE_HEADER", "Pump", "PumpSettings"]
@@ -46,6 +46,10 @@ _RESTRICTED_TIMEOUT = 0.2
 """How long to wait in a receive that leaves full lanes out: so long may one of them have room and get nothing."""
 _YIELD_EVERY = 32
 """Deliveries that a worker handles without giving the loop a turn, where the handler itself never waits."""
+_LEAVE_TIMEOUT = 10.0
+"""Seconds that a receiver has to stop, and to close: one on a dead connection may never answer."""
+_CANCEL_GRACE = 10.0
+"""Seconds that cancelled handlers have for their clean-up; whoever takes longer is left behind."""
 
 Handle = Callable[[Delivery], Awaitable[None]]
 ReleaseCopy = Callable[[Delivery, int, float], Awaitable[None]]
@@ -61,6 +65,8 @@ class PumpSettings:
     lease: float = 20.0
     drain: float = 25.0
     prefetch: int = field(default=0)
+    in_threads: bool = False
+    """Some handlers run in threads: they cannot be cancelled, and are waited for to the end."""
 
 
 class Pump:
@@ -92,6 +98,7 @@ class Pump:
         self._session_tasks: list[asyncio.Task[None]] = []
         self._fetcher: asyncio.Task[None] | None = None
         self._workers: set[asyncio.Task[None]] = set()
+        self._copies: set[asyncio.Task[None]] = set()
         self._busy_workers = 0
         self._idle: list[asyncio.Future[None]] = []
         self._waking = 0
@@ -105,6 +112,7 @@ class Pump:
         self._resumed = asyncio.Event()
         self._resumed.set()
         self._not_ours: set[Inbound] = set()
+        self._halted = False
         self._stuck_for: dict[Inbound, int] = {}
         self._stuck_backoff = Backoff(first=0.5, cap=30.0, floor=0.1)
         self.problem: str | None = None
@@ -140,7 +148,7 @@ class Pump:
 
     def resume(self) -> None:
         """Go on after :meth:`pause`."""
-        self._paused = False
+        self._halted = self._paused = False
         self._resumed.set()
         self._wake_workers()
 
@@ -149,6 +157,17 @@ class Pump:
 
         After ``drain`` seconds the handlers still running are cancelled and their events left for redelivery.
         """
+        try:
+            await self._finish_and_settle(drain)
+        finally:  # cancelled too: nothing of it may go on, nor keep the events
+            for task in (self._fetcher, *self._workers, *self._copies):
+                if task is not None:
+                    task.cancel()
+            if self._timer is not None:
+                self._timer.cancel()
+            await self._close_session()
+
+    async def _finish_and_settle(self, drain: float) -> None:
         deadline = asyncio.get_running_loop().time() + drain
         self._stopping = True
         self._stop_asked.set()
@@ -156,17 +175,19 @@ class Pump:
         self._room_changed(force=True)
         receiver = self._receiver
         if receiver is not None:
-            await receiver.stop()
+            await self._bounded(receiver.stop(), _LEAVE_TIMEOUT, "stopping the receiver")
         if self._fetcher is not None:
             await asyncio.wait([self._fetcher], timeout=max(self._adapter.capabilities.poll + 1.0, drain))
             if not self._fetcher.done():
                 self._fetcher.cancel()
                 await asyncio.wait([self._fetcher])
         if self._balancer is not None:
-            await self._balancer.stop()
+            await self._bounded(
+                self._balancer.stop(), max(deadline - asyncio.get_running_loop().time(), 1.0), "giving a lane back"
+            )
         for delivery in self._strands.clear():
-            self._give_back(delivery, delivery.attempt - 1)
-        busy = [worker for worker in self._workers if not worker.done()]
+            self._give_back(delivery, _starts(delivery))
+        busy = [task for task in (*self._workers, *self._copies) if not task.done()]
         for future in self._idle:
             future.cancel()
         self._idle.clear()
@@ -182,22 +203,27 @@ class Pump:
                 )
                 for worker in late:
                     worker.cancel()
-                await asyncio.wait(late)
-        if self._timer is not None:
-            self._timer.cancel()
+                _, left = await asyncio.wait(late, timeout=None if self._settings.in_threads else _CANCEL_GRACE)
+                if left:
+                    _log.error("%s: %d handlers ignore their cancellation and are left behind", self._name, len(left))
+                    for state in self._lanes.values():
+                        state.lost = bool(state.running)
         if self._settler is not None:
             if self._cumulative:
                 for state in self._lanes.values():
                     self._settler.commit(state)
-            await self._bounded(self._settler.flush(), max(deadline - asyncio.get_running_loop().time(), 5.0))
-        await self._close_session()
+            await self._bounded(
+                self._settler.flush(), max(deadline - asyncio.get_running_loop().time(), 5.0), "settling"
+            )
 
-    async def _bounded(self, awaitable: Awaitable[None], seconds: float) -> None:
+    async def _bounded(self, awaitable: Awaitable[None], seconds: float, what: str) -> None:
         try:
             async with asyncio.timeout(seconds):
                 await awaitable
         except TimeoutError:
-            _log.warning("%s: settling took more than %.0f s on the way out", self._name, seconds)
+            _log.warning("%s: %s took more than %.0f s", self._name, what, seconds)
+        except BrokerError as exc:
+            _log.warning("%s: %s failed: %s", self._name, what, exc)
 
     def only_blocked(self, collected: int) -> bool:
         """Whether nothing is ready and all that runs is among ``collected``, with others waiting behind it."""
@@ -244,11 +270,11 @@ class Pump:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        self.lost(list(self._lanes))
+        self._settler = self._lease = self._balancer = None
+        self._not_ours.clear()
         if receiver is not None:
-            try:
-                await receiver.close()
-            except BrokerError as exc:
-                _log.warning("%s: closing the receiver failed: %s", self._name, exc)
+            await self._bounded(receiver.close(), _LEAVE_TIMEOUT, "closing the receiver")
 
     async def _reopen(self, backoff: Backoff, why: BrokerError) -> None:
         """The receiver is dead: forget its lanes and open another, for as long as it takes."""
@@ -262,7 +288,7 @@ class Pump:
                 return
             try:
                 await self._open()
-            except BrokerError as exc:
+            except (BrokerError, ConfigError) as exc:  # a topic that was deleted may be made again
                 self.problem = f"reconnecting: {exc}"
                 continue
             self.stats.reconnects += 1
@@ -291,10 +317,11 @@ class Pump:
             for state in states:
                 if self._cumulative:
                     self._settler.commit(state)
-            await self._bounded(self._settler.flush(), 5.0)
+            await self._bounded(self._settler.flush(), 5.0, "settling")
         for state in states:
             state.lost = True
             self._lanes.pop(state.lane, None)
+        self._release_leases(lanes)
 
     def lost(self, lanes: Collection[Lane], /) -> None:
         """LaneListener: forget at once."""
@@ -302,8 +329,16 @@ class Pump:
             state = self._lanes.pop(lane, None)
             if state is not None:
                 state.gone = state.lost = True
+                if state.drained is not None:
+                    state.drained.set()
+        self._release_leases(lanes)
         self._drop_gone()
         self._room_changed(force=True)
+
+    def _release_leases(self, lanes: Collection[Lane]) -> None:
+        """What is forgotten must not be kept from other members."""
+        if self._lease is not None:
+            self._lease.gone(lanes)
 
     async def _drain_lanes(self, states: list[LaneState]) -> None:
         for state in states:
@@ -312,7 +347,7 @@ class Pump:
         waiting = []
         for state in states:
             if state.running:
-                state.drained = asyncio.Event()
+                state.drained = state.drained or asyncio.Event()
                 waiting.append(asyncio.create_task(state.drained.wait()))
         if waiting:
             _, late = await asyncio.wait(waiting, timeout=self._settings.drain)
@@ -336,8 +371,8 @@ class Pump:
         self.recovered(delivery)
         state.outstanding -= 1
         self._outstanding -= 1
-        if state.ledger is not None and delivery.attempt > 1:
-            state.ledger.attempts[delivery.inbound.position] = delivery.attempt - 1
+        if state.ledger is not None and (starts := _starts(delivery)) > 0:
+            state.ledger.attempts[delivery.inbound.position] = starts
         if not state.lost:
             self.stats.returned += 1
 
@@ -355,6 +390,10 @@ class Pump:
         """Another member may have it: not started here any more. A handler that runs already goes on."""
         self.stats.leases_lost += 1
         self._not_ours.add(inbound)
+        held = self._strands.take_held(inbound)
+        if held is not None:  # the worker drops it, and its key goes on
+            self._ready.append(held)
+            self._wake_workers()
 
     # ------------------------------------------------------------------------------------------------ fetch
 
@@ -456,6 +495,8 @@ class Pump:
                 state = lanes.get(lane)
                 last = lane
             if state is None or state.gone:
+                if self._lease is not None:
+                    self._lease.settled((inbound,))
                 continue
             starts = inbound.attempts
             if cumulative:
@@ -480,17 +521,12 @@ class Pump:
                 delivery.verdict = PoisonedError(inbound.deliveries)
                 delivery.attempt = starts
             if not_before is not None and (wait := not_before - time.time()) > 0:
-                self._hold_new(delivery, wait)
+                self._hold(delivery, wait, new=True)
             elif enter(delivery):
                 ready.append(delivery)
         self._outstanding += taken
         self.stats.received += taken
         self._wake_workers()
-
-    def _hold_new(self, delivery: Delivery, wait: float) -> None:
-        if self._strands.enter(delivery):
-            self._hold(delivery, wait)
-        # else it waits behind one of its key; by then it is late rather than early, which a delay allows
 
     # ---------------------------------------------------------------------------------------------- workers
 
@@ -551,8 +587,11 @@ class Pump:
                 self._failed(delivery, exc)
             except BaseException:
                 self._give_back(delivery, delivery.attempt)
+                self._next(delivery)
                 raise
             else:
+                if not_ours:
+                    not_ours.discard(delivery.inbound)
                 if self._stuck_for:
                     self.recovered(delivery)
                 if state.lost:
@@ -593,6 +632,12 @@ class Pump:
     def _failed(self, delivery: Delivery, exc: Exception) -> None:
         """The chain raised: hold, release, or (what nothing handled) keep and report."""
         state = delivery.lane_state
+        if state.lost or (self._not_ours and delivery.inbound in self._not_ours):
+            self._not_ours.discard(delivery.inbound)
+            self.recovered(delivery)
+            self.stats.stale_settlements += 1
+            self._finish(delivery)
+            return
         if isinstance(exc, Retry):
             delay = 1.0 if exc.after is None else exc.after
             released = getattr(exc, "release", False)
@@ -616,6 +661,7 @@ class Pump:
                 following.verdict = delivery.verdict
             self.problem = f"{type(exc).__name__}: {exc}"
             if delivery.verdict is not None and isinstance(exc, Rejected):
+                self._halted = True
                 self.pause()  # the dead-letter topic refuses it: no other wait would help
             _log.error(
                 "%s: an event of type %r can be neither finished nor dead-lettered, next try in %.1f s",
@@ -624,11 +670,9 @@ class Pump:
                 delay,
                 exc_info=exc,
             )
-        if state.lost:
-            self.stats.stale_settlements += 1
-            self._finish(delivery)
-        elif state.gone or self._stopping:
+        if state.gone or self._stopping:
             self._give_back(delivery, starts)
+            self._next(delivery)
         elif released:
             self.stats.released += 1
             self._release(delivery, starts, delay)
@@ -641,6 +685,8 @@ class Pump:
         """A delivery that was kept is done after all, or not ours any more."""
         if self._stuck_for.pop(delivery.inbound, None) is not None and not self._stuck_for:
             self.problem = None
+            if self._halted:
+                self.resume()
 
     def _finish(self, delivery: Delivery) -> None:
         delivery.lane_state.outstanding -= 1
@@ -669,8 +715,8 @@ class Pump:
             self._finish(delivery)
             return
         task = asyncio.create_task(self._copy_to_inlet(delivery, starts, delay))
-        self._workers.add(task)
-        task.add_done_callback(self._workers.discard)
+        self._copies.add(task)
+        task.add_done_callback(self._copies.discard)
 
     async def _copy_to_inlet(self, delivery: Delivery, starts: int, delay: float) -> None:
         """Emulated release: a confirmed copy in the inlet, then the original is done."""
@@ -680,6 +726,7 @@ class Pump:
         except (BrokerError, asyncio.CancelledError) as exc:
             if self._stopping or delivery.lane_state.gone:
                 self._give_back(delivery, starts)
+                self._next(delivery)
             else:
                 _log.warning("%s: a delayed release could not be sent (%s); holding the event instead", self._name, exc)
                 self._hold(delivery.again(starts + 1), delay)
@@ -699,10 +746,14 @@ class Pump:
 
     # ------------------------------------------------------------------------------------------------- held
 
-    def _hold(self, delivery: Delivery, delay: float) -> None:
+    def _hold(self, delivery: Delivery, delay: float, new: bool = False) -> None:
+        """``new``: it may not start before, and takes its place behind others of its key only then."""
         loop = asyncio.get_running_loop()
         until = loop.time() + delay
-        self._strands.hold(delivery, until)
+        if new:
+            self._strands.put_off(delivery, until)
+        else:
+            self._strands.hold(delivery, until)
         if self._timer is None or until < self._timer_at:
             if self._timer is not None:
                 self._timer.cancel()
@@ -720,6 +771,11 @@ class Pump:
             self._timer_at = due
             self._timer = loop.call_at(due, self._due)
         self._wake_workers()
+
+
+def _starts(delivery: Delivery) -> int:
+    """The handler starts that a delivery had which waits for one: with a verdict none is to come."""
+    return delivery.attempt if delivery.verdict is not None else delivery.attempt - 1
 
 
 class PoisonedError(Exception):

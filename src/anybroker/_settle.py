@@ -45,8 +45,7 @@ class Settler:
         self._wakeup: asyncio.Future[None] | None = None
         self._hurry = asyncio.Event()
         self._busy = False
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._flushing: list[asyncio.Future[None]] = []
         self._backoff = Backoff(first=0.05, cap=1.0)
 
     def ack(self, delivery: Delivery) -> None:
@@ -69,34 +68,43 @@ class Settler:
 
     def _wake(self) -> None:
         wakeup, self._wakeup = self._wakeup, None
-        self._idle.clear()
         if wakeup is not None and not wakeup.done():
             wakeup.set_result(None)
 
     async def flush(self) -> None:
         """Return when all that was given so far is settled, or could not be."""
         if self._pending or self._dirty or self._busy:
-            self._idle.clear()
+            flushed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._flushing.append(flushed)
             self._hurry.set()
-            await self._idle.wait()
+            await flushed
 
     async def run(self) -> None:
         """Settle until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             if not self._pending and not self._dirty:
-                self._hurry.clear()
-                self._idle.set()
+                self._flushed(self._flushing)
                 self._wakeup = loop.create_future()
                 await self._wakeup
-                self._idle.clear()
             if self._interval and not self._hurry.is_set():
                 await self._pause(self._interval)
+            flushing, self._flushing = self._flushing, []  # what comes later may need another call
             failed = await self._settle_once()
+            self._flushed(flushing)
             if failed:
                 await self._pause(self._backoff.next())
             else:
                 self._backoff.reset()
+
+    def _flushed(self, flushing: list[asyncio.Future[None]]) -> None:
+        for future in flushing:
+            if not future.done():
+                future.set_result(None)
+        if flushing is self._flushing:
+            self._flushing = []
+        if not self._flushing:
+            self._hurry.clear()
 
     async def _pause(self, seconds: float) -> None:
         try:
@@ -140,7 +148,7 @@ class Settler:
                     self._stats.stale_settlements += 1
                     continue
                 self._stats.failed_settlements += 1
-                if at >= first and not commits[at - first].lost and not self._hurry.is_set():
+                if at >= first and not commits[at - first].lost:
                     self._dirty[commits[at - first]] = None
                     again = True
         return again

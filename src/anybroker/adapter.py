@@ -30,6 +30,7 @@ from .errors import BrokerError, EventTooLarge, InvalidEvent
 from .event import Event
 
 __all__ = [
+    "DEFAULT_LANES",
     "RESERVED_BYTES",
     "SLOTS",
     "Ack",
@@ -63,6 +64,9 @@ __all__ = [
     "murmur2",
     "slot_of",
 ]
+
+DEFAULT_LANES = 4
+"""Lanes of a new topic for which nobody asked for a number."""
 
 SLOTS = 64
 """How many slots keys map to, on every broker that has to be told one."""
@@ -164,8 +168,10 @@ class TopicSpec:
     name: str
     groups: tuple[GroupSpec, ...] = ()
     ordered: bool = True
-    lanes: int = 4
+    lanes: int = DEFAULT_LANES
     """In how many lanes the topic, or each group of it, is kept in order."""
+    default_lanes: bool = False
+    """Nobody asked for that number: it is what a new topic gets, and whatever an existing one has is right."""
     retention: float | None = None
     """Seconds for which events are kept; None: the broker's default; ``inf``: as long as the broker can."""
 

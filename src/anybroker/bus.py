@@ -21,6 +21,7 @@ from ._publish import Publisher, Publishing
 from ._pump import ATTEMPTS_HEADER, NOT_BEFORE_HEADER
 from ._registry import make_adapter
 from .adapter import (
+    DEFAULT_LANES,
     Adapter,
     AdapterContext,
     Backlog,
@@ -681,25 +682,32 @@ class Bus:
         """The topic, and the dead-letter topic of each of its groups."""
         settings = self._topic_settings(topic)
         groups = self._groups_of(topic)
-        lanes = {sub.lanes for (name, _), sub in self._subscriptions.items() if name == topic}
-        if len(lanes) > 1:
+        asked = {sub.lanes for (name, _), sub in self._subscriptions.items() if name == topic} | {settings.lanes}
+        asked.discard(None)
+        if len(asked) > 1:
             raise ConfigError(
-                f"topic {topic!r}, lanes", f"its subscriptions ask for {sorted(lanes)}", "Use one number for all."
+                f"topic {topic!r}, lanes",
+                f"the configuration and its subscriptions ask for {' and '.join(sorted(map(str, asked)))}",
+                "Use one number for all.",
             )
+        lanes = asked.pop() if asked else None
         specs = [
             TopicSpec(
                 topic,
                 tuple(groups.values()),
                 settings.ordered,
-                lanes.pop() if lanes else settings.lanes,
-                settings.retention,
+                lanes or DEFAULT_LANES,
+                default_lanes=lanes is None,
+                retention=settings.retention,
             )
         ]
         if topic.endswith(f".{DEAD_LETTER_GROUP}"):
             return specs
         for group in groups:
             dead = settings.dead_letter or dead_letter_topic(topic, group)
-            spec = TopicSpec(dead, (GroupSpec(DEAD_LETTER_GROUP, True),), True, 1, float("inf"))
+            # From the start where the broker can: one that forgets a group without members must not skip what waits.
+            start: Start = "earliest" if self.adapter.capabilities.retains else "new"
+            spec = TopicSpec(dead, (GroupSpec(DEAD_LETTER_GROUP, True, start),), lanes=1, retention=float("inf"))
             if spec not in specs:
                 specs.append(spec)
         return specs

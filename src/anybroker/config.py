@@ -52,7 +52,9 @@ class TopicSettings(BaseModel):
         default=True, description="Events of one key stay in order; subscriptions are ordered by default."
     )
     groups: tuple[str, ...] = Field(default=(), description="Groups that exist before their first consumer.")
-    lanes: int = Field(default=4, ge=1, le=64, description="In how many lanes each group is kept in order.")
+    lanes: int | None = Field(
+        default=None, ge=1, le=64, description="In how many lanes each group is kept in order; none: 4 in a new topic."
+    )
     retention: float | None = Field(default=None, gt=0, description="Seconds that events are kept.")
     dead_letter: str | None = Field(
         default=None, description="The dead-letter topic's name; none: {topic}.{group}.dlq."

@@ -127,9 +127,10 @@ class DeadLetter:
 
     @property
     def id(self) -> str:
-        """The event's id; for a foreign message its lane and position."""
+        """The event's id; for a foreign message the lane and position where it failed."""
         if isinstance(self.event, Foreign):
-            return f"{self.inbound.lane.name}@{self.inbound.position}"
+            lane = self.headers.get(_PREFIX + "lane", self.inbound.lane.name)
+            return f"{lane}@{self.headers.get(_PREFIX + 'position', self.inbound.position)}"
         return self.event.id
 
     def replay_headers(self) -> dict[str, str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ._batch import BatchCollector
 from ._pump import Pump, PumpSettings
-from .adapter import Adapter, Foreign, Start, SubscriptionSpec
+from .adapter import DEFAULT_LANES, Adapter, Foreign, Start, SubscriptionSpec
 from .config import TopicSettings
 from .deadletters import dead_letter_topic
 from .delivery import Delivery
@@ -171,8 +171,8 @@ class Subscription:
         return self.topic_settings.ordered if self.options.ordered is None else self.options.ordered
 
     @property
-    def lanes(self) -> int:
-        """In how many lanes the group is kept in order."""
+    def lanes(self) -> int | None:
+        """In how many lanes the group is to be kept in order; None: nobody asked for a number."""
         return self.topic_settings.lanes if self.options.lanes is None else self.options.lanes
 
     @property
@@ -222,7 +222,9 @@ class Subscription:
             drain=bus.settings.drain,
             prefetch=2 * in_flight,
         )
-        spec = SubscriptionSpec(self.topic, self.group, self.ordered, self.lanes, options.start, numbers.prefetch)
+        spec = SubscriptionSpec(
+            self.topic, self.group, self.ordered, self.lanes or DEFAULT_LANES, options.start, numbers.prefetch
+        )
         if any(not entry.spec.is_async for entry in self._entries):
             self._executor = ThreadPoolExecutor(in_flight, thread_name_prefix=f"anybroker {self.topic}/{self.group}")
         pump: Pump

@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 from ._registry import make_adapter
 from .adapter import (
@@ -177,8 +177,8 @@ def _like(cls: type[_T], inner: object) -> type[_T]:
     extra = tuple(mixin for protocol, mixin in _OPTIONAL if isinstance(inner, protocol) and not issubclass(cls, mixin))
     if not extra:
         return cls
-    shaped: type[_T] = type(cls.__name__, (cls, *extra), {"__module__": cls.__module__})
-    return shaped
+    shaped: Any = type(cls.__name__, (cls, *extra), {"__module__": cls.__module__})
+    return cast("type[_T]", shaped)
 
 
 class SenderWrapper:

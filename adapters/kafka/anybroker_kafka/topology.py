@@ -24,11 +24,16 @@ async def declare(
     cluster: Cluster, topology: Topology, mode: Literal["create", "verify"], replication_factor: int
 ) -> None:
     """See :meth:`anybroker.adapter.Adapter.declare`."""
+    names = {
+        topic.name: [topic.name, *(inlet(topic.name, group.name) for group in topic.groups)]
+        for topic in topology.topics
+    }
+    there = await cluster.partitions([name for listed in names.values() for name in listed])
     wanted: dict[str, tuple[int, float | None]] = {}
     for topic in topology.topics:
-        for name in (topic.name, *(inlet(topic.name, group.name) for group in topic.groups)):
-            wanted[name] = topic.lanes, topic.retention
-    there = await cluster.partitions(wanted)
+        lanes = there.get(topic.name, topic.lanes) if topic.default_lanes else topic.lanes
+        for name in names[topic.name]:
+            wanted[name] = lanes, topic.retention
     missing = [name for name in wanted if name not in there]
     if missing and mode == "verify":
         raise ConfigError(
@@ -47,7 +52,7 @@ async def declare(
             )
     for topic in topology.topics:
         for group in topic.groups:
-            tps = _partitions(topic.name, group.name, topic.lanes)
+            tps = _partitions(topic.name, group.name, there[topic.name])
             if mode == "verify":
                 await check_group(cluster, topic.name, group.name)
             else:

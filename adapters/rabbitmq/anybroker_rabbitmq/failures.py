@@ -20,7 +20,7 @@ from aiormq.exceptions import (
 
 from anybroker.errors import AnybrokerError, ConfigError, Unavailable
 
-__all__ = ["CLIENT_ERRORS", "amqp_errors", "closing_reason", "connect_failure", "said"]
+__all__ = ["CLIENT_ERRORS", "amqp_errors", "check_cancelled", "closing_reason", "connect_failure", "is_missing", "said"]
 
 CLIENT_ERRORS = (AMQPError, OSError, RuntimeError)
 """What aio_pika's and aiormq's calls raise: AMQP's errors, the network's and time-outs, RuntimeError once closed."""
@@ -52,21 +52,31 @@ def connect_failure(exc: BaseException, where: str, vhost: str) -> AnybrokerErro
     )
 
 
+def check_cancelled() -> None:
+    """Raise CancelledError if this task is cancelled. For what follows a call of aiormq: when its connection is lost at
+    the same moment, it raises its own error, or nothing, and the cancellation would be forgotten."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
+def is_missing(exc: BaseException) -> bool:
+    """Whether there is no such queue or exchange. One that cannot be reached now, on a node that is down, is NOT_FOUND in
+    AMQP, too, with another text."""
+    return isinstance(exc, ChannelNotFoundEntity) and ("no queue '" in said(exc) or "no exchange '" in said(exc))
+
+
 @contextmanager
 def amqp_errors(doing: str) -> Iterator[None]:
     """Turn the client's exceptions inside the block into ours; ``doing`` completes "RabbitMQ failed while …"."""
     try:
         yield
-    except (ChannelNotFoundEntity, ChannelPreconditionFailed, ChannelAccessRefused) as exc:
-        remedy = "Grant the user the permission." if isinstance(exc, ChannelAccessRefused) else ""
-        raise ConfigError("topics", f"RabbitMQ refuses {doing}: {said(exc)}", remedy) from exc
-    except asyncio.CancelledError as exc:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise
+    except (asyncio.CancelledError, *CLIENT_ERRORS) as exc:
+        check_cancelled()
+        if isinstance(exc, ChannelPreconditionFailed | ChannelAccessRefused) or is_missing(exc):
+            remedy = "Grant the user the permission." if isinstance(exc, ChannelAccessRefused) else ""
+            raise ConfigError("topics", f"RabbitMQ refuses {doing}: {said(exc)}", remedy) from exc
         # aiormq cancels what waits on a connection that is lost; nobody has cancelled us.
-        raise Unavailable(f"the connection to RabbitMQ was lost while {doing}") from exc
-    except CLIENT_ERRORS as exc:
         raise Unavailable(f"RabbitMQ failed while {doing}: {said(exc)}") from exc
 
 

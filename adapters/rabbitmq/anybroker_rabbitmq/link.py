@@ -14,12 +14,21 @@ from aiormq.connection import Connection
 
 from anybroker.errors import AnybrokerError, Unavailable
 
-from .failures import CLIENT_ERRORS, amqp_errors, connect_failure
+from .failures import CLIENT_ERRORS, amqp_errors, check_cancelled, connect_failure
 
-__all__ = ["CLOSE", "Link"]
+__all__ = ["Link", "end_channel"]
 
-CLOSE = 3.0
+_CLOSE = 3.0
 """Seconds that RabbitMQ has to answer the end of a channel or connection; what it does not answer ends by itself."""
+
+
+async def end_channel(channel: Channel) -> None:
+    """Close a channel; returns when the broker has answered, or will not. Raises nothing but a cancellation."""
+    try:
+        await channel.close(timeout=_CLOSE)
+    except CLIENT_ERRORS:
+        pass  # it ends with its connection
+    check_cancelled()
 
 
 class Link:
@@ -61,6 +70,7 @@ class Link:
                     host=host, port=port, timeout=seconds, **self._options
                 )
             except CLIENT_ERRORS as exc:
+                check_cancelled()
                 failure = connect_failure(exc, f"{host}:{port}", self._options["virtualhost"])
                 failure.__cause__ = exc
             else:
@@ -100,10 +110,10 @@ class Link:
             with amqp_errors(doing):
                 yield channel
         finally:
-            await channel.close(timeout=self.timeout)
+            await end_channel(channel)
 
     async def close(self) -> None:
-        """Close the connection, in ``CLOSE`` seconds at most. Idempotent."""
+        """Close the connection, in ``_CLOSE`` seconds at most. Idempotent."""
         self._closed = True
         await self._drop()
 
@@ -111,7 +121,7 @@ class Link:
         connection, self._connection = self._connection, None
         if connection is not None:
             closing = asyncio.ensure_future(connection.close())
-            await asyncio.wait({closing}, timeout=CLOSE)
+            await asyncio.wait({closing}, timeout=_CLOSE)
             closing.cancel()
 
 

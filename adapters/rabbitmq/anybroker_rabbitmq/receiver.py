@@ -14,7 +14,7 @@ from anybroker.errors import AnybrokerError, BrokerError, LeaseLost, Unavailable
 
 from .failures import amqp_errors, closing_reason, said
 from .frames import ACK, NACK, REJECT, settle_frame
-from .link import CLOSE, Link
+from .link import Link, end_channel
 from .names import lane_queue, members_queue, notes_queue
 from .notes import note_key, read_notes, write_note
 from .wire import Wire
@@ -262,7 +262,7 @@ class RabbitmqReceiver:
                 await write_note(self._link, queue, consumer.notes)
         except AnybrokerError:
             pass  # without the note attempts start again; the lane must not wait for that
-        await consumer.channel.close(timeout=CLOSE)
+        await end_channel(consumer.channel)
 
     @property
     def in_flight(self) -> int:
@@ -296,9 +296,8 @@ class RabbitmqReceiver:
         self._on_closed(self)
         ends = [self._leave(consumer) for consumer in self._consumers.values()]
         if self._members is not None:
-            ends.append(self._members.close(timeout=CLOSE))
-        # A channel that does not answer is closed by the end of its connection.
-        await asyncio.gather(*ends, return_exceptions=True)
+            ends.append(end_channel(self._members))
+        await asyncio.gather(*ends)
 
 
 async def _nothing(message: DeliveredMessage) -> None:

@@ -15,6 +15,7 @@ from aiormq.exceptions import ChannelNotFoundEntity, ChannelPreconditionFailed
 from anybroker.adapter import SLOTS, GroupSpec, TopicSpec
 from anybroker.errors import ConfigError
 
+from .failures import is_missing
 from .link import Link
 from .names import group_exchange, lane_queue, marker_exchange, members_queue
 
@@ -29,7 +30,9 @@ async def is_there(link: Link, kind: Literal["exchange", "queue"], name: str) ->
                 await channel.queue_declare(name, passive=True)
             else:
                 await channel.exchange_declare(name, passive=True)
-        except ChannelNotFoundEntity:
+        except ChannelNotFoundEntity as exc:
+            if not is_missing(exc):
+                raise
             return False
     return True
 
@@ -137,8 +140,10 @@ async def _ready(link: Link, topic: str, group: str) -> list[int]:
             while len(ready) < SLOTS:
                 declared = await channel.queue_declare(lane_queue(topic, group, len(ready)), passive=True)
                 ready.append(declared.message_count or 0)
-        except ChannelNotFoundEntity:
-            pass  # the lane behind the last
+        except ChannelNotFoundEntity as exc:
+            if not is_missing(exc):
+                raise
+            # else the lane behind the last
     return ready
 
 

@@ -47,7 +47,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         epilog="Exit status: 0 all were found; 1 one was not; 2 the run itself went wrong.",
     )
     parser.add_argument("--adapter", default="memory", metavar="NAME", help="what to break (default: memory)")
-    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="only this broken adapter; repeatable")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="NAME", help="only this broken adapter; repeatable"
+    )
     parser.add_argument(
         "--all", action="store_true", help="run every test against each, not only those that are expected to find it"
     )
@@ -149,7 +151,7 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console(stderr=True)
     if options.list:
         for mutant in MUTANTS.values():
-            print(f"{mutant.name}: {mutant.wrong} Found by {', '.join(mutant.killers)}.")
+            sys.stdout.write(f"{mutant.name}: {mutant.wrong} Found by {', '.join(mutant.killers)}.\n")
         return 0
     unknown = [name for name in options.only if name not in MUTANTS]
     if unknown:
@@ -168,7 +170,7 @@ def main(arguments: list[str] | None = None) -> int:
     survivors = [result.mutant.name for result in results.values() if not result.killed]
     idle = killing_nothing(results) if options.all else []
     if options.json:
-        print(json.dumps(report(options, results, survivors, idle), indent=2))
+        sys.stdout.write(json.dumps(report(options, results, survivors, idle), indent=2) + "\n")
     else:
         out = Console(width=max(Console().width, 160))
         out.print(table(options, results))

@@ -36,9 +36,7 @@ class Flaw:
         """Adapter.declare."""
         await adapter.declare(topology, mode)
 
-    async def open_receiver(
-        self, adapter: Adapter, subscription: SubscriptionSpec, listener: LaneListener
-    ) -> Receiver:
+    async def open_receiver(self, adapter: Adapter, subscription: SubscriptionSpec, listener: LaneListener) -> Receiver:
         """Adapter.open_receiver."""
         return await adapter.open_receiver(subscription, listener)
 
@@ -58,9 +56,7 @@ class Flaw:
         """What Receiver.receive hands over of what was received."""
         return batch
 
-    async def settle(
-        self, receiver: BrokenReceiver, batch: Sequence[Settlement]
-    ) -> Sequence[BrokerError | None]:
+    async def settle(self, receiver: BrokenReceiver, batch: Sequence[Settlement]) -> Sequence[BrokerError | None]:
         """Receiver.settle."""
         return await receiver.inner.settle(batch)
 
@@ -84,9 +80,7 @@ class BrokenReceiver(ReceiverWrapper):
         self.memory: dict[Any, Any] = {}
         """The flaw's own, for this receiver."""
 
-    async def receive(
-        self, limit: int, /, *, lanes: Collection[Lane] | None, timeout: float
-    ) -> Sequence[Inbound]:
+    async def receive(self, limit: int, /, *, lanes: Collection[Lane] | None, timeout: float) -> Sequence[Inbound]:
         """Receiver.receive."""
         return await self.flaw.received(self, await self.inner.receive(limit, lanes=lanes, timeout=timeout))
 

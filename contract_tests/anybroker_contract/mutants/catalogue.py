@@ -83,13 +83,9 @@ _ALL = (
     Mutant("drops-headers", publishing.DropsHeaders, ("test_transport_headers_arrive_exactly",)),
     Mutant("strips-header-values", publishing.StripsHeaderValues, ("test_transport_headers_arrive_exactly",)),
     Mutant("invents-a-header", publishing.InventsAHeader, ("test_an_event_without_headers_has_none",)),
-    Mutant(
-        "drops-an-extension", publishing.DropsAnExtension, ("test_eleven_extensions_of_every_type_arrive",)
-    ),
+    Mutant("drops-an-extension", publishing.DropsAnExtension, ("test_eleven_extensions_of_every_type_arrive",)),
     Mutant("rounds-the-time", publishing.RoundsTheTime, ("test_every_attribute_arrives",)),
-    Mutant(
-        "empties-a-null-body", publishing.EmptiesANullBody, ("test_absent_null_and_empty_stay_different",)
-    ),
+    Mutant("empties-a-null-body", publishing.EmptiesANullBody, ("test_absent_null_and_empty_stay_different",)),
     Mutant("recodes-bodies", publishing.RecodesBodies, ("test_every_body_arrives_byte_for_byte",)),
     Mutant(
         "inlet-reaches-every-group",

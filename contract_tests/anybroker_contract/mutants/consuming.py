@@ -48,9 +48,7 @@ class AcksBeforeTheHandler(Flaw):
             await receiver.inner.settle(_done(receiver, batch))
         return batch
 
-    async def settle(
-        self, receiver: BrokenReceiver, batch: Sequence[Settlement]
-    ) -> Sequence[BrokerError | None]:
+    async def settle(self, receiver: BrokenReceiver, batch: Sequence[Settlement]) -> Sequence[BrokerError | None]:
         """Receiver.settle."""
         return [None] * len(batch)
 
@@ -58,9 +56,7 @@ class AcksBeforeTheHandler(Flaw):
 class ForgetsAcks(Flaw):
     """Settlements are confirmed and do not reach the broker."""
 
-    async def settle(
-        self, receiver: BrokenReceiver, batch: Sequence[Settlement]
-    ) -> Sequence[BrokerError | None]:
+    async def settle(self, receiver: BrokenReceiver, batch: Sequence[Settlement]) -> Sequence[BrokerError | None]:
         """Receiver.settle."""
         return [None] * len(batch)
 
@@ -68,13 +64,9 @@ class ForgetsAcks(Flaw):
 class TakesAReleaseForAnAck(Flaw):
     """What is given back is settled for good."""
 
-    async def settle(
-        self, receiver: BrokenReceiver, batch: Sequence[Settlement]
-    ) -> Sequence[BrokerError | None]:
+    async def settle(self, receiver: BrokenReceiver, batch: Sequence[Settlement]) -> Sequence[BrokerError | None]:
         """Receiver.settle."""
-        return await receiver.inner.settle(
-            [Ack(item.inbound) if isinstance(item, Release) else item for item in batch]
-        )
+        return await receiver.inner.settle([Ack(item.inbound) if isinstance(item, Release) else item for item in batch])
 
 
 class CommitsPastAnOpenEvent(Flaw):
@@ -86,16 +78,12 @@ class CommitsPastAnOpenEvent(Flaw):
             receiver.memory[inbound.lane] = inbound.position + 1
         return batch
 
-    async def settle(
-        self, receiver: BrokenReceiver, batch: Sequence[Settlement]
-    ) -> Sequence[BrokerError | None]:
+    async def settle(self, receiver: BrokenReceiver, batch: Sequence[Settlement]) -> Sequence[BrokerError | None]:
         """Receiver.settle."""
         last = receiver.memory
         return await receiver.inner.settle(
             [
-                Commit(item.lane, last.get(item.lane, item.position), "")
-                if isinstance(item, Commit)
-                else item
+                Commit(item.lane, last.get(item.lane, item.position), "") if isinstance(item, Commit) else item
                 for item in batch
             ]
         )
@@ -104,9 +92,7 @@ class CommitsPastAnOpenEvent(Flaw):
 class ForgetsTheNote(Flaw):
     """The note beside the committed position is not stored."""
 
-    async def settle(
-        self, receiver: BrokenReceiver, batch: Sequence[Settlement]
-    ) -> Sequence[BrokerError | None]:
+    async def settle(self, receiver: BrokenReceiver, batch: Sequence[Settlement]) -> Sequence[BrokerError | None]:
         """Receiver.settle."""
         return await receiver.inner.settle(
             [Commit(item.lane, item.position, "") if isinstance(item, Commit) else item for item in batch]
@@ -116,9 +102,7 @@ class ForgetsTheNote(Flaw):
 class ForgetsAttempts(Flaw):
     """The starts of what is given back are forgotten."""
 
-    async def settle(
-        self, receiver: BrokenReceiver, batch: Sequence[Settlement]
-    ) -> Sequence[BrokerError | None]:
+    async def settle(self, receiver: BrokenReceiver, batch: Sequence[Settlement]) -> Sequence[BrokerError | None]:
         """Receiver.settle."""
         changed: list[Settlement] = []
         for item in batch:
@@ -136,9 +120,7 @@ class ForgetsAttempts(Flaw):
 class CountsWhatWasNotStarted(Flaw):
     """An event that was given back unstarted has one attempt less."""
 
-    async def settle(
-        self, receiver: BrokenReceiver, batch: Sequence[Settlement]
-    ) -> Sequence[BrokerError | None]:
+    async def settle(self, receiver: BrokenReceiver, batch: Sequence[Settlement]) -> Sequence[BrokerError | None]:
         """Receiver.settle."""
         return await receiver.inner.settle(
             [
@@ -153,9 +135,7 @@ class CountsWhatWasNotStarted(Flaw):
 class DeadLettersOnShutdown(Flaw):
     """What is given back at shutdown goes to the dead-letter topic."""
 
-    async def settle(
-        self, receiver: BrokenReceiver, batch: Sequence[Settlement]
-    ) -> Sequence[BrokerError | None]:
+    async def settle(self, receiver: BrokenReceiver, batch: Sequence[Settlement]) -> Sequence[BrokerError | None]:
         """Receiver.settle."""
         back = [item.inbound for item in batch if isinstance(item, Release) and not item.failed]
         if back:
@@ -166,17 +146,13 @@ class DeadLettersOnShutdown(Flaw):
                 lambda _item, _result: None,
             )
             await sender.close()
-        return await receiver.inner.settle(
-            [Ack(item.inbound) if isinstance(item, Release) else item for item in batch]
-        )
+        return await receiver.inner.settle([Ack(item.inbound) if isinstance(item, Release) else item for item in batch])
 
 
 class LeaksOnClose(Flaw):
     """A receiver that closes does not leave its group, and keeps what it holds."""
 
-    async def settle(
-        self, receiver: BrokenReceiver, batch: Sequence[Settlement]
-    ) -> Sequence[BrokerError | None]:
+    async def settle(self, receiver: BrokenReceiver, batch: Sequence[Settlement]) -> Sequence[BrokerError | None]:
         """Receiver.settle."""
         kept = [item for item in batch if not isinstance(item, Release)]
         if kept:
@@ -220,18 +196,14 @@ class SharesGroups(Flaw):
         """Adapter.declare."""
         await adapter.declare(Topology(tuple(map(self._one, topology.topics))), mode)
 
-    async def open_receiver(
-        self, adapter: Adapter, subscription: SubscriptionSpec, listener: LaneListener
-    ) -> Receiver:
+    async def open_receiver(self, adapter: Adapter, subscription: SubscriptionSpec, listener: LaneListener) -> Receiver:
         """Adapter.open_receiver."""
         return await adapter.open_receiver(replace(subscription, group="all"), listener)
 
     async def submit(self, sender: Sender, batch: Sequence[Outbound], report: Report) -> None:
         """Sender.submit."""
         copies = [
-            changed_outbound(outbound, group="all")
-            if outbound.group is not None
-            else changed_outbound(outbound)
+            changed_outbound(outbound, group="all") if outbound.group is not None else changed_outbound(outbound)
             for outbound in batch
         ]
         await sender.submit(copies, lambda copy, result: report(copy.token, result))
@@ -287,9 +259,7 @@ class ForgetsDeclaredGroups(Flaw):
             self.specs[spec.name] = spec
         await adapter.declare(Topology(tuple(replace(spec, groups=()) for spec in topology.topics)), mode)
 
-    async def open_receiver(
-        self, adapter: Adapter, subscription: SubscriptionSpec, listener: LaneListener
-    ) -> Receiver:
+    async def open_receiver(self, adapter: Adapter, subscription: SubscriptionSpec, listener: LaneListener) -> Receiver:
         """Adapter.open_receiver."""
         group = GroupSpec(subscription.group, subscription.ordered, subscription.start)
         await adapter.declare(Topology((replace(self.specs[subscription.topic], groups=(group,)),)), "create")

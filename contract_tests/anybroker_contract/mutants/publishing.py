@@ -15,9 +15,7 @@ from .breaking import Flaw, changed_outbound
 
 async def submit_changed(sender: Sender, batch: Sequence[Outbound], report: Report, **changes: Any) -> None:
     """Submit copies with other fields; the reports name the originals."""
-    copies = [
-        changed_outbound(outbound, **{k: v(outbound) for k, v in changes.items()}) for outbound in batch
-    ]
+    copies = [changed_outbound(outbound, **{k: v(outbound) for k, v in changes.items()}) for outbound in batch]
     await sender.submit(copies, lambda copy, result: report(copy.token, result))
 
 

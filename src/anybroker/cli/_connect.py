@@ -17,6 +17,14 @@ __all__ = ["outside"]
 @asynccontextmanager
 async def outside(url: str | None, what: str) -> AsyncIterator[tuple[Bus, Progress]]:
     """The Bus, started, and the progress of ``what``. Raises ConfigError where there is nothing to look at."""
+    async with Progress(what) as progress, _bus(url) as bus:
+        bus.adapter.capabilities.require(
+            "processes", setting="--url", remedy="Ask inside the program: bus.dead_letters(…), bus.backlog(…)."
+        )
+        yield bus, progress
+
+
+def _bus(url: str | None) -> Bus:
     settings = load_settings({"url": url})
     chosen = settings.url or DEFAULT_URL
     parsed = parse_url(chosen)
@@ -24,9 +32,4 @@ async def outside(url: str | None, what: str) -> AsyncIterator[tuple[Bus, Progre
         raise ConfigError(
             "url", f"there is no file {parsed.path[1:]}", "Give --url, ANYBROKER_URL, or 'url' in anybroker.toml."
         )
-    bus = Bus(chosen, source=settings.source or "anybroker", consume=False, provision="off")
-    async with Progress(what) as progress, bus:
-        bus.adapter.capabilities.require(
-            "processes", setting="--url", remedy="Ask inside the program: bus.dead_letters(…), bus.backlog(…)."
-        )
-        yield bus, progress
+    return Bus(chosen, source=settings.source or "anybroker", consume=False, provision="off")

@@ -56,12 +56,11 @@ def _end(facts: dict[str, Any]) -> tuple[object, object, str]:
 
 
 def _facts(letter: DeadLetter) -> dict[str, Any]:
-    event = letter.event
-    foreign = isinstance(event, Foreign)
+    event = None if isinstance(letter.event, Foreign) else letter.event
     return {
         "id": letter.id,
-        "source": None if foreign else event.source,
-        "type": None if foreign else event.type,
+        "source": event and event.source,
+        "type": event and event.type,
         "reason": letter.reason,
         "attempts": letter.attempts,
         "died": letter.died,

@@ -178,7 +178,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _warn(message: Warning | str, *_: Any) -> None:
+def _warn(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: Any = None,
+    line: str | None = None,
+) -> None:
     """Warnings are one line too."""
     say(f"anybroker: warning: {message}")
 

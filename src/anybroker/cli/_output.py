@@ -55,8 +55,8 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
             Console().print(pretty)
             return
     widths = [max(map(len, column)) for column in zip(heads, *lines, strict=True)]
-    for line in (heads, *lines):
-        write("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    for cells in (heads, *lines):
+        write("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
 
 
 class Progress:

@@ -1,0 +1,125 @@
+"""A file of the embedded broker with dead letters in it, and the command line in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anybroker import Bus, Reject
+from anybroker.cli import main
+from anybroker.middleware import dead_letter, retry
+from anybroker.testing import settled
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, and no settings of the machine's."""
+    monkeypatch.chdir(tmp_path)
+    for name in list(os.environ):
+        if name.startswith("ANYBROKER_"):
+            monkeypatch.delenv(name)
+    return tmp_path
+
+
+@dataclass
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """What it wrote, which must be nothing but JSON."""
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def anybroker(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+    """Runs a command in this process."""
+
+    def command(*arguments: object) -> Ended:
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as exc:
+            code = int(exc.code or 0)
+        out, err = capsys.readouterr()
+        return Ended(code, out, err)
+
+    return command
+
+
+@pytest.fixture
+def until() -> Callable[[Callable[[], object]], Coroutine[Any, Any, None]]:
+    """Waits until a condition holds, 10 seconds at most."""
+
+    async def wait(condition: Callable[[], object]) -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + 10.0
+        while True:
+            if condition():
+                return
+            assert loop.time() < end, "it did not happen"
+            await asyncio.sleep(0.001)
+
+    return wait
+
+
+class Shop:
+    """A service on a file: "orders" for the group "billing", which refuses what its payload says."""
+
+    def __init__(self, folder: Path) -> None:
+        self.url = f"sqlite:///{folder}/shop.db"
+        self.seen: list[Any] = []
+
+    def bus(self, refuses: bool = True) -> Bus:
+        bus = Bus(self.url, source="shop")
+
+        @bus.subscribe("orders", group="billing", start="earliest", name="charge")
+        @dead_letter()
+        @retry(attempts=1)
+        async def charge(order: dict[str, Any]) -> None:
+            if refuses and "refuse" in order:
+                raise Reject(order["refuse"])
+            self.seen.append(order)
+
+        @bus.subscribe("orders", group="stock", start="earliest", name="reserve")
+        async def reserve(order: dict[str, Any]) -> None:
+            self.seen.append("stock")
+
+        return bus
+
+    def fill(self, *orders: dict[str, Any], **options: Any) -> None:
+        """Publish, and let the service handle them; ids are o-0, o-1, …"""
+
+        async def publish() -> None:
+            async with self.bus() as bus:
+                for number, order in enumerate(orders):
+                    await bus.publish("orders", order, type="order.v1", id=f"o-{number}", **options)
+                await settled(bus)
+
+        asyncio.run(publish())
+
+    def work(self) -> list[Any]:
+        """Let the mended service handle what there is; what "billing" has seen."""
+
+        async def handle() -> None:
+            async with self.bus(refuses=False) as bus:
+                await settled(bus)
+
+        self.seen.clear()
+        asyncio.run(handle())
+        return self.seen
+
+
+@pytest.fixture
+def shop(folder: Path) -> Shop:
+    return Shop(folder)

@@ -1,0 +1,233 @@
+"""``anybroker dlq``."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from anybroker import Bus
+from anybroker.adapter import Foreign
+from anybroker.errors import InvalidEvent
+
+QUICK = ("--patience", "0.2")
+
+
+@pytest.fixture
+def dlq(anybroker: Any, shop: Any) -> Any:
+    """``anybroker dlq ACTION orders billing … --url …``."""
+
+    def command(action: str, *arguments: object) -> Any:
+        return anybroker("dlq", action, "orders", "billing", *arguments, "--url", shop.url, *QUICK)
+
+    return command
+
+
+# ------------------------------------------------------------------------------------------------------------- list
+
+
+def test_list_shows_what_died_and_no_data(shop: Any, dlq: Any) -> None:
+    shop.fill({"card": "4111", "refuse": "the bank says no"}, {"fine": 1}, {"card": "4222", "refuse": "expired"})
+    ended = dlq("list")
+    assert (ended.code, ended.err) == (0, "")
+    head, *rows = ended.out.splitlines()
+    assert head.split() == ["id", "type", "attempts", "died", "reason"]
+    assert [row.split(maxsplit=4)[:3] for row in rows] == [["o-0", "order.v1", "1"], ["o-2", "order.v1", "1"]]
+    assert [row.split(maxsplit=4)[4] for row in rows] == ["the bank says no", "expired"]
+    assert "4111" not in ended.out
+    assert dlq("list").out == ended.out  # they stay where they are
+
+
+def test_list_as_json(shop: Any, dlq: Any) -> None:
+    shop.fill({"card": "4111", "refuse": "no"})
+    ended = dlq("list", "--json")
+    (item,) = ended.json
+    assert item.pop("died").endswith("Z")
+    assert item == {
+        "id": "o-0",
+        "source": "shop",
+        "type": "order.v1",
+        "reason": "no",
+        "attempts": 1,
+        "replays": 0,
+        "handler": "charge",
+        "topic": "orders",
+        "group": "billing",
+    }
+    assert ended.err == ""
+
+
+def test_nothing_there(shop: Any, dlq: Any) -> None:
+    shop.fill({"fine": 1})
+    ended = dlq("list")
+    assert (ended.code, ended.out, ended.err) == (0, "", "orders/billing: no dead letters\n")
+    assert dlq("list", "--json").json == []
+    assert dlq("show").err == "orders/billing: no dead letters\n"
+
+
+def test_a_limit_says_that_there_may_be_more(shop: Any, dlq: Any) -> None:
+    shop.fill(*({"refuse": "no"} for _ in range(5)))
+    ended = dlq("list", "--limit", 3)
+    assert len(ended.out.splitlines()) == 4
+    assert ended.err == "anybroker: there may be more than these 3: raise --limit\n"
+    assert dlq("list", "--limit", 6).err == ""
+
+
+def test_what_would_steer_the_terminal_is_not_written(shop: Any, dlq: Any) -> None:
+    shop.fill({"refuse": "\x1b[2Jgone\nnext line", "text": "\x1b]0;title\x07"})
+    for ended in (dlq("list"), dlq("show")):
+        assert "\x1b" not in ended.out
+        assert "\x07" not in ended.out
+    assert len(dlq("list").out.splitlines()) == 2
+
+
+def test_a_long_reason_is_cut_in_the_table_only(shop: Any, dlq: Any) -> None:
+    shop.fill({"refuse": "n" * 500})
+    assert dlq("list").out.rstrip().endswith("n" * 99 + "…")
+    assert dlq("list", "--json").json[0]["reason"] == "n" * 500
+
+
+# ------------------------------------------------------------------------------------------------------------- show
+
+
+def test_show_is_the_whole_event(shop: Any, dlq: Any) -> None:
+    shop.fill({"refuse": "no", "card": "4111"}, key="k-1", headers={"x-origin": "web"}, extensions={"tenant": "t-1"})
+    (item,) = dlq("show", "--json").json
+    assert item["data"] == {"refuse": "no", "card": "4111"}
+    assert item["attributes"]["id"] == "o-0"
+    assert item["attributes"]["partitionkey"] == "k-1"
+    assert item["attributes"]["tenant"] == "t-1"
+    assert item["headers"]["x-origin"] == "web"
+    assert item["headers"]["anybroker-dead-reason"] == "no"
+    assert item["error"].startswith("anybroker.errors.Reject: no")
+    text = dlq("show").out
+    for line in ("id: o-0", "reason: no", "  partitionkey: k-1", "  x-origin: web", "data:", '    "card": "4111"'):
+        assert line in text.splitlines()
+
+
+def test_show_by_id(shop: Any, dlq: Any) -> None:
+    shop.fill(*({"refuse": str(number)} for number in range(4)))
+    assert [item["id"] for item in dlq("show", "o-1", "o-3", "--json").json] == ["o-1", "o-3"]
+    ended = dlq("show", "o-2", "o-9")
+    assert ended.code == 1
+    assert ended.out.count("id: o-") == 2  # the letter's own, and its attribute
+    assert ended.err == "anybroker: not among the first 10000 dead letters: o-9\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "content_type", "expected"),
+    [
+        (b"plain", "text/plain", {"data": "plain"}),
+        (b"\x00\xff", "application/octet-stream", {"data_base64": "AP8="}),
+        (b"{broken", "application/json", {"data": "{broken"}),
+        (b"null", "application/json", {"data": None}),
+        (None, None, {}),
+    ],
+)
+def test_every_kind_of_data(
+    shop: Any, dlq: Any, data: Any, content_type: Any, expected: dict[str, Any], until: Any
+) -> None:
+    async def publish() -> None:
+        async with shop.bus() as bus:
+            payload = () if data is None else (data,)
+            await bus.publish("orders", *payload, type="order.v1", datacontenttype=content_type)
+            await until(lambda: bus.subscriptions[0].stats.dead_lettered)
+
+    asyncio.run(publish())
+    (item,) = dlq("show", "--json").json
+    assert {name: value for name, value in item.items() if name.startswith("data")} == expected
+    assert dlq("show").code == 0
+
+
+# ------------------------------------------------------------------------------------------------- replay, discard
+
+
+def test_replay_sends_those_back_to_the_group_that_failed(shop: Any, dlq: Any) -> None:
+    shop.fill(*({"refuse": str(number)} for number in range(4)))
+    ended = dlq("replay", "o-1", "o-2")
+    assert (ended.code, ended.out, ended.err) == (0, "replayed: 2\n", "")
+    assert shop.work() == [{"refuse": "1"}, {"refuse": "2"}]
+    assert [item["id"] for item in dlq("list", "--json").json] == ["o-0", "o-3"]
+
+
+def test_replay_all(shop: Any, dlq: Any) -> None:
+    shop.fill(*({"refuse": str(number)} for number in range(250)))
+    ended = dlq("replay", "--all", "--json")
+    assert ended.code == 0
+    assert len(ended.json["replayed"]) == 100
+    assert ended.json["missing"] == []
+    assert ended.err == "anybroker: there may be more than these 100: raise --limit\n"
+    assert len(dlq("replay", "--all", "--limit", 1000, "--json").json["replayed"]) == 150
+    assert sorted(int(order["refuse"]) for order in shop.work()) == list(range(250))
+    assert dlq("list", "--json").json == []
+
+
+def test_a_replay_that_fails_again_counts(shop: Any, dlq: Any) -> None:
+    shop.fill({"refuse": "no"})
+    dlq("replay", "o-0")
+    shop.fill()
+    (item,) = dlq("list", "--json").json
+    assert (item["id"], item["replays"]) == ("o-0", 1)
+
+
+def test_discard(shop: Any, dlq: Any) -> None:
+    shop.fill(*({"refuse": str(number)} for number in range(4)))
+    assert dlq("discard", "o-1").out == "discarded: 1\n"
+    ended = dlq("discard", "o-1", "o-0", "--json")
+    assert (ended.code, ended.json) == (1, {"discarded": ["o-0"], "missing": ["o-1"]})
+    assert dlq("discard", "--all").out == "discarded: 2\n"
+    assert dlq("discard", "--all").out == "discarded: 0\n"
+    assert shop.work() == []
+
+
+@pytest.mark.parametrize("action", ["replay", "discard"])
+def test_which_ones_must_be_said(dlq: Any, action: str) -> None:
+    ended = dlq(action)
+    assert ended.code == 2
+    assert ended.err == ("anybroker: ID: neither an id nor --all is given. Name the dead letters, or write --all.\n")
+    assert "both ids and --all are given" in dlq(action, "o-1", "--all").err
+
+
+def test_the_dead_letter_topic_of_the_configuration(folder: Any, shop: Any, anybroker: Any) -> None:
+    (folder / "anybroker.toml").write_text(f'url = "{shop.url}"\n[topics.orders]\ndead_letter = "morgue"\n')
+    shop.fill({"refuse": "no"})
+    (item,) = anybroker("dlq", "list", "orders", "billing", "--json", *QUICK).json
+    assert item["id"] == "o-0"
+
+
+def test_a_foreign_message(shop: Any, dlq: Any, until: Any) -> None:
+    async def publish() -> None:
+        async with shop.bus() as bus:
+            foreign = Foreign(b"\xffraw", [("x", b"y")], "k", InvalidEvent("no specversion"))
+            await bus.replay(foreign, "orders", "billing", {"anybroker-replays": "0"})
+            await until(lambda: bus.subscriptions[0].stats.dead_lettered)
+
+    asyncio.run(publish())
+    (item,) = dlq("show", "--json").json
+    assert item["type"] is None
+    assert item["attributes"] is None
+    assert item["data_base64"] == "/3Jhdw=="
+    assert item["foreign_headers"] == {"x": "y"}
+    assert "@" in item["id"]
+    assert "(no CloudEvent)" in dlq("list").out
+    assert dlq("discard", item["id"]).out == "discarded: 1\n"
+
+
+def test_a_group_that_is_not_there(shop: Any, anybroker: Any) -> None:
+    shop.fill({"fine": 1})
+    ended = anybroker("dlq", "list", "orders", "nobody", "--url", shop.url)
+    assert ended.code == 2
+    assert ended.err.count("\n") == 1
+    assert "orders.nobody.dlq" in ended.err
+
+
+def test_looking_makes_nothing(shop: Any, anybroker: Any) -> None:
+    async def topics() -> list[Any]:
+        async with Bus(shop.url, source="look", consume=False, provision="off") as bus:
+            return list(bus.adapter.native.execute("SELECT name FROM ab_topic ORDER BY name"))
+
+    shop.fill({"fine": 1})
+    before = asyncio.run(topics())
+    anybroker("dlq", "list", "carts", "nobody", "--url", shop.url)
+    assert asyncio.run(topics()) == before

@@ -1,0 +1,228 @@
+"""The adapter: 150 lines between the log and anybroker."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from typing import Any, ClassVar, Literal
+
+from anybroker.adapter import (
+    AdapterContext,
+    AdapterSettings,
+    Commit,
+    Foreign,
+    Inbound,
+    Lane,
+    LaneListener,
+    Outbound,
+    Receipt,
+    Report,
+    Settlement,
+    SubscriptionSpec,
+    Topology,
+    check_size,
+    slot_of,
+)
+from anybroker.capabilities import Acknowledgement, Capabilities, Support
+from anybroker.cloudevents import format_json, parse_json
+from anybroker.errors import BrokerError, ConfigError, InvalidEvent, LeaseLost, Rejected
+from anybroker.event import Event
+
+from .log import AcmeServer, Group, Log, Member, Record, Topic
+
+LIMIT = 256 * 1024
+
+
+class AcmeAdapter:
+    """Speaks to an :class:`AcmeServer` of this process."""
+
+    capabilities = Capabilities(
+        adapter="acme",
+        acknowledgement=Acknowledgement.CUMULATIVE,
+        durable=Support.ABSENT,
+        processes=Support.ABSENT,
+        retains=Support.NATIVE,
+        max_event_bytes=LIMIT,
+    )
+    Settings: ClassVar[type[AdapterSettings]] = AdapterSettings
+
+    def __init__(self, server: AcmeServer) -> None:
+        self.native = server
+
+    async def connect(self) -> None:
+        """Nothing to reach."""
+
+    async def declare(self, topology: Topology, mode: Literal["create", "verify"], /) -> None:
+        """Make or verify."""
+        for spec in topology.topics:
+            topic = self.native.topics.get(spec.name)
+            if topic is None:
+                if mode == "verify":
+                    raise ConfigError(f"topic {spec.name!r}", "does not exist", "Start with provision='create'.")
+                topic = self.native.topics[spec.name] = Topic(spec.name, spec.lanes)
+            for group in spec.groups:
+                if mode == "verify" and group.name not in topic.groups:
+                    raise ConfigError(f"group {group.name!r}", "does not exist", "Start with provision='create'.")
+                topic.add_group(group.name, group.start == "new")
+
+    async def open_sender(self) -> AcmeSender:
+        """A sender."""
+        return AcmeSender(self.native)
+
+    async def open_receiver(self, subscription: SubscriptionSpec, listener: LaneListener, /) -> AcmeReceiver:
+        """A member of the group."""
+        topic = self.native.topics.get(subscription.topic)
+        if topic is None or subscription.group not in topic.groups:
+            raise ConfigError(f"group {subscription.group!r} of topic {subscription.topic!r}", "does not exist")
+        receiver = AcmeReceiver(self.native, topic.groups[subscription.group], listener)
+        await receiver.join()
+        return receiver
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+class AcmeFactory:
+    """What the suite's Buses are given instead of a URL."""
+
+    def __init__(self) -> None:
+        self.server = AcmeServer()
+
+    def make_adapter(self, context: AdapterContext) -> AcmeAdapter:
+        """An adapter on the one server."""
+        return AcmeAdapter(self.server)
+
+
+def record_of(outbound: Outbound) -> Record:
+    """An event as JSON; a foreign message as it is."""
+    event, headers = outbound.event, dict(outbound.headers or {})
+    if isinstance(event, Foreign):
+        kept = {name: value.decode("latin-1") for name, value in event.headers}
+        return Record(event.body or b"", {**headers, "acme-foreign": json.dumps(kept)}, event.key, False)
+    return Record(format_json(event), headers, event.key, True)
+
+
+def inbound_of(record: Record, lane: Lane, position: int) -> Inbound:
+    """What was stored, as the core wants it."""
+    headers = dict(record.headers)
+    event: Event[Any] | Foreign
+    if record.is_event:
+        event = parse_json(record.body)
+    else:
+        kept = [(name, value.encode("latin-1")) for name, value in json.loads(headers.pop("acme-foreign")).items()]
+        event = Foreign(record.body, kept, record.key, InvalidEvent("it was sent as no event"))
+    return Inbound(event, lane, position, record.key, headers, record)
+
+
+class AcmeSender:
+    """Appends to logs."""
+
+    def __init__(self, server: AcmeServer) -> None:
+        self._server = server
+
+    def _log_for(self, outbound: Outbound) -> Log | Rejected:
+        topic = self._server.topics.get(outbound.topic)
+        if topic is None:
+            return Rejected(f"topic {outbound.topic!r} does not exist")
+        if outbound.group is not None:
+            group = topic.groups.get(outbound.group)
+            return Rejected(f"no group {outbound.group!r}") if group is None else group.logs[f"@{outbound.group}"]
+        logs = list(topic.logs.values())
+        event = outbound.event
+        text = outbound.key or (event.id if isinstance(event, Event) else "")
+        return logs[slot_of(text) % len(logs)]
+
+    async def submit(self, batch: Sequence[Outbound], report: Report, /) -> None:
+        """Sender.submit."""
+        for outbound in batch:
+            log = self._log_for(outbound)
+            record = record_of(outbound)
+            beside = sum(len(name) + len(value.encode()) for name, value in record.headers.items())
+            too_large = check_size(outbound, len(record.body) + beside, LIMIT)
+            if isinstance(log, Rejected) or too_large is not None:
+                report(outbound, log if isinstance(log, Rejected) else too_large or Rejected("too large"))
+            else:
+                report(outbound, Receipt(outbound.topic, f"acme-{self._server.append(log, record)}"))
+
+    async def close(self) -> None:
+        """Nothing is buffered."""
+
+
+class AcmeReceiver:
+    """A member of a group."""
+
+    def __init__(self, server: AcmeServer, group: Group, listener: LaneListener) -> None:
+        self._server = server
+        self._group = group
+        self._listener = listener
+        self._member = Member(self._taken, self._given_up)
+        self._lanes: dict[str, Lane] = {}
+        self._next: dict[str, int] = {}
+        self._epoch = 0
+        self._stopped = False
+
+    async def join(self) -> None:
+        """Take part in the group."""
+        await self._group.join(self._member)
+
+    def _taken(self, name: str, position: int, note: str) -> None:
+        self._epoch += 1
+        lane = self._lanes[name] = Lane(name, self._epoch)
+        self._next[name] = position
+        self._listener.assigned(lane, note)
+        self._server.tell()
+
+    async def _given_up(self, name: str) -> None:
+        self._next.pop(name, None)
+        await self._listener.revoked([self._lanes[name]])
+        self._lanes.pop(name, None)
+
+    async def receive(self, limit: int, /, *, lanes: Collection[Lane] | None, timeout: float) -> Sequence[Inbound]:
+        """Receiver.receive."""
+        if self._stopped:
+            return ()
+        batch = self._take(limit, lanes)
+        if not batch:
+            await self._server.news(timeout)
+            batch = () if self._stopped else self._take(limit, lanes)
+        return batch
+
+    def _take(self, limit: int, lanes: Collection[Lane] | None) -> Sequence[Inbound]:
+        batch: list[Inbound] = []
+        for name, position in list(self._next.items()):
+            lane = self._lanes[name]
+            if lanes is not None and lane not in lanes:
+                continue
+            records = self._group.logs[name].records[position : position + limit - len(batch)]
+            batch += [inbound_of(record, lane, position + at) for at, record in enumerate(records)]
+            self._next[name] = position + len(records)
+            if len(batch) == limit:
+                break
+        return batch
+
+    async def settle(self, batch: Sequence[Settlement], /) -> Sequence[BrokerError | None]:
+        """Receiver.settle."""
+        results: list[BrokerError | None] = []
+        for commit in batch:
+            assert isinstance(commit, Commit)
+            if self._lanes.get(commit.lane.name) is commit.lane:
+                self._group.committed[commit.lane.name] = (commit.position, commit.note)
+                results.append(None)
+            else:
+                results.append(LeaseLost(f"{commit.lane.name} belongs to another member"))
+        return results
+
+    async def give_back(self, lane: Lane, /) -> None:
+        """The server balances by itself."""
+
+    async def stop(self) -> None:
+        """Receiver.stop."""
+        self._stopped = True
+        self._server.tell()
+
+    async def close(self) -> None:
+        """Receiver.close."""
+        await self.stop()
+        self._lanes.clear()
+        self._next.clear()
+        await self._group.leave(self._member)
