@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ._ledger_of_skips import known_tests
+from ._skips import known_tests
 from ._outcomes import Outcome, Outcomes
 
 __all__ = ["check_table", "render", "write_table"]

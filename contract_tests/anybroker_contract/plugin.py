@@ -16,9 +16,10 @@ import pytest
 
 from ._adapters import Adapters, find_harnesses
 from ._kit import Kit
-from ._ledger_of_skips import OWN, Ledger, read_ledger
+from ._skips import OWN, Ledger, read_ledger
 from ._outcomes import Outcome, Outcomes, Verdict
 from ._runner import run_test
+from ._schedule import ALONE, make_scheduler
 from ._table import check_table, write_table
 from .harness import DISTURBANCES, BrokerHarness, BrokerUnavailable
 from .marks import declares
@@ -103,7 +104,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Marks; harnesses; with xdist, tests that disturb a broker stay together."""
+    """Marks, harnesses, the ledger."""
     for line in (
         "requires(*names): capabilities that the test needs",
         "refuses(*names): capabilities whose absence the test shows to be refused",
@@ -111,10 +112,6 @@ def pytest_configure(config: pytest.Config) -> None:
         "tier(name): the smallest tier that the test runs in",
     ):
         config.addinivalue_line("markers", line)
-    if getattr(config.option, "dist", "no") == "load":
-        config.option.dist = "loadgroup"
-    elif _is_worker(config) and config.workerinput.get("anybroker_groups"):  # type: ignore[attr-defined] # xdist's
-        config.option.loadgroup = True  # a worker reads --dist from the command line, and it does not stand there
     classes = find_harnesses(config.option.adapter or ["memory"])
     config.stash[_ADAPTERS] = Adapters(classes)
     config.stash[_LEDGER] = read_ledger([OWN, *map(Path, config.option.ledger)])
@@ -163,7 +160,12 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 def pytest_configure_node(node: Any) -> None:
     """Tell an xdist worker where the brokers are."""
     node.workerinput["anybroker"] = json.dumps(node.config.stash[_ADAPTERS].told())
-    node.workerinput["anybroker_groups"] = node.config.option.dist == "loadgroup"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep together what disturbs one broker, unless another distribution than the default was asked for."""
+    return make_scheduler(config, log) if config.option.dist == "load" else None
 
 
 def _why(unavailable: BrokerUnavailable) -> str:
@@ -206,12 +208,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if name in adapters.unavailable and not config.option.collectonly:
             continue
         extra, disturbs = _marks_for(config, test, name, harness, marks)
+        place = f"{name}{ALONE}" if disturbs else name
         repeats = range(REPEATS) if config.option.tier == "stress" else range(1)
         for mutant in _mutants(config, test, name):
             if mutant is not None and any(mark.name == "skip" for mark in extra):
                 continue
             for repeat in repeats:
-                id_ = "-".join(filter(None, [name, mutant, str(repeat) if repeat else ""]))
+                id_ = "-".join(filter(None, [place, mutant, str(repeat) if repeat else ""]))
                 parameters.append(pytest.param((name, mutant, disturbs), id=id_, marks=extra))
     metafunc.parametrize("kit", parameters, indirect=True)
 
@@ -242,8 +245,6 @@ def _marks_for(
     capabilities = config.stash[_ADAPTERS].capabilities[name]
     needs = set(marks["needs_harness"].args) if "needs_harness" in marks else set()
     disturbs = bool(needs & DISTURBANCES)
-    if disturbs:
-        extra.append(pytest.mark.xdist_group(f"disturbs-{name}"))
     absent = [item for item in _arguments(marks, "requires") if not declares(capabilities, item)]
     declared = [item for item in _arguments(marks, "refuses") if declares(capabilities, item)]
     cannot = sorted(needs - harness.can() - {"url"})

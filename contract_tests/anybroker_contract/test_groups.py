@@ -7,7 +7,7 @@ import asyncio
 from anybroker import Delivery
 
 from ._checkers import duplicates, lost, unexpected
-from ._kit import Kit
+from ._kit import Kit, counted
 
 
 async def test_each_group_gets_everything(kit: Kit) -> None:
@@ -38,10 +38,10 @@ async def test_members_of_a_group_share_its_events(kit: Kit) -> None:
     published = await kit.publish(buses[0], topic, kit.pick(300, 5000), keys=32)
     await log.wait_done(id_ for _, id_ in published)
     await log.quiet(0.2)
-    counted = [handling for handling in log.handlings if handling.id.startswith("w-")]
-    assert not lost([id_ for _, id_ in published], counted)
-    assert not unexpected([id_ for _, id_ in published], counted)
-    assert not duplicates(counted)
+    settled = [handling for handling in log.handlings if handling.id.startswith("w-")]
+    assert not lost([id_ for _, id_ in published], settled)
+    assert not unexpected([id_ for _, id_ in published], settled)
+    assert not duplicates(settled)
 
 
 async def test_a_slow_group_does_not_slow_another(kit: Kit) -> None:
@@ -79,3 +79,23 @@ async def test_groups_of_one_name_on_two_topics_are_two_groups(kit: Kit) -> None
     async with later:
         await second.wait_done(id_ for _, id_ in waiting)
     assert not unexpected([id_ for _, id_ in published], log.handlings)
+
+
+async def test_what_one_group_changes_reaches_nobody_else(kit: Kit) -> None:
+    """A handler that changes the payload it was given changes neither what another group sees nor what was published."""
+    topic = kit.topic()
+    bus = kit.bus()
+    seen: list[dict[str, object]] = []
+
+    async def spoil(delivery: Delivery) -> None:
+        seen.append(dict(delivery.event.data))
+        delivery.event.data["n"] = "spoilt"
+
+    logs = [kit.subscribe(bus, topic, group, behave=spoil) for group in ("one", "two")]
+    event = counted(0)
+    async with bus:
+        await bus.publish(topic, event)
+        for log in logs:
+            await log.wait_done(["w-0"])
+    assert seen == [{"n": 0}] * 2
+    assert event.data == {"n": 0}

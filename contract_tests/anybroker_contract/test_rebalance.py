@@ -24,7 +24,7 @@ async def test_members_join_and_leave_without_loss_or_inversion(kit: Kit) -> Non
     log = kit.log()
     await kit.declared(topic, "g")
     published: list[tuple[str | None, str]] = []
-    turns = kit.pick(4, 12)
+    turns = kit.pick(6, 12)
     async with kit.bus(consume=False) as publisher:
         members = []
         for turn in range(turns):

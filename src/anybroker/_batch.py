@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
-from .delivery import Delivery
+from .delivery import Delivery, current_delivery
 from .errors import BatchFailed, ConfigError
 from .handlers import HandlerSpec, Wants, decoder
 from .provide import Providers
@@ -18,12 +18,25 @@ if TYPE_CHECKING:
 __all__ = ["BatchCollector"]
 
 
+class _Item:
+    """One delivery in a batch."""
+
+    __slots__ = ("batch", "delivery", "future", "task", "value")
+
+    def __init__(self, delivery: Delivery, value: Any, future: asyncio.Future[None]) -> None:
+        self.delivery = delivery
+        self.value = value
+        self.future = future
+        self.batch: list[_Item] = []
+        self.task: asyncio.Task[None] | None = None
+
+
 class BatchCollector:
     """The innermost handler of a batch handler: each delivery waits here for the outcome of its batch.
 
     A batch holds at most one event of a key on an ordered subscription (the next one starts after this one), so that
     a failure retries exactly it and what follows it. When nothing more can come, because all that was received waits
-    behind the batch, it is not waited for.
+    behind the batch, it is not waited for. What a batch handler publishes has no single cause, and gets ids of its own.
     """
 
     def __init__(
@@ -34,7 +47,8 @@ class BatchCollector:
         self._within = within
         self._providers = providers
         self._pump = pump
-        self._items: list[tuple[Delivery, Any, asyncio.Future[None]]] = []
+        self._items: list[_Item] = []
+        self._closing = False
         self._timer: asyncio.TimerHandle | None = None
         self._running: set[asyncio.Task[None]] = set()
         lists = next(p for p in spec.parameters if p.wants in (Wants.PAYLOADS, Wants.EVENTS))
@@ -51,18 +65,30 @@ class BatchCollector:
 
     async def add(self, delivery: Delivery) -> None:
         """Wait for the outcome of the batch this delivery gets into."""
-        item = self._read(delivery)
+        value = self._read(delivery)
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
-        self._items.append((delivery, item, future))
-        if len(self._items) >= self._size:
+        item = _Item(delivery, value, loop.create_future())
+        self._items.append(item)
+        if len(self._items) >= self._size or self._closing:
             self._flush()
         elif self._timer is None:
             self._timer = loop.call_later(self._within, self._flush)
             loop.call_soon(self._flush_if_alone)
         else:
             loop.call_soon(self._flush_if_alone)
-        await future
+        try:
+            await item.future
+        except asyncio.CancelledError:
+            task = item.task
+            if task is not None and not task.done() and all(other.future.done() for other in item.batch):
+                task.cancel()  # nobody waits for it any more
+                await asyncio.wait((task,))
+            raise
+
+    def close(self) -> None:
+        """Nothing more comes: handle what is collected, and what still arrives, without waiting for more."""
+        self._closing = True
+        self._flush()
 
     def _flush_if_alone(self) -> None:
         """Nothing else can join: everything received waits behind what is in here."""
@@ -73,13 +99,17 @@ class BatchCollector:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        items, self._items = self._items, []
+        items = [item for item in self._items if not item.future.done()]
+        self._items = []
         if items:
             task = asyncio.create_task(self._run(items), name=f"anybroker batch {self._spec.name}")
+            for item in items:
+                item.batch, item.task = items, task
             self._running.add(task)
             task.add_done_callback(self._running.discard)
 
-    async def _run(self, items: list[tuple[Delivery, Any, asyncio.Future[None]]]) -> None:
+    async def _run(self, items: list[_Item]) -> None:
+        current_delivery.set(None)
         failures: dict[int, BaseException] = {}
         try:
             async with AsyncExitStack() as stack:
@@ -88,11 +118,15 @@ class BatchCollector:
                     if parameter.wants is Wants.PROVIDED:
                         kwargs[parameter.name] = await self._providers.get(parameter.type, stack)
                     else:
-                        kwargs[parameter.name] = [item for _, item, _ in items]
+                        kwargs[parameter.name] = [item.value for item in items]
                 await self._spec.function(**kwargs)
         except BatchFailed as exc:
             unknown = [index for index in exc.failures if not 0 <= index < len(items)]
-            if unknown:
+            wrong = [failure for failure in exc.failures.values() if not _can_be_raised(failure)]
+            if wrong:
+                error = ConfigError("BatchFailed(failures)", f"holds {wrong[0]!r}, which cannot be raised")
+                failures = dict.fromkeys(range(len(items)), error)
+            elif unknown:
                 error = ConfigError(
                     "BatchFailed(failures)", f"names {unknown[0]}, and the batch has {len(items)} items"
                 )
@@ -101,7 +135,8 @@ class BatchCollector:
                 failures = dict(exc.failures)
         except BaseException as exc:  # noqa: BLE001 - each delivery of the batch passes it on, cancellation included
             failures = dict.fromkeys(range(len(items)), exc)
-        for index, (_, _, future) in enumerate(items):
+        for index, item in enumerate(items):
+            future = item.future
             if future.done():
                 continue
             failure = failures.get(index)
@@ -111,3 +146,7 @@ class BatchCollector:
                 future.cancel()
             else:
                 future.set_exception(failure)
+
+
+def _can_be_raised(failure: object) -> bool:
+    return isinstance(failure, Exception) and not isinstance(failure, StopIteration)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from typing import Any
@@ -13,7 +14,48 @@ from .errors import ConfigError
 from .event import Event
 from .middleware.trace import caused
 
-__all__ = ["continue_cause", "key_reader"]
+__all__ = ["Turn", "Turns", "continue_cause", "key_reader"]
+
+
+class Turns:
+    """Who goes through the publish middleware next, by topic and key: in the order in which places were taken."""
+
+    def __init__(self) -> None:
+        self._last: dict[tuple[str, str], asyncio.Future[None]] = {}
+
+    def take(self, topic: str, key: str) -> Turn:
+        """The place behind all that were taken; its holder must :meth:`Turn.leave` it."""
+        return Turn(self._last, (topic, key))
+
+
+class Turn:
+    """One place in the queue of a key."""
+
+    __slots__ = ("_before", "_last", "_mine", "_where")
+
+    def __init__(self, last: dict[tuple[str, str], asyncio.Future[None]], where: tuple[str, str]) -> None:
+        self._last = last
+        self._where = where
+        self._before = last.get(where)
+        self._mine = last[where] = asyncio.get_running_loop().create_future()
+
+    async def come(self) -> None:
+        """Wait until the one before has left. Cancellation changes nothing for the others."""
+        if self._before is not None and not self._before.done():
+            await asyncio.wait((self._before,))
+
+    def leave(self, _: object = None) -> None:
+        """Let the next one go: at once, or, left before its time came, when the one before has left. Idempotent."""
+        if self._before is not None and not self._before.done():
+            self._before.add_done_callback(self._let_go)
+        else:
+            self._let_go()
+
+    def _let_go(self, _: object = None) -> None:
+        if not self._mine.done():
+            self._mine.set_result(None)
+            if self._last.get(self._where) is self._mine:
+                del self._last[self._where]
 
 
 def continue_cause(event: Event[Any], cause: Delivery, topic: str, own_id: bool, headers: dict[str, str]) -> None:

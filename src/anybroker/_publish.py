@@ -129,7 +129,15 @@ class Publisher:
         if self._again:
             again, self._again = self._again, []
             again.sort(key=_sequence)
-            live = [item for item in again if not item.future.done() and not self._overtaken(item)]
+            under_way = self._under_way()
+            live: list[Publishing] = []
+            for item in again:
+                if item.future.done() or self._overtaken(item):
+                    continue
+                if (key := item.event.key) is not None and under_way.get((item.topic, key), 0) > item.sequence:
+                    self._again.append(item)  # the outcome of a later one decides: accepted, it must not be overtaken
+                else:
+                    live.append(item)
             self._stats.retried += len(live)
             self._pending[:0] = live
         if len(self._pending) <= _BATCH:
@@ -153,6 +161,14 @@ class Publisher:
                 if item in self._in_flight or item in self._own_deadline:
                     self._report(item, exc)
 
+    def _under_way(self) -> dict[tuple[str, str], int]:
+        """By topic and key: the last event that was handed over and has no outcome yet."""
+        found: dict[tuple[str, str], int] = {}
+        for item in (*self._in_flight, *self._own_deadline):
+            if item.submitted and (key := item.event.key) is not None:
+                found[item.topic, key] = max(found.get((item.topic, key), 0), item.sequence)
+        return found
+
     def _overtaken(self, item: Publishing) -> bool:
         """Whether a later event of the key was accepted: then the failure goes to the caller."""
         key = item.event.key
@@ -170,7 +186,9 @@ class Publisher:
             key = event.key
             if key is not None:
                 accepted = self._accepted
-                accepted[outbound.topic, key] = outbound.sequence
+                where = (outbound.topic, key)
+                if accepted.get(where, 0) < outbound.sequence:  # confirmations come in any order
+                    accepted[where] = outbound.sequence
                 if len(accepted) > self._forget_at:
                     self._forget()
             if self._backoff.tries:
@@ -207,7 +225,10 @@ class Publisher:
         self._stats.failed += 1
         if isinstance(result, PublishOutcomeUnknown):
             self._stats.unknown += 1
-            if result.event is None and isinstance(item.event, Event):
+            if isinstance(item.event, Event) and result.event is not item.event:
+                if result.event is not None:  # one failure of several events: each gets its own
+                    cause, result = result, PublishOutcomeUnknown(str(result))
+                    result.__cause__ = cause
                 result.event = item.event
         if not future.done():
             future.set_exception(result)
@@ -227,7 +248,8 @@ class Publisher:
             self._fail(item, self._too_late(item))
         if late:
             self._pending = [item for item in self._pending if not item.future.done()]
-        self._sweeper = self._loop.call_later(_SWEEP, self._sweep) if self.in_flight else None
+        busy = self.in_flight or self._wakeup is None  # in a call of the sender: it looks for nobody who comes now
+        self._sweeper = self._loop.call_later(_SWEEP, self._sweep) if busy else None
 
     def _too_late(self, item: Publishing) -> BrokerError:
         if item.submitted:
@@ -253,8 +275,10 @@ class Publisher:
             waiting = [item.future for item in (*self._in_flight, *self._own_deadline)]
             await asyncio.wait(waiting, timeout=end - self._loop.time())
             await asyncio.sleep(0)  # cancelled futures leave with the report, live ones have left
-            if all(future.done() for future in waiting) and not self._pending and not self._again:
-                break
+            if all(future.done() for future in waiting):
+                if not self._pending and not self._again:
+                    break
+                await asyncio.sleep(0.01)  # cancelled ones are queued still
         self._closed = True
         self._task.cancel()
         await asyncio.wait([self._task])

@@ -369,6 +369,7 @@ class Pump:
     def _forget(self, delivery: Delivery) -> None:
         state = delivery.lane_state
         self.recovered(delivery)
+        self._not_ours.discard(delivery.inbound)
         state.outstanding -= 1
         self._outstanding -= 1
         if state.ledger is not None and (starts := _starts(delivery)) > 0:
@@ -569,7 +570,6 @@ class Pump:
             delivery = ready.popleft()
             state = delivery.lane_state
             if state.gone or (not_ours and delivery.inbound in not_ours):
-                not_ours.discard(delivery.inbound)
                 self._forget(delivery)
                 self._next(delivery)
                 continue
@@ -585,10 +585,14 @@ class Pump:
                 await handle(delivery)
             except Exception as exc:  # noqa: BLE001 - whatever the chain raises decides what happens to the event
                 self._failed(delivery, exc)
-            except BaseException:
-                self._give_back(delivery, delivery.attempt)
-                self._next(delivery)
-                raise
+            except BaseException as exc:
+                task = asyncio.current_task()
+                if isinstance(exc, asyncio.CancelledError) and task is not None and not task.cancelling():
+                    self._failed(delivery, CancelledByItselfError())  # nobody cancelled this worker
+                else:
+                    self._give_back(delivery, delivery.attempt)
+                    self._next(delivery)
+                    raise
             else:
                 if not_ours:
                     not_ours.discard(delivery.inbound)
@@ -776,6 +780,13 @@ class Pump:
 def _starts(delivery: Delivery) -> int:
     """The handler starts that a delivery had which waits for one: with a verdict none is to come."""
     return delivery.attempt if delivery.verdict is not None else delivery.attempt - 1
+
+
+class CancelledByItselfError(Exception):
+    """A handler raised ``CancelledError``, and nobody had cancelled it: something that it awaited was cancelled."""
+
+    def __init__(self) -> None:
+        super().__init__("the handler raised CancelledError, and was not cancelled")
 
 
 class PoisonedError(Exception):

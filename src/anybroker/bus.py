@@ -16,7 +16,7 @@ from pathlib import Path
 from time import time as wall_clock
 from typing import Any, Literal, Protocol, TypeVar, get_args
 
-from ._outgoing import continue_cause, key_reader
+from ._outgoing import Turn, Turns, continue_cause, key_reader
 from ._publish import Publisher, Publishing
 from ._pump import ATTEMPTS_HEADER, NOT_BEFORE_HEADER
 from ._registry import make_adapter
@@ -141,6 +141,8 @@ class Bus:
         self._declared_groups: dict[str, dict[str, GroupSpec]] = {}
         self._declared: set[str] = set()
         self._known: set[str] = set()
+        self._groupless: set[str] = set()
+        """Published to before, and without a group that this Bus knows."""
         self._first: dict[str, int] = {}
         self._warned: set[str] = set()
         self._key_of = {
@@ -152,11 +154,12 @@ class Bus:
         self._adapter: Adapter | None = None
         self._publisher: Publisher | None = None
         self._publish_through: PublishHandler | None = None
-        self._key_locks: dict[tuple[str, str], tuple[asyncio.Lock, int]] = {}
+        self._turns = Turns()
         self._stack = AsyncExitStack()
         self._state: Literal["new", "starting", "started", "closing", "closed"] = "new"
         self._closing: asyncio.Task[None] | None = None
         self._closed = asyncio.Event()
+        self._start_ended = asyncio.Event()
         self._declaring = asyncio.Lock()
         self._traced = False
         self.loop: asyncio.AbstractEventLoop | None = None
@@ -330,7 +333,10 @@ class Bus:
         ``CancelledError``, and the outcome is unknown.
         """
         if topic not in self._known:
-            await self._first_publish(topic)
+            if topic in self._groupless:
+                self.stats.without_group += 1
+            else:
+                await self._first_publish(topic)
         if data.__class__ is Event or self._key_of:
             event = self._event(
                 topic, data, key, type, id, source, subject, time, datacontenttype, dataschema, extensions
@@ -360,7 +366,7 @@ class Bus:
             if self._publisher is None:
                 raise self._not_started("publish")
             return await self._publisher.send(Publishing(event, topic, None, out, not_before, ""), deadline)
-        return await self._publish_slowly(topic, event, out or {}, not_before, deadline)
+        return await self._go_through(*self._enter(topic, event, out or {}, not_before, deadline))
 
     async def publish_many(
         self, topic: str, items: Iterable[Any], /, *, deadline: float | None = None
@@ -370,8 +376,12 @@ class Bus:
         Not atomic: one event's failure is its own. A wrong payload raises before anything is sent. Cancelled, it raises
         ``CancelledError``, and the outcome of each is unknown.
         """
+        items = list(items)
         if topic not in self._known:
-            await self._first_publish(topic)
+            if topic in self._groupless:
+                self.stats.without_group += len(items)
+            else:
+                await self._first_publish(topic, len(items))
         if self._publish_through is not None:
             return await self._publish_many_slowly(topic, items, deadline)
         publisher = self._publisher
@@ -455,52 +465,45 @@ class Bus:
             )
         return wall_clock() + delay
 
-    async def _publish_slowly(
+    def _enter(
         self, topic: str, event: Event[Any], headers: dict[str, str], not_before: float | None, deadline: float | None
-    ) -> Receipt:
-        """Through the publish middleware. A lock a key keeps the order of the calls up to the sender."""
-        assert self._publish_through is not None
+    ) -> tuple[Outgoing, Turn | None]:
+        """The way through the publish middleware, and the event's place in it, taken before anything is awaited."""
         outgoing = Outgoing(topic, event, headers)
         outgoing.not_before, outgoing.deadline = not_before, deadline
-        if event.key is None:
+        return outgoing, None if event.key is None else self._turns.take(topic, event.key)
+
+    async def _go_through(self, outgoing: Outgoing, turn: Turn | None) -> Receipt:
+        """Through the publish middleware, one of a key at a time up to the sender."""
+        assert self._publish_through is not None
+        if turn is None:
             return await self._publish_through(outgoing)
-        where = (topic, event.key)
-        lock, users = self._key_locks.get(where, (asyncio.Lock(), 0))
-        self._key_locks[where] = (lock, users + 1)
-        held = False
         try:
-            await lock.acquire()
-            held = True
-
-            def release() -> None:
-                nonlocal held
-                if held:
-                    held = False
-                    lock.release()
-
-            outgoing.release = release
+            await turn.come()
+            outgoing.release = turn.leave
             return await self._publish_through(outgoing)
         finally:
-            if held:
-                lock.release()
-            lock, users = self._key_locks[where]
-            if users == 1:
-                del self._key_locks[where]
-            else:
-                self._key_locks[where] = (lock, users - 1)
+            turn.leave()
 
     async def _publish_many_slowly(
         self, topic: str, items: Iterable[Any], deadline: float | None
     ) -> list[Receipt | BrokerError]:
         cause = current_delivery.get()
-        ready = []
+        ready: list[tuple[Event[Any], dict[str, str]]] = []
         for item in items:
             event = self._event(topic, item, *(None,) * 9)
             out: dict[str, str] = {}
             if cause is not None and not isinstance(item, Event):
                 continue_cause(event, cause, topic, False, out)
-            ready.append(self._publish_slowly(topic, event, out, None, deadline))
-        results = await asyncio.gather(*ready, return_exceptions=True)
+            ready.append((event, out))
+        tasks: list[asyncio.Task[Receipt]] = []
+        for event, out in ready:
+            outgoing, turn = self._enter(topic, event, out, None, deadline)
+            task = asyncio.create_task(self._go_through(outgoing, turn))
+            if turn is not None:
+                task.add_done_callback(turn.leave)  # cancelled before its first step, it leaves too
+            tasks.append(task)
+        results = await asyncio.gather(*tasks, return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException) and not isinstance(result, BrokerError):
                 raise result
@@ -517,7 +520,7 @@ class Bus:
         outgoing.release()
         return await future
 
-    async def _first_publish(self, topic: str) -> None:
+    async def _first_publish(self, topic: str, count: int = 1) -> None:
         """Once a topic: check its name, make it be there, and warn where no group will get what is published."""
         if self._state in ("new", "closed"):
             raise self._not_started("publish")
@@ -531,10 +534,10 @@ class Bus:
             self._first[topic] -= 1
             if not self._first[topic]:
                 del self._first[topic]
-                if topic in self._declared:
-                    self._known.add(topic)  # from now on nobody waits, so nobody can be overtaken
+                if topic in self._declared:  # from now on nobody waits, so nobody can be overtaken
+                    (self._known if self._groups_of(topic) else self._groupless).add(topic)
         if not self._groups_of(topic):
-            self.stats.without_group += 1
+            self.stats.without_group += count
             if topic not in self._warned:
                 self._warned.add(topic)
                 _log.warning(
@@ -599,7 +602,10 @@ class Bus:
             self._state = "started"
             await self.close(drain=0)
             raise
-        self._state = "started"
+        else:
+            self._state = "started"
+        finally:
+            self._start_ended.set()
 
     async def _start(self) -> None:
         settings = self.settings
@@ -629,11 +635,10 @@ class Bus:
                 through = item(through)
             self._publish_through = through
         await self.providers.start(self._stack)
+        url = None if self._factory is not None else parse_url(settings.url or DEFAULT_URL)
+        self._stores = Stores(self._store, url, bool(adapter.capabilities.durable), self.source)
+        self._stack.push_async_callback(self._stores.close)
         if self._consume:
-            url = None if self._factory is not None else parse_url(settings.url or DEFAULT_URL)
-            durable = bool(adapter.capabilities.durable)
-            self._stores = Stores(self._store, url, durable, self.source)
-            self._stack.push_async_callback(self._stores.close)
             for subscription in self._subscriptions.values():
                 await subscription.start()
 
@@ -720,6 +725,9 @@ class Bus:
         if self.settings.provision != "off":
             await self.adapter.declare(Topology(tuple(self._topic_specs(topic))), self.settings.provision)
         self._declared.add(topic)
+        if topic in self._groupless and self._groups_of(topic):
+            self._groupless.discard(topic)
+            self._known.add(topic)
 
     async def close(self, drain: float | None = None) -> None:
         """Stop fetching, let handlers finish (``drain`` seconds), settle, flush what was published, close.
@@ -727,6 +735,8 @@ class Bus:
         Idempotent, and safe to call from several tasks: all wait for the one that closes. Cancelling the waiting does
         not stop the closing.
         """
+        if self._state == "starting":
+            await self._start_ended.wait()
         if self._state in ("new", "closed"):
             self._state = "closed"
             self._closed.set()
@@ -782,18 +792,29 @@ class Bus:
         try:
             async with self:
                 stopped = asyncio.create_task(stop.wait())
-                if main is not None:
-                    own = asyncio.create_task(main(), name="anybroker main")
-                    await asyncio.wait((own, stopped), return_when=asyncio.FIRST_COMPLETED)
-                    if own.done():
-                        own.result()
-                    else:
-                        own.cancel()
-                        await asyncio.wait((own,))
-                await stopped
+                try:
+                    if main is not None:
+                        await self._run_main(main, stopped)
+                    await stopped
+                finally:
+                    stopped.cancel()
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
+
+    @staticmethod
+    async def _run_main(main: Callable[[], Coroutine[Any, Any, None]], stopped: asyncio.Task[Any]) -> None:
+        """Until it ends, which raises what it raised, or the signal came, or this is cancelled: then it is too."""
+        own = asyncio.create_task(main(), name="anybroker main")
+        try:
+            await asyncio.wait((own, stopped), return_when=asyncio.FIRST_COMPLETED)
+            if own.done():
+                own.result()
+            else:
+                own.cancel()
+                await asyncio.wait((own,))
+        finally:
+            own.cancel()
 
     # ----------------------------------------------------------------------------------------------- looking
 

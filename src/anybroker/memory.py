@@ -148,8 +148,13 @@ class _Group:
             key = outbound.event.key
             if shared and key is not None:
                 owner = self.owners.get(key)
-                if owner is not None and owner[0] is not member:
+                if owner is not None and (owner[0] is not member or key in self.aside):
+                    # Also what its owner could have, if something older of the key was put aside before it.
                     self.aside.setdefault(key, deque()).append((position, starts, outbound))
+                    continue
+                if key in self.aside:  # another member put earlier ones of it aside: they come first
+                    for entry in (*self.aside.pop(key), (position, starts, outbound)):
+                        heappush(returned, entry)
                     continue
             event = outbound.event
             if not isinstance(event, Foreign):
@@ -333,6 +338,8 @@ class MemoryReceiver:
         finally:
             timer.cancel()
             self._future = None
+            if group.waiting and future in group.waiting:  # nobody woke it
+                group.waiting.remove(future)
         if self._stopped:
             group.wake()  # it was woken for an event that another member has to take now
             return ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from ._batch import BatchCollector
 from ._pump import Pump, PumpSettings
 from .adapter import DEFAULT_LANES, Adapter, Foreign, Start, SubscriptionSpec
+from .capabilities import Acknowledgement
 from .config import TopicSettings
 from .deadletters import dead_letter_topic
 from .delivery import Delivery
-from .errors import ConfigError, InvalidEvent
+from .errors import ConfigError, EventError, InvalidEvent
 from .event import Event
 from .handlers import HandlerSpec, invoker, read_handler
 from .middleware._base import BuiltIn, Chain, Handler, attached, compose
@@ -34,6 +36,9 @@ __all__ = ["Subscription", "SubscriptionOptions"]
 
 _log = logging.getLogger("anybroker")
 _F = TypeVar("_F", bound=Callable[..., Any])
+
+_LANE_BUFFER = 4_096
+"""Events to ask for at once where lanes belong to one member alone: buffering them keeps them from nobody."""
 
 FOREIGN_TYPE = "io.anybroker.foreign.v1"
 """The type of the event that wraps a foreign message, on a topic with ``foreign = "wrap"``."""
@@ -98,6 +103,7 @@ class Subscription:
         self._executor: ThreadPoolExecutor | None = None
         self._collectors: list[BatchCollector] = []
         self._handler_problems: dict[str, str] = {}
+        self._changing = asyncio.Lock()
         self.stats = SubscriptionStats()
         """Counters since the start; they survive ``stop`` and ``start``."""
 
@@ -202,7 +208,11 @@ class Subscription:
             )
 
     async def start(self) -> None:
-        """Begin to receive. Called by the Bus; afterwards only to go on after :meth:`stop`."""
+        """Begin to receive. Called by the Bus; afterwards only to go on after :meth:`stop`, whose end it waits for."""
+        async with self._changing:
+            await self._start()
+
+    async def _start(self) -> None:
         if self._pump is not None:
             return
         bus, options, settings = self._bus, self.options, self.topic_settings
@@ -214,18 +224,23 @@ class Subscription:
             raise ConfigError(
                 f"{self._where}, max_in_flight=", f"{in_flight} is less than batch={largest}", "Raise it to the batch."
             )
+        max_ahead = options.max_ahead or settings.max_ahead or 10_000
+        cumulative = adapter.capabilities.acknowledgement is Acknowledgement.CUMULATIVE
         numbers = PumpSettings(
             max_in_flight=in_flight,
-            max_ahead=options.max_ahead or settings.max_ahead or 10_000,
+            max_ahead=max_ahead,
             poison_after=options.poison_after,
             lease=bus.settings.lease,
             drain=bus.settings.drain,
-            prefetch=2 * in_flight,
+            prefetch=max(2 * in_flight, min(max_ahead, _LANE_BUFFER) if cumulative else 0),
+            in_threads=any(not entry.spec.is_async for entry in self._entries),
         )
         spec = SubscriptionSpec(
             self.topic, self.group, self.ordered, self.lanes or DEFAULT_LANES, options.start, numbers.prefetch
         )
-        if any(not entry.spec.is_async for entry in self._entries):
+        self._collectors.clear()
+        self._handler_problems.clear()
+        if numbers.in_threads:
             self._executor = ThreadPoolExecutor(in_flight, thread_name_prefix=f"anybroker {self.topic}/{self.group}")
         pump: Pump
         dispatch = self._dispatcher(lambda delivery: pump.recovered(delivery), lambda: pump)
@@ -238,15 +253,20 @@ class Subscription:
     async def stop(self, drain: float | None = None) -> None:
         """Stop fetching, let handlers in flight finish (``drain`` seconds), settle, give back the rest, leave.
 
-        Idempotent. Cancellation leaves the rest for redelivery.
+        Idempotent; a second call waits for the first. Cancellation leaves the rest for redelivery.
         """
-        pump, self._pump = self._pump, None
-        if pump is None:
-            return
-        await pump.close(self._bus.settings.drain if drain is None else drain)
-        if self._executor is not None:
-            self._executor.shutdown(wait=False)
-            self._executor = None
+        async with self._changing:
+            pump, self._pump = self._pump, None
+            if pump is None:
+                return
+            for collector in self._collectors:
+                collector.close()
+            try:
+                await pump.close(self._bus.settings.drain if drain is None else drain)
+            finally:
+                if self._executor is not None:
+                    self._executor.shutdown(wait=False)
+                    self._executor = None
 
     def pause(self) -> None:
         """Start no more handlers until :meth:`resume`. What runs goes on, and leases are kept."""
@@ -355,14 +375,18 @@ class Subscription:
         self.stats.foreign += 1
         message: Any = delivery.event
         content_type = next((value for name, value in message.headers if name.lower() == "content-type"), b"")
-        wrapped = Event.create(
-            message.body if message.body is not None else b"",
-            type=FOREIGN_TYPE,
-            source=f"{self._bus.source}/foreign/{self.topic}",
-            id=f"{delivery.lane_state.lane.name}@{delivery.inbound.position}",
-            key=delivery.key,
-            datacontenttype=content_type.decode("ascii", "ignore") or "application/octet-stream",
-        )
+        try:
+            wrapped = Event.create(
+                message.body if message.body is not None else b"",
+                type=FOREIGN_TYPE,
+                source=f"{self._bus.source}/foreign/{self.topic}",
+                id=f"{delivery.lane_state.lane.name}@{delivery.inbound.position}",
+                key=delivery.key,
+                datacontenttype=content_type.decode("ascii", "ignore") or "application/octet-stream",
+            )
+        except EventError as exc:  # its key or its content type is none that an event may have
+            await self._dead(delivery, exc)
+            return
         delivery.event = wrapped
         await dispatch(delivery)
 

@@ -6,6 +6,8 @@
 Give the Bus under test a :class:`~anybroker.memory.MemoryBroker` (the pytest fixture ``memory_broker``, with
 ``pytest_plugins = ["anybroker.testing"]``), publish, ``await settled(bus)``, and look at what the handlers did, or at
 what a :class:`Recorder` saw.
+
+(PYTEST_DONT_REWRITE: there is no assertion in here, and it may have been imported before pytest is told of it.)
 """
 
 from __future__ import annotations

@@ -616,7 +616,8 @@ def test_claims_are_extended_in_one_call(run: Run, breakable: Any) -> None:
 
     async def extended(claims: Any) -> None:
         sizes.append(len(claims))
-        go.set()
+        if len(claims) == 50:
+            go.set()
 
     store.before["extend"] = extended
 
@@ -632,7 +633,7 @@ def test_claims_are_extended_in_one_call(run: Run, breakable: Any) -> None:
             await settled(bus)
 
     run(main())
-    assert sizes[0] == 50
+    assert max(sizes) == 50
 
 
 def test_a_claim_that_is_lost_while_the_handler_runs_is_said(

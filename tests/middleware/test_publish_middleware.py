@@ -120,7 +120,7 @@ def test_a_cancelled_publish_does_not_block_its_key(run: Any) -> None:
                 await first
             await second
             await recorder.wait(1)
-            assert bus._key_locks == {}
+            assert bus._turns._last == {}
 
     run(main())
     assert [event.data for event in recorder.events] == [2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Literal, TypeAlias
 
 from aiokafka.structs import ConsumerRecord
@@ -17,6 +18,7 @@ Record: TypeAlias = ConsumerRecord[bytes, bytes]
 
 _OURS = "anybroker-"
 _MAX_NAMES = 1024
+_NONE: Mapping[str, str] = {}
 
 
 class Wire:
@@ -52,25 +54,31 @@ class Wire:
 
     def read(self, record: Record, lane: Lane) -> Inbound:
         """One delivery. What is no CloudEvent comes as a Foreign; nothing is raised."""
+        headers = record.headers
+        try:
+            event = self._binding.parse(headers, record.value)
+        except InvalidEvent as exc:
+            key = _text(record.key)
+            own = [(name, value) for name, value in headers if not name.lower().startswith(_OURS)]
+            return Inbound(Foreign(record.value, own, key, exc), lane, record.offset, key, self._extra(headers), record)
+        # As many attributes as headers: each header became one, and none is left over.
+        extra = _NONE if len(event.attributes) == len(headers) else self._extra(headers)
+        key = event.key
+        if key is None and record.key:
+            key = _text(record.key)
+        return Inbound(event, lane, record.offset, key, extra, record)
+
+    def _extra(self, headers: Iterable[tuple[str, bytes]]) -> dict[str, str]:
+        """The transport headers: those that are no attributes."""
         names = self._names
         extra: dict[str, str] = {}
-        headers = record.headers
         for name, value in headers:
             known = names.get(name)
             if known is None:
                 known = self._learn(name)
             if known:
                 extra[known] = "" if value is None else value.decode("utf-8", "replace")
-        try:
-            event = self._binding.parse(headers, record.value)
-        except InvalidEvent as exc:
-            key = _text(record.key)
-            own = [(name, value) for name, value in headers if not name.lower().startswith(_OURS)]
-            return Inbound(Foreign(record.value, own, key, exc), lane, record.offset, key, extra, record)
-        key = event.key
-        if key is None and record.key:
-            key = _text(record.key)
-        return Inbound(event, lane, record.offset, key, extra, record)
+        return extra
 
     def _learn(self, name: str) -> str:
         """A header's name as a transport header, or "" for one that belongs to the event."""

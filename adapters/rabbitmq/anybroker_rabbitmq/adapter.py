@@ -116,6 +116,7 @@ class RabbitmqAdapter:
         )
         receiver = RabbitmqReceiver(
             self._consume,
+            self._publish,
             self._wire,
             subscription,
             listener,

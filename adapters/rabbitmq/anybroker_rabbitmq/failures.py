@@ -30,7 +30,7 @@ def said(exc: BaseException | None) -> str:
     """What an exception says, in one line that is never empty."""
     if exc is None or isinstance(exc, asyncio.CancelledError):  # aiormq's word for a path that has gone dead
         return "closed" if exc is None else "no sign of life from it"
-    return str(exc.args[-1] if exc.args else "") or type(exc).__name__
+    return str(exc.args[-1] if exc.args else "").rstrip(". ") or type(exc).__name__
 
 
 def connect_failure(exc: BaseException, where: str, vhost: str) -> AnybrokerError:
@@ -44,7 +44,7 @@ def connect_failure(exc: BaseException, where: str, vhost: str) -> AnybrokerErro
     if isinstance(exc, ConnectionNotAllowed | InvalidFrameError):  # aiormq sees Connection.Close instead of Open-Ok
         return ConfigError(
             "url",
-            f"RabbitMQ at {where} did not open the virtual host {vhost!r}: {said(exc)}",
+            f"RabbitMQ at {where} did not open the virtual host {vhost!r}",
             "Check that it exists, and that the user may use it.",
         )
     return Unavailable(
@@ -61,8 +61,8 @@ def check_cancelled() -> None:
 
 
 def is_missing(exc: BaseException) -> bool:
-    """Whether there is no such queue or exchange. One that cannot be reached now, on a node that is down, is NOT_FOUND in
-    AMQP, too, with another text."""
+    """Whether there is no such queue or exchange. One on a node that is down is NOT_FOUND in AMQP too, with another
+    text."""
     return isinstance(exc, ChannelNotFoundEntity) and ("no queue '" in said(exc) or "no exchange '" in said(exc))
 
 

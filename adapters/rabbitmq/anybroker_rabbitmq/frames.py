@@ -26,10 +26,17 @@ _BASIC: Final = 60
 _END: Final = b"\xce"
 
 
-def field(name: str) -> bytes:
-    """The beginning of a header whose value is a string; ValueError for a name of more than 255 bytes."""
+def field_name(name: str) -> bytes:
+    """A header's name in front of its value; ValueError for one of more than 255 bytes."""
     encoded = name.encode()
-    return bytes((len(encoded),)) + encoded + b"S"
+    if len(encoded) > 255:
+        raise ValueError(f"its name has {len(encoded)} bytes, and 255 is the most")
+    return bytes((len(encoded),)) + encoded
+
+
+def field(name: str) -> bytes:
+    """The beginning of a header whose value is a string."""
+    return field_name(name) + b"S"
 
 
 def table(fields: Iterable[tuple[bytes, bytes]]) -> bytes:
@@ -41,7 +48,7 @@ def table(fields: Iterable[tuple[bytes, bytes]]) -> bytes:
 
 def native_table(values: Mapping[str, Any]) -> bytes:
     """A table of values of any of AMQP's types, as aiormq reads them."""
-    joined = b"".join([field(name)[:-1] + _native(value) for name, value in values.items()])
+    joined = b"".join([field_name(name) + _native(value) for name, value in values.items()])
     return _LENGTH.pack(len(joined)) + joined
 
 

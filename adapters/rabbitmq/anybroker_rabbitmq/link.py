@@ -122,7 +122,8 @@ class Link:
         if connection is not None:
             closing = asyncio.ensure_future(connection.close())
             await asyncio.wait({closing}, timeout=_CLOSE)
-            closing.cancel()
+            if not closing.cancel() and not closing.cancelled():
+                closing.exception()  # looked at: what is closed has nothing more to say
 
 
 def _transport(connection: AbstractConnection) -> Connection:

@@ -52,6 +52,7 @@ class RabbitmqReceiver:
     def __init__(
         self,
         link: Link,
+        publish: Link,
         wire: Wire,
         spec: SubscriptionSpec,
         listener: LaneListener,
@@ -61,6 +62,7 @@ class RabbitmqReceiver:
     ) -> None:
         self.spec = spec
         self._link = link
+        self._publish = publish
         self._read = wire.read
         self._listener = listener
         self._epochs = epochs
@@ -259,7 +261,7 @@ class RabbitmqReceiver:
         try:
             if consumer.notes and not consumer.channel.is_closed:
                 queue = notes_queue(self.spec.topic, self.spec.group, consumer.number)
-                await write_note(self._link, queue, consumer.notes)
+                await write_note(self._publish, queue, consumer.notes)
         except AnybrokerError:
             pass  # without the note attempts start again; the lane must not wait for that
         await end_channel(consumer.channel)

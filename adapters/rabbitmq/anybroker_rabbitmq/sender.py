@@ -27,6 +27,12 @@ from .wire import Wire
 __all__ = ["RabbitmqSender"]
 
 _SLOT_BITS: Final = SLOTS.bit_length() - 1
+_FRAME: Final = 131_072
+"""Bytes in a frame, where the broker sets no limit."""
+_AROUND: Final = 8
+"""Bytes of a frame that are not its payload."""
+_CONTENT_HEADER: Final = 14
+"""Bytes of a content header before the properties, which all travel in one frame with it."""
 _WRITE: Final = 65_536
 """Bytes that are written before the socket has to take them: the high-water mark of asyncio's transports."""
 
@@ -60,7 +66,7 @@ class _Confirmation:
             return
         else:
             where = f"topic {outbound.topic!r}" + (f", group {outbound.group!r}" if outbound.group else "")
-            error = Rejected(f"{where}: no queue takes the event ({said(exc)}). One was deleted: declare it again")
+            error = Rejected(f"{where}: no queue takes the event. One was deleted: declare it again")
         error.__cause__ = exc
         self.end(error)
 
@@ -108,7 +114,7 @@ class RabbitmqSender:
         self._channel: Channel | None = None
         self._prefix = ""
         self._routes: dict[tuple[str, str | None], _Route] = {}
-        self._header_limit = 0
+        self._frame = 0
         self._unwritten = 0
         self._idle: asyncio.Future[None] | None = None
         self._closed = False
@@ -123,8 +129,7 @@ class RabbitmqSender:
                 self._lost(channel, closing_reason(channel.closing))
             channel = self._channel = await self._link.channel(confirms=True)
             self._prefix = f"{secrets.token_hex(6)}-"
-            # Headers travel in one frame: 7 bytes before it, 1 behind, 14 of the content header's own.
-            self._header_limit = channel.connection.connection_tune.frame_max - 22
+            self._frame = (channel.connection.connection_tune.frame_max or _FRAME) - _AROUND
             self._unwritten = 0
             self._routes.clear()  # their frames name the channel, and an exchange may be gone
             opened = channel
@@ -139,8 +144,8 @@ class RabbitmqSender:
         for confirmation in waiting:
             topic = confirmation.outbound.topic
             error = PublishOutcomeUnknown(
-                f"the connection to RabbitMQ was lost ({said(reason)}) before it confirmed an event for topic "
-                f"{topic!r}: it may be stored. Publish it again under the same id"
+                f"the channel to RabbitMQ was lost ({said(reason)}) before it confirmed an event for topic {topic!r}: "
+                "it may be stored. Publish it again under the same id"
             )
             error.__cause__ = reason
             confirmation.end(error)
@@ -192,8 +197,8 @@ class RabbitmqSender:
         """Add the frames of one event, which from now on waits for its confirmation; returns their bytes, about."""
         try:
             flags, before, after, body = self._wire.write(outbound)
-        except ValueError as exc:
-            error = Rejected(f"an event for topic {outbound.topic!r} has a header whose name is over 255 bytes")
+        except (ValueError, TypeError) as exc:
+            error = Rejected(f"an event for topic {outbound.topic!r} has a header that AMQP cannot carry: {exc}")
             error.__cause__ = exc
             report(outbound, error)
             return 0
@@ -201,7 +206,9 @@ class RabbitmqSender:
         message_id = f"{self._prefix}{tag}"
         properties = b"%b%c%b%b" % (before, len(message_id), message_id.encode(), after)
         size = len(properties) + len(body)
-        refused = check_size(outbound, size, self._limit) or check_size(outbound, len(properties), self._header_limit)
+        refused = check_size(outbound, size, self._limit) or check_size(
+            outbound, len(properties) + _CONTENT_HEADER, self._frame
+        )
         if refused is not None:
             report(outbound, refused)
             return 0
@@ -220,14 +227,14 @@ class RabbitmqSender:
         channel.message_id_delivery_tag[message_id] = tag
         parts += (begin, header_frame(number, len(body), flags, properties))
         if body:
-            parts += body_frames(number, body, channel.max_content_size)
+            parts += body_frames(number, body, self._frame)
         return size + len(begin)
 
     async def _write(self, channel: Channel, parts: list[bytes], size: int, first: int) -> None:
         """Hand the frames to aiormq's writer; wait where the socket takes no more. ``first``: the first tag in them."""
         if channel.is_closed:
             for tag in range(first, channel.delivery_tag + 1):
-                channel.confirmations.pop(tag)  # not written, so not stored
+                channel.confirmations.pop(tag, None)  # not written, so not stored
         else:
             self._unwritten += size
             drained = channel.create_future() if self._unwritten >= _WRITE else None
@@ -238,7 +245,7 @@ class RabbitmqSender:
         if channel.is_closed:
             reason = closing_reason(channel.closing)
             self._lost(channel, reason)  # now, or what is raised here would count for what was written, too
-            raise Unavailable(f"the connection to RabbitMQ was lost ({said(reason)})") from reason
+            raise Unavailable(f"the channel to RabbitMQ was lost ({said(reason)})") from reason
 
     async def _prepare(self, topic: str, group: str | None, seconds: int) -> _Route:
         """Look whether the exchange is there: publishing to one that is not closes the channel, and all that waits on

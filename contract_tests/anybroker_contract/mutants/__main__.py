@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from .._adapters import find_harnesses
-from .._ledger_of_skips import known_tests
+from .._skips import known_tests
 from .catalogue import MUTANTS, Mutant
 
 __all__ = ["main"]

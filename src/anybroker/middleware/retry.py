@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from typing import Literal
 
@@ -93,6 +94,14 @@ class retry(BuiltIn):  # noqa: N801 - used as a decorator
                 if delivery.attempt >= attempts:
                     raise
                 raise _Again(backoff.wait(delivery.attempt), release, type(exc).__name__) from exc
+            except asyncio.CancelledError as exc:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise  # the engine's own
+                reason = "the handler raised CancelledError, and was not cancelled"
+                if delivery.attempt >= attempts:
+                    raise AttemptsExhausted(attempts, reason) from exc
+                raise _Again(backoff.wait(delivery.attempt), release, reason) from exc
 
         return run
 

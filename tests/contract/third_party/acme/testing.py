@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
+from anybroker.bus import AdapterFactory
 from anybroker.capabilities import Capabilities
-from anybroker_contract import BrokerHarness
+from anybroker.testing import FaultyBroker, drop
+from anybroker_contract import BrokerHarness, BrokerUnavailable
 
 from .adapter import AcmeAdapter, AcmeFactory
 
-__all__ = ["AcmeBroker"]
+__all__ = ["AcmeBroker", "LossyBroker", "SleepingBroker"]
 
 
 class AcmeBroker(BrokerHarness):
@@ -23,6 +25,26 @@ class AcmeBroker(BrokerHarness):
         """The adapter is not installed under a URL scheme, so this is said here."""
         return AcmeAdapter.capabilities
 
-    def broker(self, folder: Path) -> AcmeFactory:
+    def broker(self, folder: Path) -> AdapterFactory:
         """What the Buses of one test share."""
         return AcmeFactory()
+
+
+class SleepingBroker(AcmeBroker):
+    """One that cannot be had today."""
+
+    name = "sleeping"
+
+    def setup(self) -> str:
+        """Never."""
+        raise BrokerUnavailable("it sleeps until noon", "acme wake")
+
+
+class LossyBroker(AcmeBroker):
+    """One whose every tenth record is lost."""
+
+    name = "lossy"
+
+    def broker(self, folder: Path) -> AdapterFactory:
+        """With a fault in between."""
+        return FaultyBroker(AcmeFactory(), drop("publish", every=10))

@@ -48,10 +48,12 @@ def read_ledger(paths: Iterable[Path]) -> Ledger:
 
 
 def known_tests() -> dict[str, str]:
-    """Every test of the suite as ``file::function`` with the first line of its docstring, read without importing."""
+    """Every test of the suite as ``file::function`` with the promise in its docstring, read without importing."""
     found: dict[str, str] = {}
     for path in sorted(Path(__file__).parent.glob("test_*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
-                found[f"{path.name}::{node.name}"] = (ast.get_docstring(node) or "").partition("\n")[0]
+                found[f"{path.name}::{node.name}"] = " ".join(
+                    (ast.get_docstring(node) or "").partition("\n\n")[0].split()
+                )
     return found

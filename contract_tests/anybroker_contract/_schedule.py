@@ -1,0 +1,34 @@
+"""With pytest-xdist: tests that disturb a broker go to one worker, each adapter's together; all others where there is
+room.
+
+Not by xdist's own ``loadgroup``: the mark does not reach its scheduler under pytest 9.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+__all__ = ["ALONE", "make_scheduler", "scope_of"]
+
+ALONE = "@alone"
+"""Behind the adapter's name in the id of a test that disturbs the broker."""
+
+_ALONE = re.compile(rf"([\w.]+){ALONE}")
+
+
+def scope_of(nodeid: str) -> str:
+    """What has to stay together with this test: the others that disturb the same adapter's broker."""
+    found = _ALONE.search(nodeid)
+    return found[0] if found else nodeid
+
+
+def make_scheduler(config: Any, log: Any) -> Any:
+    """A scheduler that keeps scopes together."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):  # type: ignore[misc, unused-ignore] # xdist is there when this is called
+        def _split_scope(self, nodeid: str) -> str:  # the one method that its subclasses are made by
+            return scope_of(nodeid)
+
+    return Scheduling(config, log)
