@@ -263,6 +263,11 @@ class Publisher:
 
     # ------------------------------------------------------------------------------------------------- close
 
+    def give_up(self) -> None:
+        """End every publish in flight now, as its deadline would."""
+        for item in (*self._in_flight, *self._own_deadline):
+            self._fail(item, self._too_late(item))
+
     async def close(self, seconds: float) -> None:
         """Send what is queued, wait for the confirmations for up to that many seconds, and close the sender.
 

@@ -167,6 +167,11 @@ class Pump:
                 self._timer.cancel()
             await self._close_session()
 
+    def give_up(self) -> None:
+        """Cancel the handlers in flight now instead of after the drain time; :meth:`close` goes on from there."""
+        for task in (*self._workers, *self._copies):
+            task.cancel()
+
     async def _finish_and_settle(self, drain: float) -> None:
         deadline = asyncio.get_running_loop().time() + drain
         self._stopping = True

@@ -768,8 +768,16 @@ class Bus:
             self._state = "closed"
             self._closed.set()
 
+    def _give_up(self) -> None:
+        """While the Bus closes: wait for no handler and no confirmation any more."""
+        for subscription in self._subscriptions.values():
+            subscription.give_up()
+        if self._publisher is not None:
+            self._publisher.give_up()
+
     def run(self, main: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
-        """Start, and run until SIGTERM or SIGINT; then drain and close. A second signal ends without draining.
+        """Start, and run until SIGTERM or SIGINT; then drain and close. A second signal cancels what still runs and closes at
+        once, a third one ends the program where it is.
 
         ``main`` is an async function of the program's own that is started once the Bus is; the Bus goes on when it
         returns, and closes and raises when it fails.
@@ -782,8 +790,14 @@ class Bus:
         stop = asyncio.Event()
         me = asyncio.current_task()
 
+        signals = 0
+
         def on_signal() -> None:
-            if stop.is_set() and me is not None:
+            nonlocal signals
+            signals += 1
+            if signals == 2:
+                self._give_up()
+            elif signals > 2 and me is not None:
                 me.cancel()
             stop.set()
 

@@ -10,6 +10,7 @@ from ._ledger import LaneLedger
 from .adapter import Ack, Commit, Inbound, Lane, Receiver, Release, Settlement, SubscriptionSpec
 from .capabilities import Acknowledgement
 from .deadletters import DEAD_LETTER_GROUP, DeadLetter
+from .errors import Unavailable
 
 if TYPE_CHECKING:
     from .bus import Bus
@@ -39,14 +40,29 @@ class _Reader:
             self.ledgers.pop(lane, None)
 
     async def read(self, limit: int, patience: float) -> list[Inbound]:
-        """Up to ``limit`` messages; ends when none came for ``patience`` seconds, or soon after the last one."""
+        """Up to ``limit`` messages; ends when none came for ``patience`` seconds, or soon after the last one.
+
+        Patience begins when this member has got its part of the topic; ``Unavailable`` if it gets none.
+        """
         assert self.receiver is not None
         found: list[Inbound] = []
         loop = asyncio.get_running_loop()
-        end = loop.time() + patience
-        while len(found) < limit and (left := end - loop.time()) > 0:
+        joined_by = loop.time() + _JOIN
+        end: float | None = None
+        while len(found) < limit:
+            now = loop.time()
+            if end is None and self.ledgers:
+                end = now + patience
+            if end is None and now >= joined_by:
+                raise Unavailable(
+                    f"no part of the dead-letter topic came to this reader within {_JOIN:g} s: another member of its "
+                    f"group {DEAD_LETTER_GROUP!r} has all of it. Stop that one meanwhile"
+                )
+            if end is not None and now >= end:
+                break
+            left = (end or joined_by) - now
             batch = await self.receiver.receive(limit - len(found), lanes=None, timeout=min(left, 0.5))
-            if batch:
+            if batch and self.ledgers:
                 end = loop.time() + min(patience, 0.5)
             for inbound in batch:
                 ledger = self.ledgers.get(inbound.lane)
@@ -80,6 +96,8 @@ class _Reader:
 
 
 _Letters = list[DeadLetter]  # inside the class below, `list` is its method
+_JOIN = 20.0
+"""Seconds within which a member of the group gets its part of the topic."""
 _CHUNK = 100
 """Replayed together and then settled together: so much is replayed twice after a crash."""
 

@@ -100,6 +100,7 @@ class Subscription:
         options.check(self._where)
         self._entries: list[_Entry] = []
         self._pump: Pump | None = None
+        self._leaving: Pump | None = None
         self._executor: ThreadPoolExecutor | None = None
         self._collectors: list[BatchCollector] = []
         self._handler_problems: dict[str, str] = {}
@@ -259,14 +260,21 @@ class Subscription:
             pump, self._pump = self._pump, None
             if pump is None:
                 return
+            self._leaving = pump
             for collector in self._collectors:
                 collector.close()
             try:
                 await pump.close(self._bus.settings.drain if drain is None else drain)
             finally:
+                self._leaving = None
                 if self._executor is not None:
                     self._executor.shutdown(wait=False)
                     self._executor = None
+
+    def give_up(self) -> None:
+        """While :meth:`stop` drains: cancel the handlers in flight now; their events come again."""
+        if self._leaving is not None:
+            self._leaving.give_up()
 
     def pause(self) -> None:
         """Start no more handlers until :meth:`resume`. What runs goes on, and leases are kept."""

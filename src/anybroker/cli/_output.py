@@ -92,7 +92,9 @@ class Progress:
         await asyncio.sleep(_QUIET)
         while True:
             seconds = loop.time() - begin
-            line = f"{self._what}: {self.count:,} in {seconds:.0f} s ({self.count / seconds:,.0f}/s)"
+            line = f"{self._what}, {seconds:.0f} s"
+            if self.count:
+                line = f"{self._what}: {self.count:,} in {seconds:.0f} s ({self.count / seconds:,.0f}/s)"
             self._shown = True
             if sys.stderr.isatty():
                 sys.stderr.write(f"\r\033[K{line}")

@@ -116,6 +116,7 @@ class idempotent(BuiltIn):  # noqa: N801 - used as a decorator
                 if isinstance(claim, Busy):
                     raise Uncounted(_wait(claim), "another owner has the event")
                 stats.suppressed += 1
+                stats.started -= 1
                 return
             held[claim] = None
             try:
