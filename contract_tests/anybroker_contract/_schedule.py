@@ -25,7 +25,7 @@ def scope_of(nodeid: str) -> str:
 
 def make_scheduler(config: Any, log: Any) -> Any:
     """A scheduler that keeps scopes together."""
-    from xdist.scheduler import LoadScopeScheduling
+    from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped, unused-ignore]
 
     class Scheduling(LoadScopeScheduling):  # type: ignore[misc, unused-ignore] # xdist is there when this is called
         def _split_scope(self, nodeid: str) -> str:  # the one method that its subclasses are made by

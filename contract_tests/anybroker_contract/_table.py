@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ._skips import known_tests
 from ._outcomes import Outcome, Outcomes
+from ._skips import known_tests
 
 __all__ = ["check_table", "render", "write_table"]
 

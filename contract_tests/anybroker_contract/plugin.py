@@ -16,10 +16,10 @@ import pytest
 
 from ._adapters import Adapters, find_harnesses
 from ._kit import Kit
-from ._skips import OWN, Ledger, read_ledger
 from ._outcomes import Outcome, Outcomes, Verdict
 from ._runner import run_test
 from ._schedule import ALONE, make_scheduler
+from ._skips import OWN, Ledger, read_ledger
 from ._table import check_table, write_table
 from .harness import DISTURBANCES, BrokerHarness, BrokerUnavailable
 from .marks import declares

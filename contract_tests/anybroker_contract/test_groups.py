@@ -82,7 +82,7 @@ async def test_groups_of_one_name_on_two_topics_are_two_groups(kit: Kit) -> None
 
 
 async def test_what_one_group_changes_reaches_nobody_else(kit: Kit) -> None:
-    """A handler that changes the payload it was given changes neither what another group sees nor what was published."""
+    """A handler that changes its payload changes neither what another group sees nor what was published."""
     topic = kit.topic()
     bus = kit.bus()
     seen: list[dict[str, object]] = []

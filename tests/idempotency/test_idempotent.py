@@ -478,7 +478,7 @@ def test_a_mark_that_got_lost_is_made_later_without_running_the_handler_again(ru
     effects: list[int] = []
     memory = MemoryStore()
     store = breakable(memory)
-    store.fail_before = ["done"]
+    store.fail_before = ["done"] * 3
     bus = Bus(MemoryBroker(), source="shop", idempotency=store)
 
     @bus.subscribe("orders", group="billing", name="charge")
@@ -492,7 +492,7 @@ def test_a_mark_that_got_lost_is_made_later_without_running_the_handler_again(ru
             await settled(bus)
             assert await done(memory, 1)
             stats = bus.subscriptions[0].stats
-            assert (stats.postponed, stats.retried, stats.suppressed, stats.acked) == (1, 0, 0, 1)
+            assert (stats.postponed, stats.retried, stats.suppressed, stats.acked) == (3, 0, 0, 1)
             assert bus.problems == {}
 
     run(main())
@@ -653,6 +653,28 @@ def test_claims_are_extended_in_one_call(run: Run, breakable: Any) -> None:
 
     run(main())
     assert max(sizes) == 50
+
+
+def test_claims_that_cannot_be_extended_are_tried_again(
+    run: Run, breakable: Any, until: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = breakable(MemoryStore())
+    store.fail_before = ["extend"]
+    bus = Bus(MemoryBroker(), source="shop", idempotency=store)
+
+    @bus.subscribe("orders", group="billing")
+    @idempotent(lease=0.3)
+    async def charge(number: int) -> None:
+        await until(lambda: store.calls.count("extend") >= 2)
+
+    async def main() -> None:
+        async with bus:
+            await publish(bus, 1)
+            await settled(bus)
+            assert bus.subscriptions[0].stats.postponed == 0
+
+    run(main())
+    assert "1 claims could not be extended: extend did not get there" in caplog.text
 
 
 def test_a_claim_that_is_lost_while_the_handler_runs_is_said(

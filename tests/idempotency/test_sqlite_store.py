@@ -382,6 +382,48 @@ def test_a_function_that_ends_the_transaction_is_refused(
     assert charges(path) == []
 
 
+def test_a_conflict_that_rolls_everything_back_costs_the_others_nothing(
+    shop: SqliteStore, path: Path, run: Run
+) -> None:
+    def clash(db: sqlite3.Connection) -> None:
+        db.execute("INSERT OR ROLLBACK INTO anybroker_idempotency(rowid, version) VALUES (1, 1)")
+
+    async def main() -> None:
+        await shop.open()
+        claims = [await claimed(shop, ("g", "h", "s", str(n))) for n in range(4)]
+        results = await asyncio.gather(
+            shop.transaction(claims[0]).run(charge(0)),
+            shop.transaction(claims[1]).run(clash),
+            shop.done(claims[3]),
+            shop.transaction(claims[2]).run(charge(2)),
+            return_exceptions=True,
+        )
+        assert isinstance(results[1], sqlite3.IntegrityError)
+        assert [results[0], *results[2:]] == [1, True, 2]
+        assert await shop.claim(claims[3].key, "b", 20.0, 60.0) is DONE
+        await shop.close()
+
+    run(main())
+    assert charges(path) == [0, 2]
+
+
+def test_a_full_disk_is_a_store_that_is_down(shop: SqliteStore, path: Path, run: Run) -> None:
+    def much(db: sqlite3.Connection) -> None:
+        db.execute("INSERT INTO charge SELECT zeroblob(1000000) FROM json_each('[1, 2, 3]')")
+
+    async def main() -> None:
+        await shop.open()
+        claim = await claimed(shop)
+        await shop.transaction(claim).run(lambda db: db.execute("PRAGMA max_page_count = 30").fetchone()[0])
+        with pytest.raises(StoreUnavailable, match="database or disk is full"):
+            await shop.transaction(claim).run(much)
+        await shop.transaction(claim).run(charge(1))  # on a new connection, without the limit
+        await shop.close()
+
+    run(main())
+    assert charges(path) == [1]
+
+
 def test_a_function_may_have_savepoints_of_its_own(shop: SqliteStore, path: Path, run: Run) -> None:
     def book(db: sqlite3.Connection) -> None:
         charge(1)(db)

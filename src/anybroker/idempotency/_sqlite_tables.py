@@ -16,7 +16,7 @@ from pydantic_core import from_json, to_json
 
 from ..errors import ConfigError
 from ._store import DONE, Busy, Claim, ClaimLost, Done, Key, StoreUnavailable
-from ._writer import Job
+from ._writer import Job, RolledBack
 
 __all__ = ["CLAIM", "DONE_JOB", "EXTEND", "NOTHING", "PURGE", "RELEASE", "STEP", "SqliteClaim", "apply", "connect"]
 
@@ -41,6 +41,18 @@ _TABLES = (
     "PRIMARY KEY(key, step)) WITHOUT ROWID",
     "CREATE INDEX anybroker_step_expires ON anybroker_step(expires)",
 )
+
+
+_STORE_FAILS = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+}
+"""Errors in the user's code that are the store's: they count no attempt."""
 
 
 class SqliteClaim(Claim):
@@ -261,9 +273,11 @@ def _step(connection: _Connection, job: Job) -> None:
         )
         job.result = _read(result)
     except Exception as exc:
-        if not connection.in_transaction:  # a full disk rolls everything back
+        if getattr(exc, "sqlite_errorcode", 0) & 0xFF in _STORE_FAILS:
             raise
         job.error = _explained(exc)
+        if not connection.in_transaction:  # INSERT OR ROLLBACK
+            raise RolledBack(job) from exc
         connection.execute("ROLLBACK TO anybroker -- undo")
     connection.execute("RELEASE anybroker -- end")
 

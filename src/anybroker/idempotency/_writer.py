@@ -12,7 +12,7 @@ from typing import Any
 
 from ._store import StoreUnavailable
 
-__all__ = ["Job", "Writer"]
+__all__ = ["Job", "RolledBack", "Writer"]
 
 _log = logging.getLogger("anybroker")
 
@@ -36,12 +36,20 @@ class Job:
         self.error: Exception | None = None
 
 
+class RolledBack(Exception):
+    """A job of the user's has rolled back the whole transaction: its error stands, the others are to be run again."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        super().__init__("the whole transaction was rolled back")
+
+
 class Writer:
     """Runs jobs in a thread of its own; those that wait together are committed together (group commit).
 
     ``connect`` opens the connection, in that thread; after an error it is closed, which rolls back, and opened anew.
     ``apply`` runs a batch inside a transaction: it writes each job's result, or the error that is this job's own; what
-    it raises is the error of the whole batch. Results are given out only after the commit.
+    it raises is the error of the whole batch, but for RolledBack. Results are given out only after the commit.
     """
 
     def __init__(
@@ -114,6 +122,8 @@ class Writer:
             connection.execute("BEGIN IMMEDIATE -- anybroker")
             self._apply(connection, batch)
             connection.execute("COMMIT -- anybroker")
+        except RolledBack as exc:
+            return self._commit(connection, [job for job in batch if job is not exc.job])
         except Exception as exc:  # noqa: BLE001 - each waiter gets it
             error = exc
             if isinstance(exc, sqlite3.Error):
