@@ -34,7 +34,7 @@ test: unit contract ## unit tests, then the contract suite's short tier on every
 # An interpreter with the 1.x line of the CloudEvents SDK: it cannot live beside the 2.x one that the tests use.
 .venv/.sdk1: .venv/.dev
 	@$(PYTHON) -m venv .venv/sdk1
-	@.venv/sdk1/bin/python -m pip install -q --disable-pip-version-check 'cloudevents>=1.11,<2' pydantic typing-extensions
+	@.venv/sdk1/bin/python -m pip install -q --disable-pip-version-check 'cloudevents>=1.11,<2' pydantic pydantic-settings opentelemetry-api
 	@touch $@
 
 unit: .venv/.dev .venv/.sdk1 ## unit tests with coverage; no broker

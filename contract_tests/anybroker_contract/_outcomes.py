@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 __all__ = ["Outcome", "Outcomes", "Verdict"]
 
@@ -47,7 +47,7 @@ class Outcomes:
         mine = [outcome for outcome in self.all if outcome.adapter == adapter]
         counts = Counter(outcome.verdict for outcome in mine)
         reasons = Counter(outcome.reason for outcome in mine if outcome.verdict == "not applicable")
-        text = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+        text = ", ".join(f"{counts[verdict]} {verdict}" for verdict in get_args(Verdict) if verdict in counts)
         if reasons:
             text += f" ({', '.join(f'{reason} {count}' for reason, count in sorted(reasons.items()))})"
         seconds = sum(outcome.seconds for outcome in mine)

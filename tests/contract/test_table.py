@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from anybroker_contract._skips import known_tests
 from anybroker_contract._outcomes import Outcome, Outcomes, Verdict
+from anybroker_contract._skips import known_tests
 from anybroker_contract._table import END, START, check_table, read, write_table
 
 EMPTY = f"# Title\n\n{START}\n{END}\n\nAfter.\n"

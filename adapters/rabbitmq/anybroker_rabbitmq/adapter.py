@@ -110,7 +110,8 @@ class RabbitmqAdapter:
         return sender
 
     async def open_receiver(self, subscription: SubscriptionSpec, listener: LaneListener, /) -> RabbitmqReceiver:
-        """See :meth:`anybroker.adapter.Adapter.open_receiver`. Lanes come with their first deliveries."""
+        """See :meth:`anybroker.adapter.Adapter.open_receiver`. Lanes come afterwards, with their first deliveries, or
+        all at once to the only member."""
         await topologies.check_group(
             self._consume, subscription.topic, subscription.group, subscription.ordered, subscription.lanes
         )

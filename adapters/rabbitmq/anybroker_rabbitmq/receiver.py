@@ -22,17 +22,23 @@ from .wire import Wire
 __all__ = ["RabbitmqReceiver"]
 
 
+_CLAIM = 1.0
+"""Seconds between two looks at whether this is the only member, while some lane has nothing to tell by whose it is."""
+
+
 class _Consumer:
     """One lane's queue, consumed on a channel of its own. Given back, the lane gets another consumer."""
 
-    __slots__ = ("buffer", "channel", "lane", "leaving", "notes", "number", "tag", "unsettled")
+    __slots__ = ("begun", "buffer", "channel", "lane", "leaving", "notes", "number", "tag", "unsettled")
 
     def __init__(self, number: int, channel: Channel) -> None:
         self.number = number
         self.channel = channel
         self.tag = ""
         self.lane: Lane | None = None
-        """None until the first delivery: before it nobody knows whether the lane is ours."""
+        """None until it is known that the lane is ours: by its first delivery, or because there is no other member."""
+        self.begun = False
+        """Whether what the last member noted is read, so that the first delivery may be handed out."""
         self.buffer: deque[DeliveredMessage] = deque()
         self.unsettled: dict[int, bool] = {}
         """Delivery tags that the core has, in order. False: released, and goes back when the channel is closed."""
@@ -44,9 +50,9 @@ class _Consumer:
 class RabbitmqReceiver:
     """See :class:`anybroker.adapter.Receiver`.
 
-    Ordered: a queue with a single active consumer for each lane. The lane is ours with its first delivery, and until
-    the channel is closed. A delivery is never given back by itself, which would put it behind newer ones. Unordered:
-    one queue shared by all members, and each delivery can be given back.
+    Ordered: a queue with a single active consumer for each lane, which is ours until the channel is closed. A delivery
+    is never given back by itself, which would put it behind newer ones. Unordered: one queue shared by all members, and
+    each delivery can be given back.
     """
 
     def __init__(
@@ -71,6 +77,7 @@ class RabbitmqReceiver:
         self._consumers: dict[int, _Consumer] = {}
         self._members: Channel | None = None
         self._turn = 0
+        self._claim_at = 0.0
         self._waiter: asyncio.Future[None] | None = None
         self._failure: BrokerError | None = None
         self._stopped = False
@@ -113,11 +120,16 @@ class RabbitmqReceiver:
         end = loop.time() + timeout
         while not self._stopped:
             for consumer in list(self._consumers.values()):
-                if consumer.lane is None and consumer.buffer and self._failure is None:
+                if consumer.buffer and not consumer.begun and self._failure is None:
                     await self._begin(consumer)
             if batch := self._take(limit, lanes):
                 return batch
-            left = end - loop.time()
+            now = loop.time()
+            if now >= self._claim_at and any(each.lane is None for each in self._consumers.values()):
+                self._claim_at = now + _CLAIM
+                await self._claim()
+                continue
+            left = end - now
             if left <= 0:
                 break
             waiter = self._waiter = loop.create_future()
@@ -129,15 +141,25 @@ class RabbitmqReceiver:
         return ()
 
     async def _begin(self, consumer: _Consumer) -> None:
-        """The lane is ours: the broker has sent us its first delivery, so no other member has an older one."""
+        """The broker has sent us the lane's first delivery: the lane is ours, and no other member has an older one."""
         topic, group = self.spec.topic, self.spec.group
         if consumer.buffer[0].redelivered:
             try:
                 consumer.notes = await read_notes(self._link, notes_queue(topic, group, consumer.number))
             except AnybrokerError as exc:
                 raise self._fail(exc) from exc.__cause__
-        if self._failure is None:
-            consumer.lane = Lane(f"{topic}/{consumer.number}", next(self._epochs))
+        consumer.begun = True
+        self._assign(consumer)
+
+    async def _claim(self) -> None:
+        """The only member has every lane, also those from which nothing has come: the broker tells nobody."""
+        if not self.spec.ordered or await self.members() == 1:
+            for consumer in self._consumers.values():
+                self._assign(consumer)
+
+    def _assign(self, consumer: _Consumer) -> None:
+        if consumer.lane is None and self._failure is None:
+            consumer.lane = Lane(f"{self.spec.topic}/{consumer.number}", next(self._epochs))
             self._listener.assigned(consumer.lane)
 
     def _take(self, limit: int, lanes: Collection[Lane] | None) -> list[Inbound]:
@@ -153,7 +175,7 @@ class RabbitmqReceiver:
             consumer = consumers[(self._turn + at) % len(consumers)]
             buffer = consumer.buffer
             lane = consumer.lane
-            if not buffer or lane is None or (lanes is not None and lane not in lanes):
+            if not buffer or lane is None or not consumer.begun or (lanes is not None and lane not in lanes):
                 continue
             unsettled = consumer.unsettled
             for _ in range(min(len(buffer), limit - len(batch))):
@@ -296,10 +318,9 @@ class RabbitmqReceiver:
             return
         self._closed = True
         self._on_closed(self)
-        ends = [self._leave(consumer) for consumer in self._consumers.values()]
+        await asyncio.gather(*map(self._leave, self._consumers.values()))
         if self._members is not None:
-            ends.append(end_channel(self._members))
-        await asyncio.gather(*ends)
+            await end_channel(self._members)  # last: who is not counted any more has no lane any more
 
 
 async def _nothing(message: DeliveredMessage) -> None:

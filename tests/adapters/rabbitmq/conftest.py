@@ -72,7 +72,7 @@ class FakeChannel:
         self.on_consumer_cancel_callbacks: set[Any] = set()
         self.calls: list[tuple[str, Any]] = []
         self.callback: Any = None
-        self.members = 1
+        self.members = 2
         self.ready: dict[str, int] = {}
         self.stored: list[bytes] = []
 

@@ -86,6 +86,23 @@ def test_a_lane_is_ours_with_its_first_delivery(run: Run, joined: Callable[..., 
     run(check())
 
 
+def test_the_only_member_has_every_lane_at_once(run: Run, joined: Callable[..., Any]) -> None:
+    async def check() -> None:
+        case = await joined()
+        case.link.channels[0].members = 1
+        assert await case.take() == ()
+        assert [lane.name for lane in case.ear.held] == ["orders/0", "orders/1"]
+        case.link.there.add("orders:billing:1:notes")
+        case.link.notes.append(b'{"/s 1": 3}')
+        await case.deliver(1, 1, redelivered=True)
+        [inbound] = await case.take()
+        assert inbound.lane is case.ear.held[1]
+        assert inbound.attempts == 3
+        assert len(case.ear.held) == 2
+
+    run(check())
+
+
 def test_receive_waits_and_wakes(run: Run, joined: Callable[..., Any]) -> None:
     async def check() -> None:
         case = await joined()
