@@ -776,9 +776,9 @@ class Bus:
             self._publisher.give_up()
 
     def run(self, main: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
-        """Start, and run until SIGTERM or SIGINT; then drain and close. A second signal cancels what still runs and closes at
-        once, a third one ends the program where it is.
+        """Start, and run until SIGTERM or SIGINT; then drain and close.
 
+        A second signal cancels what still runs and closes at once; a third one ends the program where it is.
         ``main`` is an async function of the program's own that is started once the Bus is; the Bus goes on when it
         returns, and closes and raises when it fails.
         """
