@@ -5,7 +5,7 @@ export PYTHONPATH := contract_tests
 # Adapters whose contract is run, and which of their brokers must be there (all: a missing one is a failure).
 ADAPTERS ?= all
 REQUIRE ?=
-JOBS ?= auto
+JOBS ?= 4
 
 .PHONY: help env demo test unit contract bench lint types docs mutants wheel clean
 
@@ -45,7 +45,7 @@ unit: .venv/.dev .venv/.sdk1 ## unit tests with coverage; no broker
 	@$(BIN)/python -m coverage report --format=total | sed 's/^/coverage of the unit tests, per cent: /'
 
 contract: .venv/.dev ## the contract suite (ADAPTERS="kafka", REQUIRE=all)
-	@$(BIN)/python -m pytest -p anybroker_contract.plugin --pyargs anybroker_contract -q \
+	@$(BIN)/python -m pytest -p anybroker_contract.plugin --pyargs anybroker_contract -q -n $(JOBS) \
 		$(foreach a,$(ADAPTERS),--adapter $(a)) $(if $(REQUIRE),--require-brokers $(REQUIRE)) $(ARGS)
 
 bench: .venv/.dev ## microseconds per event, and ratios to bare clients (ARGS="--json")
@@ -67,6 +67,7 @@ types: .venv/.dev ## mypy strict and pyright
 docs: .venv/.dev ## the documentation, without warnings, and what is generated in it
 	@$(BIN)/python -m sphinx -q -W -b html docs docs/_build/html
 	@$(BIN)/python -m anybroker_contract.matrix --check README.md
+	@echo "the documentation is built and current"
 
 wheel: .venv/.dev ## the wheel, into dist/
 	@$(BIN)/python -m build --wheel --outdir dist .
