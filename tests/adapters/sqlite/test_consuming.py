@@ -379,7 +379,9 @@ def test_what_was_read_in_a_transaction_that_failed_is_forgotten(opened: Any, ki
             def fail(store: Any) -> None:
                 raise sqlite3.OperationalError("disk I/O error")
 
-            held = store.call(lambda store: gate.wait(10))
+            alone = threading.Event()
+            held = store.call(lambda store: (alone.set(), gate.wait(10)))
+            assert await asyncio.to_thread(alone.wait, 10)  # in a transaction of its own: the others share the next
             publishing = asyncio.ensure_future(broker.publish(Outbound(kit.make_event("lost"), "orders")))
             receiving = asyncio.ensure_future(take(receiver))
             await asyncio.sleep(0)
