@@ -159,7 +159,7 @@ def test_a_second_member_gets_its_share_of_the_keys(opened: Any, run: Any) -> No
     async def scenario() -> None:
         async with opened(poll=0.01) as broker, opened(poll=0.01) as elsewhere:
             first, second = await broker.join(), await elsewhere.join()
-            await put(broker, *((f"k{n % 8}", n) for n in range(800)))
+            await put(broker, *((f"k{n % 8}", n) for n in range(2_400)))
             handled: dict[Any, list[int]] = {first: [], second: []}
             order: list[int] = []
             ended = asyncio.Event()
@@ -172,7 +172,7 @@ def test_a_second_member_gets_its_share_of_the_keys(opened: Any, run: Any) -> No
                     handled[receiver] += data(done)
                     order.extend(data(done))
                     await ack(receiver, done)
-                    if len(order) == 800:
+                    if len(order) == 2_400:
                         ended.set()
 
             leading = await take(first, 8)
@@ -181,7 +181,7 @@ def test_a_second_member_gets_its_share_of_the_keys(opened: Any, run: Any) -> No
                 await asyncio.gather(work(first), work(second), _settle_soon(first, leading, order))
             assert min(len(values) for values in handled.values()) > 100, handled
             for key in range(8):
-                assert [n for n in order if n % 8 == key] == list(range(key, 800, 8))
+                assert [n for n in order if n % 8 == key] == list(range(key, 2_400, 8))
 
     run(scenario())
 
