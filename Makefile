@@ -50,7 +50,7 @@ coverage: .venv/.dev ## how much of the core its unit tests run through
 
 contract: .venv/.dev ## the contract suite (ADAPTERS="kafka", REQUIRE=all)
 	@$(BIN)/python -m pytest -p anybroker_contract.plugin --pyargs anybroker_contract -q -n $(JOBS) \
-		$(foreach a,$(ADAPTERS),--adapter $(a)) $(if $(REQUIRE),--require-brokers $(REQUIRE)) $(ARGS)
+		$(foreach a,$(ADAPTERS),--adapter $(a)) $(if $(REQUIRE),--require-brokers $(REQUIRE)) $(CONTRACT_ARGS)
 
 bench: .venv/.dev ## microseconds per event, and ratios to bare clients (ARGS="--json")
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --group bench
