@@ -80,7 +80,7 @@ def _dlq(commands: Any) -> None:
         description="The dead letters of one group of one topic.",
         epilog="examples:\n"
         "  anybroker dlq list orders billing\n"
-        "  anybroker dlq replay orders billing 6f1c9a --url kafka://localhost:9092\n"
+        "  anybroker dlq replay orders billing 6f1c9a --url sqlite:///shop.db\n"
         "'anybroker dlq COMMAND --help' says more.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -135,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="examples:\n"
         "  anybroker adapters\n"
         "  anybroker run shop.service:bus\n"
-        "  anybroker backlog orders billing --url kafka://localhost:9092\n"
+        "  anybroker backlog orders billing --url sqlite:///shop.db\n"
         "  anybroker dlq list orders billing\n"
         "exit codes: 0 done, 1 the broker or the operation failed, 2 wrong usage or configuration",
         formatter_class=argparse.RawDescriptionHelpFormatter,
