@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -137,8 +137,3 @@ class DeadLetter:
         """The transport headers of its way back: the facts of its death stay behind."""
         kept = {name: value for name, value in self.headers.items() if not name.startswith("anybroker-")}
         return {**kept, "anybroker-replays": str(self.replays + 1), "anybroker-replayed-at": f"{time.time():.3f}"}
-
-
-def chosen(letters: Sequence[DeadLetter], ids: Sequence[str] | None) -> list[DeadLetter]:
-    """Those with one of the ids; all where none are given."""
-    return list(letters) if ids is None else [letter for letter in letters if letter.id in set(ids)]
