@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
+from anybroker._sqlite_file import make_durable, make_tables, primary_code
 from anybroker.errors import ConfigError, Unavailable
 
 __all__ = ["SEGMENT_EVENTS", "SHIFT", "VERSION", "connect", "describe", "text_of"]
@@ -78,7 +79,7 @@ def connect(path: Path, busy_timeout: float) -> sqlite3.Connection:
     connection: sqlite3.Connection | None = None
     try:
         connection = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None, cached_statements=256)
-        _prepare(connection, path)
+        _prepare(connection, path, busy_timeout)
     except sqlite3.Error as exc:
         if connection is not None:
             connection.close()
@@ -90,34 +91,15 @@ def connect(path: Path, busy_timeout: float) -> sqlite3.Connection:
     return connection
 
 
-def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+def _prepare(connection: sqlite3.Connection, path: Path, busy_timeout: float) -> None:
     execute = connection.execute
-    if execute("PRAGMA journal_mode=WAL").fetchone()[0] != "wal":
-        raise ConfigError("url", f"{path} is on a file system without shared memory", "Use a local disk.")
-    # A committed transaction survives a loss of power only with FULL: NORMAL does not sync the log.
-    execute("PRAGMA synchronous=FULL")
-    execute("PRAGMA fullfsync=ON")  # macOS: fsync alone leaves the data in the drive's cache; elsewhere without effect
+    make_durable(connection, path, "url", busy_timeout)
     execute("PRAGMA secure_delete=FAST")
     execute("PRAGMA wal_autocheckpoint=4000")
     execute("PRAGMA cache_size=-8000")
     execute("PRAGMA temp.journal_mode=MEMORY")
-    found = execute("PRAGMA synchronous").fetchone()[0]
-    if found != 2:
-        raise ConfigError("sqlite", f"does not take synchronous=FULL (it says {found})", "Use another build of SQLite.")
-    if _version(connection) is None:
-        execute("BEGIN IMMEDIATE")
-        if _version(connection) is None:  # nobody else was faster
-            for statement in _TABLES.split(";\n"):
-                execute(statement)
-            execute("INSERT INTO ab_meta VALUES (?)", (VERSION,))
-        execute("COMMIT")
-    version = _version(connection)
-    if version != VERSION:
-        raise ConfigError(
-            "url",
-            f"{path} has version {version} of the tables, and this adapter reads {VERSION}",
-            "Use the anybroker release that wrote the file, or another file.",
-        )
+    statements = (*_TABLES.split(";\n"), f"INSERT INTO ab_meta VALUES ({VERSION})")
+    make_tables(connection, path, "url", version=VERSION, read_version=_version, statements=statements)
     execute("PRAGMA busy_timeout=0")  # from here on the store waits by itself: SQLite's own steps go up to 100 ms
 
 
@@ -129,7 +111,7 @@ def _version(connection: sqlite3.Connection) -> int | None:
 
 def describe(exc: sqlite3.Error, path: Path) -> ConfigError | Unavailable:
     """The error of ours for one that opening the file ended with."""
-    code = _code(exc)
+    code = primary_code(exc)
     if code == sqlite3.SQLITE_NOTADB:
         return ConfigError("url", f"{path} is no SQLite database", "Name another file, or move this one away.")
     if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
@@ -143,14 +125,9 @@ def describe(exc: sqlite3.Error, path: Path) -> ConfigError | Unavailable:
 
 def text_of(exc: sqlite3.Error, path: Path) -> str:
     """What happened, to which file, and what to do."""
-    code = _code(exc)
+    code = primary_code(exc)
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return f"{path} is locked by another process for longer than busy_timeout: nothing was stored"
     if code == sqlite3.SQLITE_FULL:
         return f"the disk of {path} (or the one for temporary files) is full: nothing was stored. Free space on it"
     return f"SQLite failed on {path}: {exc}"
-
-
-def _code(exc: sqlite3.Error) -> int:
-    """The primary result code; 0 for errors of the module itself."""
-    return (getattr(exc, "sqlite_errorcode", None) or 0) & 0xFF

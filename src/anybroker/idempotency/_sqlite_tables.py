@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
+from .._sqlite_file import make_durable, make_tables
 from ..errors import ConfigError
 from ._store import DONE, Busy, Claim, ClaimLost, Done, Key, StoreUnavailable
 from ._writer import Job, RolledBack
@@ -91,7 +92,7 @@ def connect(
     connection: _Connection | None = None
     try:
         connection = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None, factory=_Connection)
-        _prepare(connection, path)
+        _prepare(connection, path, busy_timeout)
         if prepare is not None:
             prepare(connection)
         connection.set_authorizer(connection.authorize)
@@ -108,27 +109,11 @@ def connect(
     return connection
 
 
-def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    execute = connection.execute
-    if execute("PRAGMA journal_mode=WAL").fetchone()[0] != "wal":
-        raise ConfigError("idempotency", f"{path} is on a file system without shared memory", "Use a local disk.")
-    # A mark has to survive a loss of power before the event is acknowledged; NORMAL does not sync the log.
-    execute("PRAGMA synchronous=FULL")
-    execute("PRAGMA fullfsync=ON")  # macOS: fsync alone leaves the data in the drive's cache; elsewhere without effect
-    if _version(connection) is None:
-        execute("BEGIN IMMEDIATE")
-        if _version(connection) is None:  # nobody else was faster
-            for statement in _TABLES:
-                execute(statement)
-            execute("INSERT INTO anybroker_idempotency VALUES (?)", (VERSION,))
-        execute("COMMIT")
-    version = _version(connection)
-    if version != VERSION:
-        raise ConfigError(
-            "idempotency",
-            f"{path} has version {version} of the tables, and this release reads {VERSION}",
-            "Use the anybroker release that wrote the file, or another file.",
-        )
+def _prepare(connection: sqlite3.Connection, path: Path, busy_timeout: float) -> None:
+    # A mark has to survive a loss of power before the event is acknowledged.
+    make_durable(connection, path, "idempotency", busy_timeout)
+    statements = (*_TABLES, f"INSERT INTO anybroker_idempotency VALUES ({VERSION})")
+    make_tables(connection, path, "idempotency", version=VERSION, read_version=_version, statements=statements)
 
 
 def _version(connection: sqlite3.Connection) -> int | None:

@@ -1,0 +1,78 @@
+"""A SQLite file that several processes share: durable at each commit, with tables of a known version.
+
+The embedded broker and the idempotency store both are one. All of it blocks, and runs in the thread that will use the
+connection.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from time import monotonic, sleep
+
+from .errors import ConfigError
+
+__all__ = ["make_durable", "make_tables", "primary_code"]
+
+_PAUSE = 0.005
+"""Seconds between two tries to switch a new file to WAL."""
+
+
+def primary_code(exc: sqlite3.Error) -> int:
+    """SQLite's primary result code; 0 for errors of the module itself."""
+    return (getattr(exc, "sqlite_errorcode", None) or 0) & 0xFF
+
+
+def make_durable(connection: sqlite3.Connection, path: Path, setting: str, busy_timeout: float) -> None:
+    """WAL, and a commit that survives a loss of power. Other processes may do the same at this moment.
+
+    ``ConfigError`` of ``setting`` where the file system or the build of SQLite cannot; ``sqlite3.OperationalError``
+    where the file is locked for longer than ``busy_timeout`` seconds.
+    """
+    execute = connection.execute
+    until = monotonic() + busy_timeout
+    while True:
+        try:
+            mode = execute("PRAGMA journal_mode=WAL").fetchone()[0]
+            break
+        except sqlite3.OperationalError as exc:
+            # Two that switch the same new file deadlock: SQLite refuses one of them at once, whatever its time-out.
+            if primary_code(exc) != sqlite3.SQLITE_BUSY or monotonic() >= until:
+                raise
+            sleep(_PAUSE)
+    if mode != "wal":
+        raise ConfigError(setting, f"{path} is on a file system without shared memory", "Use a local disk.")
+    execute("PRAGMA synchronous=FULL")  # NORMAL does not sync the log
+    execute("PRAGMA fullfsync=ON")  # macOS: fsync alone leaves the data in the drive's cache; elsewhere without effect
+    found = execute("PRAGMA synchronous").fetchone()[0]
+    if found != 2:
+        raise ConfigError("sqlite", f"does not take synchronous=FULL (it says {found})", "Use another build of SQLite.")
+
+
+def make_tables(
+    connection: sqlite3.Connection,
+    path: Path,
+    setting: str,
+    *,
+    version: int,
+    read_version: Callable[[sqlite3.Connection], int | None],
+    statements: Iterable[str],
+) -> None:
+    """Make the tables in one transaction, unless somebody was faster.
+
+    ``read_version`` is None where they are not there. ``ConfigError`` of ``setting`` where another release made them.
+    """
+    if read_version(connection) is None:
+        connection.execute("BEGIN IMMEDIATE")
+        if read_version(connection) is None:
+            for statement in statements:
+                connection.execute(statement)
+        connection.execute("COMMIT")
+    found = read_version(connection)
+    if found != version:
+        raise ConfigError(
+            setting,
+            f"{path} has version {found} of the tables, and this release reads {version}",
+            "Use the anybroker release that wrote the file, or another file.",
+        )
