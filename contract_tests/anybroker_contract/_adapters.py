@@ -10,7 +10,7 @@ import pytest
 from anybroker.capabilities import Capabilities
 
 from .harness import BrokerHarness, BrokerUnavailable
-from .harnesses import BUILT_IN
+from .harnesses import BUILT_IN, VARIANTS
 
 __all__ = ["Adapters", "find_harnesses"]
 
@@ -19,15 +19,16 @@ Say = Callable[[str], None]
 
 def find_harnesses(names: Iterable[str]) -> dict[str, type[BrokerHarness]]:
     """Harness classes by adapter name, for short names, ``all`` and ``module:Class``. UsageError for a wrong one."""
+    short = BUILT_IN | VARIANTS
     wanted: list[str] = []
     for name in names:
-        wanted += BUILT_IN.values() if name == "all" else [BUILT_IN.get(name, name)]
+        wanted += BUILT_IN.values() if name == "all" else [short.get(name, name)]
     found: dict[str, type[BrokerHarness]] = {}
     for path in wanted:
         module, _, attribute = path.partition(":")
         if not attribute:
             raise pytest.UsageError(
-                f"--adapter {path}: is no short name ({', '.join(BUILT_IN)}, all) and no module:Class"
+                f"--adapter {path}: is no short name ({', '.join(short)}, all) and no module:Class"
             )
         try:
             harness = getattr(import_module(module), attribute)

@@ -50,6 +50,8 @@ class BrokerHarness:
 
     name: ClassVar[str]
     """The adapter's name in test ids, in the table and in the ledger."""
+    scheme: ClassVar[str] = ""
+    """The scheme of its URLs, where that is not its name."""
     detail: str = ""
     """Which broker this is, where it comes from and why: one line for the header of the run. Set by ``setup``."""
     started: str = ""
@@ -87,9 +89,9 @@ class BrokerHarness:
     def capabilities(self) -> Capabilities:
         """What the adapter declares; asked before the broker is started.
 
-        By default the class attribute of the installed adapter whose URL scheme is ``name``.
+        By default the class attribute of the installed adapter whose URL scheme is ``scheme``.
         """
-        (entry,) = entry_points(group="anybroker.adapters", name=self.name)
+        (entry,) = entry_points(group="anybroker.adapters", name=self.scheme or self.name)
         declared: Capabilities = entry.load().capabilities
         return declared
 
