@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from anybroker import Delivery
+from anybroker import Delivery, Retry
+from anybroker.middleware import retry
 
 from ._checkers import duplicates, inversions, lost, overlaps, unexpected
-from ._kit import Kit
+from ._kit import Kit, counted
 from .marks import requires
 
 
@@ -92,4 +93,65 @@ async def test_a_member_that_joins_gets_a_share(kit: Kit) -> None:
         published += await kit.publish(buses[0], topic, 64, keys=32, first=len(published))
         await log.wait_done(id_ for _, id_ in published)
     assert inversions(published, log.handlings) == []
+    assert not duplicates(log.handlings)
+
+
+@requires("ordering")
+async def test_attempts_go_on_where_a_key_moves_to_another_member(kit: Kit) -> None:
+    """Events that fail and wait in place keep their count when a member joins, and when their own leaves in peace."""
+    topic = kit.topic()
+    log = kit.log()
+    ids = {f"w-{number}" for number in range(16)}
+
+    async def fail(_: Delivery) -> None:
+        raise Retry(after=0.3)
+
+    keep_trying = [retry(attempts=1000, mode="hold")]
+    first = kit.bus()
+    kit.subscribe(first, topic, log=log, behave=fail, member="first", middleware=keep_trying)
+    await first.start()
+    await asyncio.gather(*(first.publish(topic, counted(number, key=f"k{number}")) for number in range(16)))
+    await log.until(lambda: all(len(log.of(id_)) > 1 for id_ in ids), "two starts of each event")
+    second = kit.bus()
+    kit.subscribe(second, topic, log=log, member="second", middleware=keep_trying)
+    await second.start()
+    if kit.capabilities.balance:
+        await log.until(lambda: any(item.member == "second" for item in log.handlings), "a lane that moves")
+    await first.close()
+    await log.wait_done(ids)
+    for id_ in ids:
+        assert log.attempts(id_) == list(range(1, len(log.of(id_)) + 1)), id_
+
+
+@requires("ordering", "balance")
+async def test_lanes_are_shared_out_within_ten_seconds(kit: Kit) -> None:
+    """Ten seconds after a member has joined or left, each that is there handles some of what comes, in order."""
+    topic = kit.topic()
+    log = kit.log()
+    published: list[tuple[str | None, str]] = []
+    members = {}
+    loop = asyncio.get_running_loop()
+
+    async def shared() -> None:
+        """A wave of events reaches every member that is there now."""
+        end = loop.time() + 10
+        while True:
+            wave = await kit.publish(publisher, topic, 64, keys=64, first=len(published))
+            published.extend(wave)
+            ids = {id_ for _, id_ in wave}
+            await log.wait_done(ids)
+            if {item.member for item in log.handlings if item.id in ids} == set(members):
+                return
+            assert loop.time() < end, "a member has no lane"
+
+    async with kit.bus(consume=False) as publisher:
+        for number in range(3):
+            members[f"m{number}"] = bus = kit.bus()
+            kit.subscribe(bus, topic, log=log, behave=slowly, member=f"m{number}", lanes=6)
+            await bus.start()
+            await shared()
+        await members.pop("m0").close()
+        await shared()
+    assert inversions(published, log.handlings) == []
+    assert overlaps(log.handlings) == []
     assert not duplicates(log.handlings)

@@ -372,15 +372,14 @@ class Pump:
         self._wake_workers()
 
     def _forget(self, delivery: Delivery) -> None:
-        state = delivery.lane_state
-        self.recovered(delivery)
-        self._not_ours.discard(delivery.inbound)
-        state.outstanding -= 1
-        self._outstanding -= 1
-        if state.ledger is not None and (starts := _starts(delivery)) > 0:
-            state.ledger.attempts[delivery.inbound.position] = starts
-        if not state.lost:
-            self.stats.returned += 1
+        """It is not started any more: another member has it already, or gets it with the starts it had."""
+        if delivery.lane_state.lost or delivery.inbound in self._not_ours:
+            self._not_ours.discard(delivery.inbound)
+            self.recovered(delivery)
+            delivery.lane_state.outstanding -= 1
+            self._outstanding -= 1
+        else:
+            self._give_back(delivery, _starts(delivery))
 
     def _held_lanes(self) -> list[Lane]:
         return [lane for lane, state in self._lanes.items() if not state.gone]

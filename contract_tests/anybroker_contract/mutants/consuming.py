@@ -297,6 +297,10 @@ class IgnoresTheStart(Flaw):
 class TakesMoreThanAskedFor(Flaw):
     """A receive brings all that there is, whatever was asked for."""
 
+    async def open_receiver(self, adapter: Adapter, subscription: SubscriptionSpec, listener: LaneListener) -> Receiver:
+        """Adapter.open_receiver; a client that the broker pushes to buffers as much as it can."""
+        return await adapter.open_receiver(replace(subscription, prefetch=1000), listener)
+
     async def received(self, receiver: BrokenReceiver, batch: Sequence[Inbound]) -> Sequence[Inbound]:
         """Receiver.receive."""
         more = list(batch)
