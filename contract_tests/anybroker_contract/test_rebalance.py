@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from anybroker import Delivery, Retry
+from anybroker import Bus, Delivery, Retry
 from anybroker.middleware import retry
 
 from ._checkers import duplicates, inversions, lost, overlaps, unexpected
@@ -129,7 +129,7 @@ async def test_lanes_are_shared_out_within_ten_seconds(kit: Kit) -> None:
     topic = kit.topic()
     log = kit.log()
     published: list[tuple[str | None, str]] = []
-    members = {}
+    members: dict[str, Bus] = {}
     loop = asyncio.get_running_loop()
 
     async def shared() -> None:
