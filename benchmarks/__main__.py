@@ -20,6 +20,10 @@ from anybroker_contract.brokers import Broker, start_brokers
 from . import in_process, sqlite
 from .kafka import Kafka
 from .measure import Figure, interleave
+from .rabbitmq import RabbitMQ
+from .server import ServerBenchmark
+
+SERVERS: dict[str, type[ServerBenchmark]] = {"kafka": Kafka, "rabbitmq": RabbitMQ}
 
 
 @dataclass(frozen=True)
@@ -75,35 +79,27 @@ def _sqlite(rounds: int, console: Console) -> tuple[list[Figure], list[Aim]]:
     ]
 
 
-def _kafka(rounds: int, console: Console, url: str) -> tuple[list[Figure], list[Aim]]:
-    kafka = Kafka(url)
-    figures = interleave(
-        {
-            "Kafka publish": kafka.publish,
-            "bare aiokafka, publish": kafka.bare_publish,
-            "Kafka consume": kafka.consume,
-            "bare aiokafka, consume": kafka.bare_consume,
-        },
-        rounds,
-        console,
-        "Kafka",
-    )
-    out = figures["bare aiokafka, publish"].over(figures["Kafka publish"])
-    back = figures["bare aiokafka, consume"].over(figures["Kafka consume"])
-    return list(figures.values()), [
-        Aim("Kafka publish: throughput over bare aiokafka", out, ">= 2.5", out >= 2.5),
-        Aim("Kafka consume: throughput over bare aiokafka", back, ">= 1.1", back >= 1.1),
-    ]
+def _server(rounds: int, console: Console, server: ServerBenchmark) -> tuple[list[Figure], list[Aim]]:
+    figures = interleave(server.candidates(), rounds, console, server.title)
+    publish, bare_publish, consume, bare_consume = figures.values()
+    held = []
+    for what, ratio, aim in (
+        ("publish", bare_publish.over(publish), server.aims[0]),
+        ("consume", bare_consume.over(consume), server.aims[1]),
+    ):
+        name = f"{server.title} {what}: throughput over bare {server.client}"
+        held.append(Aim(name, ratio, "none" if aim is None else f">= {aim}", aim is None or ratio >= aim))
+    return list(figures.values()), held
 
 
 def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("which", nargs="*", help="process, sqlite, kafka (default: all)")
+    known = ("process", "sqlite", *SERVERS)
+    parser.add_argument("which", nargs="*", help=f"{', '.join(known)} (default: all)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds that count; the median is quoted (default: 5)")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     arguments = parser.parse_args()
-    known = ("process", "sqlite", "kafka")
     which = arguments.which or known
     if wrong := [name for name in which if name not in known]:
         parser.error(f"no benchmark {wrong[0]!r}; there are {', '.join(known)}")
@@ -111,9 +107,8 @@ def main() -> int:
     figures: list[Figure] = []
     aims: list[Aim] = []
     missing: list[str] = []
-    brokers = (
-        start_brokers(["kafka"], say=lambda name, text: console.print(f"{name}: {text}")) if "kafka" in which else {}
-    )
+    wanted = [name for name in SERVERS if name in which]
+    brokers = start_brokers(wanted, say=lambda name, text: console.print(f"{name}: {text}")) if wanted else {}
     try:
         for name, run in (("process", _in_process), ("sqlite", _sqlite)):
             if name in which:
@@ -122,7 +117,7 @@ def main() -> int:
                 aims += held
         for name, broker in brokers.items():
             if isinstance(broker, Broker):
-                more, held = _kafka(arguments.rounds, console, broker.url)
+                more, held = _server(arguments.rounds, console, SERVERS[name](broker.url))
                 figures += more
                 aims += held
             else:
@@ -153,7 +148,9 @@ def main() -> int:
     shown.print(table)
     held_against = Table("held against", "seen", "aim", "")
     for aim in aims:
-        held_against.add_row(aim.what, f"{aim.value:.2f}", aim.aim, "met" if aim.met else "not met")
+        held_against.add_row(
+            aim.what, f"{aim.value:.2f}", aim.aim, "" if aim.aim == "none" else "met" if aim.met else "not met"
+        )
     shown.print(held_against)
     for line in missing:
         shown.print(f"not run: {line}")
