@@ -1,4 +1,4 @@
-"""The adapter: 150 lines between the log and anybroker."""
+"""The adapter: 200 lines between the log and anybroker."""
 
 from __future__ import annotations
 
