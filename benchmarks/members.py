@@ -67,7 +67,7 @@ class Member:
 
 
 async def measure(url: str, members: int) -> dict[str, object]:
-    """Events a second with so many members, the time until they shared the lanes, and inversions (there must be none)."""
+    """Events a second with so many members, the time until they shared the lanes, and inversions (must be none)."""
     topic = f"bench-{uuid4().hex[:12]}"
     seen: list[list[object]] = []
     changed = asyncio.Event()
