@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial, wraps
@@ -54,17 +54,6 @@ class Clock:
 
 
 PLACED = Placed(order_id="o-1", cents=999)
-
-
-@pytest.fixture
-def run() -> Iterator[Callable[[Coroutine[Any, Any, Any]], Any]]:
-    with asyncio.Runner() as runner:
-        yield runner.run
-
-
-@pytest.fixture
-def bus() -> Bus:
-    return Bus(MemoryBroker(), source="shop")
 
 
 async def handle(bus: Bus, *payloads: Any, **options: Any) -> list[Any]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,9 @@ from anybroker.testing import settled
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder, and no settings of the machine's."""
-    monkeypatch.chdir(tmp_path)
-    for name in list(os.environ):
-        if name.startswith("ANYBROKER_"):
-            monkeypatch.delenv(name)
-    return tmp_path
+def folder(own_folder: Path) -> Path:
+    """The working folder."""
+    return own_folder
 
 
 @dataclass
@@ -55,22 +50,6 @@ def anybroker(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
         return Ended(code, out, err)
 
     return command
-
-
-@pytest.fixture
-def until() -> Callable[[Callable[[], object]], Coroutine[Any, Any, None]]:
-    """Waits until a condition holds, 10 seconds at most."""
-
-    async def wait(condition: Callable[[], object]) -> None:
-        loop = asyncio.get_running_loop()
-        end = loop.time() + 10.0
-        while True:
-            if condition():
-                return
-            assert loop.time() < end, "it did not happen"
-            await asyncio.sleep(0.001)
-
-    return wait
 
 
 class Shop:

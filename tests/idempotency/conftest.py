@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,29 +91,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     monkeypatch.setattr("anybroker.idempotency._sqlite_tables.monotonic", lambda: clock.now)
     monkeypatch.setattr("anybroker.idempotency._sqlite_tables.time", lambda: clock.wall)
     return clock
-
-
-@pytest.fixture
-def run() -> Iterator[Callable[[Coroutine[Any, Any, Any]], Any]]:
-    """Runs a coroutine to its end."""
-    with asyncio.Runner() as runner:
-        yield runner.run
-
-
-@pytest.fixture
-def until() -> Callable[[Callable[[], object]], Coroutine[Any, Any, None]]:
-    """Waits until a condition holds, 10 seconds at most."""
-
-    async def wait(condition: Callable[[], object]) -> None:
-        loop = asyncio.get_running_loop()
-        end = loop.time() + 10.0
-        while True:
-            if condition():
-                return
-            assert loop.time() < end, "it did not happen"
-            await asyncio.sleep(0.001)
-
-    return wait
 
 
 @pytest.fixture(params=["memory", "sqlite"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -291,10 +291,3 @@ def kit() -> SimpleNamespace:
 def fakes() -> SimpleNamespace:
     """The stand-ins on the consuming side."""
     return SimpleNamespace(FakeConsumer=FakeConsumer, FakeOffsets=FakeOffsets)
-
-
-@pytest.fixture
-def run() -> Iterator[Callable[[Any], Any]]:
-    """Runs a coroutine."""
-    with asyncio.Runner() as runner:
-        yield runner.run

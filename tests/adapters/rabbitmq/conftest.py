@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -196,10 +196,3 @@ class Ear:
 def kit() -> SimpleNamespace:
     """The names of this module that tests use."""
     return SimpleNamespace(event=event, message=message, delivery=delivery, frames=frames, FakeLink=FakeLink, Ear=Ear)
-
-
-@pytest.fixture
-def run() -> Iterator[Callable[[Any], Any]]:
-    """Runs a coroutine."""
-    with asyncio.Runner() as runner:
-        yield runner.run

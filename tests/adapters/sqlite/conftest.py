@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib.util
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from types import ModuleType
@@ -35,13 +34,6 @@ def kit() -> ModuleType:
 def path(tmp_path: Path) -> Path:
     """Where the database will be."""
     return tmp_path / "shop.db"
-
-
-@pytest.fixture
-def run() -> Iterator[Run]:
-    """Runs a coroutine."""
-    with asyncio.Runner() as runner:
-        yield runner.run
 
 
 class Broker:
