@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from anybroker import Delivery
 from anybroker.middleware import retry
 
@@ -168,6 +170,7 @@ async def test_an_unordered_subscription_handles_one_key_side_by_side(kit: Kit) 
 
 
 @tier("full")
+@pytest.mark.timeout(240)  # a broker that takes 1,000 a second needs 100 s each way
 @requires("ordering")
 async def test_many_keys_leave_no_memory_behind(kit: Kit) -> None:
     """A hundred thousand distinct keys, each used once, leave nothing buffered behind."""
@@ -186,6 +189,5 @@ async def test_many_keys_leave_no_memory_behind(kit: Kit) -> None:
     async with bus:
         for start in range(0, 100_000, 1000):
             await bus.publish_many(topic, [counted(n, key=f"key-{n}") for n in range(start, start + 1000)])
-        async with asyncio.timeout(60):
-            await done.wait()
+        await done.wait()
         assert bus.subscriptions[0].buffered == 0
