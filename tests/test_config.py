@@ -18,15 +18,9 @@ from anybroker.names import check_key, check_names, check_topic
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder, and no settings of the machine's."""
-    import os
-
-    monkeypatch.chdir(tmp_path)
-    for name in list(os.environ):
-        if name.startswith("ANYBROKER_"):
-            monkeypatch.delenv(name)
-    return tmp_path
+def folder(own_folder: Path) -> Path:
+    """The working folder."""
+    return own_folder
 
 
 def error(call: Any) -> str:
@@ -387,6 +381,21 @@ def test_the_password_is_never_shown() -> None:
     assert url.password == "hunter2"  # noqa: S105, RUF100
 
 
+def test_neither_the_settings_nor_an_error_show_what_may_be_secret() -> None:
+    settings = load_settings(
+        {
+            "url": "amqp://user:hunter2@host/?tls_key_password=hunter2",
+            "idempotency": "redis://user:hunter2@host",
+            "adapters": {"amqp": {"tls_key_password": "hunter2"}},
+        }
+    )
+    assert "hunter2" not in f"{settings!r} {settings}"
+    assert "hunter2" not in repr(parse_url("amqps://host/?tls_key_password=hunter2"))
+    with pytest.raises(ConfigError) as caught:
+        parse_url("sqs:region?secret_access_key=hunter2")
+    assert "hunter2" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("url", "text"),
     [
@@ -508,3 +517,17 @@ def test_a_path_that_leads_to_no_key(value: Any) -> None:
             await bus.publish("orders", {"customer": value}, type="order.v1")
 
     assert error(lambda: asyncio.run(main())).startswith("topics.orders.key: 'data.customer' of an event is a ")
+
+
+def test_a_misspelt_variable_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANYBROKER_DRIAN", "3")
+    with pytest.warns(
+        UserWarning, match=r"ANYBROKER_DRIAN is no setting of anybroker, and is ignored\. Did you mean 'drain'"
+    ):
+        load_settings({})
+
+
+def test_variables_of_the_suite_and_nested_ones_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANYBROKER_TEST_KAFKA_URL", "kafka://127.0.0.1:1")
+    monkeypatch.setenv("ANYBROKER_TOPICS__ORDERS__ORDERED", "false")
+    assert load_settings({}).topics["orders"].ordered is False  # a warning would be an error here

@@ -17,6 +17,7 @@ The toml file is ``anybroker.toml`` in the working folder, or the one that ``ANY
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -82,7 +83,8 @@ class BusSettings(BaseSettings):
         env_prefix="ANYBROKER_", env_nested_delimiter="__", extra="forbid", frozen=True, toml_file=None
     )
 
-    url: str | None = Field(default=None, description="The broker; none: the embedded one.")
+    # Not in the repr: these three may hold passwords.
+    url: str | None = Field(default=None, repr=False, description="The broker; none: the embedded one.")
     source: str | None = Field(
         default=None, description="CloudEvents source: the service's name, alike in all its replicas."
     )
@@ -98,10 +100,14 @@ class BusSettings(BaseSettings):
         10.0, gt=0, description="Seconds by which the broker must have answered at the start."
     )
     idempotency: str | None = Field(
-        default=None, description="The store of @idempotent(): sqlite:///file.db, memory://; none: to fit the broker."
+        default=None,
+        repr=False,
+        description="The store of @idempotent(): sqlite:///file.db, memory://; none: to fit the broker.",
     )
     topics: dict[str, TopicSettings] = Field(default_factory=dict, description="Topics by name.")
-    adapters: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Adapter settings by URL scheme.")
+    adapters: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, repr=False, description="Adapter settings by URL scheme."
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -162,6 +168,7 @@ def load_settings(arguments: Mapping[str, Any]) -> BusSettings:
     settings: BusSettings = validate(
         BusSettings, {name: value for name, value in arguments.items() if value is not None}, ""
     )
+    _check_environment()
     for topic, options in settings.topics.items():
         check_topic(topic)
         for group in options.groups:
@@ -171,10 +178,26 @@ def load_settings(arguments: Mapping[str, Any]) -> BusSettings:
     return settings
 
 
+def _check_environment() -> None:
+    """Warn of a variable that looks like a setting and is none; it may be another program's, so it is no error."""
+    prefix = BusSettings.model_config["env_prefix"]
+    for variable in os.environ:
+        name = variable.upper().removeprefix(prefix).partition("__")[0].lower()
+        if (
+            variable.upper().startswith(prefix)
+            and name not in BusSettings.model_fields
+            and name != "config"
+            and not name.startswith("test_")
+        ):
+            hint = nearest(name, BusSettings.model_fields)
+            warnings.warn(f"{variable} is no setting of anybroker, and is ignored. {hint}", stacklevel=2)
+
+
 def parse_url(url: str) -> BrokerUrl:
     """Take a broker's URL apart. Raises ConfigError that never shows the password."""
     if not isinstance(url, str) or "://" not in url:
-        shown = url if isinstance(url, str) and "@" not in url else type(url).__name__
+        # What may hold a password, or an option that is secret, is not shown.
+        shown = url if isinstance(url, str) and not {"@", "?"} & set(url) else type(url).__name__
         raise ConfigError(
             "url", f"{shown!r} is no broker URL", "Write scheme://host:port, such as sqlite:///shop.db or memory://."
         )
