@@ -105,7 +105,7 @@ def slot_of(key: str) -> int:
 
 @dataclass(frozen=True)
 class BrokerUrl:
-    """A broker's URL, taken apart. Its ``str`` and ``repr`` never show the password."""
+    """A broker's URL, taken apart. Its ``str`` and ``repr`` never show the password, nor the options: secrets too."""
 
     scheme: str
     hosts: tuple[tuple[str, int | None], ...]
@@ -115,7 +115,7 @@ class BrokerUrl:
     path: str = ""
     """What follows the host, percent-decoded, with its leading slash: ``/vhost``, ``/shop.db`` (relative),
     ``//var/shop.db`` (absolute)."""
-    options: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict, repr=False)
     """The query, which becomes the adapter's Settings."""
 
     def __str__(self) -> str:

@@ -25,6 +25,7 @@ from anybroker.adapter import (
 )
 from anybroker.capabilities import Acknowledgement, Capabilities, Support
 from anybroker.errors import ConfigError, Unavailable
+from anybroker.tls import tls_failure, tls_refusal
 
 from . import topology as topologies
 from .closing import Closing
@@ -32,6 +33,7 @@ from .cluster import Cluster
 from .failures import CLIENT_ERRORS, failure, kafka_errors, said
 from .names import group_id, inlet
 from .receiver import KafkaReceiver
+from .secrecy import hide_passwords
 from .sender import KafkaSender
 from .settings import MESSAGE_BYTES, KafkaSettings, client_options, servers
 from .wire import Wire
@@ -69,6 +71,7 @@ class KafkaAdapter:
         self._url = url
         self._settings = settings
         self._context = context
+        hide_passwords()
         self._servers = servers(url)
         self._options = client_options(url, settings, context)
         self._wire = Wire(settings.content_mode)
@@ -122,9 +125,12 @@ class KafkaAdapter:
                 finally:
                     connection.close()
             except CLIENT_ERRORS as exc:
-                error = failure(exc, f"connecting to {host}:{port}")
+                error = tls_failure(exc, f"{host}:{port}") or failure(exc, f"connecting to {host}:{port}")
+                context = self._options.get("ssl_context")
+                if context is not None and isinstance(error, Unavailable) and not isinstance(exc, TimeoutError):
+                    error = await tls_refusal(host, port, context) or error
                 if isinstance(error, ConfigError):
-                    raise error from exc
+                    raise error from error.__cause__ or exc
                 problems.append(f"{host}:{port}: {said(exc)}")
                 last = exc
             else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -56,10 +55,6 @@ def failure(exc: BaseException, doing: str) -> AnybrokerError:
             "url",
             f"Kafka refused user and password while {doing}: {said(exc)}",
             "Check both, sasl_mechanism, and whether this listener takes any.",
-        )
-    if isinstance(exc, ssl.SSLCertVerificationError):
-        return ConfigError(
-            "ca_file", f"the server's certificate is not trusted while {doing}: {said(exc)}", "Name its authority."
         )
     if isinstance(exc, _PERMISSIONS):
         return ConfigError("url", f"Kafka forbids {doing}: {said(exc)}", "Grant the user the permission (Kafka ACL).")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ssl
-from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field
 
-from anybroker.adapter import AdapterContext, AdapterSettings, BrokerUrl
+from anybroker.adapter import AdapterContext, BrokerUrl
 from anybroker.errors import ConfigError
+from anybroker.tls import TlsSettings
 
 __all__ = ["MESSAGE_BYTES", "KafkaSettings", "client_options", "servers"]
 
@@ -18,7 +17,7 @@ MESSAGE_BYTES = 1_048_576
 """Kafka's own default for message.max.bytes is 12 more."""
 
 
-class KafkaSettings(AdapterSettings):
+class KafkaSettings(TlsSettings):
     """What can stand in the URL's query, or under ``[adapters.kafka]``. Names in brackets are Kafka's own."""
 
     acks: Literal["all"] = Field(
@@ -62,11 +61,6 @@ class KafkaSettings(AdapterSettings):
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = Field(
         None, description="How the URL's user:password is presented; none: PLAIN."
     )
-    ca_file: Path | None = Field(None, description="PEM file of the authorities to trust; none: the system's.")
-    cert_file: Path | None = Field(None, description="PEM file of the client's certificate.")
-    key_file: Path | None = Field(None, description="PEM file of the client's key; none: it is in cert_file.")
-    key_password: SecretStr | None = Field(None, description="Password of the client's key.")
-    check_hostname: bool = Field(True, description="Whether the server's certificate must be for its host name.")
 
 
 def servers(url: BrokerUrl) -> list[tuple[str, int]]:
@@ -80,7 +74,6 @@ def servers(url: BrokerUrl) -> list[tuple[str, int]]:
 
 def client_options(url: BrokerUrl, settings: KafkaSettings, context: AdapterContext) -> dict[str, Any]:
     """The keyword arguments that every aiokafka client of this adapter has."""
-    tls = url.scheme == "kafkas"
     sasl = url.username is not None
     if settings.sasl_mechanism is not None and not sasl:
         raise ConfigError(
@@ -90,12 +83,11 @@ def client_options(url: BrokerUrl, settings: KafkaSettings, context: AdapterCont
         )
     if sasl and url.password is None:
         raise ConfigError("url", f"{url} has a user and no password", "Write kafka://user:password@host:9092.")
-    if not tls and (settings.ca_file or settings.cert_file or settings.key_file):
-        raise ConfigError("ca_file, cert_file, key_file", "are for TLS, and the URL asks for none", "Use kafkas://.")
+    ssl_context = settings.tls_context(url, "kafkas")
     options: dict[str, Any] = {
         "bootstrap_servers": [f"{_bracketed(host)}:{port}" for host, port in servers(url)],
         "client_id": context.service,
-        "security_protocol": ("SASL_" if sasl else "") + ("SSL" if tls else "PLAINTEXT"),
+        "security_protocol": ("SASL_" if sasl else "") + ("PLAINTEXT" if ssl_context is None else "SSL"),
         "request_timeout_ms": int(settings.request_timeout * 1000),
     }
     if options["security_protocol"] == "PLAINTEXT":
@@ -104,31 +96,10 @@ def client_options(url: BrokerUrl, settings: KafkaSettings, context: AdapterCont
         options["sasl_mechanism"] = settings.sasl_mechanism or "PLAIN"
         options["sasl_plain_username"] = url.username
         options["sasl_plain_password"] = url.password
-    if tls:
-        options["ssl_context"] = _ssl_context(settings)
+    if ssl_context is not None:
+        options["ssl_context"] = ssl_context
     return options
 
 
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
-
-
-def _ssl_context(settings: KafkaSettings) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=settings.ca_file)
-    except OSError as exc:
-        raise ConfigError("ca_file", f"{settings.ca_file} cannot be read: {exc}", "Name a PEM file.") from exc
-    context.check_hostname = settings.check_hostname
-    if settings.cert_file is not None:
-        password = settings.key_password.get_secret_value() if settings.key_password is not None else ""
-        try:
-            context.load_cert_chain(settings.cert_file, settings.key_file, password)
-        except OSError as exc:
-            raise ConfigError(
-                "cert_file, key_file",
-                f"{settings.cert_file} and {settings.key_file} cannot be used: {exc}",
-                "Name PEM files that belong together, and key_password if the key has one.",
-            ) from exc
-    elif settings.key_file is not None:
-        raise ConfigError("key_file", "is set without cert_file", "Name the certificate too.")
-    return context

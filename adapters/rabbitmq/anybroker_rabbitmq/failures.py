@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,6 +18,7 @@ from aiormq.exceptions import (
 )
 
 from anybroker.errors import AnybrokerError, ConfigError, Unavailable
+from anybroker.tls import tls_failure
 
 __all__ = ["CLIENT_ERRORS", "amqp_errors", "check_cancelled", "closing_reason", "connect_failure", "is_missing", "said"]
 
@@ -38,9 +38,9 @@ def connect_failure(exc: BaseException, where: str, vhost: str) -> AnybrokerErro
     starts or stops refuses for a moment what it takes otherwise."""
     if isinstance(exc, ProbableAuthenticationError | AuthenticationError):
         return ConfigError("url", f"RabbitMQ at {where} refused user and password: {said(exc)}", "Check both.")
-    cause = exc.__cause__ or exc
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return ConfigError("ca_file", f"the certificate of {where} is not trusted: {cause}", "Name its authority.")
+    tls = tls_failure(exc, where)
+    if tls is not None:
+        return tls
     if isinstance(exc, ConnectionNotAllowed | InvalidFrameError):  # aiormq sees Connection.Close instead of Open-Ok
         return ConfigError(
             "url",

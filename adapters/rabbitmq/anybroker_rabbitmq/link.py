@@ -13,6 +13,7 @@ from aiormq.channel import Channel
 from aiormq.connection import Connection
 
 from anybroker.errors import AnybrokerError, Unavailable
+from anybroker.tls import tls_refusal
 
 from .failures import CLIENT_ERRORS, amqp_errors, check_cancelled, connect_failure
 
@@ -26,8 +27,8 @@ async def end_channel(channel: Channel) -> None:
     """Close a channel; returns when the broker has answered, or will not. Raises nothing but a cancellation."""
     try:
         await channel.close(timeout=_CLOSE)
-    except CLIENT_ERRORS:
-        pass  # it ends with its connection
+    except (asyncio.CancelledError, *CLIENT_ERRORS):
+        pass  # it ends with its connection; aiormq cancels what waits on one that is lost meanwhile
     check_cancelled()
 
 
@@ -69,10 +70,13 @@ class Link:
                 connection: AbstractConnection = await aio_pika.connect(
                     host=host, port=port, timeout=seconds, **self._options
                 )
-            except CLIENT_ERRORS as exc:
+            except (asyncio.CancelledError, *CLIENT_ERRORS) as exc:
                 check_cancelled()
                 failure = connect_failure(exc, f"{host}:{port}", self._options["virtualhost"])
                 failure.__cause__ = exc
+                context = self._options.get("ssl_context")
+                if context is not None and isinstance(failure, Unavailable) and not isinstance(exc, TimeoutError):
+                    failure = await tls_refusal(host, port, context) or failure
             else:
                 return connection
         assert failure is not None

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import ssl
-from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field
 
-from anybroker.adapter import AdapterSettings, BrokerUrl
+from anybroker.adapter import BrokerUrl
 from anybroker.errors import ConfigError
+from anybroker.tls import TlsSettings
 
 __all__ = ["RabbitmqSettings", "connection_options"]
 
 DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
 
 
-class RabbitmqSettings(AdapterSettings):
+class RabbitmqSettings(TlsSettings):
     """What can stand in the URL's query, or under ``[adapters.amqp]``. Names in brackets are RabbitMQ's own."""
 
     content_mode: Literal["binary", "structured"] = Field(
@@ -53,25 +52,18 @@ class RabbitmqSettings(AdapterSettings):
     auth: Literal["plain", "external"] = Field(
         default="plain", description="User and password of the URL, or the client's certificate [EXTERNAL]."
     )
-    ca_file: Path | None = Field(default=None, description="PEM file of the authorities to trust; none: the system's.")
-    cert_file: Path | None = Field(default=None, description="PEM file of the client's certificate.")
-    key_file: Path | None = Field(default=None, description="PEM file of the client's key; none: it is in cert_file.")
-    key_password: SecretStr | None = Field(default=None, description="Password of the client's key.")
-    check_hostname: bool = Field(default=True, description="Whether the server's certificate must name its host.")
 
 
 def connection_options(url: BrokerUrl, settings: RabbitmqSettings) -> tuple[list[tuple[str, int]], dict[str, Any]]:
     """The servers, and the keyword arguments that every ``aio_pika.connect`` of this adapter has beside them."""
     if not url.hosts:
         raise ConfigError("url", f"{url} names no server", f"Write {url.scheme}://user:password@host:5672/vhost.")
-    tls = url.scheme == "amqps"
-    if not tls and (settings.ca_file or settings.cert_file or settings.key_file):
-        raise ConfigError("ca_file, cert_file, key_file", "are for TLS, and the URL asks for none", "Use amqps://.")
+    ssl_context = settings.tls_context(url, "amqps")
     if url.username is not None and url.password is None and settings.auth == "plain":
         raise ConfigError("url", f"{url} has a user and no password", f"Write {url.scheme}://user:password@host.")
-    if settings.auth == "external" and settings.cert_file is None:
+    if settings.auth == "external" and settings.tls_cert_file is None:
         raise ConfigError(
-            "auth", "is 'external', and there is no client certificate", "Set cert_file, and use amqps://."
+            "auth", "is 'external', and there is no client certificate", "Set tls_cert_file, and use amqps://."
         )
     servers = [(host, port or DEFAULT_PORTS[url.scheme]) for host, port in url.hosts]
     options: dict[str, Any] = {
@@ -80,29 +72,8 @@ def connection_options(url: BrokerUrl, settings: RabbitmqSettings) -> tuple[list
         "virtualhost": url.path.removeprefix("/") or "/",
         "heartbeat": settings.heartbeat,
         "auth": settings.auth,
-        "ssl": tls,
+        "ssl": ssl_context is not None,
     }
-    if tls:
-        options["ssl_context"] = _ssl_context(settings)
+    if ssl_context is not None:
+        options["ssl_context"] = ssl_context
     return servers, options
-
-
-def _ssl_context(settings: RabbitmqSettings) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=settings.ca_file)
-    except OSError as exc:
-        raise ConfigError("ca_file", f"{settings.ca_file} cannot be read: {exc}", "Name a PEM file.") from exc
-    context.check_hostname = settings.check_hostname
-    if settings.cert_file is not None:
-        password = settings.key_password.get_secret_value() if settings.key_password is not None else ""
-        try:
-            context.load_cert_chain(settings.cert_file, settings.key_file, password)
-        except OSError as exc:
-            raise ConfigError(
-                "cert_file, key_file",
-                f"{settings.cert_file} and {settings.key_file} cannot be used: {exc}",
-                "Name PEM files that belong together, and key_password if the key has one.",
-            ) from exc
-    elif settings.key_file is not None:
-        raise ConfigError("key_file", "is set without cert_file", "Name the certificate too.")
-    return context

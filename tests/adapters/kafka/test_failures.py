@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
-
 import pytest
 from aiokafka import errors as kafka
 
@@ -18,7 +16,6 @@ from anybroker_kafka.failures import failure, kafka_errors, publish_failure
         (kafka.UnsupportedSaslMechanismError(), ConfigError),
         (kafka.TopicAuthorizationFailedError("orders"), ConfigError),
         (kafka.InvalidReplicationFactorError("3 > 1"), ConfigError),
-        (ssl.SSLCertVerificationError("self-signed"), ConfigError),
         (kafka.KafkaConnectionError("gone"), Unavailable),
         (kafka.NodeNotReadyError(), Unavailable),
         (ConnectionRefusedError("no"), Unavailable),

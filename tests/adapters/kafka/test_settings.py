@@ -27,9 +27,9 @@ def settings(**options: str) -> KafkaSettings:
 
 def test_options_are_read_from_text() -> None:
     read = settings(
-        acks="all", replication_factor="3", request_timeout="2.5", isolation="read_uncommitted", ca_file="/c"
+        acks="all", replication_factor="3", request_timeout="2.5", isolation="read_uncommitted", tls_ca_file="/c"
     )
-    assert (read.replication_factor, read.request_timeout, read.ca_file) == (3, 2.5, Path("/c"))
+    assert (read.replication_factor, read.request_timeout, read.tls_ca_file) == (3, 2.5, Path("/c"))
 
 
 @pytest.mark.parametrize("options", [{"acks": "1"}, {"request_timeout": "0"}, {"unknown": "1"}, {"compression": "rar"}])
@@ -69,7 +69,7 @@ def test_user_and_password() -> None:
 def test_tls_checks_the_server() -> None:
     context = client_options(url("kafkas"), settings(), CONTEXT)["ssl_context"]
     assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
-    context = client_options(url("kafkas"), settings(check_hostname="false"), CONTEXT)["ssl_context"]
+    context = client_options(url("kafkas"), settings(tls_check_hostname="false"), CONTEXT)["ssl_context"]
     assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, False)
 
 
@@ -80,10 +80,10 @@ def test_tls_checks_the_server() -> None:
         (url(path="/x"), {}, "'/x'"),
         (url(username="u"), {}, "no password"),
         (url(), {"sasl_mechanism": "PLAIN"}, "sasl_mechanism"),
-        (url(), {"ca_file": "/ca.pem"}, "kafkas://"),
-        (url("kafkas"), {"ca_file": "/does/not/exist"}, "/does/not/exist"),
-        (url("kafkas"), {"cert_file": "/does/not/exist"}, "/does/not/exist"),
-        (url("kafkas"), {"key_file": "/key.pem"}, "cert_file"),
+        (url(), {"tls_ca_file": "/ca.pem"}, "kafkas://"),
+        (url("kafkas"), {"tls_ca_file": "/does/not/exist"}, "/does/not/exist"),
+        (url("kafkas"), {"tls_cert_file": "/does/not/exist"}, "/does/not/exist"),
+        (url("kafkas"), {"tls_key_file": "/key.pem"}, "tls_cert_file"),
         (url(), {"batch_bytes": "600000"}, "batch_bytes"),
     ],
 )

@@ -49,7 +49,7 @@ def test_the_urls_parts_become_the_connections_options() -> None:
     assert connection_options(url(path="/shop"), RabbitmqSettings())[1]["virtualhost"] == "shop"
     assert connection_options(url(path="//"), RabbitmqSettings())[1]["virtualhost"] == "/"
     assert connection_options(url(path="/a/b"), RabbitmqSettings())[1]["virtualhost"] == "a/b"
-    servers, options = connection_options(url("amqps"), RabbitmqSettings(check_hostname=False))
+    servers, options = connection_options(url("amqps"), RabbitmqSettings(tls_check_hostname=False))
     assert servers[0] == ("a", 5671)
     assert isinstance(options["ssl_context"], ssl.SSLContext)
     assert not options["ssl_context"].check_hostname
@@ -60,10 +60,10 @@ def test_the_urls_parts_become_the_connections_options() -> None:
     [
         (BrokerUrl("amqp", ()), {}, "url"),
         (url(password=None), {}, "url"),
-        (url(), {"ca_file": "/x"}, "ca_file, cert_file, key_file"),
-        (url("amqps"), {"ca_file": "/there/is/none"}, "ca_file"),
-        (url("amqps"), {"cert_file": "/there/is/none"}, "cert_file, key_file"),
-        (url("amqps"), {"key_file": "/there/is/none"}, "key_file"),
+        (url(), {"tls_ca_file": "/x"}, "tls_ca_file"),
+        (url("amqps"), {"tls_ca_file": "/there/is/none"}, "tls_ca_file"),
+        (url("amqps"), {"tls_cert_file": "/there/is/none"}, "tls_cert_file, tls_key_file"),
+        (url("amqps"), {"tls_key_file": "/there/is/none"}, "tls_key_file"),
         (url("amqps"), {"auth": "external"}, "auth"),
     ],
 )
