@@ -20,10 +20,11 @@ from anybroker_contract.brokers import Broker, start_brokers
 from . import in_process, sqlite
 from .kafka import Kafka
 from .measure import Figure, interleave
+from .nats import Nats
 from .rabbitmq import RabbitMQ
 from .server import ServerBenchmark
 
-SERVERS: dict[str, type[ServerBenchmark]] = {"kafka": Kafka, "rabbitmq": RabbitMQ}
+SERVERS: dict[str, type[ServerBenchmark]] = {"kafka": Kafka, "rabbitmq": RabbitMQ, "nats": Nats}
 
 
 @dataclass(frozen=True)
