@@ -29,7 +29,8 @@ async def clumsy_customers(outgoing: Outgoing, call_next: PublishHandler) -> Rec
     receipt = await call_next(outgoing)
     if order in plan().copied:  # as who never heard the confirmation would: the same event
         again = await call_next(outgoing)
-        note = "dropped by the broker" if again.duplicate else ""
+        # Some brokers say that they had it already; others only by giving the first one's name again.
+        note = "dropped by the broker" if again.duplicate or again.broker_id == receipt.broker_id else ""
         history.write("copy", service="storefront", order=order, note=note)
     if order in plan().clicked:  # another event, and the same order
         outgoing.event = event.replace(id=f"{order}.2")
