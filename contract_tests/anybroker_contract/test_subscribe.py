@@ -10,7 +10,7 @@ import pytest
 from anybroker import Delivery
 from anybroker.errors import BrokerError, ConfigError
 
-from ._checkers import duplicates, lost, unexpected
+from ._checkers import duplicates, inversions, lost, unexpected
 from ._kit import Kit, counted
 from .marks import requires
 
@@ -121,6 +121,29 @@ async def test_a_declared_group_gets_what_was_published_before_its_first_consume
         await log.wait_done(id_ for _, id_ in published)
     assert not lost([id_ for _, id_ in published], log.handlings)
     assert not duplicates(log.handlings)
+
+
+@requires("ordering")
+async def test_a_group_keeps_its_number_of_lanes_where_nobody_asks_for_one(kit: Kit) -> None:
+    """Programs that name no number publish to, verify and consume a group of another number than the default, and its
+    members share all of its lanes without passing them round."""
+    topic = kit.topic()
+    log = kit.log()
+    await kit.declared(topic, "g", lanes=6)
+    buses = []
+    for provision in ("create", "verify" if kit.capabilities.verify else "create"):
+        bus = kit.bus(provision=provision)
+        kit.subscribe(bus, topic, log=log, member=provision)
+        await bus.start()
+        buses.append(bus)
+    published: list[tuple[str | None, str]] = []
+    for wave in range(8):
+        published += await kit.publish(buses[wave % 2], topic, 64, keys=64, first=64 * wave)
+        await log.wait_done(id_ for _, id_ in published)
+        await log.quiet(0.5)  # balancing goes on, if it does not end
+    assert inversions(published, log.handlings) == []
+    assert not duplicates(log.handlings)
+    assert sum(bus.subscriptions[0].stats.lanes_given_back for bus in buses) <= 6
 
 
 async def test_a_new_group_begins_with_what_comes(kit: Kit) -> None:

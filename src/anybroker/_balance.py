@@ -28,12 +28,10 @@ class Balancer:
         counter: BalancesLanes,
         held: Callable[[], Sequence[Lane]],
         let_go: Callable[[Lane], Awaitable[None]],
-        lanes: int,
     ) -> None:
         self._counter = counter
         self._held = held
         self._let_go = let_go
-        self._lanes = lanes
         self._stopping = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -49,7 +47,7 @@ class Balancer:
             if members < 2 or self._stopping:
                 continue
             held = list(self._held())
-            share = -(-self._lanes // members)
+            share = -(-self._counter.lanes // members)
             self._idle.clear()
             try:
                 for lane in held[share:]:

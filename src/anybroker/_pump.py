@@ -257,7 +257,7 @@ class Pump:
         if capabilities.balance:
             if not isinstance(receiver, BalancesLanes):
                 raise TypeError(f"{capabilities.adapter}: declares balance, but its Receiver has no members()")
-            self._balancer = Balancer(receiver, self._held_lanes, self._let_go, self._spec.lanes)
+            self._balancer = Balancer(receiver, self._held_lanes, self._let_go)
             tasks.append(asyncio.create_task(self._balancer.run(), name=f"anybroker balance {self._name}"))
         for task in tasks:
             task.add_done_callback(self._session_task_done)
@@ -389,6 +389,7 @@ class Pump:
         receiver = self._receiver
         await self.revoked([lane])
         if receiver is not None and receiver is self._receiver:
+            self.stats.lanes_given_back += 1
             await receiver.give_back(lane)
 
     def _lease_lost(self, inbound: Inbound) -> None:
@@ -478,6 +479,10 @@ class Pump:
                     if len(batch) >= _YIELD_EVERY:
                         await asyncio.sleep(0)
         except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and not task.cancelling():  # nobody has cancelled us: a client's own has come out
+                self.problem = "fetching stopped: the adapter raised CancelledError"
+                _log.exception("%s: fetching stopped, and nobody has asked for it", self._name)
             raise
         except BaseException as exc:
             self.problem = f"fetching stopped: {exc!r}"

@@ -128,7 +128,7 @@ class AdapterSettings(BaseModel):
     """The base of each adapter's ``Settings``: unknown options are refused, with the nearest name suggested.
 
     Filled from the URL's query and from the table of the scheme in ``anybroker.toml`` (the URL wins). Secrets are
-    ``pydantic.SecretStr``.
+    ``pydantic.SecretStr``. Those of a broker with TLS derive from :class:`anybroker.tls.TlsSettings`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -579,6 +579,11 @@ class Replays(Protocol):
 @runtime_checkable
 class BalancesLanes(Protocol):
     """A Receiver whose broker leaves every lane with the first member (capability ``balance``)."""
+
+    @property
+    def lanes(self) -> int:
+        """How many lanes the group has, whoever holds them."""
+        ...
 
     async def members(self) -> int:
         """How many members the group has now, this one included."""

@@ -579,6 +579,8 @@ class Bus:
     ) -> None:
         if self._publisher is None:
             raise Unavailable("the Bus is closing")
+        if isinstance(event, Foreign):  # has no id: two that are equal are two, and neither may be dropped as a copy
+            hop = f"{hop}|{secrets.token_hex(8)}"
         await self._publisher.send(Publishing(event, topic, group, headers, not_before, hop, 0))
 
     # -------------------------------------------------------------------------------------------------- life

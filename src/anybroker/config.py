@@ -42,6 +42,7 @@ __all__ = ["DEFAULT_URL", "BusSettings", "TopicSettings", "load_settings", "near
 
 DEFAULT_URL = "sqlite:///anybroker.db"
 """The embedded broker, used when no URL is given anywhere."""
+_PREFIX = "ANYBROKER_"
 
 
 class TopicSettings(BaseModel):
@@ -80,7 +81,7 @@ class BusSettings(BaseSettings):
     """All of a Bus's settings, from every place they may stand in."""
 
     model_config = SettingsConfigDict(
-        env_prefix="ANYBROKER_", env_nested_delimiter="__", extra="forbid", frozen=True, toml_file=None
+        env_prefix=_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, toml_file=None
     )
 
     # Not in the repr: these three may hold passwords.
@@ -180,11 +181,10 @@ def load_settings(arguments: Mapping[str, Any]) -> BusSettings:
 
 def _check_environment() -> None:
     """Warn of a variable that looks like a setting and is none; it may be another program's, so it is no error."""
-    prefix = BusSettings.model_config["env_prefix"]
     for variable in os.environ:
-        name = variable.upper().removeprefix(prefix).partition("__")[0].lower()
+        name = variable.upper().removeprefix(_PREFIX).partition("__")[0].lower()
         if (
-            variable.upper().startswith(prefix)
+            variable.upper().startswith(_PREFIX)
             and name not in BusSettings.model_fields
             and name != "config"
             and not name.startswith("test_")

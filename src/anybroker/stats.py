@@ -56,6 +56,8 @@ class SubscriptionStats:
     """Settled too late: another member has them."""
     failed_settlements: int = 0
     leases_lost: int = 0
+    lanes_given_back: int = 0
+    """Let go so that another member has its share."""
     reconnects: int = 0
     stuck: int = 0
     """Times a delivery could be neither finished nor dead-lettered, and was kept for later."""

@@ -382,13 +382,16 @@ class Subscription:
     async def _foreign_wrapped(self, delivery: Delivery, dispatch: Handler) -> None:
         self.stats.foreign += 1
         message: Any = delivery.event
+        # Where a position is an offset it is the message's own; elsewhere it begins anew with each member, and as an id
+        # it would make copies of what are none.
+        offset = self._bus.adapter.capabilities.acknowledgement is Acknowledgement.CUMULATIVE
         content_type = next((value for name, value in message.headers if name.lower() == "content-type"), b"")
         try:
             wrapped = Event.create(
                 message.body if message.body is not None else b"",
                 type=FOREIGN_TYPE,
                 source=f"{self._bus.source}/foreign/{self.topic}",
-                id=f"{delivery.lane_state.lane.name}@{delivery.inbound.position}",
+                id=f"{delivery.lane_state.lane.name}@{delivery.inbound.position}" if offset else None,
                 key=delivery.key,
                 datacontenttype=content_type.decode("ascii", "ignore") or "application/octet-stream",
             )

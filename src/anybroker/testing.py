@@ -143,6 +143,12 @@ class _Extends:
 class _Balances:
     inner: Any
 
+    @property
+    def lanes(self) -> int:
+        """As the wrapped one."""
+        count: int = self.inner.lanes
+        return count
+
     async def members(self) -> int:
         """As the wrapped one."""
         count: int = await self.inner.members()

@@ -137,8 +137,7 @@ def _verification(exc: BaseException, where: str) -> ConfigError | None:
         return ConfigError(
             "url",
             f"the certificate of {where} is for another host: {said}",
-            "Write the host name that the certificate is for, or have one made for this name "
-            "(tls_check_hostname=false trusts any name of that authority).",
+            "Write the host name that the certificate is for, or have one made for this name.",
         )
     if code in _EXPIRED:
         return ConfigError(

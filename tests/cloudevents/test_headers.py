@@ -165,6 +165,13 @@ class TestReading:
         with pytest.raises(InvalidEvent, match="is no CloudEvent"):
             KAFKA.parse([], format_json(FULL))
 
+    @pytest.mark.parametrize("subject", [b"x" * 300, bytearray(b"x" * 300)], ids=["bytes", "bytearray"])
+    def test_amqp_reads_long_strings_that_became_binary(self, subject: bytes | bytearray) -> None:
+        headers: list[tuple[str, Any]] = [(f"ce-{name}", value) for name, value in MINIMAL.attributes.items()]
+        headers += [("ce-subject", subject), ("ce-dataschema", bytearray(b"https://example.com/s"))]
+        event = AMQP.parse(headers, b"")
+        assert (event.subject, event.dataschema) == ("x" * 300, "https://example.com/s")
+
     @pytest.mark.parametrize("prefix", ["cloudEvents_", "cloudEvents:", "ce-", "CLOUDEVENTS_"])
     def test_amqp_reads_all_prefixes_and_native_types(self, prefix: str) -> None:
         headers: list[tuple[str, Any]] = [

@@ -103,6 +103,10 @@ class ScriptedReceiver:
         self.extended.append(list(batch))
         return self.broker.on_extend(batch)
 
+    @property
+    def lanes(self) -> int:
+        return self.broker.lanes
+
     async def members(self) -> int:
         return self.broker.members
 
@@ -158,6 +162,7 @@ class ScriptedBroker:
         self.receivers: list[ScriptedReceiver] = []
         self.sent: list[Outbound] = []
         self.members = 1
+        self.lanes = 2
         self.open_error: BrokerError | None = None
         self.on_send: Callable[[Outbound], BrokerError | bool] = lambda _: True
         self.on_settle: Callable[[Sequence[Settlement]], Awaitable[Sequence[BrokerError | None]]] = _all_well

@@ -9,9 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.client import AIOKafkaClient
-from aiokafka.conn import create_conn
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
-from aiokafka.protocol.metadata import MetadataRequest
 
 from anybroker.adapter import (
     AdapterContext,
@@ -25,12 +23,12 @@ from anybroker.adapter import (
 )
 from anybroker.capabilities import Acknowledgement, Capabilities, Support
 from anybroker.errors import ConfigError, Unavailable
-from anybroker.tls import tls_failure, tls_refusal
 
 from . import topology as topologies
 from .closing import Closing
 from .cluster import Cluster
-from .failures import CLIENT_ERRORS, failure, kafka_errors, said
+from .failures import kafka_errors
+from .knock import knock
 from .names import group_id, inlet
 from .receiver import KafkaReceiver
 from .secrecy import hide_passwords
@@ -95,7 +93,7 @@ class KafkaAdapter:
         """See :meth:`anybroker.adapter.Adapter.connect`."""
         timeout = self._context.connect_timeout
         seconds = 0.9 * timeout / (len(self._servers) + 1)
-        await self._knock(min(seconds, self._settings.request_timeout))
+        await knock(self._url, self._servers, self._options, min(seconds, self._settings.request_timeout))
         self._closing = Closing()
         cluster = Cluster(
             AIOKafkaClient(**self._options),
@@ -110,35 +108,6 @@ class KafkaAdapter:
             await cluster.close()
             raise
         self._cluster = cluster
-
-    async def _knock(self, timeout: float) -> None:
-        """One connection, for its error: aiokafka's start says only that it failed, whatever the reason was."""
-        options = {**self._options, "request_timeout_ms": int(timeout * 1000)}
-        del options["bootstrap_servers"]
-        problems: list[str] = []
-        last: BaseException | None = None
-        for host, port in self._servers:
-            try:
-                connection = await create_conn(host, port, **options)
-                try:
-                    await connection.send(MetadataRequest([]))  # a listener that wants a password refuses this
-                finally:
-                    connection.close()
-            except CLIENT_ERRORS as exc:
-                error = tls_failure(exc, f"{host}:{port}") or failure(exc, f"connecting to {host}:{port}")
-                context = self._options.get("ssl_context")
-                if context is not None and isinstance(error, Unavailable) and not isinstance(exc, TimeoutError):
-                    error = await tls_refusal(host, port, context) or error
-                if isinstance(error, ConfigError):
-                    raise error from error.__cause__ or exc
-                problems.append(f"{host}:{port}: {said(exc)}")
-                last = exc
-            else:
-                return
-        raise Unavailable(
-            f"no Kafka broker answers at {self._url} ({'; '.join(problems)}). Check host and port, and whether it asks "
-            "for TLS (kafkas://) or for user and password"
-        ) from last
 
     def _connected(self) -> Cluster:
         if self._cluster is None:

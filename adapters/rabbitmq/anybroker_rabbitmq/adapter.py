@@ -111,15 +111,14 @@ class RabbitmqAdapter:
 
     async def open_receiver(self, subscription: SubscriptionSpec, listener: LaneListener, /) -> RabbitmqReceiver:
         """See :meth:`anybroker.adapter.Adapter.open_receiver`. Lanes come afterwards, with their first deliveries, or
-        all at once to the only member."""
-        await topologies.check_group(
-            self._consume, subscription.topic, subscription.group, subscription.ordered, subscription.lanes
-        )
+        all at once to the only member; as many as the group has (another number was refused by ``declare``)."""
+        topic, group, ordered = subscription.topic, subscription.group, subscription.ordered
+        lanes = await topologies.check_group(self._consume, topic, group, ordered, None)
         receiver = RabbitmqReceiver(
             self._consume,
             self._publish,
             self._wire,
-            subscription,
+            replace(subscription, lanes=lanes),
             listener,
             self._epochs,
             self._settings.prefetch or subscription.prefetch,

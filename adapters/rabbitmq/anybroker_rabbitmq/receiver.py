@@ -92,7 +92,7 @@ class RabbitmqReceiver:
             await members.basic_consume(
                 members_queue(self.spec.topic, self.spec.group), _nothing, no_ack=True, timeout=self._link.timeout
             )
-            for number in range(self.spec.lanes if self.spec.ordered else 1):
+            for number in range(self.spec.lanes):
                 await self._consume(number)
 
     async def _consume(self, number: int) -> None:
@@ -229,6 +229,11 @@ class RabbitmqReceiver:
         return results
 
     # -------------------------------------------------------------------------------------------------- balancing
+
+    @property
+    def lanes(self) -> int:
+        """See :class:`anybroker.adapter.BalancesLanes`."""
+        return self.spec.lanes
 
     async def members(self) -> int:
         """See :meth:`anybroker.adapter.BalancesLanes.members`."""

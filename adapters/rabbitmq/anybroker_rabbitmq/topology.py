@@ -43,13 +43,13 @@ async def declare_topic(link: Link, topic: TopicSpec, limit: int | None) -> None
         try:
             await channel.exchange_declare(topic.name, exchange_type="topic", durable=True)
             for group in topic.groups:
-                await _declare_group(channel, topic, group, limit)
+                lanes = await _lanes_of(link, topic, group)
+                await _declare_group(channel, topic, group, lanes, limit)
         except ChannelPreconditionFailed as exc:
             raise _unequal(topic, str(exc)) from exc
 
 
-async def _declare_group(channel: Channel, topic: TopicSpec, group: GroupSpec, limit: int | None) -> None:
-    lanes = topic.lanes if group.ordered else 1
+async def _declare_group(channel: Channel, topic: TopicSpec, group: GroupSpec, lanes: int, limit: int | None) -> None:
     exchange = group_exchange(topic.name, group.name)
     marker = marker_exchange(topic.name, group.name, group.ordered, lanes)
     # RabbitMQ compares this argument, so of two processes that want different groups the second is refused right here.
@@ -76,6 +76,15 @@ async def _declare_group(channel: Channel, topic: TopicSpec, group: GroupSpec, l
     await channel.queue_declare(
         members_queue(topic.name, group.name), durable=True, arguments={"x-queue-type": "quorum"}
     )
+
+
+async def _lanes_of(link: Link, topic: TopicSpec, group: GroupSpec) -> int:
+    """How many lanes the group has, or gets; where nobody asked for a number, what is there is right."""
+    if not group.ordered:
+        return 1
+    if topic.default_lanes and await is_there(link, "queue", members_queue(topic.name, group.name)):
+        return len(await _ready(link, topic.name, group.name)) or topic.lanes
+    return topic.lanes
 
 
 def _unequal(topic: TopicSpec, text: str) -> ConfigError:
@@ -106,17 +115,20 @@ async def check_topic(link: Link, topic: TopicSpec) -> None:
             "topics", f"RabbitMQ has no exchange {topic.name!r}", 'Declare the topic (provision="create").'
         )
     for group in topic.groups:
-        await check_group(link, topic.name, group.name, group.ordered, topic.lanes)
+        await check_group(link, topic.name, group.name, group.ordered, None if topic.default_lanes else topic.lanes)
 
 
-async def check_group(link: Link, topic: str, group: str, ordered: bool, lanes: int) -> None:
-    """ConfigError if the group is not there, is not whole, or is of another kind."""
+async def check_group(link: Link, topic: str, group: str, ordered: bool, lanes: int | None) -> int:
+    """How many lanes the group has. ConfigError if it is not there, is not whole, or is of another kind; ``lanes``
+    None: any number will do."""
     if not await is_there(link, "queue", members_queue(topic, group)):
         raise ConfigError(
             f"topics.{topic}.groups",
             f"the group {group!r} is not there, or only a part of it: no queue {members_queue(topic, group)!r}",
             'Declare it (provision="create").',
         )
+    if lanes is None or not ordered:
+        lanes = len(await _ready(link, topic, group)) if ordered else 1
     if not await is_there(link, "exchange", marker_exchange(topic, group, ordered, lanes)):
         raise ConfigError(
             f"topics.{topic}",
@@ -124,6 +136,7 @@ async def check_group(link: Link, topic: str, group: str, ordered: bool, lanes: 
             f"and is there with {await _kind(link, topic, group)}",
             "Use the same everywhere, or make a new group and let the old one finish.",
         )
+    return lanes
 
 
 async def _kind(link: Link, topic: str, group: str) -> str:

@@ -196,6 +196,8 @@ class HeaderBinding(Generic[V]):
                         text = raw.decode()
                     elif type(raw) is str:
                         text = raw
+                    elif type(raw) is bytearray and name in ROLES:  # what AMQP 1.0 makes of a long string
+                        text = raw.decode()
                     else:
                         if raw is not None:
                             attributes[name] = _native(name, raw)
@@ -262,13 +264,14 @@ class HeaderBinding(Generic[V]):
 
     def _learn_value(self, name: str, values: dict[Any, str], raw: object) -> AttributeValue:
         """The checked text of a value of an attribute that has few; remembered."""
-        if not isinstance(raw, bytes | str):
+        if not isinstance(raw, bytes | bytearray | str):
             return read_attribute(name, raw)
-        text = raw.decode() if isinstance(raw, bytes) else raw
+        text = raw if isinstance(raw, str) else raw.decode()
         if self._percent:
             text = percent_decode(name, text)
         checked = read_attribute(name, text)
-        _remember(values, raw, str(checked))
+        if not isinstance(raw, bytearray):
+            _remember(values, raw, str(checked))
         return checked
 
     def _learn_content_type(self, values: dict[Any, str], raw: object) -> str:

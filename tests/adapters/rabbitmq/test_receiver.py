@@ -29,7 +29,7 @@ class Case:
         self.link.there.add("orders:billing:members")
         self.ear = kit.Ear()
         self.left: list[RabbitmqReceiver] = []
-        spec = SubscriptionSpec("orders", "billing", ordered, lanes, "new", 100)
+        spec = SubscriptionSpec("orders", "billing", ordered, lanes if ordered else 1, "new", 100)
         self.receiver = RabbitmqReceiver(
             self.link, self.publish, Wire(), spec, self.ear, itertools.count(1), 100, self.left.append
         )

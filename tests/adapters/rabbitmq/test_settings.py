@@ -159,6 +159,37 @@ def test_a_link_tries_each_server_and_says_what_the_last_said(run: Run, monkeypa
     run(check())
 
 
+@pytest.mark.parametrize(
+    ("said_by_client", "options", "expected"),
+    [
+        (AMQPConnectionError("reset"), {"ssl_context": ssl.create_default_context()}, ConfigError),
+        (AMQPConnectionError("reset"), {}, Unavailable),
+        (TimeoutError(), {"ssl_context": ssl.create_default_context()}, Unavailable),
+    ],
+)
+def test_a_connection_with_tls_that_ends_without_a_word_is_asked_why(
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    said_by_client: Exception,
+    options: dict[str, Any],
+    expected: type[Exception],
+) -> None:
+    async def end(**_: Any) -> Any:
+        raise said_by_client
+
+    async def refused(host: str, port: int, context: ssl.SSLContext) -> ConfigError:
+        return ConfigError("tls_cert_file", f"{host}:{port} refused it", "Name another one.")
+
+    async def check() -> None:
+        monkeypatch.setattr(aio_pika, "connect", end)
+        monkeypatch.setattr("anybroker_rabbitmq.link.tls_refusal", refused)
+        link = Link([("a", 1)], {"virtualhost": "/", **options}, 10, 5)
+        with pytest.raises(expected):
+            await link.connect()
+
+    run(check())
+
+
 def test_every_setting_stands_in_the_readme() -> None:
     readme = (Path(__file__).parents[3] / "adapters" / "rabbitmq" / "README.md").read_text()
     for name, field in RabbitmqSettings.model_fields.items():

@@ -1,0 +1,36 @@
+"""What programs in other languages send, as the Kafka messages that they are: read without a broker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from aiokafka.structs import ConsumerRecord
+
+from anybroker.adapter import Foreign, Inbound, Lane
+from anybroker.cloudevents.attributes import canonical
+from anybroker_contract.raw import Quirk, RawMessage
+from anybroker_contract.raw.kafka import KafkaClient
+from anybroker_kafka.wire import Wire
+
+LANE = Lane("orders/0", 1)
+QUIRKS = KafkaClient("kafka://127.0.0.1:9092").quirks()
+
+
+def read(message: RawMessage) -> Inbound:
+    """As a consumer of aiokafka gives it."""
+    key = None if message.key is None else message.key.encode()
+    headers: Any = tuple(message.headers.items())
+    return Wire().read(ConsumerRecord("orders", 0, 7, 0, 0, key, message.body, None, -1, -1, headers), LANE)
+
+
+@pytest.mark.parametrize("quirk", QUIRKS.values(), ids=QUIRKS)
+def test_is_read_as_what_it_is(quirk: Quirk) -> None:
+    event = read(quirk.message).event
+    assert event.body == quirk.body
+    if quirk.attributes is None:
+        assert isinstance(event, Foreign)
+        assert event.reason is not None
+    else:
+        assert not isinstance(event, Foreign)
+        assert {name: canonical(value) for name, value in event.attributes.items()} == quirk.attributes
