@@ -23,8 +23,9 @@ from .measure import Figure, interleave
 from .nats import Nats
 from .rabbitmq import RabbitMQ
 from .server import ServerBenchmark
+from .sqs import Sqs
 
-SERVERS: dict[str, type[ServerBenchmark]] = {"kafka": Kafka, "rabbitmq": RabbitMQ, "nats": Nats}
+SERVERS: dict[str, type[ServerBenchmark]] = {"kafka": Kafka, "rabbitmq": RabbitMQ, "nats": Nats, "sqs": Sqs}
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from anybroker.capabilities import Capabilities
 
 from .harness import BrokerHarness, BrokerUnavailable
 from .harnesses import BUILT_IN, VARIANTS
+from .secured import Secured
 
 __all__ = ["Adapters", "find_harnesses"]
 
@@ -27,9 +29,7 @@ def find_harnesses(names: Iterable[str]) -> dict[str, type[BrokerHarness]]:
     for path in wanted:
         module, _, attribute = path.partition(":")
         if not attribute:
-            raise pytest.UsageError(
-                f"--adapter {path}: is no short name ({', '.join(short)}, all) and no module:Class"
-            )
+            raise pytest.UsageError(f"--adapter {path}: is no short name ({', '.join(short)}, all) and no module:Class")
         try:
             harness = getattr(import_module(module), attribute)
         except (ImportError, AttributeError) as exc:
@@ -53,6 +53,7 @@ class Adapters:
         """Asked once: for an installed adapter it means a search of all packages."""
         self.unavailable: dict[str, BrokerUnavailable] = {}
         self._set_up: list[BrokerHarness] = []
+        self._secured: dict[str, Secured] = {}
 
     def start(self, say: Say) -> None:
         """Start every broker, those of :mod:`anybroker_contract.brokers` side by side."""
@@ -96,7 +97,15 @@ class Adapters:
             self.own[name] = harness
         return self.own[name]
 
+    def secured_of(self, name: str, folder: Callable[[], Path]) -> Secured:
+        """The broker with TLS and credentials, started when the first test asks for it."""
+        if name not in self._secured:
+            self._secured[name] = self.shared[name].secured(folder())
+        return self._secured[name]
+
     def stop(self) -> None:
         """End what this process started."""
+        while self._secured:
+            self._secured.popitem()[1].stop()
         while self._set_up:
             self._set_up.pop().teardown()

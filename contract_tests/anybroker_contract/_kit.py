@@ -29,7 +29,8 @@ from anybroker.testing import Fault, FaultyBroker, adapter_of
 from ._log import Behaviour, Log
 from ._process import Worker
 from ._waiting import eventually
-from .harness import BrokerHarness
+from .harness import BrokerHarness, Mode
+from .proxy import Proxy
 
 __all__ = ["Kit"]
 
@@ -63,16 +64,21 @@ class Kit:
         self.target: str | AdapterFactory = harness.broker(folder)
         """What Buses are given: the URL, or the factory of adapters."""
         self._plain_target = self.target
-        if mutant is not None:
-            from .mutants import break_broker
-
-            self.target = break_broker(self.target, mutant)
+        self.target = self._broken(self.target)
         self._mark = secrets.token_hex(3)
         self._count = 0
         self._buses: list[Bus] = []
         self._workers: list[Worker] = []
         self._topics: list[str] = []
         self._stack = AsyncExitStack()
+
+    def _broken(self, target: str | AdapterFactory) -> str | AdapterFactory:
+        """As it is, or broken as the mutant is."""
+        if self.mutant is None:
+            return target
+        from .mutants import break_broker
+
+        return break_broker(target, self.mutant)
 
     # --------------------------------------------------------------------------------------------- names, sizes
 
@@ -216,12 +222,27 @@ class Kit:
         return worker
 
     async def disturb(self, what: str) -> None:
-        """Do it to the broker: ``restart``, ``kill``, ``start``, ``freeze``, ``thaw`` or ``cut``."""
+        """Do it to the broker: ``restart``, ``kill``, ``start``, ``freeze`` or ``thaw``."""
         action: Callable[[], Any] = getattr(self.harness, what)
         if inspect.iscoroutinefunction(action):
             await action()
         else:
             await asyncio.to_thread(action)
+
+    def in_mode(self, mode: Mode) -> str | AdapterFactory:
+        """What a Bus is given to publish in this content mode."""
+        return self._broken(self.harness.in_mode(self.url, mode))
+
+    async def proxy(self) -> Proxy:
+        """A proxy before the broker; closed after the test. Buses go through it with ``target=kit.through(proxy)``."""
+        proxy = Proxy(self.harness.route())
+        await proxy.start()
+        self._stack.push_async_callback(proxy.close)
+        return proxy
+
+    def through(self, proxy: Proxy) -> str | AdapterFactory:
+        """What a Bus is given to reach the broker by way of the proxy."""
+        return self._broken(proxy.url)
 
     # --------------------------------------------------------------------------------------------------- looking
 

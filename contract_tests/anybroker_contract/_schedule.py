@@ -1,5 +1,5 @@
-"""With pytest-xdist: tests that disturb a broker go to one worker, each adapter's together; all others where there is
-room.
+"""With pytest-xdist: tests on a broker of their own go to one worker, each adapter's together; all others go where
+there is room.
 
 Not by xdist's own ``loadgroup``: the mark does not reach its scheduler under pytest 9.
 """
@@ -9,17 +9,20 @@ from __future__ import annotations
 import re
 from typing import Any
 
-__all__ = ["ALONE", "make_scheduler", "scope_of"]
+__all__ = ["ALONE", "SECURED", "make_scheduler", "scope_of"]
 
 ALONE = "@alone"
 """Behind the adapter's name in the id of a test that disturbs the broker."""
 
-_ALONE = re.compile(rf"([\w.]+){ALONE}")
+SECURED = "@secured"
+"""The same where the test runs on the adapter's broker with TLS and credentials, which one worker then starts."""
+
+_TOGETHER = re.compile(rf"[\w.]+({ALONE}|{SECURED})")
 
 
 def scope_of(nodeid: str) -> str:
-    """What has to stay together with this test: the others that disturb the same adapter's broker."""
-    found = _ALONE.search(nodeid)
+    """What has to stay together with this test: the others on the same broker of their own."""
+    found = _TOGETHER.search(nodeid)
     return found[0] if found else nodeid
 
 

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from anybroker.bus import AdapterFactory
 from anybroker.capabilities import Capabilities
 
-__all__ = ["DISTURBANCES", "BrokerHarness", "BrokerUnavailable"]
+from .proxy import Route
+from .secured import Refused, Secured
 
-DISTURBANCES = frozenset({"restart", "kill", "start", "freeze", "thaw", "cut"})
+if TYPE_CHECKING:
+    from .raw import RawClient
+
+__all__ = ["DISTURBANCES", "BrokerHarness", "BrokerUnavailable", "Mode", "Refused", "Route", "Secured"]
+
+Mode = Literal["binary", "structured"]
+"""CloudEvents content modes."""
+DISTURBANCES = frozenset({"restart", "kill", "start", "freeze", "thaw"})
 """What may be done to the broker: a test that does one of them runs on a broker of its own."""
 
 
@@ -44,8 +53,8 @@ class BrokerHarness:
 
     What can be done to the broker is what is overridden: ``restart()`` (end it gracefully and start it, same URL, same
     data), ``kill()`` (SIGKILL) and ``start()`` (after a kill), ``freeze()`` and ``thaw()`` (SIGSTOP and SIGCONT),
-    ``cut()`` (end every connection that there is now), ``absent_url()`` (a URL where no broker answers). They block, or
-    are ``async``, and return when it is done.
+    ``absent_url()`` (a URL where no broker answers), ``route()`` (how to put a proxy before it). They block, or are
+    ``async``, and return when it is done. ``secured()`` starts another one, with TLS and credentials.
     """
 
     name: ClassVar[str]
@@ -99,8 +108,9 @@ class BrokerHarness:
 
     def can(self) -> frozenset[str]:
         """The names of what can be done to this broker: by default what the subclass overrides."""
-        names = (*DISTURBANCES, "absent_url")
-        return frozenset(name for name in names if getattr(type(self), name) is not getattr(BrokerHarness, name))
+        names = (*DISTURBANCES, "absent_url", "in_mode", "raw", "route", "secured")
+        found = frozenset(name for name in names if getattr(type(self), name) is not getattr(BrokerHarness, name))
+        return found | {"in_mode"} if _has_content_mode(self.scheme or self.name) else found
 
     def restart(self) -> Any:
         """End the broker gracefully and start it again, with its data; return when it answers."""
@@ -122,10 +132,40 @@ class BrokerHarness:
         """Let it go on after ``freeze``."""
         raise NotImplementedError
 
-    def cut(self) -> Any:
-        """End every connection to the broker that there is now; new ones are welcome."""
+    def route(self) -> Route:
+        """How clients reach the broker by way of a proxy that cuts, freezes and slows their connections."""
         raise NotImplementedError
 
     def absent_url(self) -> str:
         """A URL of this kind of broker where none answers."""
         raise NotImplementedError
+
+    # ------------------------------------------------------------------------------------------- content modes
+
+    def in_mode(self, url: str, mode: Mode) -> str:
+        """That URL of this broker, with events published in this content mode.
+
+        By default with the option ``content_mode``, where the installed adapter's ``Settings`` have it; else tests of
+        the modes do not apply."""
+        return f"{url}{'&' if '?' in url else '?'}content_mode={mode}"
+
+    def raw(self) -> RawClient:
+        """A program at the broker that does not use anybroker, not connected. In any process."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------------------------------------ security
+
+    def secured(self, folder: Path) -> Secured:
+        """Start a broker with TLS and credentials, for the security tests: every way to it, right and wrong.
+
+        Its certificates may be written into ``folder``, which is empty, and stays. Called once in a process;
+        ``Secured.stop`` ends it. Raises :class:`BrokerUnavailable` where there is none. By default there is none, and
+        the security tests do not apply."""
+        raise NotImplementedError
+
+
+@cache
+def _has_content_mode(scheme: str) -> bool:
+    """Whether the installed adapter of that scheme has the setting. Asked once: it means a search of all packages."""
+    found = list(entry_points(group="anybroker.adapters", name=scheme))
+    return bool(found) and "content_mode" in found[0].load().Settings.model_fields

@@ -18,11 +18,12 @@ from ._adapters import Adapters, find_harnesses
 from ._kit import Kit
 from ._outcomes import Outcome, Outcomes, Verdict
 from ._runner import run_test
-from ._schedule import ALONE, make_scheduler
+from ._schedule import ALONE, SECURED, make_scheduler
 from ._skips import OWN, Ledger, read_ledger
 from ._table import check_table, write_table
 from .harness import DISTURBANCES, BrokerHarness, BrokerUnavailable
 from .marks import declares
+from .secured import Secured
 
 __all__: list[str] = []
 
@@ -208,7 +209,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if name in adapters.unavailable and not config.option.collectonly:
             continue
         extra, disturbs = _marks_for(config, test, name, harness, marks)
-        place = f"{name}{ALONE}" if disturbs else name
+        secured = "secured" in _arguments(marks, "needs_harness")
+        place = f"{name}{ALONE}" if disturbs else f"{name}{SECURED}" if secured else name
         repeats = range(REPEATS) if config.option.tier == "stress" else range(1)
         for mutant in _mutants(config, test, name):
             if mutant is not None and any(mark.name == "skip" for mark in extra):
@@ -303,6 +305,20 @@ def kit(request: pytest.FixtureRequest, tmp_path: Path) -> Kit:
     patience = config.option.patience or 20.0
     capabilities = adapters.capabilities[name]
     return Kit(harness, capabilities, tmp_path, size=config.option.tier, patience=patience, mutant=mutant)
+
+
+@pytest.fixture
+def secured(request: pytest.FixtureRequest, kit: Kit, tmp_path_factory: pytest.TempPathFactory) -> Secured:
+    """The adapter's broker with TLS and credentials; started when the first test of this process asks for it."""
+    adapters = request.config.stash[_ADAPTERS]
+    name = kit.harness.name
+    required = {item.strip() for item in request.config.option.require_brokers.split(",")}
+    try:
+        return adapters.secured_of(name, lambda: tmp_path_factory.mktemp(f"secured-{name}"))
+    except BrokerUnavailable as exc:
+        if required & {name, "all"}:
+            pytest.fail(f"a broker with TLS and credentials: {_why(exc)}", pytrace=False)
+        pytest.skip(f"no broker with TLS and credentials: {_why(exc)}")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -6,7 +6,7 @@ import re
 import socket
 import struct
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from .context import Context
@@ -58,6 +58,9 @@ logger.server.name = kafka.server.KafkaRaftServer
 logger.server.level = info
 """
 
+Planner = Callable[[Context, str, Path, Path], Plan]
+"""How to run it: with this Java and these jars, in this folder."""
+
 TUNING: Mapping[str, str] = {
     # A missing topic must be an error, as on a broker that somebody runs with care.
     "auto.create.topics.enable": "false",
@@ -89,8 +92,8 @@ TUNING: Mapping[str, str] = {
 }
 
 
-def find(context: Context) -> tuple[Install, str]:
-    """Java and the jars (resolved by Maven once, then cached); raises ``Missing``."""
+def find(context: Context, planned: Planner | None = None) -> tuple[Install, str]:
+    """Java and the jars (resolved by Maven once, then cached); raises ``Missing``. ``planned``: instead of ``plan``."""
     java = debian_program(context, "java", "default-jre-headless")
     version = _java_version(java)
     if version < 17:
@@ -98,13 +101,23 @@ def find(context: Context) -> tuple[Install, str]:
     jars = once(f"kafka-{VERSION}", context, lambda folder: _resolve(context, folder)) / "lib"
 
     def install(folder: Path) -> Plan:
-        return plan(context, java, jars, folder)
+        return (planned or plan)(context, java, jars, folder)
 
     return install, f"Kafka {VERSION}, Java {version}"
 
 
-def plan(context: Context, java: str, jars: Path, folder: Path) -> Plan:
-    """How to run it in this folder, on two free ports."""
+def plan(
+    context: Context,
+    java: str,
+    jars: Path,
+    folder: Path,
+    more: Mapping[str, str] | None = None,
+    formatting: Sequence[str] = (),
+) -> Plan:
+    """How to run it in this folder, on two free ports.
+
+    ``more`` properties are appended to those that are here already under the same name (a list of Kafka's), or added;
+    ``formatting``: more arguments for the tool that makes the data folder."""
     port, controller = free_port(), free_port()
     properties = {
         "process.roles": "broker,controller",
@@ -118,6 +131,8 @@ def plan(context: Context, java: str, jars: Path, folder: Path) -> Plan:
         "log.dirs": str(folder / "data"),
         **TUNING,
     }
+    for key, value in (more or {}).items():
+        properties[key] = f"{properties[key]},{value}" if key in properties else value
     config = folder / "server.properties"
     config.write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
     log4j = folder / "log4j2.properties"
@@ -129,7 +144,12 @@ def plan(context: Context, java: str, jars: Path, folder: Path) -> Plan:
         env=plain_environ(context, folder),
         ready=lambda: answers("127.0.0.1", port),
         before=[
-            Step((*command, "kafka.tools.StorageTool", "format", "-t", CLUSTER, "-c", str(config), "--standalone"))
+            Step(
+                (
+                    *(*command, "kafka.tools.StorageTool", "format", "-t", CLUSTER, "-c", str(config), "--standalone"),
+                    *formatting,
+                )
+            )
         ],
     )
 

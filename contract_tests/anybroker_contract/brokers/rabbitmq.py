@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from .amqp import answers
@@ -21,23 +22,28 @@ from .rabbitmq_home import lean_home
 from .tools import plain_environ
 from .trixie import enter, trixie_root
 
-__all__ = ["IMAGE", "IMAGE_3", "find", "find_3", "find_4"]
+__all__ = ["IMAGE", "IMAGE_3", "find", "find_3", "find_4", "plan", "seen_from"]
 
 LIBRARY = "/usr/lib/rabbitmq/bin"
 REMEDY = "apt-get install rabbitmq-server (or set ANYBROKER_TEST_INSTALL=1)"
+
+Planner = Callable[[Context, Path, Path, Path], Plan]
+"""How to run it: below this root, this server, in this folder."""
 
 # The schedulers' busy waiting is for machines that do nothing else.
 ERLANG = "+sbwt none +sbwtdcpu none +sbwtdio none"
 
 
-def find(context: Context) -> tuple[Install, str]:
-    """rabbitmq-server of this machine, else Debian's package where that is allowed; raises ``Missing``."""
+def find(context: Context, planned: Planner | None = None) -> tuple[Install, str]:
+    """rabbitmq-server of this machine, else Debian's package where that is allowed; raises ``Missing``.
+
+    ``planned``: instead of ``plan``."""
     # Debian's /usr/sbin/rabbitmq-server is a wrapper that changes the user and writes to /var: its library comes first.
     server = Path(LIBRARY, "rabbitmq-server")
     if not server.exists():
         anywhere = debian_program(context, "rabbitmq-server", "rabbitmq-server")
         server = server if server.exists() else Path(anywhere)
-    return _found(context, Path("/"), server, "")
+    return _found(context, Path("/"), server, "", planned)
 
 
 def find_3(context: Context) -> tuple[Install, str]:
@@ -45,26 +51,28 @@ def find_3(context: Context) -> tuple[Install, str]:
     return _of_major(context, "3")
 
 
-def find_4(context: Context) -> tuple[Install, str]:
+def find_4(context: Context, planned: Planner | None = None) -> tuple[Install, str]:
     """Like ``find`` where this machine has a 4.x, else Debian 13's in a folder of its own."""
     try:
-        return _of_major(context, "4")
+        return _of_major(context, "4", planned)
     except Missing as missing:
         root = trixie_root(context, ["rabbitmq-server"], missing.reason)
     server = root / LIBRARY.lstrip("/") / "rabbitmq-server"
     if not server.exists():
         raise Missing(f"{root} has no RabbitMQ: remove it to have it made again", REMEDY)
-    return _found(context, root, server, " of Debian 13")
+    return _found(context, root, server, " of Debian 13", planned)
 
 
-def _found(context: Context, root: Path, server: Path, whose: str) -> tuple[Install, str]:
+def _found(
+    context: Context, root: Path, server: Path, whose: str, planned: Planner | None = None
+) -> tuple[Install, str]:
     server = server.resolve()
     version = version_of(server) or "(unknown version)"
-    return lambda folder: plan(context, root, server, folder), f"RabbitMQ {version}{whose}"
+    return lambda folder: (planned or plan)(context, root, server, folder), f"RabbitMQ {version}{whose}"
 
 
-def _of_major(context: Context, major: str) -> tuple[Install, str]:
-    install, detail = find(context)
+def _of_major(context: Context, major: str, planned: Planner | None = None) -> tuple[Install, str]:
+    install, detail = find(context, planned)
     if not detail.startswith(f"RabbitMQ {major}."):
         raise Missing(f"this machine has {detail}, not {major}.x", f"docker pull rabbitmq:{major}")
     return install, detail
@@ -76,19 +84,27 @@ def version_of(server: Path) -> str | None:
     return found[1] if found else None
 
 
-def plan(context: Context, root: Path, server: Path, folder: Path) -> Plan:
+def plan(
+    context: Context,
+    root: Path,
+    server: Path,
+    folder: Path,
+    more: Sequence[str] = (),
+    plugins: Sequence[str] = (),
+) -> Plan:
     """How to run this server (its path without links) in this folder on free ports, with an epmd of its own.
 
-    ``root`` is where ``/`` is for the server: another folder than ``/`` for a whole system in the cache.
+    ``root`` is where ``/`` is for the server: another folder than ``/`` for a whole system in the cache. ``more``:
+    lines for ``rabbitmq.conf``; ``plugins``: to be switched on.
     """
     port, epmd, distribution = free_port(), free_port(), free_port()
     below = root != Path("/")
-    seen = Path("/mnt") if below else folder
+    seen = seen_from(root, folder)
     home = server.parent.parent
-    lean = lean_home(home, folder, Path("/") / home.relative_to(root))
+    lean = lean_home(home, folder, Path("/") / home.relative_to(root), plugins)
     (folder / ".erlang.cookie").write_text(secrets.token_hex(16))
     (folder / ".erlang.cookie").chmod(0o600)
-    (folder / "enabled_plugins").write_text("[].\n")
+    (folder / "enabled_plugins").write_text(f"[{','.join(plugins)}].\n")
     (folder / "rabbitmq.conf").write_text(
         "\n".join(
             (
@@ -100,6 +116,7 @@ def plan(context: Context, root: Path, server: Path, folder: Path) -> Plan:
                 "log.console = true",
                 "log.console.level = warning",
                 "log.file = false",
+                *more,
                 "",
             )
         )
@@ -130,6 +147,11 @@ def plan(context: Context, root: Path, server: Path, folder: Path) -> Plan:
         env=environ,
         ready=lambda: answers("127.0.0.1", port),
     )
+
+
+def seen_from(root: Path, folder: Path) -> Path:
+    """Where a server below this root sees the folder that it runs in."""
+    return folder if root == Path("/") else Path("/mnt")
 
 
 def _url(host: str, port: int) -> str:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 __all__ = ["lean_home"]
 
 
-def lean_home(home: Path, folder: Path, seen_at: Path) -> Path | None:
-    """Make ``folder/home`` out of links to the installed ``home``; returns its server script.
+def lean_home(home: Path, folder: Path, seen_at: Path, plugins: Iterable[str] = ()) -> Path | None:
+    """Make ``folder/home`` out of links to the installed ``home``, with these plugins only; returns its server script.
 
     The links point to ``seen_at``, which is where the process sees the installed home (another path than ``home`` when
     it runs below another root). ``None`` when the installation does not look as expected: it is then used as it is.
@@ -24,7 +25,7 @@ def lean_home(home: Path, folder: Path, seen_at: Path) -> Path | None:
         return None
     lean = folder / "home"
     (lean / "plugins").mkdir(parents=True)
-    for name in _needed("rabbit", installed):
+    for name in set().union(*(_needed(name, installed) for name in ("rabbit", *plugins))):
         path = installed[name]
         (lean / "plugins" / path.name).symlink_to(seen_at / "plugins" / path.name)
     if (home / "escript").exists():

@@ -7,6 +7,7 @@ it goes back to what it had at its last graceful end.
 from __future__ import annotations
 
 import urllib.request
+from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError
@@ -19,29 +20,31 @@ from .tcp import PROBE_SECONDS
 from .tools import plain_environ, python_environment
 from .waiting import NotYet
 
-__all__ = ["IMAGE", "answers", "find"]
+__all__ = ["IMAGE", "REGION", "answers", "find"]
 
 VERSION = "1.5.33"
 REQUIREMENT = f"ministack=={VERSION}"
 REGION = "us-east-1"
+Planner = Callable[[Context, Path, Path], Plan]
+"""How to run it: by this Python, in this folder."""
 
 
-def find(context: Context) -> tuple[Install, str]:
-    """The pinned version from PyPI, installed once into the cache; raises ``Missing``."""
+def find(context: Context, planned: Planner | None = None) -> tuple[Install, str]:
+    """The pinned version from PyPI, installed once into the cache; raises ``Missing``. ``planned``: not ``plan``."""
     python = python_environment(context, REQUIREMENT) / "bin" / "python"
-    return lambda folder: plan(context, python, folder), f"ministack {VERSION}"
+    return lambda folder: (planned or plan)(context, python, folder), f"ministack {VERSION}"
 
 
-def plan(context: Context, python: Path, folder: Path) -> Plan:
-    """How to run it in this folder, on a free port."""
-    port = free_port()
+def plan(context: Context, python: Path, folder: Path, port: int | None = None, host: str = "127.0.0.1") -> Plan:
+    """How to run it in this folder, on a free port of 127.0.0.1, which clients know as ``host``."""
+    port = free_port() if port is None else port
     return Plan(
         url=_url("127.0.0.1", port),
         argv=(str(python), "-m", "ministack"),
         env=plain_environ(
             context,
             folder,
-            **_environ("127.0.0.1", port),
+            **_environ(host, port),
             BIND_HOST="127.0.0.1",
             STATE_DIR=str(folder / "state"),
             S3_DATA_DIR=str(folder / "s3"),
@@ -53,7 +56,8 @@ def plan(context: Context, python: Path, folder: Path) -> Plan:
 
 
 def _url(host: str, port: int) -> str:
-    return f"sqs://{REGION}?endpoint_url=http://{host}:{port}"
+    # Any keys will do for an emulator; in the URL, other programs have them too.
+    return f"sqs://{REGION}?endpoint_url=http://{host}:{port}&access_key_id=any&secret_access_key=any"
 
 
 def _environ(host: str, port: int) -> dict[str, str]:

@@ -9,6 +9,8 @@ BUILT_IN: dict[str, str] = {
     "sqlite": "anybroker_contract.harnesses.sqlite:SqliteHarness",
     "kafka": "anybroker_contract.harnesses.kafka:KafkaHarness",
     "rabbitmq": "anybroker_contract.harnesses.rabbitmq:RabbitmqHarness",
+    "nats": "anybroker_contract.harnesses.nats:NatsHarness",
+    "sqs": "anybroker_contract.harnesses.sqs:SqsHarness",
 }
 """Short name to class, in the order of the table's columns: what ``all`` means."""
 

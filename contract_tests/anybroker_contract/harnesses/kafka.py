@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 from ..brokers.ports import free_port
+from ..harness import BrokerUnavailable, Secured
+from ..proxy import Rewrite
+from ..secured import kafka
 from .server import ServerHarness
 
+if TYPE_CHECKING:
+    from ..raw import RawClient
+
 __all__ = ["KafkaHarness"]
+
+LOOPBACK = "127.0.0.1"
 
 
 class KafkaHarness(ServerHarness):
@@ -19,3 +29,19 @@ class KafkaHarness(ServerHarness):
     def absent_url(self) -> str:
         """A port where nobody listens."""
         return f"kafka://127.0.0.1:{free_port()}"
+
+    def secured(self, folder: Path) -> Secured:
+        """Another one, with TLS and credentials."""
+        return kafka.start(folder)
+
+    def rewrite(self, host: str, port: int, proxy: int) -> Rewrite:
+        """A broker in an answer: its host as text, and its port in four bytes."""
+        if len(host) != len(LOOPBACK):
+            raise BrokerUnavailable(f"clients of {host} cannot be sent to a proxy at {LOOPBACK} without changing sizes")
+        return host.encode() + struct.pack(">i", port), LOOPBACK.encode() + struct.pack(">i", proxy)
+
+    def raw(self) -> RawClient:
+        """By the broker's own client, which is imported now."""
+        from ..raw.kafka import KafkaClient
+
+        return KafkaClient(self.started)

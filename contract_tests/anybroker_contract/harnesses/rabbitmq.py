@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 from ..brokers.ports import free_port
+from ..brokers.rabbitmq import find_4
+from ..harness import Secured
+from ..secured import rabbitmq
 from .server import ServerHarness
+
+if TYPE_CHECKING:
+    from ..raw import RawClient
 
 __all__ = ["Rabbitmq4Harness", "RabbitmqHarness"]
 
@@ -21,9 +28,23 @@ class RabbitmqHarness(ServerHarness):
         """A port where nobody listens."""
         return f"amqp://127.0.0.1:{free_port()}"
 
+    def secured(self, folder: Path) -> Secured:
+        """Another one, with TLS and credentials."""
+        return rabbitmq.start(folder)
+
+    def raw(self) -> RawClient:
+        """By the broker's own client, which is imported now."""
+        from ..raw.rabbitmq import RabbitmqClient
+
+        return RabbitmqClient(self.started)
+
 
 class Rabbitmq4Harness(RabbitmqHarness):
     """The same on the newest major version, asked for by name."""
 
     name: ClassVar[str] = "rabbitmq4"
     kind: ClassVar[str] = "rabbitmq4"
+
+    def secured(self, folder: Path) -> Secured:
+        """Another one of that version, with TLS and credentials."""
+        return rabbitmq.start(folder, find_4)

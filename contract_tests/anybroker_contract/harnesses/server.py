@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import ClassVar
 
 from ..brokers import Broker, Unavailable, start_brokers
-from ..harness import BrokerHarness, BrokerUnavailable
+from ..brokers.given import address_of
+from ..harness import DISTURBANCES, BrokerHarness, BrokerUnavailable, Route
+from ..proxy import Rewrite
 
 __all__ = ["ServerHarness"]
 
@@ -35,10 +37,10 @@ class ServerHarness(BrokerHarness):
             self.server = None
 
     def can(self) -> frozenset[str]:
-        """Nothing, where the server is somebody else's."""
+        """No disturbance, where the server is somebody else's; the rest, still."""
         names = super().can()
         if self.server is not None and not self.server.can_restart:
-            names &= {"absent_url"}
+            names -= DISTURBANCES
         return names
 
     def _own(self) -> Broker:
@@ -65,3 +67,24 @@ class ServerHarness(BrokerHarness):
     def thaw(self) -> None:
         """SIGCONT."""
         self._own().thaw()
+
+    def route(self) -> Route:
+        """To the first server that the URL names."""
+        address = address_of(self.started)
+        if address is None:
+            raise BrokerUnavailable(f"the URL of {self.kind} names no server")
+        host, port = address
+        named = next(name for name in (f"{host}:{port}", host) if name in self.started)
+        return Route(
+            host,
+            port,
+            lambda proxy: self.started.replace(named, f"127.0.0.1:{proxy}"),
+            lambda proxy: self.rewrite(host, port, proxy),
+        )
+
+    def rewrite(self, host: str, port: int, proxy: int) -> Rewrite:
+        """What the server tells its clients of its own address, and the proxy's, in the same number of bytes.
+
+        By default as in a URL; where the lengths differ nothing is rewritten."""
+        old, new = f"{host}:{port}".encode(), f"127.0.0.1:{proxy}".encode()
+        return (old, new) if len(old) == len(new) else (b"", b"")

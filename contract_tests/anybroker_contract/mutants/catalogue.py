@@ -45,6 +45,11 @@ def cumulative(capabilities: Capabilities) -> bool:
     return not per_message(capabilities)
 
 
+def a_server(capabilities: Capabilities) -> bool:
+    """Whether there is a connection to lose: what is embedded in the process has none."""
+    return capabilities.adapter not in ("memory", "sqlite")
+
+
 _ALL = (
     # ------------------------------------------------------------------------------------------------ publishing
     Mutant(
@@ -60,7 +65,10 @@ _ALL = (
     Mutant(
         "reorders-a-key",
         publishing.ReordersAKey,
-        ("test_the_order_of_calls_per_key_holds_under_concurrency",),
+        (
+            "test_the_order_of_calls_per_key_holds_under_concurrency",
+            "test_structured_mode_keeps_order_and_dead_letters",
+        ),
     ),
     Mutant(
         "swallows-a-publish-error",
@@ -68,6 +76,7 @@ _ALL = (
         (
             "test_publishing_to_a_missing_topic_is_an_error_at_once",
             "test_one_bad_entry_of_a_batch_fails_alone",
+            "test_resets_under_load_lose_nothing",
         ),
     ),
     Mutant(
@@ -80,13 +89,33 @@ _ALL = (
         publishing.ForgetsToConfirm,
         ("test_publish_many_gives_one_receipt_each", "test_concurrent_publishers_lose_nothing"),
     ),
-    Mutant("drops-headers", publishing.DropsHeaders, ("test_transport_headers_arrive_exactly",)),
+    Mutant(
+        "drops-headers",
+        publishing.DropsHeaders,
+        (
+            "test_transport_headers_arrive_exactly",
+            "test_one_program_does_the_same_on_every_broker",
+            "test_each_mode_is_read_whatever_is_written",
+        ),
+    ),
     Mutant("strips-header-values", publishing.StripsHeaderValues, ("test_transport_headers_arrive_exactly",)),
     Mutant("invents-a-header", publishing.InventsAHeader, ("test_an_event_without_headers_has_none",)),
-    Mutant("drops-an-extension", publishing.DropsAnExtension, ("test_eleven_extensions_of_every_type_arrive",)),
+    Mutant(
+        "drops-an-extension",
+        publishing.DropsAnExtension,
+        ("test_eleven_extensions_of_every_type_arrive", "test_structured_mode_keeps_every_attribute_and_extension"),
+    ),
     Mutant("rounds-the-time", publishing.RoundsTheTime, ("test_every_attribute_arrives",)),
-    Mutant("empties-a-null-body", publishing.EmptiesANullBody, ("test_absent_null_and_empty_stay_different",)),
-    Mutant("recodes-bodies", publishing.RecodesBodies, ("test_every_body_arrives_byte_for_byte",)),
+    Mutant(
+        "empties-a-null-body",
+        publishing.EmptiesANullBody,
+        ("test_absent_null_and_empty_stay_different", "test_structured_mode_keeps_every_body"),
+    ),
+    Mutant(
+        "recodes-bodies",
+        publishing.RecodesBodies,
+        ("test_every_body_arrives_byte_for_byte", "test_others_read_our_events"),
+    ),
     Mutant(
         "inlet-reaches-every-group",
         publishing.InletReachesEveryGroup,
@@ -115,6 +144,17 @@ _ALL = (
         publishing.DeadLettersGetLost,
         ("test_attempts_are_exact_and_the_dead_letter_says_why",),
     ),
+    Mutant(
+        "never-connects-again",
+        publishing.NeverConnectsAgain,
+        (
+            "test_what_is_published_after_a_connection_was_killed_arrives",
+            "test_a_half_open_connection_is_noticed_by_the_publisher",
+            "test_a_broker_that_refuses_connections_for_a_while_is_reached_again",
+        ),
+        a_server,
+    ),
+    Mutant("sends-again-too-soon", publishing.SendsAgainTooSoon, ("test_a_poor_network_loses_nothing",), a_server),
     # ------------------------------------------------------------------------------------------------- consuming
     Mutant(
         "acks-before-the-handler",
@@ -194,7 +234,11 @@ _ALL = (
     Mutant(
         "drops-foreign-messages",
         consuming.DropsForeignMessages,
-        ("test_a_foreign_message_is_kept_raw_and_the_consumer_lives_on",),
+        (
+            "test_a_foreign_message_is_kept_raw_and_the_consumer_lives_on",
+            "test_what_is_no_event_is_dead_lettered_as_it_came",
+            "test_what_is_no_event_is_wrapped_where_the_topic_says_so",
+        ),
     ),
     Mutant(
         "ignores-the-start",
@@ -206,6 +250,20 @@ _ALL = (
         "takes-more-than-asked-for",
         consuming.TakesMoreThanAskedFor,
         ("test_what_is_fetched_ahead_is_bounded",),
+    ),
+    Mutant("invents-the-time", consuming.InventsTheTime, ("test_the_quirks_of_other_programs_are_read",), a_server),
+    Mutant(
+        "reads-bodies-as-text",
+        consuming.ReadsBodiesAsText,
+        ("test_every_body_arrives_byte_for_byte", "test_we_read_the_events_of_others"),
+    ),
+    Mutant(
+        "deaf-after-a-reconnect",
+        consuming.DeafAfterAReconnect,
+        (
+            "test_one_dead_letter_is_replayed_or_discarded_by_its_id",
+            "test_a_half_open_connection_is_noticed_by_the_consumer",
+        ),
     ),
     Mutant("stops-delivering", consuming.StopsDelivering, ("test_members_of_a_group_share_its_events",)),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Literal
 
 from anybroker.adapter import (
@@ -27,6 +28,7 @@ from anybroker.adapter import (
 )
 from anybroker.capabilities import Acknowledgement
 from anybroker.errors import BrokerError
+from anybroker.event import Event
 
 from .breaking import BrokenReceiver, Flaw, changed_inbound, changed_outbound
 
@@ -317,3 +319,44 @@ class StopsDelivering(Flaw):
         count = receiver.memory.get("count", 0)
         receiver.memory["count"] = count + len(batch)
         return batch[: max(0, 50 - count)]
+
+
+class InventsTheTime(Flaw):
+    """An event without a time gets the moment of its receipt, as in the Python SDK."""
+
+    async def received(self, receiver: BrokenReceiver, batch: Sequence[Inbound]) -> Sequence[Inbound]:
+        """Receiver.receive."""
+        for inbound in batch:
+            event = inbound.event
+            if isinstance(event, Event) and event.time_raw is None:
+                changed_inbound(inbound, event=event.replace(time=datetime.now(UTC)))
+        return batch
+
+
+class ReadsBodiesAsText(Flaw):
+    """Received bodies go through a UTF-8 string, with replacement characters for what is none."""
+
+    async def received(self, receiver: BrokenReceiver, batch: Sequence[Inbound]) -> Sequence[Inbound]:
+        """Receiver.receive."""
+        for inbound in batch:
+            event = inbound.event
+            if isinstance(event, Event) and event.body is not None:
+                text = event.body.decode("utf-8", "replace")
+                changed_inbound(inbound, event=Event(dict(event.attributes), text.encode()))
+        return batch
+
+
+class DeafAfterAReconnect(Flaw):
+    """A receiver that is opened again for the same group brings nothing."""
+
+    def __init__(self) -> None:
+        self.opened: set[tuple[Adapter, str, str]] = set()
+
+    async def open_receiver(self, adapter: Adapter, subscription: SubscriptionSpec, listener: LaneListener) -> Receiver:
+        """Adapter.open_receiver."""
+        receiver = await super().open_receiver(adapter, subscription, listener)
+        place = adapter, subscription.topic, subscription.group
+        if place in self.opened:
+            await receiver.stop()
+        self.opened.add(place)
+        return receiver

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from anybroker.adapter import Foreign, Outbound, Receipt, Report, Sender
-from anybroker.errors import BrokerError
+from anybroker.errors import BrokerError, PublishOutcomeUnknown, Unavailable
 from anybroker.event import Event
 
 from .breaking import Flaw, changed_outbound
@@ -276,3 +276,44 @@ class DeadLettersGetLost(Flaw):
                 report(outbound, Receipt(outbound.topic, "0"))
         if kept:
             await sender.submit(kept, report)
+
+
+class NeverConnectsAgain(Flaw):
+    """After the first lost connection nothing is sent any more."""
+
+    def __init__(self) -> None:
+        self.broken = False
+
+    async def submit(self, sender: Sender, batch: Sequence[Outbound], report: Report) -> None:
+        """Sender.submit."""
+
+        def watch(outbound: Outbound, result: Receipt | BrokerError) -> None:
+            self.broken |= isinstance(result, Unavailable | PublishOutcomeUnknown)
+            report(outbound, result)
+
+        if self.broken:
+            raise Unavailable("the connection is gone")
+        try:
+            await sender.submit(batch, watch)
+        except Unavailable:
+            self.broken = True
+            raise
+
+
+class SendsAgainTooSoon(Flaw):
+    """What is not confirmed within 0.2 s is sent a second time."""
+
+    async def submit(self, sender: Sender, batch: Sequence[Outbound], report: Report) -> None:
+        """Sender.submit."""
+        open_ones = {id(outbound): outbound for outbound in batch}
+
+        def note(outbound: Outbound, result: Receipt | BrokerError) -> None:
+            open_ones.pop(id(outbound), None)
+            report(outbound, result)
+
+        await sender.submit(batch, note)
+        if open_ones:
+            await asyncio.sleep(0.2)
+        if open_ones:
+            copies = [changed_outbound(item, hop=f"{item.hop}|again") for item in open_ones.values()]
+            await sender.submit(copies, lambda _copy, _result: None)

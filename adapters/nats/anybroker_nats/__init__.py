@@ -1,0 +1,7 @@
+"""NATS JetStream for anybroker. See the README beside this package."""
+
+from __future__ import annotations
+
+from .adapter import NatsAdapter
+
+__all__ = ["NatsAdapter"]

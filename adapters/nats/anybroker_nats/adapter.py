@@ -1,0 +1,150 @@
+"""The adapter: JetStream on one NATS server or cluster."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from typing import Any, ClassVar, Final, Literal
+
+from anybroker.adapter import (
+    AdapterContext,
+    AdapterSettings,
+    Backlog,
+    BrokerUrl,
+    LaneListener,
+    SubscriptionSpec,
+    Topology,
+)
+from anybroker.capabilities import Acknowledgement, Capabilities, Support
+from anybroker.errors import ConfigError, Unavailable
+
+from . import topology as topologies
+from .failures import CLIENT_ERRORS, ApiError, said
+from .link import Link
+from .receiver import NatsReceiver
+from .sender import NatsSender
+from .settings import MAX_PAYLOAD, NatsSettings, connection_options
+from .wire import Wire
+
+__all__ = ["NatsAdapter"]
+
+_OLDEST: Final = (2, 11)
+"""The first version with priority groups, which keep a lane with one member."""
+_SCHEDULES: Final = (2, 12)
+"""The first version that holds a message until its time."""
+
+
+class NatsAdapter:
+    """See :class:`anybroker.adapter.Adapter`, and the README for what is what in JetStream."""
+
+    Settings: ClassVar[type[AdapterSettings]] = NatsSettings
+    capabilities = Capabilities(
+        adapter="nats",
+        acknowledgement=Acknowledgement.PER_MESSAGE,
+        durable=Support.NATIVE,
+        processes=Support.NATIVE,
+        release=Support.EMULATED,
+        delay=Support.NATIVE,
+        deduplication=Support.NATIVE,
+        retains=Support.NATIVE,
+        start_at_time=Support.NATIVE,
+        lease_extension=Support.NATIVE,
+        backlog=Support.NATIVE,
+        balance=Support.NATIVE,
+        max_event_bytes=MAX_PAYLOAD,
+    )
+
+    def __init__(self, url: BrokerUrl, settings: NatsSettings, context: AdapterContext) -> None:
+        servers, options, login = connection_options(url, settings)
+        options |= {"name": context.instance, "ping_interval": settings.ping_interval}
+        self._settings = settings
+        self._lease = context.lease
+        self._wire = Wire(settings.content_mode)
+        self._link = Link(servers, options, login, context.connect_timeout, settings.request_timeout)
+        self._epochs = itertools.count(1)
+        self._schedules = True
+        self.capabilities = type(self).capabilities
+
+    @property
+    def native(self) -> Any:
+        """nats-py's ``Client``, connected; ``native.jetstream()`` is its JetStream."""
+        if self._link.native is None:
+            raise Unavailable("the NATS adapter is not connected")
+        return self._link.native
+
+    async def connect(self) -> None:
+        """See :meth:`anybroker.adapter.Adapter.connect`."""
+        await self._link.connect()
+        client = await self._link.client()
+        version = client.connected_server_version
+        known = (version.major or 0, version.minor or 0)
+        try:
+            if known < _OLDEST:
+                raise ConfigError("url", f"the server is NATS {version!r}", "Use nats-server 2.11 or newer.")
+            await self._check_jetstream()
+        except BaseException:
+            await self._link.close()
+            raise
+        self._schedules = known >= _SCHEDULES
+        self.capabilities = replace(
+            self.capabilities,
+            max_event_bytes=client.max_payload,
+            delay=Support.NATIVE if self._schedules else Support.ABSENT,
+        )
+
+    async def _check_jetstream(self) -> None:
+        try:
+            await self._link.api("INFO")
+        except ApiError as exc:
+            if exc.code == 503 and exc.number == 10039:
+                raise ConfigError(
+                    "url", f"JetStream is not enabled for this account: {exc}", "Enable it on the server."
+                ) from exc
+            raise Unavailable(f"JetStream does not answer: {exc}") from exc
+        except CLIENT_ERRORS as exc:
+            raise Unavailable(f"JetStream does not answer ({said(exc)}). Is it enabled (nats-server -js)?") from exc
+
+    async def declare(self, topology: Topology, mode: Literal["create", "verify"], /) -> None:
+        """See :meth:`anybroker.adapter.Adapter.declare`. Streams and consumers."""
+        for topic in topology.topics:
+            if mode == "create":
+                await topologies.declare_topic(self._link, topic, self._settings, self._lease, self._schedules)
+            else:
+                await topologies.verify_topic(self._link, topic)
+
+    async def open_sender(self) -> NatsSender:
+        """See :meth:`anybroker.adapter.Adapter.open_sender`."""
+        sender = NatsSender(self._link, self._wire, self._schedules)
+        await sender.open()
+        return sender
+
+    async def open_receiver(self, subscription: SubscriptionSpec, listener: LaneListener, /) -> NatsReceiver:
+        """See :meth:`anybroker.adapter.Adapter.open_receiver`. Lanes come afterwards, with their first deliveries. The
+        group gets this Bus's lease, and keeps the lanes that it has (another number was refused by ``declare``)."""
+        topic, group = subscription.topic, subscription.group
+        lanes = await topologies.check_group(self._link, topic, group, subscription.ordered, None)
+        await topologies.set_lease(self._link, topic, group, lanes, self._lease)
+        receiver = NatsReceiver(
+            self._link,
+            self._wire,
+            subscription,
+            listener,
+            self._epochs,
+            lanes,
+            self._lease,
+            self._settings.confirm_acks,
+        )
+        try:
+            await receiver.start()
+        except BaseException:
+            await receiver.close()
+            raise
+        return receiver
+
+    async def backlog(self, topic: str, group: str, /) -> Backlog:
+        """See :meth:`anybroker.adapter.ReportsBacklog.backlog`. Of all members."""
+        return await topologies.backlog(self._link, topic, group)
+
+    async def close(self) -> None:
+        """See :meth:`anybroker.adapter.Adapter.close`."""
+        await self._link.close()

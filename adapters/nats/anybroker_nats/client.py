@@ -1,0 +1,76 @@
+"""nats-py's client, with a way to what is on the wire: raw messages in, raw commands out.
+
+Its own way in decodes header values (bytes that are no UTF-8 are lost, and all but one of a name), passes each
+message through a queue and a task, and drops what is over the queue's limit; its own way out strips values. This one
+keeps every byte, and costs about half. It needs some of nats-py's private parts, named where they are used: should one
+go, ``receive`` or ``submit`` fails at the first event, and the tests of this file with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeAlias
+
+from nats.aio.client import Client
+from nats.aio.subscription import Subscription
+from nats.errors import SecureConnRequiredError
+
+__all__ = ["Listener", "RawClient"]
+
+Listener: TypeAlias = Callable[[bytes, bytes, bytes, bytes | None], None]
+"""Called with subject, reply, body and the block of headers; must not raise: the client's reader would end."""
+
+
+class RawClient(Client):
+    """One connection, which nats-py makes again when it is lost."""
+
+    def __init__(self, require_tls: bool) -> None:
+        super().__init__()
+        self._require_tls = require_tls
+        self._listeners: dict[int, Listener] = {}
+
+    @property
+    def verifies_clients(self) -> bool:
+        """Whether the server that we have spoken to last asks for a client's certificate."""
+        return bool(self._server_info.get("tls_verify"))  # what it said of itself; not public
+
+    async def listen(self, subject: str, listener: Listener) -> Subscription:
+        """Subscribe; the listener gets the messages as they are, one by one."""
+        # With a future nats-py starts no task that would wait for messages; none comes that far.
+        subscription: Subscription = await self.subscribe(subject, future=asyncio.get_running_loop().create_future())
+        self._listeners[subscription._id] = listener  # the number that the server sends along; not public
+        return subscription
+
+    async def unlisten(self, subscription: Subscription, timeout: float) -> None:
+        """Unsubscribe, and return when everything that was on its way has reached the listener."""
+        await subscription.unsubscribe()
+        try:
+            await self.flush(timeout)  # type: ignore[arg-type]  # seconds, whole or not
+        finally:
+            self._listeners.pop(subscription._id, None)  # as above
+
+    def write(self, commands: bytes) -> bool:
+        """Queue commands of the NATS protocol for the server, in order. False: there is no connection, nothing done."""
+        queue = self._flush_queue  # what nats-py's own publish() does, of many commands at once
+        if not self.is_connected or queue is None:
+            return False
+        self._pending.append(commands)
+        self._pending_data_size += len(commands)
+        if queue.empty():
+            queue.put_nowait(asyncio.get_running_loop().create_future())
+        return True
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        """Overrides what nats-py's parser calls for each message: private, and the only place with raw headers."""
+        listener = self._listeners.get(sid)
+        if listener is None:
+            await super()._process_msg(sid, subject, reply, data, headers)
+        else:
+            listener(subject, reply, data, headers)
+
+    def _connect_command(self) -> bytes:
+        """Overrides what nats-py sends first: it would send a password in the clear to a server without TLS."""
+        if self._require_tls and not self._server_info.get("tls_required"):
+            raise SecureConnRequiredError
+        return super()._connect_command()

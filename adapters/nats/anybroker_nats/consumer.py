@@ -1,0 +1,160 @@
+"""One JetStream consumer as this member sees it: what is out, and whether the order of what comes is known."""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NamedTuple
+
+from anybroker.adapter import Lane
+
+from .names import PRIORITY_GROUP
+
+__all__ = ["ACK", "NAK", "PROGRESS", "Arrived", "Consumer"]
+
+ACK: Final = b" 0\r\n\r\n"
+"""What follows ``PUB <reply>`` to acknowledge a delivery, …"""
+NAK: Final = b" 4\r\n-NAK\r\n"
+"""… to have it delivered again at once, …"""
+PROGRESS: Final = b" 4\r\n+WPI\r\n"
+"""… to have its lease begin anew."""
+
+_REMEMBERED: Final = 10_000
+"""Acknowledgements that are sent again after a loss of the connection: more than can be on their way."""
+_find_pin: Final = re.compile(rb"\r\nNats-Pin-Id: ?([^\r]+)").search
+
+
+class Arrived(NamedTuple):
+    """A delivery that the core has not got."""
+
+    deliveries: int
+    subject: bytes
+    reply: bytes
+    body: bytes
+    headers: bytes | None
+
+
+class Consumer:
+    """State only; what is asked of the server is the receiver's.
+
+    A lane is ours while the server's pin is: it delivers only to pulls that name it. Whoever becomes pinned may get
+    newer messages before older ones that another member still has, or that were lost with its connection. So what
+    arrives is held, until we have all that the server counts as unacknowledged: then the consumer is ``synced``, and
+    goes on in the stream's order.
+    """
+
+    def __init__(self, index: int, name: str, ordered: bool) -> None:
+        self.index = index
+        self.name = name
+        self.ordered = ordered
+        self.lane: Lane | None = None
+        self.synced = not ordered
+        self.sync_at = 0.0
+        """When to compare with the server next."""
+        self.pin = b""
+        self.other_pin = ""
+        """A pin that the server named and that was not ours."""
+        self.generation = 0
+        """Counts the pins that were lost; part of the subject for a pull's end, to know what is late."""
+        self.left_pin = b""
+        """Deliveries with this pin come after the lane was given back."""
+        self.leaving = False
+        self.outstanding = 0
+        """Messages that may still come of the last pull."""
+        self.expires_at = 0.0
+        self.retry_at = 0.0
+        self.doubted = False
+        """Nobody answered a pull: the consumer may be gone."""
+        self.wanted = 0
+        """How many to pull while not synced."""
+        self.redelivering = False
+        self.look = False
+        """Something that was begun before has arrived: the notes are to be read."""
+        self.buffer: dict[int, Arrived] = {}
+        """By stream sequence, in the order in which it goes to the core."""
+        self.unsettled: dict[int, bytes] = {}
+        """What the core has: stream sequence to reply subject."""
+        self.released: dict[int, bytes] = {}
+        """What the core gave back of an ordered lane: it goes back with the lane, or its lease runs out."""
+        self.acked: dict[int, bytes] = {}
+        self.starts: dict[int, int] = {}
+        """Handler starts: what the last member has noted, and what we have to."""
+
+    def arrived(self, item: Arrived, sequence: int) -> bytes:
+        """Keep a delivery; returns the commands to answer it with."""
+        if self.ordered and (not self.pin or self.left_pin):
+            found = _find_pin(item.headers or b"")
+            pin = found[1] if found else b""
+            if pin and pin == self.left_pin:
+                return b"PUB " + item.reply + NAK
+            if pin and not self.pin:
+                self.pin, self.sync_at = pin, 0.0
+        if self.outstanding:
+            self.outstanding -= 1
+        self.redelivering = item.deliveries > 1
+        if sequence in self.unsettled:
+            self.unsettled[sequence] = item.reply  # a handler has it already
+        elif sequence in self.acked:
+            return b"PUB " + item.reply + ACK  # the acknowledgement was lost on its way
+        else:
+            self.released.pop(sequence, None)
+            self.buffer[sequence] = item
+            self.look = self.look or item.deliveries > 1
+        return b""
+
+    def remember_ack(self, sequence: int, reply: bytes) -> None:
+        """So that it can be sent again."""
+        acked = self.acked
+        acked[sequence] = reply
+        if len(acked) > _REMEMBERED:
+            del acked[next(iter(acked))]
+
+    def ours(self, upto: int) -> int:
+        """How many deliveries we have whose number in the consumer is at most this."""
+        replies = [item.reply for item in self.buffer.values()]
+        replies += [*self.unsettled.values(), *self.released.values()]
+        return sum(_consumer_sequence(reply) <= upto for reply in replies)
+
+    def lose_pin(self) -> None:
+        """Another may be pinned from now on. What is out is still ours to finish."""
+        self.pin = b""
+        self.generation += 1
+        self.unsync()
+
+    def unsync(self) -> None:
+        """The order of what comes next is not known any more."""
+        self.outstanding = 0
+        self.synced = not self.ordered
+        self.sync_at = 0.0
+        self.wanted = 0
+
+    def forget(self) -> None:
+        """All that is out is somebody else's."""
+        self.lane = None
+        for each in (self.buffer, self.unsettled, self.released, self.starts):
+            each.clear()
+        self.unsync()
+
+    def out(self) -> list[bytes]:
+        """The reply subjects of all that is not acknowledged, in the stream's order."""
+        found = {sequence: item.reply for sequence, item in self.buffer.items()} | self.unsettled | self.released
+        return [found[sequence] for sequence in sorted(found)]
+
+    def leased(self) -> list[bytes]:
+        """The reply subjects of all whose lease has to be extended."""
+        return [*(item.reply for item in self.buffer.values()), *self.unsettled.values()]
+
+    def request(self, batch: int, expires: int, max_bytes: int) -> bytes:
+        """The body of a pull; ``expires`` in nanoseconds."""
+        pin = b',"id":"%b"' % self.pin if self.pin else b""
+        group = b',"group":"%b"%b' % (PRIORITY_GROUP.encode(), pin) if self.ordered else b""
+        return b'{"batch":%d,"expires":%d,"max_bytes":%d%b}' % (batch, expires, max_bytes, group)
+
+    def touch(self) -> bytes:
+        """The body of a pull that keeps the pin and gets nothing: no message fits."""
+        return b'{"batch":1,"no_wait":true,"max_bytes":1,"group":"%b","id":"%b"}' % (PRIORITY_GROUP.encode(), self.pin)
+
+
+def _consumer_sequence(reply: bytes) -> int:
+    """``$JS.ACK.<stream>.<consumer>.<deliveries>.<stream sequence>.<consumer sequence>…``, or with domain and hash."""
+    fields = reply.split(b".")
+    return int(fields[6 if len(fields) == 9 else 8])

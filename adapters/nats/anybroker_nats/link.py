@@ -1,0 +1,182 @@
+"""The connection to NATS: made once, repaired by nats-py, and made anew when nats-py has given it up."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal, Protocol
+
+from anybroker.errors import AnybrokerError, ConfigError, Unavailable
+
+from .client import RawClient
+from .failures import CLIENT_ERRORS, ApiError, connect_failure, said
+
+__all__ = ["Link", "Watcher"]
+
+_log = logging.getLogger("anybroker.nats")
+
+_CLOSE: Final = 3.0
+"""Seconds that closing may take; a connection that does not answer ends by itself."""
+_RECONNECT_WAIT: Final = 0.5
+"""Seconds between two tries of nats-py with the same server."""
+
+
+class Watcher(Protocol):
+    """Is told what becomes of the connection, from the event loop's thread."""
+
+    def lost(self) -> None:
+        """The connection is lost: what was written may have arrived, or not."""
+        ...
+
+    def back(self) -> None:
+        """It is there again, with its subscriptions."""
+        ...
+
+    def gone(self) -> None:
+        """nats-py has given it up: there will be another client."""
+        ...
+
+
+class _GaveUpError(Exception):
+    """Raised through nats-py's error callback: the first connection has failed with every server."""
+
+
+class Link:
+    """One nats-py client, and requests to JetStream's API."""
+
+    def __init__(
+        self,
+        servers: Sequence[tuple[str, int]],
+        options: dict[str, Any],
+        login: str,
+        connect_timeout: float,
+        request_timeout: float,
+    ) -> None:
+        self._where = ", ".join(f"{host}:{port}" for host, port in servers)
+        self._servers = [f"nats://{f'[{host}]' if ':' in host else host}:{port}" for host, port in servers]
+        self._options = options
+        self._login = login
+        self._connect_timeout = connect_timeout
+        self.timeout = request_timeout
+        self._lock = asyncio.Lock()
+        self._client: RawClient | None = None
+        self._closed = False
+        self.watchers: set[Watcher] = set()
+
+    @property
+    def native(self) -> RawClient | None:
+        """nats-py's client; None before the first and after the last."""
+        return self._client
+
+    async def connect(self) -> None:
+        """Connect, if there is no client. Raises what :func:`connect_failure` says."""
+        async with self._lock:
+            if self._closed:
+                raise Unavailable("the NATS adapter is closed")
+            if self._client is None or self._client.is_closed:
+                self._client = await self._connect()
+
+    async def _connect(self) -> RawClient:
+        client = RawClient("tls" in self._options)
+        failures: list[Exception] = []
+        connected = False
+
+        async def failed(exc: Exception) -> None:
+            if connected:
+                _log.debug("NATS: %s", said(exc))
+                return
+            failures.append(exc)
+            if len(failures) >= len(self._servers):
+                raise _GaveUpError  # nats-py itself would go on for ever
+
+        async def lost() -> None:
+            if connected and not self._closed:
+                _log.warning("the connection to NATS is lost; connecting again")
+            self._tell("lost")
+
+        async def back() -> None:
+            _log.info("connected to NATS again")
+            self._tell("back")
+
+        async def gone() -> None:
+            self._tell("gone")
+
+        seconds = 0.9 * self._connect_timeout
+        try:
+            async with asyncio.timeout(seconds):
+                await client.connect(
+                    self._servers,
+                    error_cb=failed,
+                    disconnected_cb=lost,
+                    reconnected_cb=back,
+                    closed_cb=gone,
+                    max_reconnect_attempts=-1,
+                    reconnect_time_wait=_RECONNECT_WAIT,  # type: ignore[arg-type]  # seconds, whole or not
+                    connect_timeout=seconds / len(self._servers),  # type: ignore[arg-type]  # as above
+                    max_outstanding_pings=2,
+                    **self._options,
+                )
+        except (_GaveUpError, ValueError, *CLIENT_ERRORS) as exc:
+            await self._end(client)
+            found = [connect_failure(each, self._where, self._login) for each in (*failures, exc)]
+            error = next((each for each in found if not isinstance(each, Unavailable)), found[0])
+            if (
+                isinstance(error, Unavailable)
+                and isinstance(error.__cause__, ConnectionError)
+                and client.verifies_clients
+            ):
+                # Under TLS 1.3 it refuses a certificate after the handshake, when we have sent something already.
+                raise ConfigError(
+                    "tls_cert_file",
+                    f"NATS at {self._where} refused the client's certificate, or asks for one",
+                    "Name a certificate that is valid now, of an authority that the server trusts.",
+                ) from error.__cause__
+            raise error from error.__cause__
+        except BaseException:
+            await self._end(client)
+            raise
+        connected = True
+        return client
+
+    def _tell(self, what: Literal["lost", "back", "gone"]) -> None:
+        for watcher in list(self.watchers):
+            getattr(watcher, what)()
+
+    async def client(self) -> RawClient:
+        """The client, connected at this moment. Raises ``Unavailable``."""
+        if self._client is None or self._client.is_closed:
+            try:
+                await self.connect()
+            except AnybrokerError as exc:
+                if isinstance(exc, Unavailable):
+                    raise
+                raise Unavailable(str(exc)) from exc.__cause__
+        assert self._client is not None
+        if not self._client.is_connected:
+            raise Unavailable("the connection to NATS is lost, and not there again yet")
+        return self._client
+
+    async def api(self, operation: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """A request to JetStream's API (``$JS.API.<operation>``). Raises ApiError, and what nats-py raises."""
+        client = await self.client()
+        payload = b"" if body is None else json.dumps(body).encode()
+        reply = await client.request(f"$JS.API.{operation}", payload, timeout=self.timeout)
+        answer: dict[str, Any] = json.loads(reply.data)
+        if "error" in answer:
+            raise ApiError(answer["error"])
+        return answer
+
+    async def close(self) -> None:
+        """Close the connection, in ``_CLOSE`` seconds at most. Idempotent."""
+        self._closed = True
+        client, self._client = self._client, None
+        if client is not None:
+            await self._end(client)
+
+    async def _end(self, client: RawClient) -> None:
+        closing = asyncio.ensure_future(client.close())
+        await asyncio.wait({closing}, timeout=_CLOSE)
+        if not closing.cancel() and not closing.cancelled():
+            closing.exception()  # looked at: what is closed has nothing more to say

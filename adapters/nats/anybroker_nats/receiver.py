@@ -1,0 +1,513 @@
+"""A member of a group: one pull at a time for each lane, all of them answered into one inbox."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, Final
+
+from nats.aio.subscription import Subscription
+
+from anybroker.adapter import Ack, Inbound, Lane, LaneListener, Release, Settlement, SubscriptionSpec
+from anybroker.errors import AnybrokerError, BrokerError, LeaseLost, Unavailable
+
+from .answers import Answers
+from .client import RawClient
+from .consumer import ACK, NAK, PROGRESS, Arrived, Consumer
+from .failures import CLIENT_ERRORS, ApiError, nats_errors, said
+from .link import Link
+from .names import PRIORITY_GROUP, consumer_name, note_subject, stream_name
+from .notes import note, read_notes
+from .topology import nanoseconds
+from .wire import Wire
+
+__all__ = ["NatsReceiver"]
+
+_PULL: Final = 5.0
+"""Seconds that a pull waits at most; less where the lease is short, because each one keeps the pin."""
+_AGAIN: Final = 0.2
+"""Seconds until what the server could not answer, or what was not complete, is looked at again."""
+_CLAIM: Final = 1.0
+"""Seconds between two looks at whether this is the only member, while some lane has nothing to tell by whose it is."""
+_MAX_BYTES: Final = 8 * 1024 * 1024
+"""Bytes of one pull; a server ends a connection that has 64 MiB unread."""
+
+
+class NatsReceiver:
+    """See :class:`anybroker.adapter.Receiver`.
+
+    Ordered: a consumer with a pinned client for each lane. Unordered: one consumer shared by all members, and each
+    delivery can be given back by itself.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        wire: Wire,
+        spec: SubscriptionSpec,
+        listener: LaneListener,
+        epochs: Iterator[int],
+        lanes: int,
+        lease: float,
+        confirm_acks: bool,
+    ) -> None:
+        self.spec = spec
+        self._link = link
+        self._read = wire.read
+        self._listener = listener
+        self._epochs = epochs
+        self._lease = lease
+        self._expires = min(_PULL, lease / 3)
+        self._confirm_acks = confirm_acks
+        self._stream = stream_name(spec.topic)
+        numbers: list[int | None] = list(range(lanes)) if lanes else [None]
+        self._consumers = [
+            Consumer(index, consumer_name(spec.group, number), number is not None)
+            for index, number in enumerate(numbers)
+        ]
+        self._by_name = {consumer.name.encode(): consumer for consumer in self._consumers}
+        self._batch = max(1, spec.prefetch // len(self._consumers))
+        self._client: RawClient | None = None
+        self._deliveries: Subscription | None = None
+        self._answers: Answers | None = None
+        self._prefix = b""
+        self._turn = 0
+        self._extended = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._failure: BrokerError | None = None
+        self._stopped = False
+        self._closed = False
+
+    async def start(self) -> None:
+        """Open the inbox. The first ``receive`` pulls."""
+        client = await self._link.client()
+        inbox = client.new_inbox()
+        with nats_errors(f"joining the group {self.spec.group!r} of {self.spec.topic!r}"):
+            answers = Answers(client, inbox, self._link.timeout)
+            await answers.listen()
+            self._deliveries = await client.listen(f"{inbox}.d.>", self._arrived)
+        self._client, self._answers = client, answers
+        self._prefix = f"{inbox}.".encode()
+        self._link.watchers.add(self)
+        loop = asyncio.get_running_loop()
+        self._extended = loop.time()
+        self._timer = loop.call_later(self._lease / 3, self._tick)
+        if not self.spec.ordered:
+            self._assign(self._consumers[0])
+
+    def _write(self, commands: bytes) -> bool:
+        return self._client is not None and bool(commands) and self._client.write(commands)
+
+    def _ask(self, consumer: Consumer, body: bytes, suffix: bytes) -> bytes:
+        return b"PUB $JS.API.CONSUMER.MSG.NEXT.%b.%b %bd.%d.%d%b %d\r\n%b\r\n" % (
+            self._stream.encode(),
+            consumer.name.encode(),
+            self._prefix,
+            consumer.index,
+            consumer.generation,
+            suffix,
+            len(body),
+            body,
+        )
+
+    # -------------------------------------------------------------------------------------------------- arriving
+
+    def _arrived(self, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
+        """A delivery, under the subject that it was published to, or the end of a pull, under the inbox's."""
+        if reply:
+            fields = reply.split(b".")
+            at = 4 if len(fields) == 9 else 6
+            consumer = self._by_name[fields[at - 1]]
+            item = Arrived(int(fields[at]), subject, reply, data, headers)
+            if answer := consumer.arrived(item, int(fields[at + 1])):
+                self._write(answer)
+        elif headers is not None:
+            where, generation, *touched = subject[len(self._prefix) + 2 :].split(b".")
+            consumer = self._consumers[int(where)]
+            if int(generation) == consumer.generation:
+                self._status(consumer, headers, bool(touched))
+        self._wake()
+
+    def _status(self, consumer: Consumer, headers: bytes, touched: bool) -> None:
+        code, _, text = headers[9:].partition(b"\r\n")[0].partition(b" ")
+        if code == b"423":
+            consumer.lose_pin()
+        elif touched:
+            pass  # the answer that no message fits
+        elif code == b"503":
+            consumer.outstanding = 0
+            consumer.retry_at = asyncio.get_running_loop().time() + _AGAIN
+            consumer.doubted = True
+        elif code in (b"408", b"404", b"409"):
+            consumer.outstanding = 0
+            if b"Exceeded" in text or b"Deleted" in text or b"Shutdown" in text or b"Leadership" in text:
+                consumer.retry_at = asyncio.get_running_loop().time() + _AGAIN
+                consumer.doubted = True
+        else:
+            self._fail(Unavailable(f"NATS refuses to deliver from {consumer.name!r}: {headers[9:].decode().strip()}"))
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    # ------------------------------------------------------------------------------------------------- receiving
+
+    async def receive(self, limit: int, /, *, lanes: Collection[Lane] | None, timeout: float) -> Sequence[Inbound]:
+        """See :meth:`anybroker.adapter.Receiver.receive`."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + timeout
+        while not self._stopped:
+            for consumer in self._consumers:
+                if not consumer.leaving:
+                    await self._prepare(consumer, loop.time())
+            if self._failure is not None:
+                raise self._failure
+            batch = self._take(limit, lanes)
+            now = loop.time()
+            self._write(b"".join([self._pull(consumer, now, limit) for consumer in self._consumers]))
+            if batch:
+                return batch
+            if now >= end or self._stopped:  # stopped while something was asked of the server
+                break
+            waiter = self._waiter = loop.create_future()
+            timer = loop.call_at(min(end, *(self._due(each, now) for each in self._consumers)), self._wake)
+            try:
+                await waiter
+            finally:
+                timer.cancel()
+        return ()
+
+    async def _prepare(self, consumer: Consumer, now: float) -> None:
+        """What has to be asked of the server before the consumer's messages may go to the core."""
+        try:
+            if consumer.doubted and now >= consumer.retry_at:
+                consumer.doubted = False
+                await self._info(consumer)
+            if consumer.pin and not consumer.synced and now >= consumer.sync_at:
+                await self._sync(consumer)
+            elif consumer.lane is None and not consumer.pin and now >= consumer.sync_at:
+                await self._claim(consumer)
+            if consumer.synced and consumer.look:
+                consumer.starts |= await read_notes(self._link, self.spec.topic, self.spec.group)
+                consumer.look = False
+        except ApiError as exc:
+            error = Unavailable(f"NATS has no consumer {consumer.name!r} any more: {exc}")
+            error.__cause__ = exc
+            if exc.code == 404:
+                self._fail(error)
+            consumer.sync_at = consumer.retry_at = now + _AGAIN
+        except (BrokerError, *CLIENT_ERRORS):
+            consumer.sync_at = consumer.retry_at = now + _AGAIN  # nats-py is repairing the connection
+
+    async def _info(self, consumer: Consumer) -> dict[str, Any]:
+        return await self._link.api(f"CONSUMER.INFO.{self._stream}.{consumer.name}")
+
+    async def _sync(self, consumer: Consumer) -> None:
+        """Compare with the server: whether we have all that is out. See :class:`Consumer`."""
+        pin = consumer.pin
+        info = await self._info(consumer)
+        if consumer.pin != pin or consumer.leaving:
+            return
+        missing = info["num_ack_pending"] - consumer.ours(info["delivered"]["consumer_seq"])
+        if missing > 0:
+            # What was lost with another member comes again when its lease ends, before anything new. What another one
+            # is finishing does not come: then this gets one newer message each time, and no more.
+            consumer.wanted = missing if consumer.redelivering else 1
+            consumer.sync_at = asyncio.get_running_loop().time() + _AGAIN
+            return
+        consumer.synced = True
+        consumer.buffer = dict(sorted(consumer.buffer.items()))
+        if consumer.lane is None:
+            self._assign(consumer)
+
+    async def _claim(self, consumer: Consumer) -> None:
+        """The only member has every lane, also those from which nothing has come: the server tells nobody."""
+        waiting = bool(consumer.outstanding)
+        info = await self._info(consumer)
+        if consumer.pin or consumer.leaving:
+            return
+        if info["num_waiting"] <= waiting and not info["num_ack_pending"] and not _pinned(info):
+            self._assign(consumer)
+        else:
+            consumer.sync_at = asyncio.get_running_loop().time() + _CLAIM
+
+    def _assign(self, consumer: Consumer) -> None:
+        consumer.lane = Lane(f"{self.spec.topic}/{consumer.index}", next(self._epochs))
+        self._listener.assigned(consumer.lane)
+
+    def _take(self, limit: int, lanes: Collection[Lane] | None) -> list[Inbound]:
+        """What the buffers have, up to the limit; each call begins with another lane."""
+        batch: list[Inbound] = []
+        count = len(self._consumers)
+        self._turn += 1
+        for at in range(count):
+            consumer = self._consumers[(self._turn + at) % count]
+            buffer, lane = consumer.buffer, consumer.lane
+            if not buffer or lane is None or not consumer.synced or consumer.look:
+                continue
+            if lanes is not None and lane not in lanes:
+                continue
+            for sequence in list(buffer)[: limit - len(batch)]:
+                item = buffer.pop(sequence)
+                consumer.unsettled[sequence] = item.reply
+                inbound = self._read(self._client, *item[1:], lane, sequence)
+                inbound.token = consumer
+                if item.deliveries > 1:
+                    inbound.deliveries = item.deliveries
+                    inbound.attempts = consumer.starts.pop(sequence, 0)
+                batch.append(inbound)
+            if len(batch) == limit:
+                break
+        return batch
+
+    def _pull(self, consumer: Consumer, now: float, limit: int) -> bytes:
+        """The command to pull what there is room for, or nothing while the last pull is out."""
+        if consumer.outstanding and now > consumer.expires_at:
+            consumer.outstanding = 0  # its end was lost
+        if consumer.outstanding or consumer.leaving or self._stopped or now < consumer.retry_at:
+            return b""
+        batch = self._batch if consumer.ordered else min(self._batch, limit)
+        if consumer.synced:
+            waiting = len(consumer.buffer)
+            batch = batch - waiting if waiting * 2 <= batch else 0
+        elif consumer.pin:
+            batch, consumer.wanted = consumer.wanted, 0
+        if not batch:
+            return b""
+        consumer.outstanding = batch
+        consumer.expires_at = now + self._expires + 1.0
+        max_bytes = max(_MAX_BYTES, 2 * self._client.max_payload) if self._client is not None else _MAX_BYTES
+        return self._ask(consumer, consumer.request(batch, nanoseconds(self._expires), max_bytes), b"")
+
+    def _due(self, consumer: Consumer, now: float) -> float:
+        """When the consumer is to be looked at again without anything having arrived."""
+        if consumer.leaving:
+            return math.inf
+        due = consumer.expires_at if consumer.outstanding else math.inf
+        if not consumer.outstanding and consumer.retry_at > now:
+            due = consumer.retry_at
+        if not consumer.synced and (consumer.pin or consumer.lane is None):
+            due = min(due, consumer.sync_at)
+        return due
+
+    # -------------------------------------------------------------------------------------------------- settling
+
+    async def settle(self, batch: Sequence[Settlement], /) -> Sequence[BrokerError | None]:
+        """See :meth:`anybroker.adapter.Receiver.settle`. None means handed over; with ``confirm_acks``, confirmed."""
+        results: list[BrokerError | None] = []
+        acks: list[tuple[int, bytes]] = []
+        naks: list[bytes] = []
+        noted: dict[int, int] = {}
+        for at, item in enumerate(batch):
+            if not isinstance(item, Ack | Release):
+                raise TypeError("NATS settles each message by itself")
+            inbound = item.inbound
+            consumer: Consumer = inbound.token
+            sequence = inbound.position
+            reply = consumer.unsettled.pop(sequence, None) if consumer.lane is inbound.lane else None
+            if reply is None:
+                results.append(LeaseLost(f"a delivery of {inbound.lane.name} is settled, or not ours any more"))
+                continue
+            results.append(None)
+            if isinstance(item, Ack):
+                consumer.remember_ack(sequence, reply)
+                acks.append((at, reply))
+                continue
+            if item.attempts:
+                noted[sequence] = consumer.starts[sequence] = item.attempts
+            if consumer.ordered:
+                consumer.released[sequence] = reply
+            else:
+                naks.append(reply)
+        if naks:
+            await self._note(noted)
+        commands = [b"PUB " + reply + NAK for reply in naks]
+        if not self._confirm_acks:
+            commands += [b"PUB " + reply + ACK for _, reply in acks]
+        if commands and not self._write(b"".join(commands)):
+            lost = Unavailable("the connection to NATS is lost: what was done is acknowledged when it is back")
+            results = [lost if result is None else result for result in results]
+        elif self._confirm_acks and self._answers is not None:
+            for number in await self._answers.ask([(b"PUB " + reply, ACK) for _, reply in acks]):
+                results[acks[number][0]] = Unavailable("NATS did not confirm an acknowledgement in time")
+        return results
+
+    async def _note(self, starts: dict[int, int]) -> None:
+        """Note how often handlers were started, for whoever gets the events; without a note attempts start again."""
+        if starts and self._answers is not None:
+            subject = note_subject(self.spec.topic, self.spec.group)
+            await self._answers.ask([note(subject, sequence, count) for sequence, count in starts.items()])
+
+    # ---------------------------------------------------------------------------------------------------- leases
+
+    async def extend(self, batch: Sequence[Inbound], /) -> Sequence[BrokerError | None]:
+        """See :meth:`anybroker.adapter.ExtendsLease.extend`. What waits in our own buffers is extended too."""
+        if asyncio.get_running_loop().time() - self._extended > self._lease / 6:
+            self._extend()
+        lost = LeaseLost("the lease ran out, or the lane is not ours any more")
+        return [
+            None if inbound.position in inbound.token.unsettled and inbound.token.lane is inbound.lane else lost
+            for inbound in batch
+        ]
+
+    def _tick(self) -> None:
+        """Three times a lease: the core extends only what it has, and only while it has something."""
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(self._lease / 3, self._tick)
+        if loop.time() - self._extended > self._lease / 6:
+            self._extend()
+
+    def _extend(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if self._client is None or not self._client.is_connected or self._failure is not None:
+            return
+        if now - self._extended > self._lease:
+            self._expired()
+        self._extended = now
+        replies = [reply for consumer in self._consumers for reply in consumer.leased()]
+        commands = [b"PUB " + reply + PROGRESS for reply in replies]
+        commands += [self._ask(each, each.touch(), b".t") for each in self._consumers if each.pin and not each.leaving]
+        self._write(b"".join(commands))
+
+    def _expired(self) -> None:
+        """This process, or its connection, stood still for a lease: what it had is with others, or comes again."""
+        self._listener.lost([each.lane for each in self._consumers if each.lane is not None])
+        for consumer in self._consumers:
+            consumer.forget()
+            if not consumer.ordered:
+                self._assign(consumer)
+
+    # -------------------------------------------------------------------------------------------------- balancing
+
+    @property
+    def lanes(self) -> int:
+        """See :class:`anybroker.adapter.BalancesLanes`."""
+        return len(self._consumers)
+
+    async def members(self) -> int:
+        """See :meth:`anybroker.adapter.BalancesLanes.members`. Each member keeps one pull waiting at each lane; never
+        more than there are, and for a moment perhaps fewer. Looks, too, whether a lane has gone to another member."""
+        if not self.spec.ordered:
+            return 1
+        most = 1
+        for consumer in self._consumers:
+            waiting = bool(consumer.outstanding)
+            try:
+                with nats_errors(f"counting the members of {self.spec.group!r} of {self.spec.topic!r}"):
+                    info = await self._info(consumer)
+            except AnybrokerError as exc:
+                raise (exc if isinstance(exc, BrokerError) else Unavailable(str(exc))) from exc.__cause__
+            most = max(most, info["num_waiting"] - waiting + 1)
+            pinned = _pinned(info)
+            if pinned.encode() == consumer.pin or consumer.lane is None:
+                consumer.other_pin = ""
+            elif (
+                pinned and pinned == consumer.other_pin
+            ):  # twice: the message that would tell us that it is ours is here
+                await self._listener.revoked([consumer.lane])
+                await self._leave(consumer, unpin=False)
+            else:
+                consumer.other_pin = pinned
+        return most
+
+    async def give_back(self, lane: Lane, /) -> None:
+        """See :meth:`anybroker.adapter.Receiver.give_back`."""
+        consumer = next((each for each in self._consumers if each.lane is lane), None)
+        if consumer is not None and not self._closed:
+            await self._leave(consumer, unpin=True)
+
+    async def _leave(self, consumer: Consumer, *, unpin: bool) -> None:
+        """Let the lane go, then give back what is out, in order. Whoever is pinned next waits for all of it."""
+        consumer.leaving = True
+        try:
+            started = {sequence: count for sequence, count in consumer.starts.items() if sequence in consumer.released}
+            await self._note(started)
+            if unpin and consumer.pin:
+                try:
+                    body = {"group": PRIORITY_GROUP}
+                    await self._link.api(f"CONSUMER.UNPIN.{self._stream}.{consumer.name}", body)
+                except (BrokerError, ApiError, *CLIENT_ERRORS):
+                    pass  # the pin runs out by itself, because nobody pulls with it any more
+            self._write(b"".join([b"PUB " + reply + NAK for reply in consumer.out()]))
+            consumer.left_pin = consumer.pin
+            consumer.lose_pin()
+            consumer.forget()
+        finally:
+            consumer.leaving = False
+            self._wake()
+
+    # ------------------------------------------------------------------------------------------------------- end
+
+    def lost(self) -> None:
+        """Watcher: nats-py connects again; what is out stays ours for the lease."""
+        for consumer in self._consumers:
+            consumer.unsync()
+        if self._answers is not None:
+            self._answers.give_up()
+
+    def back(self) -> None:
+        """Watcher: acknowledgements may have been lost on the way, so they go again before anything else."""
+        self._write(b"".join([b"PUB " + reply + ACK for each in self._consumers for reply in each.acked.values()]))
+        self._extend()
+        for consumer in self._consumers:
+            consumer.unsync()
+            consumer.retry_at = 0.0
+        self._wake()
+
+    def gone(self) -> None:
+        """Watcher: nats-py does not connect again."""
+        self._fail(Unavailable("the connection to NATS is closed"))
+
+    def _fail(self, error: BrokerError) -> None:
+        """This member is dead: what it has comes again when its lease ends."""
+        if self._failure is None and not self._closed:
+            self._failure = error
+            lanes = [each.lane for each in self._consumers if each.lane is not None]
+            if lanes:
+                self._listener.lost(lanes)
+            if self._answers is not None:
+                self._answers.give_up()
+            self._wake()
+
+    async def stop(self) -> None:
+        """See :meth:`anybroker.adapter.Receiver.stop`. Unordered, what the core has not got goes back at once."""
+        if self._stopped:
+            return
+        self._stopped = True
+        self._wake()
+        await self._unlisten(self._deliveries)  # what was on its way is in the buffers now
+        if not self.spec.ordered:
+            (consumer,) = self._consumers
+            self._write(b"".join([b"PUB " + item.reply + NAK for item in consumer.buffer.values()]))
+            consumer.buffer.clear()
+
+    async def _unlisten(self, subscription: Subscription | None) -> None:
+        """End one of the inboxes, and with it what the server would still send there. Also flushes what was written."""
+        client = self._client
+        if subscription is not None and client is not None and client.is_connected:
+            try:
+                await client.unlisten(subscription, self._link.timeout)
+            except CLIENT_ERRORS as exc:
+                self._fail(Unavailable(f"the connection to NATS was lost while leaving: {said(exc)}"))
+
+    async def close(self) -> None:
+        """See :meth:`anybroker.adapter.Receiver.close`."""
+        await self.stop()
+        if self._closed:
+            return
+        self._closed = True
+        self._link.watchers.discard(self)
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._failure is None and self._client is not None:
+            await asyncio.gather(*(self._leave(consumer, unpin=True) for consumer in self._consumers))
+        if self._answers is not None:
+            await self._unlisten(self._answers.subscription)
+
+
+def _pinned(info: dict[str, Any]) -> str:
+    """The pin of the member that has the lane; "" if none has it."""
+    return next((str(each.get("pinned_client_id", "")) for each in info.get("priority_groups", ())), "")

@@ -1,0 +1,229 @@
+"""Publishing: commands of our own on the client's connection, and one inbox for all confirmations; no task an event."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from random import getrandbits
+from time import time
+from typing import Final
+
+from nats.aio.subscription import Subscription
+
+from anybroker.adapter import SLOTS, Outbound, Receipt, Report, check_size, slot_of
+from anybroker.errors import PublishOutcomeUnknown, Rejected, Unavailable
+
+from .client import RawClient
+from .failures import CLIENT_ERRORS, ApiError, publish_failure, said
+from .link import Link
+from .names import inlet, schedule_subject
+from .topology import is_there
+from .wire import Wire
+
+__all__ = ["NatsSender"]
+
+_SLOT_BITS: Final = SLOTS.bit_length() - 1
+_WINDOW: Final = 4096
+"""Events that wait for a confirmation at once; a stream refuses what is over its own queue of 10,000."""
+_BUFFER: Final = 8 * 1024 * 1024
+"""Bytes that wait for the socket before more is handed over."""
+_WRITE: Final = 65_536
+"""Bytes that are handed to the client together."""
+_ACK: Final = re.compile(
+    rb'\{"stream":"([^"]+)",\s*(?:"domain":"[^"]*",\s*)?"seq":(\d+)(,\s*"duplicate":\s*true)?\}'
+).fullmatch
+
+
+class NatsSender:
+    """See :class:`anybroker.adapter.Sender`. The last token of the subject is the slot of the event's key, or a random
+    one without."""
+
+    def __init__(self, link: Link, wire: Wire, schedules: bool) -> None:
+        self._link = link
+        self._wire = wire
+        self._schedules = schedules
+        self._client: RawClient | None = None
+        self._inbox: Subscription | None = None
+        self._prefix = b""
+        self._waiting: dict[int, tuple[Outbound, Report]] = {}
+        self._last = 0
+        self._topics: set[str] = set()
+        self._routes: dict[tuple[str, str | None], list[bytes]] = {}
+        self._room: asyncio.Future[None] | None = None
+        self._idle: asyncio.Future[None] | None = None
+        self._closed = False
+        link.watchers.add(self)
+
+    async def open(self) -> RawClient:
+        """The client, with our inbox on it. Raises ``Unavailable``."""
+        client = await self._link.client()
+        if client is not self._client:
+            inbox = client.new_inbox()
+            try:
+                self._inbox = await client.listen(f"{inbox}.*", self._confirmed)
+            except CLIENT_ERRORS as exc:
+                raise Unavailable(f"NATS gives no inbox: {said(exc)}") from exc
+            self._client = client
+            self._prefix = f"{inbox}.".encode()
+            self._routes.clear()  # their commands name the inbox
+        return client
+
+    # ----------------------------------------------------------------------------------------------- connection
+
+    def lost(self) -> None:
+        """Watcher: whatever waits for a confirmation may be stored, or not."""
+        waiting, self._waiting = self._waiting, {}
+        for outbound, report in waiting.values():
+            report(
+                outbound,
+                PublishOutcomeUnknown(
+                    f"the connection to NATS was lost before an event for topic {outbound.topic!r} was confirmed: it "
+                    "may be stored. Publish it again under the same id"
+                ),
+            )
+        self._ended()
+
+    def back(self) -> None:
+        """Watcher: the inbox is there again."""
+
+    def gone(self) -> None:
+        """Watcher: as after a loss; the next submit takes the next client."""
+        self.lost()
+
+    def _ended(self) -> None:
+        for future in (self._room, self._idle):
+            if future is not None and not future.done() and (future is self._room or not self._waiting):
+                future.set_result(None)
+
+    def _confirmed(self, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
+        """JetStream's answer to one publish."""
+        found = self._waiting.pop(int(subject[len(self._prefix) :]), None)
+        if found is None:
+            return  # a connection was lost in between
+        outbound, report = found
+        topic = outbound.topic
+        ack = _ACK(data)
+        if ack is not None:
+            stream, sequence, duplicate = ack.groups()
+            report(outbound, Receipt(topic, f"{stream.decode()}/{int(sequence)}", duplicate=duplicate is not None))
+        elif headers is not None and headers.startswith(b"NATS/1.0 503"):
+            self._topics.discard(topic)  # looked for again before the next event
+            report(outbound, Unavailable(f"no stream takes an event for topic {topic!r} now (no responders)"))
+        else:
+            report(outbound, self._answer(topic, data))
+        if self._room is not None or self._idle is not None:
+            self._ended()
+
+    def _answer(self, topic: str, data: bytes) -> Receipt | PublishOutcomeUnknown | Rejected | Unavailable:
+        try:
+            answer = json.loads(data)
+            error = answer.get("error")
+            if not error:
+                return Receipt(topic, f"{answer['stream']}/{answer['seq']}", duplicate=bool(answer.get("duplicate")))
+            failure = publish_failure(topic, ApiError(error))
+        except (ValueError, TypeError, KeyError, AttributeError) as exc:
+            unknown = PublishOutcomeUnknown(f"NATS answered an event for topic {topic!r} with something else")
+            unknown.__cause__ = exc
+            return unknown
+        assert isinstance(failure, PublishOutcomeUnknown | Rejected | Unavailable)
+        return failure
+
+    # --------------------------------------------------------------------------------------------------- submit
+
+    async def submit(self, batch: Sequence[Outbound], report: Report, /) -> None:
+        """See :meth:`anybroker.adapter.Sender.submit`."""
+        if self._closed:
+            raise Unavailable("the NATS sender is closed")
+        client = await self.open()
+        absent: set[str] = set()
+        for topic in {outbound.topic for outbound in batch} - self._topics:
+            if await is_there(self._link, topic):
+                self._topics.add(topic)
+            else:
+                absent.add(topic)
+        parts: list[bytes] = []
+        size = 0
+        first = self._last + 1
+        now = time()
+        limit = client.max_payload
+        for outbound in batch:
+            if outbound.topic in absent:
+                report(outbound, Rejected(f"NATS has no stream for topic {outbound.topic!r}. Declare the topic first"))
+                continue
+            while len(self._waiting) >= _WINDOW or (self._waiting and client.pending_data_size > _BUFFER):
+                self._write(client, parts, first)
+                parts, size, first = [], 0, self._last + 1
+                self._room = asyncio.get_running_loop().create_future()
+                await self._room
+                self._room = None
+                if not client.is_connected:
+                    raise Unavailable("the connection to NATS was lost")  # for what was not handed over yet
+            size += self._add(parts, outbound, report, now, limit)
+            if size >= _WRITE:
+                self._write(client, parts, first)
+                parts, size, first = [], 0, self._last + 1
+        self._write(client, parts, first)
+
+    def _write(self, client: RawClient, parts: list[bytes], first: int) -> None:
+        """``first``: the first number of a confirmation that belongs to these commands."""
+        if parts and not client.write(b"".join(parts)):
+            for token in range(first, self._last + 1):
+                self._waiting.pop(token, None)  # not written, so not stored
+            raise Unavailable("the connection to NATS was lost")
+
+    def _add(self, parts: list[bytes], outbound: Outbound, report: Report, now: float, limit: int) -> int:
+        """Add the command of one event, which from now on waits for its confirmation; returns its bytes, about."""
+        key = outbound.key
+        slot = getrandbits(_SLOT_BITS) if key is None else slot_of(key)
+        copy_id = outbound.deduplication_id()
+        control = f"Nats-Msg-Id: {copy_id}\r\n"
+        delayed = outbound.not_before is not None and outbound.not_before > now and self._schedules
+        where = self._routes.get((outbound.topic, outbound.group)) or self._route(outbound.topic, outbound.group)
+        command = where[slot]
+        if delayed:
+            assert outbound.not_before is not None
+            moment = datetime.fromtimestamp(outbound.not_before, UTC).isoformat(timespec="microseconds")
+            target = command.split(b" ")[1].decode()
+            control += f"Nats-Schedule: @at {moment[:-6]}Z\r\nNats-Schedule-Target: {target}\r\n"
+            command = f"HPUB {schedule_subject(outbound.topic)}.{copy_id} ".encode() + self._prefix
+        try:
+            headers, body = self._wire.write(outbound, control)
+        except ValueError as exc:
+            error = Rejected(f"an event for topic {outbound.topic!r} has a header that NATS cannot carry: {exc}")
+            error.__cause__ = exc
+            report(outbound, error)
+            return 0
+        size = len(headers) + len(body)
+        refused = check_size(outbound, size, limit)
+        if refused is not None:
+            report(outbound, refused)
+            return 0
+        self._last = token = self._last + 1
+        self._waiting[token] = outbound, report
+        parts += (b"%b%d %d %d\r\n" % (command, token, len(headers), size), headers, body, b"\r\n")
+        return size
+
+    def _route(self, topic: str, group: str | None) -> list[bytes]:
+        """How the command of a publish begins, for each slot."""
+        subject = topic if group is None else inlet(topic, group)
+        route = [f"HPUB {subject}.{slot} ".encode() + self._prefix for slot in range(SLOTS)]
+        self._routes[topic, group] = route
+        return route
+
+    # ---------------------------------------------------------------------------------------------------- close
+
+    async def close(self) -> None:
+        """See :meth:`anybroker.adapter.Sender.close`."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self._waiting:
+                self._idle = asyncio.get_running_loop().create_future()
+                await self._idle
+        finally:
+            self._link.watchers.discard(self)
+            self.lost()

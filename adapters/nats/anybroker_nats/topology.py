@@ -1,0 +1,286 @@
+"""Making streams and consumers be there, checking that they are, and counting what waits.
+
+Nothing that exists is changed, but for the lease of a group, which is its members' own and is logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from anybroker.adapter import SLOTS, Backlog, GroupSpec, Start, TopicSpec
+from anybroker.errors import ConfigError
+
+from .failures import ApiError, nats_errors
+from .link import Link
+from .names import PRIORITY_GROUP, consumer_name, inlet, stream_name, stream_subjects
+from .settings import NatsSettings
+
+__all__ = ["backlog", "check_group", "declare_topic", "is_there", "nanoseconds", "set_lease", "verify_topic"]
+
+_log = logging.getLogger("anybroker.nats")
+
+_NOT_FOUND: Final = 404
+_OTHER_STREAM: Final = (10058, 10065)
+"""The name, or a subject, belongs to another stream."""
+_OTHER_CONSUMER: Final = (10148, 10013, 10105)
+_LANES: Final = "anybroker-lanes"
+"""In a consumer's metadata: how many lanes its group has; 0 for an unordered group."""
+
+
+def nanoseconds(seconds: float) -> int:
+    """Seconds as JetStream counts time."""
+    return int(seconds * 1_000_000_000)
+
+
+async def is_there(link: Link, topic: str) -> bool:
+    """Whether the topic's stream exists."""
+    with nats_errors(f"looking for the stream of {topic!r}"):
+        return await _find(link, f"STREAM.INFO.{stream_name(topic)}") is not None
+
+
+async def _find(link: Link, operation: str) -> dict[str, Any] | None:
+    try:
+        return await link.api(operation)
+    except ApiError as exc:
+        if exc.code == _NOT_FOUND:
+            return None
+        raise
+
+
+# ------------------------------------------------------------------------------------------------------------ topics
+
+
+async def declare_topic(link: Link, topic: TopicSpec, settings: NatsSettings, lease: float, schedules: bool) -> None:
+    """Make the topic and its groups be there."""
+    with nats_errors(f"declaring the topic {topic.name!r}"):
+        found = await _find(link, f"STREAM.INFO.{stream_name(topic.name)}")
+        if found is None:
+            found = await _create_stream(link, topic, settings, schedules)
+        _compare_stream(topic.name, found["config"])
+        for group in topic.groups:
+            lanes = await _lanes_of(link, topic.name, group.name)
+            if lanes is None:
+                lanes = topic.lanes if group.ordered else 0
+            else:
+                _compare(topic.name, group.name, group.ordered, None if topic.default_lanes else topic.lanes, lanes)
+            await _create_group(link, topic.name, group, lanes, lease)
+
+
+async def verify_topic(link: Link, topic: TopicSpec) -> None:
+    """ConfigError naming what of the topic is missing or different."""
+    with nats_errors(f"looking for the topic {topic.name!r}"):
+        found = await _find(link, f"STREAM.INFO.{stream_name(topic.name)}")
+    if found is None:
+        raise ConfigError(
+            "topics", f"NATS has no stream {stream_name(topic.name)!r}", 'Declare the topic (provision="create").'
+        )
+    _compare_stream(topic.name, found["config"])
+    for group in topic.groups:
+        await check_group(link, topic.name, group.name, group.ordered, None if topic.default_lanes else topic.lanes)
+
+
+async def _create_stream(link: Link, topic: TopicSpec, settings: NatsSettings, schedules: bool) -> dict[str, Any]:
+    age = settings.max_age if topic.retention is None else topic.retention
+    age = 0.0 if math.isinf(age) else age
+    config: dict[str, Any] = {
+        "name": stream_name(topic.name),
+        "description": f"anybroker topic {topic.name}",
+        "subjects": stream_subjects(topic.name),
+        "retention": "limits",
+        "discard": "old",
+        "storage": settings.storage,
+        "num_replicas": settings.replicas,
+        "max_age": nanoseconds(age),
+        "duplicate_window": nanoseconds(min(settings.duplicate_window, age or settings.duplicate_window)),
+        "allow_direct": True,
+        "allow_msg_ttl": True,
+    }
+    if schedules:
+        config["allow_msg_schedules"] = True
+    try:
+        return await link.api(f"STREAM.CREATE.{config['name']}", config)
+    except ApiError as exc:
+        found = await _find(link, f"STREAM.INFO.{config['name']}") if exc.number in _OTHER_STREAM else None
+        if found is not None:
+            return found  # another process was faster; compared by the caller
+        if exc.number in _OTHER_STREAM:
+            raise ConfigError(
+                f"topics.{topic.name}",
+                f"another stream has one of the subjects {', '.join(stream_subjects(topic.name))}",
+                "Name the topic otherwise, or take the subject from that stream.",
+            ) from exc
+        raise
+
+
+def _compare_stream(topic: str, config: dict[str, Any]) -> None:
+    subjects = set(config.get("subjects") or ())
+    problem = ""
+    if missing := set(stream_subjects(topic)) - subjects:
+        problem = f"does not take {', '.join(sorted(missing))} (it takes {', '.join(sorted(subjects)) or 'nothing'})"
+    elif config.get("retention") != "limits":
+        problem = f"has the retention {config.get('retention')!r}, which lets groups take events from each other"
+    elif config.get("sealed"):
+        problem = "is sealed"
+    if problem:
+        raise ConfigError(
+            f"topics.{topic}",
+            f"the stream {stream_name(topic)!r} exists and {problem}",
+            "Name the topic otherwise, or change that stream; anybroker changes no stream.",
+        )
+
+
+# ------------------------------------------------------------------------------------------------------------ groups
+
+
+def _numbers(lanes: int) -> list[int | None]:
+    """The lanes of a group with so many; 0: it is unordered."""
+    return list(range(lanes)) or [None]
+
+
+async def _create_group(link: Link, topic: str, group: GroupSpec, lanes: int, lease: float) -> None:
+    """What is missing of it: whoever made it may have been stopped half-way.
+
+    The first one alone: of two processes that want different numbers of lanes the second is refused right there.
+    """
+    numbers = _numbers(lanes)
+    there = await asyncio.gather(*(_consumer(link, topic, group.name, lane) for lane in numbers))
+    missing = [lane for lane, found in zip(numbers, there, strict=True) if found is None]
+    if missing:
+        await _create(link, topic, group, missing[0], lanes, lease)
+        await asyncio.gather(*(_create(link, topic, group, lane, lanes, lease) for lane in missing[1:]))
+
+
+async def _create(link: Link, topic: str, group: GroupSpec, lane: int | None, lanes: int, lease: float) -> None:
+    name = consumer_name(group.name, lane)
+    config: dict[str, Any] = {
+        "name": name,
+        "durable_name": name,
+        "description": f"anybroker group {group.name}",
+        "filter_subjects": _filters(topic, group.name, lane, lanes),
+        "ack_policy": "explicit",
+        "ack_wait": nanoseconds(lease),
+        "max_deliver": -1,
+        "max_ack_pending": -1,
+        "metadata": {_LANES: str(lanes)},
+        **_start(group.start),
+    }
+    if lane is not None:
+        config |= {
+            "priority_groups": [PRIORITY_GROUP],
+            "priority_policy": "pinned_client",
+            "priority_timeout": nanoseconds(lease),
+        }
+    stream = stream_name(topic)
+    request = {"stream_name": stream, "config": config, "action": "create"}
+    try:
+        await link.api(f"CONSUMER.CREATE.{stream}.{name}", request)
+    except ApiError as exc:
+        found = await _consumer(link, topic, group.name, lane) if exc.number in _OTHER_CONSUMER else None
+        if found is None or _lanes(found) != lanes:
+            raise
+        # another process was faster, with another lease or start
+
+
+def _filters(topic: str, group: str, lane: int | None, lanes: int) -> list[str]:
+    """An unordered group takes what stands under any token; a lane takes its slots."""
+    tokens = ["*"] if lane is None else [str(slot) for slot in range(lane, SLOTS, lanes)]
+    return [f"{prefix}.{token}" for prefix in (topic, inlet(topic, group)) for token in tokens]
+
+
+def _start(start: Start) -> dict[str, str]:
+    if isinstance(start, datetime):
+        return {"deliver_policy": "by_start_time", "opt_start_time": start.astimezone(UTC).isoformat()}
+    return {"deliver_policy": "new" if start == "new" else "all"}
+
+
+async def _consumer(link: Link, topic: str, group: str, lane: int | None) -> dict[str, Any] | None:
+    return await _find(link, f"CONSUMER.INFO.{stream_name(topic)}.{consumer_name(group, lane)}")
+
+
+def _lanes(info: dict[str, Any]) -> int:
+    """How many lanes the group of this consumer has; -1: it is not one of ours."""
+    text = (info["config"].get("metadata") or {}).get(_LANES, "")
+    return int(text) if text.isdigit() else -1
+
+
+async def _lanes_of(link: Link, topic: str, group: str) -> int | None:
+    """How many lanes a group has: 0 for an unordered one, None if it is not there."""
+    for lane in (0, None):
+        found = await _consumer(link, topic, group, lane)
+        if found is not None:
+            if (lanes := _lanes(found)) >= 0:
+                return lanes
+            raise ConfigError(
+                f"topics.{topic}.groups",
+                f"the stream {stream_name(topic)!r} has a consumer {found['name']!r} that is not anybroker's",
+                "Name the group otherwise, or delete that consumer.",
+            )
+    return None
+
+
+def _compare(topic: str, group: str, ordered: bool, lanes: int | None, there: int) -> None:
+    if ordered != (there > 0) or (ordered and lanes is not None and lanes != there):
+        asked = "ordered=False" if not ordered else "ordered=True" if lanes is None else f"{lanes} lanes"
+        raise ConfigError(
+            f"topics.{topic}",
+            f"the group {group!r} is asked for with {asked}, and is there with "
+            f"{f'{there} lanes' if there else 'ordered=False'}",
+            "Use the same everywhere. Another number of lanes moves keys between consumers and loses their order: make "
+            "a new group, and let the old one finish.",
+        )
+
+
+async def check_group(link: Link, topic: str, group: str, ordered: bool, lanes: int | None) -> int:
+    """How many lanes it has. ConfigError if the group is not there, is not whole, or is of another kind."""
+    with nats_errors(f"looking for the group {group!r} of {topic!r}"):
+        there = await _lanes_of(link, topic, group)
+        missing = there is None
+        if there is not None:
+            _compare(topic, group, ordered, lanes, there)
+            found = await asyncio.gather(*(_consumer(link, topic, group, lane) for lane in _numbers(there)))
+            missing = None in found
+    if missing or there is None:
+        raise ConfigError(
+            f"topics.{topic}.groups",
+            f"the group {group!r} is not there, or only a part of it",
+            'Declare it (provision="create").',
+        )
+    return there
+
+
+async def set_lease(link: Link, topic: str, group: str, lanes: int, lease: float) -> None:
+    """Give the group's consumers this lease where they have another."""
+    stream = stream_name(topic)
+    with nats_errors(f"setting the lease of the group {group!r} of {topic!r}"):
+        for lane in _numbers(lanes):
+            found = await _consumer(link, topic, group, lane)
+            if found is None or found["config"].get("ack_wait") == nanoseconds(lease):
+                continue
+            if lane in (0, None):
+                _log.info(
+                    "the lease of the group %r of %r is %g s from now on, and was %g s",
+                    group,
+                    topic,
+                    lease,
+                    found["config"].get("ack_wait", 0) / 1e9,
+                )
+            config = found["config"] | {"ack_wait": nanoseconds(lease)}
+            if lane is not None:
+                config["priority_timeout"] = nanoseconds(lease)
+            request = {"stream_name": stream, "config": config, "action": "update"}
+            await link.api(f"CONSUMER.CREATE.{stream}.{found['name']}", request)
+
+
+async def backlog(link: Link, topic: str, group: str) -> Backlog:
+    """Messages that no member has, and those that one has and has not acknowledged."""
+    with nats_errors(f"counting what waits for {group!r} of {topic!r}"):
+        lanes = await _lanes_of(link, topic, group)
+        if lanes is None:
+            raise ConfigError(f"topics.{topic}.groups", f"NATS has no group {group!r} of {topic!r}", "Declare it.")
+        names = [consumer_name(group, lane) for lane in _numbers(lanes)]
+        infos = await asyncio.gather(*(link.api(f"CONSUMER.INFO.{stream_name(topic)}.{name}") for name in names))
+    return Backlog(sum(info["num_pending"] for info in infos), sum(info["num_ack_pending"] for info in infos))

@@ -1,0 +1,138 @@
+"""Events and NATS messages: the CloudEvents NATS protocol binding, with our transport headers beside it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final, Literal
+
+from nats.aio.msg import Msg
+
+from anybroker.adapter import Foreign, Inbound, Lane, Outbound
+from anybroker.cloudevents import HeaderBinding
+from anybroker.cloudevents.percent import percent_decode, percent_encode
+from anybroker.errors import InvalidEvent
+
+__all__ = ["Wire"]
+
+_LINE: Final = b"NATS/1.0\r\n"
+_OURS: Final = "anybroker-"
+_PREFIX: Final = "ce-"
+_NATS: Final = "nats-"
+"""Headers that instruct the server, or that it adds. Sent again they would do it again, or be refused."""
+_MAX_NAMES: Final = 1024
+_find_text: Final = re.compile(r"([^:\r\n]+): ?([^\r\n]*)\r\n").findall
+_find_bytes: Final = re.compile(rb"([^:\r\n]+): ?([^\r\n]*)\r\n").findall
+
+
+class Wire:
+    """Both directions. One for each adapter: it keeps what it has learned of header names, bounded."""
+
+    def __init__(self, content_mode: Literal["binary", "structured"] = "binary") -> None:
+        self._binding = HeaderBinding(
+            str, prefix=_PREFIX, content_type="attribute", percent=True, null_body=False, headerless=True
+        )
+        self._structured = content_mode == "structured"
+        self._names: dict[str, str] = {}
+
+    def write(self, outbound: Outbound, control: str) -> tuple[bytes, bytes]:
+        """The block of headers and the body; ``control`` is lines of NATS's own headers, each with its line's end.
+
+        Header values of an event are percent-encoded, our own transport headers too; others go as they are. A foreign
+        message keeps its headers byte for byte; a transport header of the same name gives way. Raises ValueError for a
+        header that NATS cannot carry.
+        """
+        event = outbound.event
+        extra = outbound.headers
+        if isinstance(event, Foreign):
+            return self._write_foreign(event, extra, control)
+        if self._structured:
+            headers, body = self._binding.structured(event)
+        else:
+            headers, body = self._binding.binary_headers(event), event.body or b""
+        lines = [f"{name}: {value}\r\n" for name, value in headers]
+        if extra:
+            lines += [_line(name, text) for name, text in extra.items()]
+        return _LINE + f"{''.join(lines)}{control}\r\n".encode(), body
+
+    def _write_foreign(self, event: Foreign, extra: Mapping[str, str] | None, control: str) -> tuple[bytes, bytes]:
+        own = [(name, value) for name, value in event.headers if not name.lower().startswith((_NATS, _OURS))]
+        for name, value in own:
+            _check(name, value)
+        there = {name.lower() for name, _ in own}
+        lines = [b"%b: %b\r\n" % (name.encode(), value) for name, value in own]
+        lines += [_line(name, text).encode() for name, text in (extra or {}).items() if name not in there]
+        return _LINE + b"".join(lines) + control.encode() + b"\r\n", event.body or b""
+
+    def read(
+        self, client: Any, subject: bytes, reply: bytes, body: bytes, block: bytes | None, lane: Lane, position: int
+    ) -> Inbound:
+        """One delivery; ``raw`` is nats-py's ``Msg``. What is no CloudEvent comes as a Foreign; nothing is raised."""
+        headers, text = _fields(block)
+        raw = Msg(client, subject.decode(), reply.decode(), body, dict(text))
+        try:
+            event = self._binding.parse(headers, body)
+        except InvalidEvent as exc:
+            own = [(name, _bytes(value)) for name, value in headers if not name.lower().startswith((_NATS, _OURS))]
+            return Inbound(Foreign(body, own, None, exc), lane, position, None, self._extra(text), raw)
+        return Inbound(event, lane, position, event.key, self._extra(text), raw)
+
+    def _extra(self, headers: list[tuple[str, str]]) -> dict[str, str]:
+        """The transport headers: those that are no attributes and not the server's."""
+        names = self._names
+        extra: dict[str, str] = {}
+        for name, value in headers:
+            known = names.get(name)
+            if known is None:
+                known = self._learn(name)
+            if known:
+                extra[known] = _decoded(value) if "%" in value and known.startswith(_OURS) else value
+        return extra
+
+    def _learn(self, name: str) -> str:
+        """A header's name as a transport header, or "" for one that belongs to the event or the server."""
+        lower = name.lower()
+        other = lower.startswith((_PREFIX, _NATS)) or lower in ("content-type", "anybroker-data")
+        known = "" if other else lower
+        if len(self._names) >= _MAX_NAMES:
+            self._names.clear()
+        self._names[name] = known
+        return known
+
+
+def _fields(block: bytes | None) -> tuple[list[tuple[str, Any]], list[tuple[str, str]]]:
+    """Names and values of a block of headers, in order: as they are (bytes, where one is no UTF-8), and as text."""
+    if not block:
+        return [], []
+    try:
+        text = _find_text(block.decode(), len(_LINE))
+    except UnicodeDecodeError:
+        found = [(name.decode("utf-8", "replace"), value) for name, value in _find_bytes(block, len(_LINE))]
+        return found, [(name, value.decode("utf-8", "replace")) for name, value in found]
+    return text, text
+
+
+def _line(name: str, text: str) -> str:
+    if name.startswith(_OURS):
+        text = percent_encode(text)
+    _check(name, text)
+    return f"{name}: {text}\r\n"
+
+
+def _check(name: str, value: str | bytes) -> None:
+    """The two characters that end a line; and a name ends at its colon."""
+    lines = isinstance(value, str) and ("\r" in value or "\n" in value)
+    lines = lines or (isinstance(value, bytes) and (b"\r" in value or b"\n" in value))
+    if lines or not name or not name.isascii() or not name.isprintable() or ":" in name or " " in name:
+        raise ValueError(f"the header {name!r} has a line's end, or a name that is not in printable ASCII")
+
+
+def _decoded(text: str) -> str:
+    try:
+        return percent_decode("", text)
+    except InvalidEvent:
+        return text  # not written by us
+
+
+def _bytes(value: str | bytes) -> bytes:
+    return value if isinstance(value, bytes) else value.encode()

@@ -1,0 +1,245 @@
+"""A member of a group: long polls in threads of its own, as many as there is to do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import chain
+from typing import TypeVar
+
+from anybroker.adapter import Ack, Commit, Inbound, Lane, LaneListener, Release, Settlement
+from anybroker.errors import AnybrokerError, BrokerError, LeaseLost, Unavailable
+
+from .queue import ENTRIES, Queue
+
+__all__ = ["SqsReceiver"]
+
+_R = TypeVar("_R")
+
+
+class SqsReceiver:
+    """See :class:`anybroker.adapter.Receiver`. One lane: SQS itself keeps each message group with one member, and
+    closed until what was handed over of it is settled.
+
+    A poll is never given up, because SQS would go on to hand messages to it: what comes after the end goes back.
+    """
+
+    def __init__(
+        self,
+        queue: Queue,
+        lane: Lane,
+        listener: LaneListener,
+        pool: ThreadPoolExecutor,
+        *,
+        wait: int,
+        pollers: int,
+    ) -> None:
+        self._queue = queue
+        self._lane = lane
+        self._pool = pool
+        self._wait = wait
+        self._pollers = pollers
+        self._threads = ThreadPoolExecutor(pollers, "anybroker-sqs-poll")
+        self._polls: dict[asyncio.Future[list[Inbound]], int] = {}
+        """Polls under way, and how many messages each may bring."""
+        self._wide = 1
+        """How many polls are wanted at once."""
+        self._buffer: deque[tuple[float, Inbound]] = deque()
+        """What a poll brought beyond what was asked for since, and until when it may still be handed out."""
+        self._unsettled: dict[Inbound, None] = {}
+        self._settling: frozenset[Inbound] = frozenset()
+        """What the settlement under way is about."""
+        self._position = 0
+        self._waiter: asyncio.Future[None] | None = None
+        self._failure: BrokerError | None = None
+        self._leaving: asyncio.Task[None] | None = None
+        self._closed = False
+        listener.assigned(lane)
+
+    # ------------------------------------------------------------------------------------------------- receiving
+
+    async def receive(self, limit: int, /, *, lanes: Collection[Lane] | None, timeout: float) -> Sequence[Inbound]:
+        """See :meth:`anybroker.adapter.Receiver.receive`."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + timeout
+        limit = limit if lanes is None or self._lane in lanes else 0
+        while self._leaving is None:
+            if self._failure is not None:
+                raise self._failure
+            batch = await self._take(limit)
+            self._ask(limit - len(batch))
+            left = end - loop.time()
+            if batch or left <= 0:
+                return batch
+            waiter = self._waiter = loop.create_future()
+            timer = loop.call_later(left, self._wake)
+            try:
+                await waiter
+            finally:
+                timer.cancel()
+        return ()
+
+    def _ask(self, room: int) -> None:
+        """Begin polls for what there is room for."""
+        room -= sum(self._polls.values()) + len(self._buffer)
+        if self._failure is not None or self._leaving is not None:
+            return
+        loop = asyncio.get_running_loop()
+        while room > 0 and len(self._polls) < self._wide:
+            count = min(room, ENTRIES)
+            room -= count
+            poll = loop.run_in_executor(self._threads, self._queue.poll, count, self._wait)
+            self._polls[poll] = count
+            poll.add_done_callback(self._polled)
+
+    def _polled(self, poll: asyncio.Future[list[Inbound]]) -> None:
+        count = self._polls.pop(poll)
+        if poll.cancelled():
+            return
+        error = poll.exception()
+        if error is None:
+            batch = poll.result()
+            until = self._until()
+            self._buffer.extend((until, inbound) for inbound in batch)
+            self._wide = min(self._wide * 2, self._pollers) if len(batch) == count else max(self._wide // 2, 1)
+        elif self._failure is None:
+            self._failure = error if isinstance(error, BrokerError) else Unavailable(str(error))
+            self._failure.__cause__ = error.__cause__ if isinstance(error, AnybrokerError) else error
+        self._wake()
+
+    async def _take(self, limit: int) -> list[Inbound]:
+        """What the buffer has. What lay in it for too long, because nobody asked, goes back first."""
+        buffer = self._buffer
+        now = asyncio.get_running_loop().time()
+        late: list[Inbound] = []
+        while buffer and buffer[0][0] < now:
+            late.append(buffer.popleft()[1])
+        if late:  # what cannot go back now does so by itself when the lease ends
+            await self._hide(late, 0)
+        batch: list[Inbound] = []
+        while buffer and len(batch) < limit:
+            inbound = buffer.popleft()[1]
+            self._position += 1
+            inbound.position = self._position
+            self._unsettled[inbound] = None
+            batch.append(inbound)
+        return batch
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    # -------------------------------------------------------------------------------------------------- settling
+
+    async def settle(self, batch: Sequence[Settlement], /) -> Sequence[BrokerError | None]:
+        """See :meth:`anybroker.adapter.Receiver.settle`."""
+        acked: dict[Inbound, None] = {}
+        released: dict[Inbound, int] = {}
+        for item in batch:
+            if not isinstance(item, Ack | Release):
+                raise TypeError("SQS settles each message by itself")
+            if item.inbound in self._unsettled:
+                del self._unsettled[item.inbound]
+                if isinstance(item, Ack):
+                    acked[item.inbound] = None
+                else:
+                    released[item.inbound] = item.attempts
+        self._settling = frozenset((*acked, *released))
+        attempts = {inbound.raw["MessageId"]: starts for inbound, starts in released.items() if starts}
+        if attempts:
+            try:
+                await self._run(partial(self._queue.note, attempts))
+            except AnybrokerError:
+                pass  # without the note attempts start again; the events must not wait for that
+        results = {**await self._in_tens(acked, self._queue.delete), **await self._hide(released, 0)}
+        self._settling = frozenset()
+        gone = LeaseLost("a delivery is settled already, or not ours any more")
+        return [results.pop(item.inbound, gone) for item in batch if not isinstance(item, Commit)]
+
+    async def extend(self, batch: Sequence[Inbound], /) -> Sequence[BrokerError | None]:
+        """See :meth:`anybroker.adapter.ExtendsLease.extend`. What waits in the buffer is extended with it."""
+        ours = [inbound for inbound in batch if inbound in self._unsettled]
+        settling = self._settling
+        results = await self._hide([*ours, *(inbound for _, inbound in self._buffer)], self._queue.lease)
+        until = self._until()
+        self._buffer = deque(
+            (until if inbound in results and results[inbound] is None else old, inbound)
+            for old, inbound in self._buffer
+        )
+        refused = {inbound for inbound in ours if isinstance(results[inbound], LeaseLost)}
+        results.update(dict.fromkeys(refused))  # what was settled meanwhile is not lost
+        lost = LeaseLost("a delivery is settled already, or not ours any more")
+        results.update(dict.fromkeys(await self._give_up(refused & self._unsettled.keys()), lost))
+        return [None if inbound in settling else results.get(inbound, lost) for inbound in batch]
+
+    async def _give_up(self, lost: Collection[Inbound]) -> list[Inbound]:
+        """Forget what is lost, and give back what came after it in its message group, which would overtake it."""
+        groups: set[str] = set()
+        gone: list[Inbound] = []
+        for inbound in self._unsettled if lost else ():
+            group = inbound.raw["Attributes"].get("MessageGroupId")
+            if inbound in lost or group in groups:
+                gone.append(inbound)
+                groups |= set() if group is None else {group}
+        for inbound in gone:
+            del self._unsettled[inbound]
+        await self._hide([inbound for inbound in gone if inbound not in lost], 0)
+        return gone
+
+    def _until(self) -> float:
+        """Until when what is hidden now may be handed out: the core extends it a third of the lease later."""
+        return asyncio.get_running_loop().time() + self._queue.lease / 2
+
+    async def _hide(self, batch: Iterable[Inbound], seconds: int) -> dict[Inbound, BrokerError | None]:
+        return await self._in_tens(batch, lambda ten: self._queue.hide(dict.fromkeys(ten, seconds)))
+
+    async def _in_tens(
+        self, batch: Iterable[Inbound], request: Callable[[Sequence[Inbound]], list[BrokerError | None]]
+    ) -> dict[Inbound, BrokerError | None]:
+        """One request for each ten of them, side by side; the result of each of them."""
+        items = list(batch)
+        tens = [items[at : at + ENTRIES] for at in range(0, len(items), ENTRIES)]
+        answers = await asyncio.gather(*(self._run(partial(request, ten)) for ten in tens))
+        return dict(zip(items, chain.from_iterable(answers), strict=True))
+
+    async def _run(self, function: Callable[[], _R]) -> _R:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, function)
+
+    # ------------------------------------------------------------------------------------------------------- end
+
+    async def give_back(self, lane: Lane, /) -> None:
+        """See :meth:`anybroker.adapter.Receiver.give_back`. SQS shares message groups out as they come."""
+
+    async def stop(self) -> None:
+        """See :meth:`anybroker.adapter.Receiver.stop`."""
+        if self._leaving is None:
+            self._leaving = asyncio.create_task(self._leave(), name=f"anybroker leave {self._lane.name}")
+            self._wake()
+
+    async def _leave(self) -> None:
+        """Give back what nobody has asked for, now and when the polls under way have ended."""
+        while self._buffer or self._polls:
+            batch = [inbound for _, inbound in self._buffer]
+            self._buffer.clear()
+            await self._hide(batch, 0)
+            if self._polls:
+                await asyncio.wait(self._polls, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.sleep(0)  # their callbacks have run then
+
+    async def close(self) -> None:
+        """See :meth:`anybroker.adapter.Receiver.close`. Waits for the polls under way."""
+        await self.stop()
+        if self._closed or self._leaving is None:
+            return
+        self._closed = True
+        try:
+            await self._leaving
+            unsettled = list(self._unsettled)
+            self._unsettled.clear()
+            await self._hide(unsettled, 0)
+        finally:
+            self._threads.shutdown(wait=False)

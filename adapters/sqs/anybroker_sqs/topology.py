@@ -1,0 +1,202 @@
+"""Making topics and groups be there, finding them, and counting what waits.
+
+A topic is an SNS topic, a group an SQS queue subscribed to it; both are FIFO where events are ordered, which their
+names say: ``orders.fifo``. Of a group the subscription is made last, so no event reaches a part of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from anybroker.adapter import Backlog, GroupSpec, TopicSpec, Topology
+from anybroker.errors import ConfigError, Rejected
+
+from .aws import Aws
+from .failures import CLIENT_ERRORS, is_missing
+from .names import queue_name, redrive_name, topic_name
+from .settings import SqsSettings
+
+__all__ = ["Destination", "Places"]
+
+_DEFAULT_BYTES = 262_144
+_LEAST_RETENTION, _MOST_RETENTION = 60, 1_209_600
+"""Seconds for which SQS can keep a message."""
+_HANDED_OVER = 1_000
+"""Receives after which SQS moves a message to the redrive queue: the most that it takes; our attempts end far below."""
+_COUNTS = tuple(f"ApproximateNumberOfMessages{kind}" for kind in ("", "Delayed", "NotVisible"))
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where events are sent: a topic, or a group's queue."""
+
+    address: str
+    """The topic's ARN, or the queue's URL."""
+    is_topic: bool
+    fifo: bool
+
+
+class Places:
+    """What is where in AWS. Its public methods run their requests in threads."""
+
+    def __init__(self, aws: Aws, settings: SqsSettings) -> None:
+        self._aws = aws
+        self._direct = settings.direct
+        self._max_bytes = settings.max_message_bytes
+
+    async def declare(self, topology: Topology, mode: Literal["create", "verify"]) -> None:
+        """Make all of it be there, or check that it is: ConfigError for what is missing or of another kind."""
+        declare = self._make_topic if mode == "create" else self._check_topic
+        calls = (self._aws.call(f"declaring the topic {topic.name!r}", declare, topic) for topic in topology.topics)
+        for error in await asyncio.gather(*calls, return_exceptions=True):
+            if error is not None:
+                raise error
+
+    async def destination(self, topic: str, group: str | None) -> Destination:
+        """Where an event for the topic, or for one group of it, goes. Rejected where that is not there."""
+        return await self._aws.call(f"looking for the topic {topic!r}", self._find, topic, group)
+
+    async def queue(self, topic: str, group: str, fifo: bool) -> str:
+        """The URL of the queue of a group. ConfigError where it is not there, or is of the other kind."""
+        return await self._aws.call(f"joining the group {group!r} of {topic!r}", self._need, topic, group, fifo)
+
+    async def backlog(self, topic: str, group: str) -> Backlog:
+        """What waits for the group: SQS's counts, which are approximate on AWS."""
+
+        def count() -> Backlog:
+            url = self._look(topic, group, True) or self._need(topic, group, False)
+            names: Any = _COUNTS
+            counts: Any = self._aws.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
+            visible, delayed, hidden = (int(counts.get(name, 0)) for name in _COUNTS)
+            return Backlog(visible + delayed, hidden)
+
+        return await self._aws.call(f"counting what waits for {group!r} of {topic!r}", count)
+
+    # -------------------------------------------------------------------------------------------------- looking
+
+    def _topic_arn(self, topic: str, fifo: bool) -> str:
+        return self._aws.arn("sns", topic_name(topic, fifo))
+
+    def _look(self, topic: str, group: str | None, fifo: bool) -> str | None:
+        """The topic's ARN, or the URL of a group's queue; None where there is none."""
+        arn = self._topic_arn(topic, fifo)
+        try:
+            if group is not None:
+                return self._aws.sqs.get_queue_url(QueueName=queue_name(topic, group, fifo))["QueueUrl"]
+            self._aws.sns.get_topic_attributes(TopicArn=arn)
+        except CLIENT_ERRORS as exc:
+            if not is_missing(exc):
+                raise
+            return None
+        return arn
+
+    def _is_there(self, topic: str, group: str | None, fifo: bool) -> str | None:
+        """The same; ConfigError where it is there as the other kind."""
+        address = self._look(topic, group, fifo)
+        if address is None and self._look(topic, group, not fifo) is not None:
+            raise ConfigError(
+                f"topics.{topic}",
+                f"{'it' if group is None else f'its group {group!r}'} is asked for with ordered={fifo}, and is there "
+                f"with ordered={not fifo}",
+                "AWS cannot change the kind. Use the same everywhere, or another name.",
+            )
+        return address
+
+    def _need(self, topic: str, group: str | None, fifo: bool) -> str:
+        """The same; ConfigError where it is not there."""
+        address = self._is_there(topic, group, fifo)
+        if address is None:
+            name = topic_name(topic, fifo) if group is None else queue_name(topic, group, fifo)
+            where = "SNS has no topic" if group is None else f"the group {group!r} is not there: SQS has no queue"
+            raise ConfigError(f"topics.{topic}", f"{where} {name!r}", 'Declare it (provision="create").')
+        return address
+
+    def _find(self, topic: str, group: str | None) -> Destination:
+        group = self._direct.get(topic) if group is None else group
+        for fifo in (True, False):
+            address = self._look(topic, group, fifo)
+            if address is not None:
+                return Destination(address, group is None, fifo)
+        what = f"topic {topic!r}" if group is None else f"queue of the group {group!r} of topic {topic!r}"
+        raise Rejected(f"AWS at {self._aws.where} has no {what}. Declare it first")
+
+    def _check_topic(self, topic: TopicSpec) -> None:
+        direct = self._only_group(topic)
+        if direct is None:
+            self._need(topic.name, None, topic.ordered)
+        for group in topic.groups:
+            self._need(topic.name, group.name, group.ordered)
+            if direct is None and not self._is_subscribed(topic, group):
+                raise ConfigError(
+                    f"topics.{topic.name}",
+                    f"the queue of the group {group.name!r} is not subscribed to the topic",
+                    'Declare it (provision="create").',
+                )
+
+    def _is_subscribed(self, topic: TopicSpec, group: GroupSpec) -> bool:
+        queue = self._aws.arn("sqs", queue_name(topic.name, group.name, group.ordered))
+        pages = self._aws.sns.get_paginator("list_subscriptions_by_topic")
+        found = pages.paginate(TopicArn=self._topic_arn(topic.name, topic.ordered))
+        return any(each.get("Endpoint") == queue for page in found for each in page["Subscriptions"])
+
+    def _only_group(self, topic: TopicSpec) -> str | None:
+        """The group of a topic without SNS; None for other topics."""
+        only = self._direct.get(topic.name)
+        other = [group.name for group in topic.groups if group.name != only]
+        if only is not None and other:
+            raise ConfigError(
+                "direct",
+                f"says that {topic.name!r} has the group {only!r} alone, and {other[0]!r} is asked for",
+                "Leave the topic out of it, in every program: then it has any number of groups.",
+            )
+        return only
+
+    # --------------------------------------------------------------------------------------------------- making
+
+    def _make_topic(self, topic: TopicSpec) -> None:
+        direct = self._only_group(topic)
+        if direct is None and self._is_there(topic.name, None, topic.ordered) is None:
+            attributes = {"FifoTopic": "true", "FifoThroughputScope": "MessageGroup"} if topic.ordered else {}
+            if self._max_bytes > _DEFAULT_BYTES:
+                attributes["MaximumMessageSize"] = str(self._max_bytes)
+            self._aws.sns.create_topic(Name=topic_name(topic.name, topic.ordered), Attributes=attributes)
+        for group in topic.groups if direct is None else (GroupSpec(direct, topic.ordered),):
+            self._make_group(topic, group, direct is not None)
+
+    def _make_group(self, topic: TopicSpec, group: GroupSpec, direct: bool) -> None:
+        fifo, name = group.ordered, queue_name(topic.name, group.name, group.ordered)
+        redrive = {"deadLetterTargetArn": self._aws.arn("sqs", redrive_name(topic.name, fifo))}
+        source = self._topic_arn(topic.name, topic.ordered)
+        if self._is_there(topic.name, group.name, fifo) is None:
+            self._make_queue(redrive_name(topic.name, fifo), fifo, source, float("inf"))
+            self._make_queue(
+                name, fifo, source, topic.retention, RedrivePolicy={**redrive, "maxReceiveCount": _HANDED_OVER}
+            )
+        if not direct:
+            self._aws.sns.subscribe(
+                TopicArn=source,
+                Protocol="sqs",
+                Endpoint=self._aws.arn("sqs", name),
+                Attributes={"RawMessageDelivery": "true", "RedrivePolicy": json.dumps(redrive)},
+            )
+
+    def _make_queue(self, name: str, fifo: bool, source: str, retention: float | None, **policies: object) -> None:
+        """Make a queue, to which ``source``, a topic, may send. It is no error if there is one like it."""
+        statement = {
+            "Effect": "Allow",
+            "Principal": {"Service": "sns.amazonaws.com"},
+            "Action": "sqs:SendMessage",
+            "Resource": self._aws.arn("sqs", name),
+            "Condition": {"ArnEquals": {"aws:SourceArn": source}},
+        }
+        policies["Policy"] = {"Version": "2012-10-17", "Statement": [statement]}
+        attributes: Any = {policy: json.dumps(text) for policy, text in policies.items()}
+        if retention is not None:
+            attributes["MessageRetentionPeriod"] = str(int(min(max(retention, _LEAST_RETENTION), _MOST_RETENTION)))
+        if fifo:  # with high throughput: each message group by itself
+            attributes |= {"FifoQueue": "true", "DeduplicationScope": "messageGroup"}
+            attributes["FifoThroughputLimit"] = "perMessageGroupId"
+        self._aws.sqs.create_queue(QueueName=name, Attributes=attributes)

@@ -1,0 +1,37 @@
+"""The NATS adapter, on a nats-server of this session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from ..brokers.ports import free_port
+from ..harness import Secured
+from ..secured import nats
+from .server import ServerHarness
+
+if TYPE_CHECKING:
+    from ..raw import RawClient
+
+__all__ = ["NatsHarness"]
+
+
+class NatsHarness(ServerHarness):
+    """Topics have names of their own; the server is shared."""
+
+    name: ClassVar[str] = "nats"
+    kind: ClassVar[str] = "nats"
+
+    def absent_url(self) -> str:
+        """A port where nobody listens."""
+        return f"nats://127.0.0.1:{free_port()}"
+
+    def secured(self, folder: Path) -> Secured:
+        """Others, with TLS and credentials."""
+        return nats.start(folder)
+
+    def raw(self) -> RawClient:
+        """By the broker's own client, which is imported now."""
+        from ..raw.nats import NatsClient
+
+        return NatsClient(self.started)

@@ -1,0 +1,89 @@
+"""Kafka, by aiokafka and the SDK's Kafka binding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from cloudevents.core.base import BaseCloudEvent
+from cloudevents.core.bindings.kafka import KafkaMessage, from_kafka, to_binary, to_structured
+from cloudevents.core.formats.json import JSONFormat
+
+from .api import MINIMAL, Mode, Quirk, RawClient, RawMessage
+
+__all__ = ["KafkaClient"]
+
+
+class KafkaClient(RawClient):
+    """Record headers are bytes."""
+
+    prefix: ClassVar[str] = "ce_"
+
+    def __init__(self, url: str) -> None:
+        self._servers = url.removeprefix("kafka://")
+        self._producer: Any = None
+        self._consumer: Any = None
+
+    async def __aenter__(self) -> KafkaClient:
+        self._producer = AIOKafkaProducer(bootstrap_servers=self._servers)
+        await self._producer.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._producer.stop()
+        if self._consumer is not None:
+            await self._consumer.stop()
+
+    async def listen(self, topic: str, group: str) -> None:
+        """Of all partitions, from their beginning, in no group."""
+        self._consumer = AIOKafkaConsumer(topic, bootstrap_servers=self._servers, auto_offset_reset="earliest")
+        await self._consumer.start()
+
+    async def receive(self) -> RawMessage:
+        """The next record."""
+        record = await self._consumer.getone()
+        key = None if record.key is None else record.key.decode()
+        return RawMessage(record.value, dict(record.headers), key=key)
+
+    async def send(self, topic: str, group: str, message: RawMessage) -> None:
+        """With acks=1, as most programs do."""
+        key = None if message.key is None else message.key.encode()
+        await self._producer.send_and_wait(topic, message.body, key, headers=list(message.headers.items()))
+
+    def read(self, message: RawMessage) -> BaseCloudEvent:
+        """By the SDK, which takes no null value: an empty one is no data to it."""
+        return from_kafka(KafkaMessage(dict(message.headers), message.key, message.body or b""), JSONFormat())
+
+    def write(self, event: BaseCloudEvent, mode: Mode) -> RawMessage:
+        """By the SDK; its key is the extension ``partitionkey``."""
+        made = (to_binary if mode == "binary" else to_structured)(event, JSONFormat())
+        key = made.key.decode() if isinstance(made.key, bytes) else made.key
+        return RawMessage(made.value, made.headers, key=key)
+
+    def value(self, value: Any) -> bytes:
+        """In UTF-8."""
+        return value if isinstance(value, bytes) else str(value).encode()
+
+    def own_quirks(self) -> Mapping[str, Quirk]:
+        """Of the Kafka binding: section 3.2, and what writers do with the content type."""
+        both = self.build(b"<a/>", "application/xml", {**MINIMAL, "datacontenttype": "text/plain"})
+        return {
+            "content-type beside ce_datacontenttype": Quirk(
+                both,
+                {**MINIMAL, "datacontenttype": "application/xml"},
+                b"<a/>",
+            ),
+            "a tombstone": Quirk(self.build(None, None, MINIMAL, key="k"), MINIMAL, None),
+            "a record key without partitionkey": Quirk(self.build(b"{}", None, MINIMAL, key="k"), MINIMAL, b"{}"),
+            "values in UTF-8": Quirk(
+                self.build(b"", None, {**MINIMAL, "subject": "ä 100%"}),
+                {**MINIMAL, "subject": "ä 100%"},
+                b"",
+            ),
+            "header names in upper case": Quirk(
+                RawMessage(b"1", {f"CE_{name.upper()}": value.encode() for name, value in MINIMAL.items()}),
+                MINIMAL,
+                b"1",
+            ),
+        }

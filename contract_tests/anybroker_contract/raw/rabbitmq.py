@@ -1,0 +1,109 @@
+"""RabbitMQ, by aio_pika and the SDK's two bindings: RabbitMQ's (``ce-``) and AMQP 1.0's (``cloudEvents_``)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+import aio_pika
+from cloudevents.core.base import BaseCloudEvent
+from cloudevents.core.bindings.amqp import AMQPMessage, from_amqp
+from cloudevents.core.bindings.rabbitmq import RabbitMQMessage, from_rabbitmq, to_binary, to_structured
+from cloudevents.core.formats.json import JSONFormat
+
+from .api import MINIMAL, Mode, Quirk, RawClient, RawMessage
+
+__all__ = ["RabbitmqClient"]
+
+
+class RabbitmqClient(RawClient):
+    """Publishes to the topic's exchange under the routing key of a slot."""
+
+    prefix: ClassVar[str] = "ce-"
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._messages: asyncio.Queue[RawMessage] = asyncio.Queue()
+        self._connection: Any = None
+        self._channel: Any = None
+
+    async def __aenter__(self) -> RabbitmqClient:
+        self._connection = await aio_pika.connect(self._url)
+        self._channel = await self._connection.channel()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._connection.close()
+
+    async def listen(self, topic: str, group: str) -> None:
+        """By a queue of its own, bound to the exchange."""
+        queue = await self._channel.declare_queue(exclusive=True)
+        await queue.bind(topic, "#")
+
+        async def take(message: Any) -> None:
+            self._messages.put_nowait(RawMessage(message.body, message.headers, message.content_type))
+
+        await queue.consume(take, no_ack=True)
+
+    async def receive(self) -> RawMessage:
+        """The next delivery."""
+        return await self._messages.get()
+
+    async def send(self, topic: str, group: str, message: RawMessage) -> None:
+        """Confirmed."""
+        exchange = await self._channel.get_exchange(topic)
+        made = aio_pika.Message(message.body or b"", headers=dict(message.headers), content_type=message.content_type)
+        await exchange.publish(made, routing_key="7")
+
+    def read(self, message: RawMessage) -> BaseCloudEvent:
+        """Attributes with anybroker's default prefix are those of the AMQP 1.0 binding."""
+        body, headers = message.body or b"", dict(message.headers)
+        if any(name.startswith("ce-") for name in headers):
+            return from_rabbitmq(RabbitMQMessage(headers, message.content_type, body), JSONFormat())
+        properties = {} if message.content_type is None else {"content-type": message.content_type}
+        return from_amqp(AMQPMessage(properties, headers, body), JSONFormat())
+
+    def write(self, event: BaseCloudEvent, mode: Mode) -> RawMessage:
+        """By the binding for RabbitMQ."""
+        made = (to_binary if mode == "binary" else to_structured)(event, JSONFormat())
+        return RawMessage(made.body, made.headers, made.content_type)
+
+    def build(
+        self,
+        body: bytes | None,
+        content_type: str | None = None,
+        attributes: Mapping[str, Any] | None = None,
+        headers: Mapping[str, Any] | None = None,
+        key: str | None = None,
+        prefix: str = "",
+    ) -> RawMessage:
+        """The content type is a property of its own."""
+        made = super().build(body, None, {}, headers)
+        found = {f"{prefix or self.prefix}{name}": value for name, value in (attributes or {}).items()}
+        return RawMessage(body, {**found, **made.headers}, content_type)
+
+    def own_quirks(self) -> Mapping[str, Quirk]:
+        """The prefixes of the AMQP 1.0 binding (section 3.1), and what RabbitMQ makes of AMQP 1.0 types."""
+        json = {**MINIMAL, "datacontenttype": "application/json"}
+        typed = {**MINIMAL, "number": 7, "yes": True, "time": datetime(2026, 1, 1, tzinfo=UTC)}
+        text = {**MINIMAL, "number": "7", "yes": "true", "time": "2026-01-01T00:00:00Z"}
+        long = "x" * 300
+        return {
+            "cloudEvents: of AMQP 1.0": Quirk(
+                self.build(b"{}", "application/json", MINIMAL, prefix="cloudEvents:"),
+                json,
+                b"{}",
+            ),
+            "cloudEvents_ of JMS": Quirk(
+                self.build(b"{}", "application/json", MINIMAL, prefix="cloudEvents_"), json, b"{}"
+            ),
+            "native types": Quirk(self.build(b"1", None, typed, prefix="cloudEvents_"), text, b"1"),
+            "a long string as bytes": Quirk(
+                self.build(b"1", None, {**MINIMAL, "subject": bytearray(long.encode())}, prefix="cloudEvents:"),
+                {**MINIMAL, "subject": long},
+                b"1",
+            ),
+            "no data": Quirk(self.build(b"", None, MINIMAL), MINIMAL, None),
+        }

@@ -1,0 +1,96 @@
+"""What a member knows of one consumer: whose the lane is, what is out, and when the order is certain."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+from anybroker_nats.consumer import ACK, NAK, Arrived, Consumer
+
+
+def arrived(kit: SimpleNamespace, sequence: int, at: int, pin: str = "p1", deliveries: int = 1) -> tuple[Arrived, int]:
+    """The message with this stream sequence, as delivery number ``at`` of the consumer."""
+    reply = f"$JS.ACK.orders.g@0.{deliveries}.{sequence}.{at}.1.0".encode()
+    return Arrived(deliveries, b"orders.1", reply, b"", kit.block(pin=pin)), sequence
+
+
+def test_the_first_delivery_says_whose_the_lane_is(kit: SimpleNamespace) -> None:
+    consumer = Consumer(0, "g@0", True)
+    assert b'"id"' not in consumer.request(5, 10, 99)
+    assert consumer.arrived(*arrived(kit, 7, 1)) == b""
+    assert consumer.pin == b"p1"
+    asked = json.loads(consumer.request(5, 10, 99))
+    assert asked == {"batch": 5, "expires": 10, "max_bytes": 99, "group": "lane", "id": "p1"}
+    assert json.loads(consumer.touch())["id"] == "p1"
+    assert json.loads(Consumer(0, "g", False).request(1, 2, 3)) == {"batch": 1, "expires": 2, "max_bytes": 3}
+
+
+def test_a_redelivery_of_what_is_here_is_not_another_event(kit: SimpleNamespace) -> None:
+    consumer = Consumer(0, "g@0", True)
+    consumer.arrived(*arrived(kit, 7, 1))
+    consumer.unsettled[7] = consumer.buffer.pop(7).reply
+    item, sequence = arrived(kit, 7, 2, deliveries=2)
+    assert consumer.arrived(item, sequence) == b""
+    assert consumer.buffer == {}
+    assert consumer.unsettled == {7: item.reply}
+    consumer.remember_ack(7, consumer.unsettled.pop(7))
+    assert consumer.arrived(item, sequence) == b"PUB " + item.reply + ACK
+    assert consumer.buffer == {}
+
+
+def test_what_comes_after_the_lane_was_given_back_goes_back(kit: SimpleNamespace) -> None:
+    consumer = Consumer(0, "g@0", True)
+    consumer.arrived(*arrived(kit, 7, 1))
+    consumer.left_pin = consumer.pin
+    consumer.lose_pin()
+    consumer.forget()
+    late, sequence = arrived(kit, 8, 2, pin="p1")
+    assert consumer.arrived(late, sequence) == b"PUB " + late.reply + NAK
+    assert consumer.buffer == {}
+    assert consumer.arrived(*arrived(kit, 8, 3, pin="p2")) == b""
+    assert (list(consumer.buffer), consumer.pin) == ([8], b"p2")
+
+
+def test_only_deliveries_that_the_server_had_made_count(kit: SimpleNamespace) -> None:
+    consumer = Consumer(0, "g@0", True)
+    for sequence, at in ((7, 1), (8, 2), (9, 3), (10, 4)):
+        consumer.arrived(*arrived(kit, sequence, at))
+    consumer.unsettled[7] = consumer.buffer.pop(7).reply
+    consumer.released[8] = consumer.buffer.pop(8).reply
+    assert consumer.ours(2) == 2
+    assert consumer.ours(3) == 3
+    domain = b"$JS.ACK.hub.hash.orders.g@0.1.11.5.1.0.random"
+    consumer.arrived(Arrived(1, b"orders.1", domain, b"", None), 11)
+    assert (consumer.ours(4), consumer.ours(5)) == (4, 5)
+
+
+def test_all_that_is_out_goes_back_in_the_streams_order(kit: SimpleNamespace) -> None:
+    consumer = Consumer(0, "g@0", True)
+    for at, sequence in enumerate((9, 3, 5, 4), 1):
+        consumer.arrived(*arrived(kit, sequence, at))
+    consumer.unsettled[4] = consumer.buffer.pop(4).reply
+    consumer.released[5] = consumer.buffer.pop(5).reply
+    assert [int(reply.split(b".")[5]) for reply in consumer.out()] == [3, 4, 5, 9]
+    assert {int(reply.split(b".")[5]) for reply in consumer.leased()} == {3, 4, 9}
+
+
+def test_acknowledgements_are_remembered_up_to_a_bound() -> None:
+    consumer = Consumer(0, "g@0", True)
+    for sequence in range(12_000):
+        consumer.remember_ack(sequence, b"reply")
+    assert len(consumer.acked) == 10_000
+    assert next(iter(consumer.acked)) == 2_000
+
+
+def test_a_lost_pin_leaves_what_is_out(kit: SimpleNamespace) -> None:
+    consumer = Consumer(0, "g@0", True)
+    consumer.synced = True
+    consumer.arrived(*arrived(kit, 7, 1))
+    consumer.outstanding = 5
+    generation = consumer.generation
+    consumer.lose_pin()
+    assert (consumer.pin, consumer.synced, consumer.outstanding, list(consumer.buffer)) == (b"", False, 0, [7])
+    assert consumer.generation == generation + 1
+    shared = Consumer(0, "g", False)
+    shared.unsync()
+    assert shared.synced, "an unordered group waits for nobody"

@@ -1,0 +1,36 @@
+"""What programs in other languages send, as the NATS messages that they are: read without a broker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from anybroker.adapter import Foreign, Inbound, Lane
+from anybroker.cloudevents.attributes import canonical
+from anybroker_contract.raw import Quirk, RawMessage
+from anybroker_contract.raw.nats import NatsClient
+from anybroker_nats.wire import Wire
+
+LANE = Lane("orders/0", 1)
+QUIRKS = NatsClient("nats://127.0.0.1").quirks()
+
+
+def read(message: RawMessage) -> Inbound:
+    """As the server sends it: headers as lines."""
+    lines = "".join(f"{name}: {value}\r\n" for name, value in message.headers.items())
+    block = f"NATS/1.0\r\n{lines}\r\n".encode() if lines else None
+    client: Any = None
+    return Wire().read(client, b"orders.7", b"", message.body or b"", block, LANE, 7)
+
+
+@pytest.mark.parametrize("quirk", QUIRKS.values(), ids=QUIRKS)
+def test_is_read_as_what_it_is(quirk: Quirk) -> None:
+    event = read(quirk.message).event
+    assert event.body == quirk.body
+    if quirk.attributes is None:
+        assert isinstance(event, Foreign)
+        assert event.reason is not None
+    else:
+        assert not isinstance(event, Foreign)
+        assert {name: canonical(value) for name, value in event.attributes.items()} == quirk.attributes

@@ -1,0 +1,206 @@
+"""Streams and consumers: made as asked, compared and never changed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from anybroker.adapter import GroupSpec, TopicSpec
+from anybroker.errors import ConfigError
+from anybroker_nats.failures import ApiError
+from anybroker_nats.settings import NatsSettings
+from anybroker_nats.topology import backlog, check_group, declare_topic, set_lease, verify_topic
+
+Run = Callable[[Any], Any]
+
+
+class Server:
+    """Enough of JetStream's API: streams and consumers by name."""
+
+    def __init__(self, kit: SimpleNamespace) -> None:
+        self.link = kit.FakeLink()
+        self.link.api = self.api
+        self.streams: dict[str, Any] = {}
+        self.consumers: dict[str, Any] = {}
+        self.changes: list[str] = []
+        self.taken = False
+
+    async def api(self, operation: str, body: Any = None) -> Any:
+        await asyncio.sleep(0)
+        what, verb, rest = operation.split(".", 2)
+        there = self.streams if what == "STREAM" else self.consumers
+        if verb == "INFO":
+            if rest not in there:
+                raise ApiError({"code": 404, "err_code": 10059})
+            return there[rest]
+        self.changes.append(operation)
+        if what == "STREAM" and self.taken:
+            raise ApiError({"code": 400, "err_code": 10065})
+        config = body if what == "STREAM" else body["config"]
+        if what == "CONSUMER" and body["action"] == "create" and rest in there and there[rest]["config"] != config:
+            raise ApiError({"code": 400, "err_code": 10148})
+        there[rest] = {"name": rest.rpartition(".")[2], "config": config, "num_pending": 3, "num_ack_pending": 2}
+        return there[rest]
+
+    async def declare(self, *groups: GroupSpec, lease: float = 20.0, **options: Any) -> None:
+        topic = TopicSpec("shop.orders", groups, **options)
+        await declare_topic(self.link, topic, NatsSettings(), lease, True)
+
+
+def test_a_topic_is_a_stream_and_a_lane_a_consumer(run: Run, kit: SimpleNamespace) -> None:
+    server = Server(kit)
+    run(server.declare(GroupSpec("b.i"), GroupSpec("loose", ordered=False), lanes=3, retention=60.0))
+    config = server.streams["shop_orders"]["config"]
+    assert config["subjects"] == ["shop.orders.*", "shop.orders.@.>"]
+    assert (config["max_age"], config["duplicate_window"]) == (60 * 10**9, 60 * 10**9)
+    assert set(server.consumers) == {f"shop_orders.{name}" for name in ("b_i@0", "b_i@1", "b_i@2", "loose")}
+    lanes = [server.consumers[f"shop_orders.b_i@{lane}"]["config"] for lane in range(3)]
+    filters = [subject for lane in lanes for subject in lane["filter_subjects"]]
+    wanted = {f"{prefix}.{slot}" for prefix in ("shop.orders", "shop.orders.@.b.i") for slot in range(64)}
+    assert len(filters) == len(set(filters)) == 128
+    assert set(filters) == wanted
+    for lane in lanes:
+        assert (lane["ack_wait"], lane["priority_timeout"], lane["max_deliver"]) == (20 * 10**9, 20 * 10**9, -1)
+        assert lane["priority_policy"] == "pinned_client"
+        assert lane["deliver_policy"] == "new"
+    loose = server.consumers["shop_orders.loose"]["config"]
+    assert loose["filter_subjects"] == ["shop.orders.*", "shop.orders.@.loose.*"]
+    assert "priority_policy" not in loose
+
+
+def test_retention_and_start(run: Run, kit: SimpleNamespace) -> None:
+    server = Server(kit)
+    moment = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    groups = GroupSpec("a", start="earliest"), GroupSpec("b", start=moment)
+    run(server.declare(*groups, lanes=1, retention=float("inf")))
+    assert server.streams["shop_orders"]["config"]["max_age"] == 0
+    assert server.streams["shop_orders"]["config"]["duplicate_window"] == 120 * 10**9
+    assert server.consumers["shop_orders.a@0"]["config"]["deliver_policy"] == "all"
+    assert server.consumers["shop_orders.b@0"]["config"]["opt_start_time"] == "2026-01-02T03:04:05+00:00"
+    other = Server(kit)
+    run(other.declare())
+    assert other.streams["shop_orders"]["config"]["max_age"] == 7 * 24 * 3600 * 10**9
+
+
+def test_declaring_again_changes_nothing(run: Run, kit: SimpleNamespace) -> None:
+    server = Server(kit)
+    run(server.declare(GroupSpec("g"), lanes=2))
+    made = list(server.changes)
+    run(server.declare(GroupSpec("g", start="earliest"), lanes=2, lease=5.0, retention=1.0))
+    run(server.declare(GroupSpec("g"), default_lanes=True))
+    assert server.changes == made
+    run(server.declare(GroupSpec("g"), GroupSpec("late"), lanes=2))
+    assert server.changes[len(made) :] == ["CONSUMER.CREATE.shop_orders.late@0", "CONSUMER.CREATE.shop_orders.late@1"]
+
+
+def test_a_group_that_was_left_half_made_is_completed(run: Run, kit: SimpleNamespace) -> None:
+    server = Server(kit)
+    run(server.declare(GroupSpec("g"), lanes=3))
+    del server.consumers["shop_orders.g@2"]
+    with pytest.raises(ConfigError, match="only a part"):
+        run(check_group(server.link, "shop.orders", "g", True, 3))
+    run(server.declare(GroupSpec("g"), lanes=3))
+    assert run(check_group(server.link, "shop.orders", "g", True, None)) == 3
+
+
+@pytest.mark.parametrize(
+    ("group", "lanes", "said"),
+    [
+        (GroupSpec("g"), 5, "asked for with 5 lanes, and is there with 3 lanes"),
+        (GroupSpec("g", ordered=False), 3, "asked for with ordered=False, and is there with 3 lanes"),
+        (GroupSpec("loose"), 3, "asked for with 3 lanes, and is there with ordered=False"),
+    ],
+)
+def test_another_kind_is_refused_with_both_named(
+    run: Run, kit: SimpleNamespace, group: GroupSpec, lanes: int, said: str
+) -> None:
+    server = Server(kit)
+    run(server.declare(GroupSpec("g"), GroupSpec("loose", ordered=False), lanes=3))
+    made = list(server.changes)
+    topic = TopicSpec("shop.orders", (group,), lanes=lanes)
+    for asking in (server.declare(group, lanes=lanes), verify_topic(server.link, topic)):
+        with pytest.raises(ConfigError, match=said) as caught:
+            run(asking)
+        assert caught.value.remedy
+    assert server.changes == made
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"subjects": ["shop.orders.*"]}, r"does not take shop\.orders\.@\.>"),
+        ({"retention": "workqueue"}, "workqueue"),
+        ({"sealed": True}, "sealed"),
+    ],
+)
+def test_somebody_elses_stream_is_refused_and_left_alone(
+    run: Run, kit: SimpleNamespace, change: dict[str, Any], said: str
+) -> None:
+    server = Server(kit)
+    run(server.declare())
+    server.streams["shop_orders"]["config"] |= change
+    server.changes.clear()
+    with pytest.raises(ConfigError, match=said):
+        run(server.declare(GroupSpec("g")))
+    assert server.changes == []
+
+
+def test_a_subject_or_consumer_of_somebody_else_is_refused(run: Run, kit: SimpleNamespace) -> None:
+    server = Server(kit)
+    server.taken = True
+    with pytest.raises(ConfigError, match="another stream"):
+        run(server.declare())
+    server = Server(kit)
+    run(server.declare())
+    server.consumers["shop_orders.g"] = {"name": "g", "config": {"durable_name": "g"}}
+    with pytest.raises(ConfigError, match="not anybroker's"):
+        run(server.declare(GroupSpec("g")))
+
+
+def test_of_two_processes_with_other_lanes_the_second_is_refused(run: Run, kit: SimpleNamespace) -> None:
+    async def both() -> list[Any]:
+        server = Server(kit)
+        await server.declare()
+        declaring = (server.declare(GroupSpec("g"), lanes=lanes) for lanes in (2, 3))
+        return await asyncio.gather(*declaring, return_exceptions=True)
+
+    results = run(both())
+    assert results[0] is None
+    assert isinstance(results[1], ConfigError)
+
+
+def test_what_is_missing_is_named(run: Run, kit: SimpleNamespace) -> None:
+    server = Server(kit)
+    with pytest.raises(ConfigError, match="shop_orders"):
+        run(verify_topic(server.link, TopicSpec("shop.orders")))
+    run(server.declare())
+    with pytest.raises(ConfigError, match="'g'"):
+        run(verify_topic(server.link, TopicSpec("shop.orders", (GroupSpec("g"),))))
+    with pytest.raises(ConfigError, match="'g'"):
+        run(backlog(server.link, "shop.orders", "g"))
+
+
+def test_a_member_gives_the_group_its_lease(run: Run, kit: SimpleNamespace) -> None:
+    server = Server(kit)
+    run(server.declare(GroupSpec("g"), GroupSpec("loose", ordered=False), lanes=2))
+    server.changes.clear()
+    run(set_lease(server.link, "shop.orders", "g", 2, 20.0))
+    assert server.changes == []
+    run(set_lease(server.link, "shop.orders", "g", 2, 5.0))
+    run(set_lease(server.link, "shop.orders", "loose", 0, 5.0))
+    assert len(server.changes) == 3
+    assert server.consumers["shop_orders.g@1"]["config"]["priority_timeout"] == 5 * 10**9
+    assert "priority_timeout" not in server.consumers["shop_orders.loose"]["config"]
+
+
+def test_backlog_adds_the_lanes_up(run: Run, kit: SimpleNamespace) -> None:
+    server = Server(kit)
+    run(server.declare(GroupSpec("g"), GroupSpec("loose", ordered=False), lanes=4))
+    counted = run(backlog(server.link, "shop.orders", "g"))
+    assert (counted.waiting, counted.in_flight, counted.lag) == (12, 8, 20)
+    assert run(backlog(server.link, "shop.orders", "loose")).lag == 5

@@ -1,0 +1,181 @@
+"""Topics and groups as SNS topics and SQS queues: what is made, what is refused, what is found."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from anybroker.adapter import Backlog, GroupSpec, TopicSpec, Topology
+from anybroker.errors import ConfigError, Rejected, Unavailable
+from anybroker_sqs import SqsSettings
+from anybroker_sqs.topology import Destination, Places
+
+TOPIC = TopicSpec("shop.orders", (GroupSpec("billing"),))
+UNORDERED = TopicSpec("shop.orders", (GroupSpec("billing", ordered=False),), ordered=False)
+FIFO = {"FifoQueue": "true", "DeduplicationScope": "messageGroup", "FifoThroughputLimit": "perMessageGroupId"}
+
+
+def places(aws: Any, **options: str) -> Places:
+    return Places(aws, SqsSettings.model_validate(options))
+
+
+def declare(found: Places, *topics: TopicSpec, mode: Any = "create") -> None:
+    asyncio.run(found.declare(Topology(topics), mode))
+
+
+def test_an_ordered_topic_is_fifo_with_a_queue_for_each_group(aws: Any) -> None:
+    declare(places(aws), TOPIC)
+    client = aws.client
+    assert client.topics == {"shop_orders.fifo": {"FifoTopic": "true", "FifoThroughputScope": "MessageGroup"}}
+    assert set(client.queues) == {"shop_orders__billing.fifo", "shop_orders__-redrive.fifo"}
+    queue = client.queues["shop_orders__billing.fifo"]
+    assert FIFO.items() <= queue.items()
+    redrive = "arn:aws:sqs:us-east-1:1:shop_orders__-redrive.fifo"
+    assert json.loads(queue["RedrivePolicy"]) == {"deadLetterTargetArn": redrive, "maxReceiveCount": 1000}
+    (statement,) = json.loads(queue["Policy"])["Statement"]
+    assert statement["Resource"] == "arn:aws:sqs:us-east-1:1:shop_orders__billing.fifo"
+    assert statement["Condition"] == {"ArnEquals": {"aws:SourceArn": "arn:aws:sns:us-east-1:1:shop_orders.fifo"}}
+    (subscription,) = client.subscriptions
+    assert subscription["Endpoint"] == "arn:aws:sqs:us-east-1:1:shop_orders__billing.fifo"
+    assert subscription["Attributes"]["RawMessageDelivery"] == "true"
+    assert json.loads(subscription["Attributes"]["RedrivePolicy"]) == {"deadLetterTargetArn": redrive}
+    assert [request for request, _ in client.requests][-1] == "subscribe", "the last step"
+
+
+def test_an_unordered_topic_is_standard(aws: Any) -> None:
+    declare(places(aws), UNORDERED)
+    assert aws.client.topics == {"shop_orders": {}}
+    assert set(aws.client.queues) == {"shop_orders__billing", "shop_orders__-redrive"}
+    assert not FIFO.items() & aws.client.queues["shop_orders__billing"].items()
+
+
+def test_declaring_again_changes_nothing_and_verify_is_content(aws: Any) -> None:
+    found = places(aws)
+    declare(found, TOPIC)
+    made = len(aws.client.of("create_queue")), len(aws.client.of("create_topic")), len(aws.client.subscriptions)
+    declare(found, TOPIC)
+    declare(found, TOPIC, mode="verify")
+    assert made == (
+        len(aws.client.of("create_queue")),
+        len(aws.client.of("create_topic")),
+        len(aws.client.subscriptions),
+    )
+
+
+@pytest.mark.parametrize(
+    ("retention", "seconds"), [(None, None), (1.0, "60"), (3600.5, "3600"), (float("inf"), "1209600")]
+)
+def test_retention(aws: Any, retention: float | None, seconds: str | None) -> None:
+    declare(places(aws), TopicSpec("orders", (GroupSpec("g"),), retention=retention))
+    assert aws.client.queues["orders__g.fifo"].get("MessageRetentionPeriod") == seconds
+
+
+def test_a_higher_limit_is_set_on_the_topic(aws: Any) -> None:
+    declare(places(aws, max_message_bytes="1048576"), TOPIC)
+    assert aws.client.topics["shop_orders.fifo"]["MaximumMessageSize"] == "1048576"
+
+
+@pytest.mark.parametrize("mode", ["create", "verify"])
+@pytest.mark.parametrize(("there", "asked"), [(TOPIC, UNORDERED), (UNORDERED, TOPIC)])
+def test_the_other_kind_is_refused(aws: Any, mode: Any, there: TopicSpec, asked: TopicSpec) -> None:
+    declare(places(aws), there)
+    with pytest.raises(ConfigError, match=f"ordered={asked.ordered}.*ordered={there.ordered}"):
+        declare(places(aws), asked, mode=mode)
+
+
+def test_a_group_of_the_other_kind_is_refused(aws: Any) -> None:
+    declare(places(aws), TOPIC)
+    mixed = TopicSpec("shop.orders", (GroupSpec("billing", ordered=False),))
+    with pytest.raises(ConfigError, match="its group 'billing'"):
+        declare(places(aws), mixed)
+
+
+def test_verify_names_what_is_missing_and_makes_nothing(aws: Any) -> None:
+    found = places(aws)
+    with pytest.raises(ConfigError, match=r"no topic 'shop_orders\.fifo'"):
+        declare(found, TOPIC, mode="verify")
+    assert (aws.client.topics, aws.client.queues) == ({}, {})
+    declare(found, TopicSpec("shop.orders"))
+    with pytest.raises(ConfigError, match="'billing' is not there"):
+        declare(found, TOPIC, mode="verify")
+    declare(found, TOPIC)
+    aws.client.subscriptions.clear()
+    with pytest.raises(ConfigError, match="not subscribed"):
+        declare(found, TOPIC, mode="verify")
+
+
+def test_destinations(aws: Any) -> None:
+    found = places(aws)
+    declare(found, TOPIC, TopicSpec("plain", (GroupSpec("g", ordered=False),), ordered=False))
+
+    async def look(topic: str, group: str | None = None) -> Destination:
+        return await found.destination(topic, group)
+
+    assert asyncio.run(look("shop.orders")) == Destination("arn:aws:sns:us-east-1:1:shop_orders.fifo", True, True)
+    assert asyncio.run(look("shop.orders", "billing")) == Destination("shop_orders__billing.fifo", False, True)
+    assert asyncio.run(look("plain")) == Destination("arn:aws:sns:us-east-1:1:plain", True, False)
+    assert asyncio.run(look("plain", "g")) == Destination("plain__g", False, False)
+    for missing in (("other", None), ("plain", "other")):
+        with pytest.raises(Rejected, match="other"):
+            asyncio.run(look(*missing))
+
+
+def test_a_direct_topic_has_no_sns(aws: Any) -> None:
+    found = places(aws, direct="shop.orders:billing")
+    declare(found, TOPIC)
+    declare(found, TOPIC, mode="verify")
+    assert (aws.client.topics, aws.client.subscriptions) == ({}, [])
+    assert set(aws.client.queues) == {"shop_orders__billing.fifo", "shop_orders__-redrive.fifo"}
+    expected = Destination("shop_orders__billing.fifo", False, True)
+    assert asyncio.run(found.destination("shop.orders", None)) == expected
+    with pytest.raises(ConfigError, match="'audit' is asked for") as caught:
+        declare(found, TopicSpec("shop.orders", (GroupSpec("billing"), GroupSpec("audit"))))
+    assert caught.value.setting == "direct"
+
+
+def test_a_direct_topic_that_is_only_published_to_has_its_group(aws: Any) -> None:
+    declare(places(aws, direct="orders:g"), TopicSpec("orders"))
+    assert "orders__g.fifo" in aws.client.queues
+
+
+def test_the_queue_of_a_group(aws: Any) -> None:
+    found = places(aws)
+    declare(found, TOPIC)
+    assert asyncio.run(found.queue("shop.orders", "billing", True)) == "shop_orders__billing.fifo"
+    with pytest.raises(ConfigError, match="ordered=False"):
+        asyncio.run(found.queue("shop.orders", "billing", False))
+    with pytest.raises(ConfigError, match="'audit' is not there"):
+        asyncio.run(found.queue("shop.orders", "audit", True))
+
+
+def test_backlog_adds_what_is_delayed(aws: Any) -> None:
+    found = places(aws)
+    declare(found, UNORDERED)
+    counts = {"": "3", "Delayed": "2", "NotVisible": "4"}
+    aws.client.queues["shop_orders__billing"] = {
+        f"ApproximateNumberOfMessages{kind}": count for kind, count in counts.items()
+    }
+    assert asyncio.run(found.backlog("shop.orders", "billing")) == Backlog(5, 4)
+    with pytest.raises(ConfigError, match="'audit'"):
+        asyncio.run(found.backlog("shop.orders", "audit"))
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "setting"),
+    [
+        ("AccessDenied", 403, "keys"),
+        ("ExpiredToken", 403, "keys"),
+        ("QueueNameExists", 400, "topics"),
+        ("ServiceUnavailable", 503, None),
+        ("Throttling", 400, None),
+    ],
+)
+def test_what_aws_refuses_is_one_error(aws: Any, kit: Any, code: str, status: int, setting: str | None) -> None:
+    aws.client.raises = kit.refusal(code, "CreateQueue", status)
+    with pytest.raises(Unavailable if setting is None else ConfigError) as caught:
+        declare(places(aws), TOPIC)
+    assert getattr(caught.value, "setting", None) == setting
+    assert caught.value.__cause__ is aws.client.raises
