@@ -1,0 +1,1 @@
+../../examples/swap/__main__.py

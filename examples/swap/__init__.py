@@ -1,0 +1,1 @@
+"""One program, any broker: ``python -m examples.swap``."""
