@@ -97,6 +97,7 @@ async def test_sigterm_drains_and_gives_back(kit: Kit, again: bool) -> None:
         worker = await kit.worker(topic, log=log, stick=stick, seconds=0.05, drain=10.0, subscription=few)
         published = await kit.publish(publisher, topic, 40, keys=8)
         await log.wait_started(8)
+        await log.until(lambda: set(stick) <= set(log.started), "the handler that sticks is started")
         worker.signal(signal.SIGTERM)
         if again:
             await log.quiet(0.4)

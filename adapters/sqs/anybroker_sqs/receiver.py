@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,10 @@ from .queue import ENTRIES, Queue
 
 __all__ = ["SqsReceiver"]
 
+_log = logging.getLogger("anybroker.sqs")
 _R = TypeVar("_R")
+_BETWEEN_FAILURES = 1.0
+"""Seconds between two polls while SQS does not answer."""
 
 
 class SqsReceiver:
@@ -25,6 +29,8 @@ class SqsReceiver:
     closed until what was handed over of it is settled.
 
     A poll is never given up, because SQS would go on to hand messages to it: what comes after the end goes back.
+    A poll that fails changes nothing about the messages that were handed over, which can still be settled: the member
+    is dead only when polls have failed for a whole lease, or for a reason that only a person can mend.
     """
 
     def __init__(
@@ -55,6 +61,9 @@ class SqsReceiver:
         self._position = 0
         self._waiter: asyncio.Future[None] | None = None
         self._failure: BrokerError | None = None
+        self._failing_since: float | None = None
+        self._poll_at = 0.0
+        """No poll before: the last one failed."""
         self._leaving: asyncio.Task[None] | None = None
         self._closed = False
         listener.assigned(lane)
@@ -71,11 +80,11 @@ class SqsReceiver:
                 raise self._failure
             batch = await self._take(limit)
             self._ask(limit - len(batch))
-            left = end - loop.time()
-            if batch or left <= 0:
+            now = loop.time()
+            if batch or now >= end:
                 return batch
             waiter = self._waiter = loop.create_future()
-            timer = loop.call_later(left, self._wake)
+            timer = loop.call_at(min(end, self._poll_at) if self._poll_at > now else end, self._wake)
             try:
                 await waiter
             finally:
@@ -85,9 +94,9 @@ class SqsReceiver:
     def _ask(self, room: int) -> None:
         """Begin polls for what there is room for."""
         room -= sum(self._polls.values()) + len(self._buffer)
-        if self._failure is not None or self._leaving is not None:
-            return
         loop = asyncio.get_running_loop()
+        if self._failure is not None or self._leaving is not None or loop.time() < self._poll_at:
+            return
         while room > 0 and len(self._polls) < self._wide:
             count = min(room, ENTRIES)
             room -= count
@@ -101,14 +110,26 @@ class SqsReceiver:
             return
         error = poll.exception()
         if error is None:
+            self._failing_since = None
             batch = poll.result()
             until = self._until()
             self._buffer.extend((until, inbound) for inbound in batch)
             self._wide = min(self._wide * 2, self._pollers) if len(batch) == count else max(self._wide // 2, 1)
         elif self._failure is None:
+            self._failed(error)
+        self._wake()
+
+    def _failed(self, error: BaseException) -> None:
+        """A poll has failed: once a second another one, for as long as what we hold can be ours."""
+        now = asyncio.get_running_loop().time()
+        self._wide = 1
+        self._poll_at = now + _BETWEEN_FAILURES
+        if self._failing_since is None:
+            self._failing_since = now
+            _log.warning("%s: a poll failed, and is made again: %s", self._lane.name, error)
+        if not isinstance(error, Unavailable) or now - self._failing_since >= self._queue.lease:
             self._failure = error if isinstance(error, BrokerError) else Unavailable(str(error))
             self._failure.__cause__ = error.__cause__ if isinstance(error, AnybrokerError) else error
-        self._wake()
 
     async def _take(self, limit: int) -> list[Inbound]:
         """What the buffer has. What lay in it for too long, because nobody asked, goes back first."""

@@ -133,9 +133,34 @@ def test_polls_become_more_while_they_are_full_and_one_when_there_is_nothing(cas
     asyncio.run(main())
 
 
-def test_a_poll_that_fails_ends_the_receiver(case: Any, kit: SimpleNamespace) -> None:
+def test_polls_that_fail_for_a_moment_change_nothing_about_what_is_held(
+    case: Any, kit: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def main() -> None:
+        monkeypatch.setattr("anybroker_sqs.receiver._BETWEEN_FAILURES", 0.05)
         run = case()
+        run.arrive(1)
+        (held,) = await run.take(1)
+        run.client.raises = kit.refusal("ServiceUnavailable", "ReceiveMessage", 503)
+        began = len(run.polls())
+        assert await run.receiver.receive(10, lanes=None, timeout=0.3) == []
+        assert 2 <= len(run.polls()) - began <= 8, "again and again, and not all the time"
+        run.client.raises = None
+        assert await run.receiver.settle([Ack(held)]) == [None]
+        run.arrive(2)
+        assert len(await run.take(1)) == 1
+        await run.receiver.close()
+
+    asyncio.run(main())
+
+
+def test_polls_that_fail_for_a_lease_end_the_receiver(
+    case: Any, kit: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        monkeypatch.setattr("anybroker_sqs.receiver._BETWEEN_FAILURES", 0.05)
+        run = case()
+        run.queue.lease = 0.3
         run.client.raises = kit.refusal("ServiceUnavailable", "ReceiveMessage", 503)
         with pytest.raises(Unavailable) as caught:
             await run.receiver.receive(10, lanes=None, timeout=5)
