@@ -22,13 +22,14 @@ from .closing import Closing, looked_at
 from .cluster import BEGINNING, Cluster
 from .failures import CLIENT_ERRORS, failure, said
 from .names import lane_name
-from .wire import Record, Wire
+from .records import KafkaInbound, Native, read_as_parsed
+from .wire import Wire
 
 __all__ = ["KafkaReceiver"]
 
 POLL = 0.5
 """Seconds of one ``getmany``: a later ``receive`` takes up what an earlier one did not wait for."""
-_Records = Mapping[TopicPartition, Sequence[Record]]
+_Records = Mapping[TopicPartition, Sequence[KafkaInbound | Native]]
 
 
 class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no types
@@ -66,7 +67,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
         self._stopped = False
         self._closed = False
         self._failure: BrokerError | None = None
-        self._left: dict[TopicPartition, Sequence[Record]] = {}
+        self._left: dict[TopicPartition, Sequence[KafkaInbound | Native]] = {}
         self._poll: asyncio.Task[_Records] | None = None
         self._committing: asyncio.Task[None] | None = None
         self._changed = asyncio.get_running_loop().create_future()
@@ -74,6 +75,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
     async def start(self, topics: Iterable[str]) -> None:
         """Connect and ask to join; the lanes come later, through the listener."""
         await self._consumer.start()
+        read_as_parsed(self._consumer, self._wire.read)
         self._consumer.subscribe(list(topics), listener=self)
 
     # ------------------------------------------------------------------------------------------------- receiving
@@ -140,7 +142,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
                 self._left[tp] = [*self._left.get(tp, ()), *records]
         if not self._left:
             return {}
-        taken: dict[TopicPartition, Sequence[Record]] = {}
+        taken: dict[TopicPartition, Sequence[KafkaInbound | Native]] = {}
         for tp in [tp for tp in self._left if tp in tps]:
             records = self._left.pop(tp)
             taken[tp] = records[:limit]
@@ -152,8 +154,16 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
         return taken
 
     def _inbounds(self, records: _Records) -> list[Inbound]:
-        lanes, read = self._lanes, self._wire.read
-        return [read(record, lanes[tp]) for tp, batch in records.items() if tp in lanes for record in batch]
+        """What has a lane still, in it."""
+        inbounds: list[Inbound] = []
+        for tp, batch in records.items():
+            lane = self._lanes.get(tp)
+            if lane is not None:
+                for item in batch:
+                    inbound = item if isinstance(item, KafkaInbound) else self._wire.read(tp, item)
+                    inbound.lane = lane
+                    inbounds.append(inbound)
+        return inbounds
 
     def _dead(self, exc: BaseException, doing: str) -> BrokerError:
         """The client does not repair this: the core opens another receiver."""

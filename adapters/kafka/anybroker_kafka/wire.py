@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Literal, TypeAlias
 
-from aiokafka.structs import ConsumerRecord
+from aiokafka.structs import TopicPartition
 
-from anybroker.adapter import Foreign, Inbound, Lane, Outbound
+from anybroker.adapter import Foreign, Outbound
 from anybroker.cloudevents import HeaderBinding
 from anybroker.errors import InvalidEvent
 
-__all__ = ["Headers", "Record", "Wire"]
+from .records import KafkaInbound, Record
+
+__all__ = ["Headers", "Wire"]
 
 Headers: TypeAlias = list[tuple[str, bytes]]
-Record: TypeAlias = ConsumerRecord[bytes, bytes]
 
 _OURS = "anybroker-"
 _MAX_NAMES = 1024
@@ -52,21 +53,23 @@ class Wire:
             headers += [(name, text.encode()) for name, text in extra.items()]
         return body, headers
 
-    def read(self, record: Record, lane: Lane) -> Inbound:
-        """One delivery. What is no CloudEvent comes as a Foreign; nothing is raised."""
-        headers = record.headers
+    def read(self, partition: TopicPartition, record: Record) -> KafkaInbound:
+        """One delivery, without its lane. What is no CloudEvent comes as a Foreign; nothing is raised."""
+        headers, value = record.headers, record.value
+        event = self._binding.parse_usual(headers, value)
+        if event is not None and len(event._attributes) == len(headers):  # each header became one, none is left over
+            key = event.key
+            if key is None and record.key:
+                key = _text(record.key)
+            return KafkaInbound(partition, record, event, key, _NONE, True)
+        extra = self._extra(headers)
         try:
-            event = self._binding.parse(headers, record.value)
+            event = event or self._binding.parse(headers, value)
         except InvalidEvent as exc:
             key = _text(record.key)
             own = [(name, value) for name, value in headers if not name.lower().startswith(_OURS)]
-            return Inbound(Foreign(record.value, own, key, exc), lane, record.offset, key, self._extra(headers), record)
-        # As many attributes as headers: each header became one, and none is left over.
-        extra = _NONE if len(event.attributes) == len(headers) else self._extra(headers)
-        key = event.key
-        if key is None and record.key:
-            key = _text(record.key)
-        return Inbound(event, lane, record.offset, key, extra, record)
+            return KafkaInbound(partition, record, Foreign(value, own, key, exc), key, extra, False)
+        return KafkaInbound(partition, record, event, event.key or _text(record.key), extra, False)
 
     def _extra(self, headers: Iterable[tuple[str, bytes]]) -> dict[str, str]:
         """The transport headers: those that are no attributes."""

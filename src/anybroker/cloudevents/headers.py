@@ -93,6 +93,7 @@ class HeaderBinding(Generic[V]):
         self._encode: Callable[[str], V] = _encoder(values, percent)
         self._plain_bytes = values is bytes and not percent and content_type != "property" and null_body
         self._learned: dict[str, _Entry] = {}
+        self._usual: dict[str, _Entry] = {}
         self._written_names: dict[str, str] = {}
         self._written_values: dict[AttributeValue, V] = {}
 
@@ -154,6 +155,37 @@ class HeaderBinding(Generic[V]):
         return header
 
     # -- reading ---------------------------------------------------------------------------------------
+
+    def parse_usual(self, headers: Iterable[tuple[str, Any]], body: bytes | None) -> Event[Any] | None:
+        """:meth:`parse`, in less time, of an event in binary mode whose headers are named as :meth:`binary_headers`
+        names them, with bytes in them and nothing odd; None: ask :meth:`parse`.
+
+        If it has as many attributes as there are headers, ``binary_headers`` gives the very same headers again.
+        """
+        usual = self._usual
+        attributes: dict[str, AttributeValue] = {}
+        try:
+            for header, raw in headers:
+                role, name, values = usual[header]
+                if role == FEW_VALUES:
+                    attributes[name] = values[raw]
+                elif role <= MAY_BE_EMPTY:
+                    text = raw.decode()
+                    if role == TIME:
+                        check_timestamp(name, text)
+                    elif not (text.isprintable() and (text or role == MAY_BE_EMPTY)):
+                        return None
+                    attributes[name] = text
+                elif role == _CONTENT_TYPE:
+                    text = values[raw]
+                    if not text or name in attributes:  # a structured event, or a second content type
+                        return None
+                    attributes[name] = text
+        except (KeyError, AttributeError, TypeError, ValueError):
+            return None  # a new name or value, no bytes, no UTF-8, no timestamp: parse learns it, or says what is wrong
+        if "specversion" in attributes and "id" in attributes and "source" in attributes and "type" in attributes:
+            return trusted_event(attributes, body)
+        return None
 
     def parse(
         self, headers: Iterable[tuple[str, Any]], body: bytes | None, *, content_type: str | None = None
@@ -259,7 +291,10 @@ class HeaderBinding(Generic[V]):
                     break
         if len(self._learned) >= _MAX_NAMES:
             self._learned.clear()
+            self._usual.clear()
         self._learned[header] = entry
+        if self._plain_bytes and entry[0] != _DATA_MARK and (not entry[1] or header == self._name(entry[1])):
+            self._usual[header] = entry
         return entry
 
     def _learn_value(self, name: str, values: dict[Any, str], raw: object) -> AttributeValue:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from aiokafka.structs import ConsumerRecord
+from aiokafka.structs import ConsumerRecord, TopicPartition
 
-from anybroker.adapter import Foreign, Inbound, Lane
+from anybroker.adapter import Foreign, Inbound
 from anybroker.cloudevents.attributes import canonical
 from anybroker_contract.raw import Quirk, RawMessage
 from anybroker_contract.raw.kafka import KafkaClient
 from anybroker_kafka.wire import Wire
 
-LANE = Lane("orders/0", 1)
 QUIRKS = KafkaClient("kafka://127.0.0.1:9092").quirks()
 
 
@@ -21,7 +20,8 @@ def read(message: RawMessage) -> Inbound:
     """As a consumer of aiokafka gives it."""
     key = None if message.key is None else message.key.encode()
     headers: Any = tuple(message.headers.items())
-    return Wire().read(ConsumerRecord("orders", 0, 7, 0, 0, key, message.body, None, -1, -1, headers), LANE)
+    record = ConsumerRecord("orders", 0, 7, 0, 0, key, message.body, None, -1, -1, headers)
+    return Wire().read(TopicPartition("orders", 0), record)
 
 
 @pytest.mark.parametrize("quirk", QUIRKS.values(), ids=QUIRKS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from aiokafka.structs import ConsumerRecord
+from aiokafka.structs import ConsumerRecord, TopicPartition
 
 from anybroker.adapter import Foreign, Inbound, Lane, Outbound
 from anybroker.event import Event
@@ -16,7 +16,10 @@ LANE = Lane("orders/0", 1)
 
 
 def read(value: bytes | None, headers: Any, key: bytes | None = None, wire: Wire | None = None) -> Inbound:
-    return (wire or Wire()).read(ConsumerRecord("orders", 0, 7, 0, 0, key, value, None, -1, -1, tuple(headers)), LANE)
+    record = ConsumerRecord("orders", 0, 7, 0, 0, key, value, None, -1, -1, tuple(headers))
+    inbound = (wire or Wire()).read(TopicPartition("orders", 0), record)
+    inbound.lane = LANE
+    return inbound
 
 
 def there_and_back(outbound: Outbound, wire: Wire | None = None) -> Inbound:
@@ -79,6 +82,12 @@ def test_transport_headers_travel_beside_it() -> None:
         wire = Wire("binary" if mode == "binary" else "structured")
         inbound = there_and_back(Outbound(Event(MINIMAL, b"x"), "orders", headers=sent), wire)
         assert inbound.headers == sent
+
+
+def test_transport_headers_beside_a_structured_event_that_has_as_many_attributes() -> None:
+    sent = {"traceparent": "00-2", "anybroker-attempts": "3", "anybroker-not-before": "1.0"}
+    inbound = there_and_back(Outbound(Event(MINIMAL, b"x"), "orders", headers=sent), Wire("structured"))
+    assert inbound.headers == sent  # four headers, four attributes
 
 
 def test_another_producers_headers_come_in_lower_case_and_attributes_do_not() -> None:
