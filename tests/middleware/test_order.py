@@ -108,3 +108,11 @@ def test_a_method_cannot_carry_a_decorator_and_is_told_the_way_out() -> None:
         retry()(Service().charge)
     assert "cannot be attached to <bound method" in str(caught.value)
     assert "Give it at the subscription instead: subscribe(…, middleware=[…])." in str(caught.value)
+
+
+@pytest.mark.parametrize("decorator", [trace, dead_letter, retry, timeout, idempotent])
+def test_a_decorator_without_its_brackets_says_so(decorator: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"@{decorator.__name__}: is written without brackets\. Write @\w+\(\)"):
+
+        @decorator
+        async def charge(number: int) -> None: ...

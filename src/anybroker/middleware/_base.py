@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+from inspect import isroutine
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar
 
 from ..capabilities import Capabilities
 from ..delivery import Delivery
@@ -59,6 +60,12 @@ class BuiltIn:
 
     kind: ClassVar[str]
     place: ClassVar[int]
+
+    def __new__(cls, *arguments: Any, **_: Any) -> Self:
+        """Says so where the brackets are missing."""
+        if len(arguments) == 1 and isroutine(arguments[0]):
+            raise ConfigError(f"@{cls.kind}", "is written without brackets", f"Write @{cls.kind}().")
+        return super().__new__(cls)
 
     def __call__(self, function: _F, /) -> _F:
         """Attach to a handler. The function stays directly callable."""
