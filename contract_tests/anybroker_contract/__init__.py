@@ -6,7 +6,14 @@ What the author of an adapter needs is :class:`BrokerHarness`; what the author o
 :func:`requires`, :func:`refuses` and :func:`needs_harness`, and the fixture ``kit``.
 """
 
-from .harness import BrokerHarness, BrokerUnavailable
-from .marks import needs_harness, refuses, requires, tier
+from importlib.util import find_spec
+
+if find_spec("pytest") is None:
+    raise ModuleNotFoundError(
+        "the contract suite and its brokers need: pip install 'anybroker[contract]'", name="pytest"
+    )
+
+from .harness import BrokerHarness, BrokerUnavailable  # noqa: E402 - what they import is looked for first
+from .marks import needs_harness, refuses, requires, tier  # noqa: E402
 
 __all__ = ["BrokerHarness", "BrokerUnavailable", "needs_harness", "refuses", "requires", "tier"]
