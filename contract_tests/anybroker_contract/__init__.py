@@ -13,7 +13,7 @@ if find_spec("pytest") is None:
         "the contract suite and its brokers need: pip install 'anybroker[contract]'", name="pytest"
     )
 
-from .harness import BrokerHarness, BrokerUnavailable  # noqa: E402 - what they import is looked for first
-from .marks import needs_harness, refuses, requires, tier  # noqa: E402
+from .harness import BrokerHarness, BrokerUnavailable
+from .marks import needs_harness, refuses, requires, tier
 
 __all__ = ["BrokerHarness", "BrokerUnavailable", "needs_harness", "refuses", "requires", "tier"]
