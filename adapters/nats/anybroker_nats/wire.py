@@ -10,7 +10,7 @@ from nats.aio.msg import Msg
 
 from anybroker.adapter import Foreign, Inbound, Lane, Outbound
 from anybroker.cloudevents import HeaderBinding
-from anybroker.cloudevents.percent import percent_decode, percent_encode
+from anybroker.cloudevents.percent import percent_decode
 from anybroker.errors import InvalidEvent
 
 __all__ = ["Wire"]
@@ -21,6 +21,8 @@ _PREFIX: Final = "ce-"
 _NATS: Final = "nats-"
 """Headers that instruct the server, or that it adds. Sent again they would do it again, or be refused."""
 _MAX_NAMES: Final = 1024
+_UNSAFE: Final = re.compile(r'[\x00-\x1f\x7f%"]|^ | $')
+"""What clients cut off a header's value, and what :func:`percent_decode` would take for its own."""
 _find_text: Final = re.compile(r"([^:\r\n]+): ?([^\r\n]*)\r\n").findall
 _find_bytes: Final = re.compile(rb"([^:\r\n]+): ?([^\r\n]*)\r\n").findall
 
@@ -114,7 +116,8 @@ def _fields(block: bytes | None) -> tuple[list[tuple[str, Any]], list[tuple[str,
 
 def _line(name: str, text: str) -> str:
     if name.startswith(_OURS):
-        text = percent_encode(text)
+        # No more than has to be: three bytes for each one of an error in Russian do not fit beside a large event.
+        text = _UNSAFE.sub(lambda found: f"%{ord(found[0]):02X}", text)
     _check(name, text)
     return f"{name}: {text}\r\n"
 

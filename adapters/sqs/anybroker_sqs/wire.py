@@ -68,7 +68,9 @@ class Wire:
         if outbound.not_before is not None and (extra is None or NOT_BEFORE not in extra):
             extra = {**(extra or {}), NOT_BEFORE: f"{outbound.not_before:.3f}"}
         if extra:
-            plain[_OURS] = json.dumps(dict(extra), separators=(",", ":"))  # ASCII: in every character range
+            # Not as ASCII: six bytes for each letter of an error in Russian are more than a dead letter has room for.
+            text = json.dumps(dict(extra), separators=(",", ":"), ensure_ascii=False)
+            plain[_OURS] = _NO_XML.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
             if len(plain) > _MOST_ATTRIBUTES:
                 raise _too_many(len(plain), outbound.topic)
         size = _bytes_of(body)

@@ -61,6 +61,15 @@ def test_an_event_comes_back_equal(attributes: dict[str, Any], body: bytes | Non
     assert inbound.headers == {}
 
 
+def test_headers_take_no_more_room_than_their_text() -> None:
+    text = "ошибка" * 100
+    message = Wire().write(Outbound(Event(MINIMAL), "orders", headers={"anybroker-dead-error": text}))
+    plain = Wire().write(Outbound(Event(MINIMAL), "orders"))
+    assert message.size - plain.size < len(text.encode()) + 60
+    odd = "\x00\ufffe\u2028"
+    assert arrived(sent(Outbound(Event(MINIMAL), "orders", headers={"x": odd}))).headers == {"x": odd}
+
+
 @given(
     body=st.binary(max_size=40) | st.none(),
     subject=TEXT,
