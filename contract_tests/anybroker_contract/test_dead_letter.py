@@ -274,6 +274,26 @@ async def test_one_dead_letter_is_replayed_or_discarded_by_its_id(kit: Kit) -> N
     assert log.done == ["w-1"]
 
 
+async def test_all_dead_letters_of_one_key_are_listed_and_replayed_in_order(kit: Kit) -> None:
+    """However many of one key have died, one look shows them all, and one replay sends them all back in their order."""
+    topic = kit.topic()
+    bus = kit.bus()
+    mended = False
+
+    async def fail_until_mended(_: Delivery) -> None:
+        if not mended:
+            raise ValueError("not yet")
+
+    log = kit.subscribe(bus, topic, behave=fail_until_mended, middleware=[retry(attempts=1)])
+    async with bus:
+        ids = [id_ for _, id_ in await kit.publish(bus, topic, 25, keys=1)]
+        assert [letter.id for letter in await letters(kit, bus, topic, 25)] == ids
+        mended = True
+        assert [letter.id for letter in await bus.dead_letters(topic, "g").replay()] == ids
+        await log.wait_done(ids)
+    assert log.done == ids
+
+
 async def test_a_dead_letter_that_cannot_be_sent_leaves_the_event_unsettled(kit: Kit) -> None:
     """While the dead-letter topic is not to be had the event stays, the handler is not run again, the subscription
     says that it is unwell; afterwards the dead letter is there, once."""
@@ -315,16 +335,17 @@ def sized(size: int) -> Event[Any]:
     return Event.create(b"x" * size, source="contract", type=TYPE, id="w-0", datacontenttype="text/plain")
 
 
+@pytest.mark.parametrize("letter_of_it", ["x", "ж"], ids=["ascii", "cyrillic"])
 @requires("max_event_bytes")
-async def test_an_event_of_the_maximum_size_can_be_dead_lettered(kit: Kit) -> None:
-    """The largest event that publish takes still fits when reason, error and origin stand beside it."""
+async def test_an_event_of_the_maximum_size_can_be_dead_lettered(kit: Kit, letter_of_it: str) -> None:
+    """The largest event that publish takes still fits when reason, error and origin stand beside it, in any script."""
     topic = kit.topic()
     bus = kit.bus()
     limit = kit.capabilities.max_event_bytes
     assert limit is not None
 
     async def talk(_: Delivery) -> None:
-        raise ValueError("x" * 10_000)
+        raise ValueError(letter_of_it * 10_000)
 
     kit.subscribe(bus, topic, behave=talk, middleware=[retry(attempts=1)])
     async with bus:

@@ -260,6 +260,12 @@ class Outbound:
         """The ordering key: the event's ``partitionkey``."""
         return self.event.key
 
+    @property
+    def is_dead_letter(self) -> bool:
+        """Whether it is one. A broker that closes a key while one event of it is out may keep these apart from each
+        other: whoever looks at dead letters wants to see all of a key, and sorts them by time."""
+        return self.hop.startswith("dead|")
+
     def deduplication_id(self) -> str:
         """A hash of source, id and hop, 32 hexadecimal digits, for brokers that drop copies by id.
 

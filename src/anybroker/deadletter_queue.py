@@ -126,7 +126,13 @@ class DeadLetterQueue:
             await reader.settle((), found)
         finally:
             await self._leave(reader)
-        return [DeadLetter.read(inbound, self.topic, self.group) for inbound in found]
+        return self._oldest_first(found)
+
+    def _oldest_first(self, found: Iterable[Inbound]) -> _Letters:
+        letters = [DeadLetter.read(inbound, self.topic, self.group) for inbound in found]
+        if self._bus.adapter.capabilities.acknowledgement is Acknowledgement.PER_MESSAGE:
+            letters.sort(key=lambda letter: letter.died)  # several members, or several queues, may have written them
+        return letters
 
     async def replay(
         self, ids: Sequence[str] | None = None, limit: int = 100, *, progress: Progress | None = None
@@ -161,8 +167,7 @@ class DeadLetterQueue:
         left: list[Inbound] = []
         try:
             left = await reader.read(limit, self.patience)
-            letters = [DeadLetter.read(inbound, self.topic, self.group) for inbound in left]
-            letters = [letter for letter in letters if wanted is None or letter.id in wanted]
+            letters = [letter for letter in self._oldest_first(left) if wanted is None or letter.id in wanted]
             for at in range(0, len(letters), _CHUNK):
                 chunk = letters[at : at + _CHUNK]
                 failures: list[BaseException | None] = [None] * len(chunk)

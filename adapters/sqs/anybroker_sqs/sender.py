@@ -156,8 +156,10 @@ class SqsSender:
         if destination.fifo:
             copy = outbound.deduplication_id()
             key = outbound.key
-            # What is delayed must hold up nothing: a message that is put off closes its group.
-            group = HASHED + copy if key is None or delay > 0 else message_group(key)
+            # What is delayed must hold up nothing: a message that is put off closes its group. Nor must a dead letter
+            # hide those of its key behind it: of a group that is out, SQS shows ten at most.
+            alone = key is None or delay > 0 or outbound.is_dead_letter
+            group = HASHED + copy if key is None or alone else message_group(key)
             fields["MessageGroupId"] = group
             fields["MessageDeduplicationId"] = copy
         elif delay > 0 and not destination.is_topic:
