@@ -11,6 +11,8 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from botocore.exceptions import ClientError
+
 from anybroker.adapter import Backlog, GroupSpec, TopicSpec, Topology
 from anybroker.errors import ConfigError, Rejected
 
@@ -171,17 +173,27 @@ class Places:
         redrive = {"deadLetterTargetArn": self._aws.arn("sqs", redrive_name(topic.name, fifo))}
         source = self._topic_arn(topic.name, topic.ordered)
         if self._is_there(topic.name, group.name, fifo) is None:
-            self._make_queue(redrive_name(topic.name, fifo), fifo, source, float("inf"))
+            for kind in {fifo, fifo if direct else topic.ordered}:  # the queue's own kind, and what SNS asks for
+                self._make_queue(redrive_name(topic.name, kind), kind, source, float("inf"))
             self._make_queue(
                 name, fifo, source, topic.retention, RedrivePolicy={**redrive, "maxReceiveCount": _HANDED_OVER}
             )
         if not direct:
+            self._subscribe(topic, name)
+
+    def _subscribe(self, topic: TopicSpec, queue: str) -> None:
+        """Have the queue get what is published. A subscription that is there already stays as it is."""
+        redrive = {"deadLetterTargetArn": self._aws.arn("sqs", redrive_name(topic.name, topic.ordered))}
+        try:
             self._aws.sns.subscribe(
-                TopicArn=source,
+                TopicArn=self._topic_arn(topic.name, topic.ordered),
                 Protocol="sqs",
-                Endpoint=self._aws.arn("sqs", name),
+                Endpoint=self._aws.arn("sqs", queue),
                 Attributes={"RawMessageDelivery": "true", "RedrivePolicy": json.dumps(redrive)},
             )
+        except ClientError as exc:  # somebody has given it a redrive queue of his own, or takes no raw delivery
+            if "already exists with different attributes" not in str(exc):
+                raise
 
     def _make_queue(self, name: str, fifo: bool, source: str, retention: float | None, **policies: object) -> None:
         """Make a queue, to which ``source``, a topic, may send. It is no error if there is one like it."""

@@ -86,6 +86,31 @@ def test_the_other_kind_is_refused(aws: Any, mode: Any, there: TopicSpec, asked:
         declare(places(aws), asked, mode=mode)
 
 
+def test_an_unordered_group_of_an_ordered_topic_has_a_redrive_queue_of_each_kind(aws: Any) -> None:
+    """SQS wants the queue's own kind, SNS the topic's."""
+    declare(places(aws), TopicSpec("orders", (GroupSpec("billing", ordered=False),)))
+    (subscription,) = aws.client.subscriptions
+    arn = "arn:aws:sqs:us-east-1:1:orders__-redrive"
+    assert json.loads(subscription["Attributes"]["RedrivePolicy"])["deadLetterTargetArn"] == f"{arn}.fifo"
+    queue = aws.client.queues["orders__billing"]
+    assert json.loads(queue["RedrivePolicy"])["deadLetterTargetArn"] == arn
+    assert {"orders__-redrive", "orders__-redrive.fifo"} < set(aws.client.queues)
+
+
+def test_a_subscription_that_somebody_has_changed_stays_so(aws: Any, kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    declare(places(aws), TOPIC)
+
+    def refuse(**_: Any) -> None:
+        raise kit.refusal("InvalidParameter", "Subscribe", 400, said)
+
+    monkeypatch.setattr(aws.client, "subscribe", refuse)
+    said = "Invalid parameter: Attributes Reason: Subscription already exists with different attributes"
+    declare(places(aws), TOPIC)
+    said = "Invalid parameter: Endpoint"
+    with pytest.raises(ConfigError):
+        declare(places(aws), TOPIC)
+
+
 def test_a_group_of_the_other_kind_is_refused(aws: Any) -> None:
     declare(places(aws), TOPIC)
     mixed = TopicSpec("shop.orders", (GroupSpec("billing", ordered=False),))
