@@ -24,8 +24,8 @@ from anybroker.tls import tls_failure
 
 __all__ = ["CLIENT_ERRORS", "aws_errors", "entry_failure", "is_missing", "publish_failure", "settle_failure"]
 
-CLIENT_ERRORS = (BotoCoreError, ClientError, ResponseParserError)
-"""What boto3's calls raise."""
+CLIENT_ERRORS = (BotoCoreError, ClientError, ResponseParserError, RuntimeError)
+"""What boto3's calls raise; a RuntimeError where credentials were refreshed and are out of date still."""
 
 _NOT_SENT = (boto.EndpointConnectionError, boto.ConnectTimeoutError, boto.ProxyConnectionError, boto.SSLError)
 _NO_CREDENTIALS = (
@@ -34,6 +34,9 @@ _NO_CREDENTIALS = (
     boto.CredentialRetrievalError,
     boto.TokenRetrievalError,
 )
+_NO_CREDENTIALS_NOW = (boto.CredentialRetrievalError, boto.TokenRetrievalError)
+"""Whoever has them does not answer at the moment: a role's, an instance's."""
+_EXPIRED = re.compile("ExpiredToken|ExpiredTokenException|RequestExpired")
 _MISSING = {"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist", "NotFound", "NotFoundException"}
 _WRONG_CREDENTIALS = re.compile(
     "AuthFailure|ExpiredToken|ExpiredTokenException|IncompleteSignature|InvalidAccessKeyId|InvalidClientTokenId|"
@@ -115,6 +118,8 @@ def publish_failure(exc: BaseException | None, topic: str) -> BrokerError:
     error: BrokerError
     if exc is not None and is_missing(exc):
         error = Rejected(f"{text}: AWS has no such topic or queue any more ({_said(exc)}). Declare it again")
+    elif exc is not None and (isinstance(exc, _NO_CREDENTIALS_NOW) or _EXPIRED.fullmatch(_code_of(exc))):
+        error = Unavailable(f"AWS does not take {text} before boto3 has other credentials: {_said(exc)}")
     elif exc is not None and (_is_denial(exc) or isinstance(exc, _NO_CREDENTIALS)):
         error = Rejected(f"AWS refuses {text}: {_said(exc)}")
     elif isinstance(exc, _NOT_SENT) or (exc is not None and _is_busy(exc)):
@@ -131,13 +136,14 @@ def publish_failure(exc: BaseException | None, topic: str) -> BrokerError:
 def entry_failure(failed: Mapping[str, Any], topic: str) -> BrokerError:
     """Of one entry of a batch of which others were taken."""
     text = f"{failed.get('Code')}: {failed.get('Message')}"
-    if failed.get("SenderFault"):
+    # Throttled is our fault, says AWS, and goes when one waits.
+    if failed.get("SenderFault") and "Throttl" not in str(failed.get("Code")):
         return Rejected(f"AWS refuses an event for topic {topic!r}: {text}")
     return Unavailable(f"AWS cannot take an event for topic {topic!r} now: {text}")
 
 
 def settle_failure(failed: Mapping[str, Any]) -> BrokerError:
     """Of one delivery of a batch that was to be deleted, released or extended."""
-    if failed.get("Code") in _GONE:
+    if str(failed.get("Code")).rpartition(".")[2] in _GONE:  # some come as AWS.SimpleQueueService.…
         return LeaseLost(f"a delivery is not ours any more: {failed.get('Message')}")
     return Unavailable(f"SQS did not settle a delivery: {failed.get('Code')}: {failed.get('Message')}")

@@ -133,13 +133,11 @@ class SqsReceiver:
 
     async def _take(self, limit: int) -> list[Inbound]:
         """What the buffer has. What lay in it for too long, because nobody asked, goes back first."""
-        buffer = self._buffer
         now = asyncio.get_running_loop().time()
-        late: list[Inbound] = []
-        while buffer and buffer[0][0] < now:
-            late.append(buffer.popleft()[1])
+        late = {inbound for until, inbound in self._buffer if until < now}
         if late:  # what cannot go back now does so by itself when the lease ends
-            await self._hide(late, 0)
+            await self._hide(self._drop_from_buffer(late), 0)
+        buffer = self._buffer
         batch: list[Inbound] = []
         while buffer and len(batch) < limit:
             inbound = buffer.popleft()[1]
@@ -191,25 +189,29 @@ class SqsReceiver:
             (until if inbound in results and results[inbound] is None else old, inbound)
             for old, inbound in self._buffer
         )
-        refused = {inbound for inbound in ours if isinstance(results[inbound], LeaseLost)}
+        refused = {inbound for inbound, result in results.items() if isinstance(result, LeaseLost)}
         results.update(dict.fromkeys(refused))  # what was settled meanwhile is not lost
         lost = LeaseLost("a delivery is settled already, or not ours any more")
-        results.update(dict.fromkeys(await self._give_up(refused & self._unsettled.keys()), lost))
+        results.update(dict.fromkeys(await self._give_up(refused), lost))
         return [None if inbound in settling else results.get(inbound, lost) for inbound in batch]
 
     async def _give_up(self, lost: Collection[Inbound]) -> list[Inbound]:
         """Forget what is lost, and give back what came after it in its message group, which would overtake it."""
-        groups: set[str] = set()
-        gone: list[Inbound] = []
-        for inbound in self._unsettled if lost else ():
-            group = inbound.raw["Attributes"].get("MessageGroupId")
-            if inbound in lost or group in groups:
-                gone.append(inbound)
-                groups |= set() if group is None else {group}
+        if not lost:
+            return []
+        gone = _with_followers(lost, (*self._unsettled, *(inbound for _, inbound in self._buffer)))
+        self._drop_from_buffer(gone)
         for inbound in gone:
-            del self._unsettled[inbound]
+            self._unsettled.pop(inbound, None)
         await self._hide([inbound for inbound in gone if inbound not in lost], 0)
         return gone
+
+    def _drop_from_buffer(self, these: Collection[Inbound]) -> list[Inbound]:
+        """Take them out of the buffer, and what came after them in their message groups; all of that."""
+        dropped = _with_followers(these, [inbound for _, inbound in self._buffer])
+        gone = set(dropped)
+        self._buffer = deque((until, inbound) for until, inbound in self._buffer if inbound not in gone)
+        return dropped
 
     def _until(self) -> float:
         """Until when what is hidden now may be handed out: the core extends it a third of the lease later."""
@@ -264,3 +266,16 @@ class SqsReceiver:
             await self._hide(unsettled, 0)
         finally:
             self._threads.shutdown(wait=False)
+
+
+def _with_followers(these: Collection[Inbound], among: Iterable[Inbound]) -> list[Inbound]:
+    """Those of them that are there, and what comes after one of them in its message group."""
+    groups: set[str] = set()
+    found: list[Inbound] = []
+    for inbound in among:
+        group = inbound.raw["Attributes"].get("MessageGroupId")
+        if inbound in these or group in groups:
+            found.append(inbound)
+            if group is not None:
+                groups.add(group)
+    return found

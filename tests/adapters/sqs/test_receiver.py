@@ -212,6 +212,62 @@ def test_each_settlement_has_its_own_result(case: Any, kit: SimpleNamespace) -> 
     asyncio.run(main())
 
 
+def test_credentials_that_cannot_be_refreshed_are_no_exception_of_settle(case: Any) -> None:
+    async def main() -> None:
+        run = case()
+        run.arrive(0, 1)
+        batch = await run.take(2)
+        run.client.raises = RuntimeError("Credentials were refreshed, but the refreshed credentials are still expired.")
+        results = await run.receiver.settle([Ack(batch[0]), Release(batch[1], 1)])
+        assert [type(result) for result in results] == [Unavailable, Unavailable]
+        run.client.raises = None
+        await run.receiver.close()
+
+    asyncio.run(main())
+
+
+def test_what_waits_in_the_buffer_behind_a_lost_lease_is_given_up_with_it(case: Any) -> None:
+    async def main() -> None:
+        run = case()
+        run.client.polls_end.clear()
+        assert await run.receiver.receive(3, lanes=None, timeout=0.01) == []
+        for number, group in enumerate("aab"):
+            run.arrive(number, group=group)
+        run.client.polls_end.set()
+        batch = list(await run.receiver.receive(1, lanes=None, timeout=10))
+        run.client.failed = {"0": {"Code": "AWS.SimpleQueueService.MessageNotInflight", "Message": "old"}}
+        assert [type(result) for result in await run.receiver.extend(batch)] == [LeaseLost]
+        run.client.failed = {}
+        assert ids(await run.take(1, limit=1)) == ["2"]
+        assert run.settled(HIDE)[3:] == [("m1", 0)]
+        await run.receiver.close()
+
+    asyncio.run(main())
+
+
+def test_what_follows_what_goes_back_from_the_buffer_goes_with_it(case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        run = case()
+        run.client.polls_end.clear()
+        assert await run.receiver.receive(4, lanes=None, timeout=0.01) == []
+        for number, group in enumerate("aaba"):
+            run.arrive(number, group=group)
+        run.client.polls_end.set()
+        batch = list(await run.receiver.receive(1, lanes=None, timeout=10))
+        loop = asyncio.get_running_loop()
+        real = loop.time
+        run.client.failed = {"1": {"Code": "InternalError", "Message": "later", "SenderFault": False}}
+        monkeypatch.setattr(loop, "time", lambda: real() + LEASE / 4)
+        assert await run.receiver.extend(batch) == [None]
+        run.client.failed = {}
+        monkeypatch.setattr(loop, "time", lambda: real() + LEASE / 2 + 0.5)
+        assert ids(await run.take(1, limit=1)) == ["2"]
+        assert run.settled(HIDE)[4:] == [("m1", 0), ("m3", 0)]
+        await run.receiver.close()
+
+    asyncio.run(main())
+
+
 def test_leases_are_extended_in_tens_with_what_waits_in_the_buffer(case: Any) -> None:
     async def main() -> None:
         run = case()

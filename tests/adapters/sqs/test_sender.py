@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from botocore.exceptions import EndpointConnectionError, NoCredentialsError, ReadTimeoutError
+from botocore.exceptions import CredentialRetrievalError, EndpointConnectionError, NoCredentialsError, ReadTimeoutError
 
 from anybroker.adapter import Foreign, Outbound, Receipt
 from anybroker.errors import BrokerError, EventTooLarge, PublishOutcomeUnknown, Rejected, Unavailable
@@ -243,6 +243,10 @@ def test_what_waits_behind_a_failed_event_of_its_key_does_not_overtake_it(kit: S
         (("InternalFailure", 500), PublishOutcomeUnknown),
         (("InternalError", 500), PublishOutcomeUnknown),
         (("504", 504), PublishOutcomeUnknown),
+        (("RequestThrottled", 403), Unavailable),
+        (("ExpiredToken", 403), Unavailable),
+        (("ExpiredTokenException", 400), Unavailable),
+        (CredentialRetrievalError(provider="assume-role", error_msg="timed out"), Unavailable),
         (NoCredentialsError(), Rejected),
         (EndpointConnectionError(endpoint_url="http://x"), Unavailable),
         (ReadTimeoutError(endpoint_url="http://x"), PublishOutcomeUnknown),
@@ -260,6 +264,28 @@ def test_a_batch_that_fails_says_how(kit: SimpleNamespace, case: Any, error: Any
             await run.submit(Outbound(kit.event("3"), "orders"))
             assert isinstance((await run.reported())["3"], Receipt)
             assert run.places.looked == (2 if error == ("NotFound", 404) else 1), "what is gone is looked for again"
+
+    asyncio.run(main())
+
+
+def test_a_throttled_entry_may_be_sent_again_whosever_fault_aws_says_it_is(kit: SimpleNamespace, case: Any) -> None:
+    async def main() -> None:
+        async with case() as run:
+            run.client.failed = {"0": {"Code": "RequestThrottled", "Message": "slow down", "SenderFault": True}}
+            await run.submit(Outbound(kit.event("1"), "plain"))
+            assert type((await run.reported())["1"]) is Unavailable
+
+    asyncio.run(main())
+
+
+def test_dead_letters_of_one_key_do_not_hide_each_other(kit: SimpleNamespace, case: Any) -> None:
+    async def main() -> None:
+        async with case() as run:
+            await run.submit(*(Outbound(kit.event(str(n), "k"), "orders", hop="dead|g|0|1") for n in range(3)))
+            await run.reported()
+            entries = [entry for batch in run.entries() for entry in batch]
+            assert len({entry["MessageGroupId"] for entry in entries}) == 3
+            assert all(entry["MessageGroupId"] == f"#{entry['MessageDeduplicationId']}" for entry in entries)
 
     asyncio.run(main())
 
