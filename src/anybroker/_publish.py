@@ -219,6 +219,8 @@ class Publisher:
         self._forget_at = max(_FORGET_AT, 2 * len(self._accepted))
 
     def _fail(self, item: Publishing, result: BrokerError) -> None:
+        if item not in self._in_flight and item not in self._own_deadline:
+            return  # ended by its deadline before; the sender's word comes late
         self._in_flight.pop(item, None)
         self._own_deadline.pop(item, None)
         future = item.future

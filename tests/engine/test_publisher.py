@@ -104,6 +104,24 @@ def test_an_event_of_another_key_does_not_end_the_retries() -> None:
     run(main)
 
 
+def test_a_failure_that_is_reported_after_the_deadline_is_counted_once() -> None:
+    class Late(Scripted):
+        async def submit(self, batch: Sequence[Outbound], report: Report, /) -> None:
+            self.report, self.batch = report, batch
+
+    async def main() -> None:
+        stats = PublishStats()
+        sender = Late(lambda number, tries: None)
+        publisher = Publisher(sender, 0.1, stats)
+        with pytest.raises(PublishOutcomeUnknown):
+            await publisher.send(publishing(7))
+        sender.report(sender.batch[0], PublishOutcomeUnknown("the connection was lost"))
+        assert (stats.failed, stats.unknown) == (1, 1)
+        await publisher.close(1.0)
+
+    run(main)
+
+
 def test_no_confirmation_by_the_deadline_is_unknown_and_carries_the_event() -> None:
     async def main() -> None:
         publisher = Publisher(Scripted(lambda number, tries: None), 0.2, PublishStats())

@@ -99,6 +99,14 @@ class _Way:
         dropped, self._waiting[group] = self._waiting[group], deque()
         return dropped
 
+    def drop_all(self) -> list[_Entry]:
+        """Take out all that waits, for good."""
+        dropped = [entry for waiting in self._waiting.values() for entry in waiting]
+        self._ready.clear()
+        for waiting in self._waiting.values():
+            waiting.clear()
+        return dropped
+
 
 class SqsSender:
     """See :class:`anybroker.adapter.Sender`."""
@@ -227,4 +235,15 @@ class SqsSender:
         if self._turns or self._under_way:
             self._idle = asyncio.get_running_loop().create_future()
             self._go_on()
-            await self._idle
+            try:
+                await self._idle
+            except asyncio.CancelledError:
+                self._give_up()
+                raise
+
+    def _give_up(self) -> None:
+        """Report what was never sent: the time to close is over, and there will be no threads to send it."""
+        ways = {*self._ways.values(), *self._turns}
+        self._turns.clear()
+        for entry in [entry for way in ways for entry in way.drop_all()]:
+            entry.report(entry.outbound, Unavailable("the SQS sender was closed before it could send an event"))

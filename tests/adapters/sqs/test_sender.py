@@ -301,6 +301,28 @@ def test_a_missing_topic_fails_alone(kit: SimpleNamespace, case: Any) -> None:
     asyncio.run(main())
 
 
+def test_a_close_that_is_given_up_reports_what_was_not_sent_and_sends_it_no_more(
+    kit: SimpleNamespace, aws: Any
+) -> None:
+    async def main() -> None:
+        run = Case(aws, requests=1)
+        run.client.gate.clear()
+        await run.submit(*(Outbound(kit.event(str(n), "k"), "orders") for n in range(15)))
+        await run.submit(*(Outbound(kit.event(f"plain {n}"), "plain") for n in range(15)))
+        await run.began()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await run.sender.close()
+        assert {type(result) for result in run.results.values()} == {Unavailable}
+        assert len(run.results) == 20
+        run.client.gate.set()
+        await run.reported()
+        assert [type(run.results[str(n)]) for n in range(10)] == [Receipt] * 10
+        assert len(run.entries()) == 1
+
+    asyncio.run(main())
+
+
 def test_close_waits_for_what_was_handed_over(kit: SimpleNamespace, aws: Any) -> None:
     async def main() -> None:
         run = Case(aws, requests=1)
