@@ -299,7 +299,7 @@ async def test_a_dead_letter_that_cannot_be_sent_leaves_the_event_unsettled(kit:
     says that it is unwell; afterwards the dead letter is there, once."""
     topic = kit.topic()
     faulty = kit.faulty(fail("publish", when=lambda outbound: outbound.topic.endswith(".dlq")))
-    bus = kit.bus(target=faulty, publish_deadline=0.5)
+    bus = kit.bus(target=faulty, publish_deadline=3.0)
     log = kit.subscribe(bus, topic, behave=broken, middleware=[retry(attempts=2, first=0.01)])
     async with bus:
         await bus.publish(topic, counted(0, key="k"))
