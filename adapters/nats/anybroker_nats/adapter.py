@@ -59,6 +59,7 @@ class NatsAdapter:
         options |= {"name": context.instance, "ping_interval": settings.ping_interval}
         self._settings = settings
         self._lease = context.lease
+        self._patience = context.publish_deadline / 3
         self._wire = Wire(settings.content_mode)
         self._link = Link(servers, options, login, context.connect_timeout, settings.request_timeout)
         self._epochs = itertools.count(1)
@@ -114,7 +115,7 @@ class NatsAdapter:
 
     async def open_sender(self) -> NatsSender:
         """See :meth:`anybroker.adapter.Adapter.open_sender`."""
-        sender = NatsSender(self._link, self._wire, self._schedules)
+        sender = NatsSender(self._link, self._wire, self._schedules, self._patience)
         await sender.open()
         return sender
 

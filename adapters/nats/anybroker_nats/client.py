@@ -9,6 +9,7 @@ go, ``receive`` or ``submit`` fails at the first event, and the tests of this fi
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -17,6 +18,8 @@ from nats.aio.subscription import Subscription
 from nats.errors import SecureConnRequiredError
 
 __all__ = ["Listener", "RawClient"]
+
+_log = logging.getLogger("anybroker.nats")
 
 Listener: TypeAlias = Callable[[bytes, bytes, bytes, bytes | None], None]
 """Called with subject, reply, body and the block of headers; must not raise: the client's reader would end."""
@@ -29,6 +32,7 @@ class RawClient(Client):
         super().__init__()
         self._require_tls = require_tls
         self._listeners: dict[int, Listener] = {}
+        self._ending: asyncio.Task[None] | None = None
 
     @property
     def verifies_clients(self) -> bool:
@@ -43,10 +47,13 @@ class RawClient(Client):
         return subscription
 
     async def unlisten(self, subscription: Subscription, timeout: float) -> None:
-        """Unsubscribe, and return when everything that was on its way has reached the listener."""
-        await subscription.unsubscribe()
+        """Unsubscribe, and return when everything that was on its way has reached the listener. Without a connection
+        nothing is on its way, and the next one does not get the subscription."""
         try:
-            await self.flush(timeout)  # type: ignore[arg-type]  # seconds, whole or not
+            if not self.is_closed:
+                await subscription.unsubscribe()
+            if self.is_connected:
+                await self.flush(timeout)  # type: ignore[arg-type]  # seconds, whole or not
         finally:
             self._listeners.pop(subscription._id, None)  # as above
 
@@ -60,6 +67,34 @@ class RawClient(Client):
         if queue.empty():
             queue.put_nowait(asyncio.get_running_loop().create_future())
         return True
+
+    def abort(self) -> None:
+        """Drop the connection at once, with what was not sent."""
+        writer = getattr(self._transport, "_io_writer", None)  # asyncio's, under nats-py's transport; not public
+        if writer is not None:
+            writer.transport.abort()
+
+    async def _process_op_err(self, e: Exception) -> None:
+        """Overrides what nats-py calls when the connection is lost, and sees to it that something becomes of it.
+
+        nats-py first waits until all that was written is sent: on a path that is dead, for as long as TCP tries. And an
+        exception that its task for connecting again did not expect ends the task, not the waiting for it.
+        """
+        before = self._reconnection_task
+        if not self.is_closed and not self.is_reconnecting:
+            self.abort()
+        await super()._process_op_err(e)
+        task = self._reconnection_task
+        if task is not None and task is not before:
+            task.add_done_callback(self._connected_again)
+
+    def _connected_again(self, task: asyncio.Task[None]) -> None:
+        """The task that connects again has ended. If it gave up half-way, this client is closed, and there will be
+        another one."""
+        failure = None if task.cancelled() else task.exception()
+        if task is self._reconnection_task and not self.is_connected and not self.is_closed:
+            _log.warning("nats-py cannot connect again; making a new connection", exc_info=failure)
+            self._ending = asyncio.get_running_loop().create_task(self.close())
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         """Overrides what nats-py's parser calls for each message: private, and the only place with raw headers."""

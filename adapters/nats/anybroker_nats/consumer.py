@@ -91,12 +91,13 @@ class Consumer:
         if self.outstanding:
             self.outstanding -= 1
         self.redelivering = item.deliveries > 1
-        if sequence in self.unsettled:
+        if sequence in self.unsettled and _same(self.unsettled[sequence], item.reply):
             self.unsettled[sequence] = item.reply  # a handler has it already
-        elif sequence in self.acked:
+        elif sequence in self.acked and _same(self.acked[sequence], item.reply):
             return b"PUB " + item.reply + ACK  # the acknowledgement was lost on its way
         else:
-            self.released.pop(sequence, None)
+            for each in (self.unsettled, self.acked, self.released):
+                each.pop(sequence, None)
             self.buffer[sequence] = item
             self.look = self.look or item.deliveries > 1
         return b""
@@ -134,6 +135,11 @@ class Consumer:
             each.clear()
         self.unsync()
 
+    @property
+    def has_out(self) -> bool:
+        """Whether anything is not acknowledged."""
+        return bool(self.buffer or self.unsettled or self.released)
+
     def out(self) -> list[bytes]:
         """The reply subjects of all that is not acknowledged, in the stream's order."""
         found = {sequence: item.reply for sequence, item in self.buffer.items()} | self.unsettled | self.released
@@ -152,6 +158,13 @@ class Consumer:
     def touch(self) -> bytes:
         """The body of a pull that keeps the pin and gets nothing: no message fits."""
         return b'{"batch":1,"no_wait":true,"max_bytes":1,"group":"%b","id":"%b"}' % (PRIORITY_GROUP.encode(), self.pin)
+
+
+def _same(one: bytes, other: bytes) -> bool:
+    """Whether two deliveries with one stream sequence are of one message: a stream that was deleted and made again
+    counts from one again, and its time-stamps go on."""
+    fields, others = one.split(b"."), other.split(b".")
+    return fields[7 if len(fields) == 9 else 9] == others[7 if len(others) == 9 else 9]
 
 
 def _consumer_sequence(reply: bytes) -> int:

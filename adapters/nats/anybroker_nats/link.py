@@ -178,5 +178,6 @@ class Link:
     async def _end(self, client: RawClient) -> None:
         closing = asyncio.ensure_future(client.close())
         await asyncio.wait({closing}, timeout=_CLOSE)
+        client.abort()  # where it could not be flushed
         if not closing.cancel() and not closing.cancelled():
             closing.exception()  # looked at: what is closed has nothing more to say

@@ -31,5 +31,6 @@ async def read_notes(link: Link, topic: str, group: str) -> dict[int, int]:
     starts: dict[int, int] = {}
     for noted in info["state"].get("subjects") or {}:
         sequence, _, count = noted.removeprefix(f"{subject}.").partition(".")
-        starts[int(sequence)] = max(int(count), starts.get(int(sequence), 0))
+        if sequence.isdecimal() and count.isdecimal():  # whoever may publish to the topic may write here, too
+            starts[int(sequence)] = max(int(count), starts.get(int(sequence), 0))
     return starts

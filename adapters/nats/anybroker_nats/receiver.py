@@ -91,9 +91,8 @@ class NatsReceiver:
         self._client, self._answers = client, answers
         self._prefix = f"{inbox}.".encode()
         self._link.watchers.add(self)
-        loop = asyncio.get_running_loop()
-        self._extended = loop.time()
-        self._timer = loop.call_later(self._lease / 3, self._tick)
+        self._extended = asyncio.get_running_loop().time()
+        self._rearm()
         if not self.spec.ordered:
             self._assign(self._consumers[0])
 
@@ -203,7 +202,12 @@ class NatsReceiver:
             consumer.sync_at = consumer.retry_at = now + _AGAIN  # nats-py is repairing the connection
 
     async def _info(self, consumer: Consumer) -> dict[str, Any]:
-        return await self._link.api(f"CONSUMER.INFO.{self._stream}.{consumer.name}")
+        info = await self._link.api(f"CONSUMER.INFO.{self._stream}.{consumer.name}")
+        lease = (info.get("config") or {}).get("ack_wait", math.inf) / 1e9
+        if lease < self._lease:  # a member that came later has given the group a shorter one
+            self._lease, self._expires = lease, min(_PULL, lease / 3)
+            self._rearm()
+        return info
 
     async def _sync(self, consumer: Consumer) -> None:
         """Compare with the server: whether we have all that is out. See :class:`Consumer`."""
@@ -355,17 +359,28 @@ class NatsReceiver:
 
     def _tick(self) -> None:
         """Three times a lease: the core extends only what it has, and only while it has something."""
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(self._lease / 3, self._tick)
-        if loop.time() - self._extended > self._lease / 6:
+        if asyncio.get_running_loop().time() - self._extended > self._lease / 6:
             self._extend()
+        self._rearm()
+
+    def _rearm(self) -> None:
+        """Set the timer for the next look: a third of the lease, and no later than the lease's end."""
+        loop = asyncio.get_running_loop()
+        if self._timer is not None:
+            self._timer.cancel()
+        now = loop.time()
+        end = self._extended + self._lease
+        due = now + self._lease / 3
+        self._timer = loop.call_at(min(due, end + 0.01) if end > now else due, self._tick)
 
     def _extend(self) -> None:
         now = asyncio.get_running_loop().time()
-        if self._client is None or not self._client.is_connected or self._failure is not None:
+        if self._client is None or self._failure is not None:
             return
         if now - self._extended > self._lease:
-            self._expired()
+            self._expired()  # without a connection too: nothing of it may begin here any more
+        if not self._client.is_connected:
+            return
         self._extended = now
         replies = [reply for consumer in self._consumers for reply in consumer.leased()]
         commands = [b"PUB " + reply + PROGRESS for reply in replies]
@@ -374,8 +389,10 @@ class NatsReceiver:
 
     def _expired(self) -> None:
         """This process, or its connection, stood still for a lease: what it had is with others, or comes again."""
-        self._listener.lost([each.lane for each in self._consumers if each.lane is not None])
-        for consumer in self._consumers:
+        out = [each for each in self._consumers if each.has_out or (each.ordered and each.lane is not None)]
+        if lanes := [each.lane for each in out if each.lane is not None]:
+            self._listener.lost(lanes)
+        for consumer in out:
             consumer.forget()
             if not consumer.ordered:
                 self._assign(consumer)
@@ -390,8 +407,6 @@ class NatsReceiver:
     async def members(self) -> int:
         """See :meth:`anybroker.adapter.BalancesLanes.members`. Each member keeps one pull waiting at each lane; never
         more than there are, and for a moment perhaps fewer. Looks, too, whether a lane has gone to another member."""
-        if not self.spec.ordered:
-            return 1
         most = 1
         for consumer in self._consumers:
             waiting = bool(consumer.outstanding)
@@ -400,6 +415,8 @@ class NatsReceiver:
                     info = await self._info(consumer)
             except AnybrokerError as exc:
                 raise (exc if isinstance(exc, BrokerError) else Unavailable(str(exc))) from exc.__cause__
+            if not self.spec.ordered:
+                return 1
             most = max(most, info["num_waiting"] - waiting + 1)
             pinned = _pinned(info)
             if pinned.encode() == consumer.pin or consumer.lane is None:
@@ -487,7 +504,7 @@ class NatsReceiver:
     async def _unlisten(self, subscription: Subscription | None) -> None:
         """End one of the inboxes, and with it what the server would still send there. Also flushes what was written."""
         client = self._client
-        if subscription is not None and client is not None and client.is_connected:
+        if subscription is not None and client is not None:
             try:
                 await client.unlisten(subscription, self._link.timeout)
             except CLIENT_ERRORS as exc:

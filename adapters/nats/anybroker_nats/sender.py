@@ -30,6 +30,8 @@ _WINDOW: Final = 4096
 """Events that wait for a confirmation at once; a stream refuses what is over its own queue of 10,000."""
 _BUFFER: Final = 8 * 1024 * 1024
 """Bytes that wait for the socket before more is handed over."""
+_HEADERS: Final = 65_535
+"""Bytes of headers that JetStream takes."""
 _WRITE: Final = 65_536
 """Bytes that are handed to the client together."""
 _ACK: Final = re.compile(
@@ -41,7 +43,8 @@ class NatsSender:
     """See :class:`anybroker.adapter.Sender`. The last token of the subject is the slot of the event's key, or a random
     one without."""
 
-    def __init__(self, link: Link, wire: Wire, schedules: bool) -> None:
+    def __init__(self, link: Link, wire: Wire, schedules: bool, patience: float = 10.0) -> None:
+        """``patience``: seconds after which nobody waits for a confirmation any more, once or twice over."""
         self._link = link
         self._wire = wire
         self._schedules = schedules
@@ -55,6 +58,9 @@ class NatsSender:
         self._room: asyncio.Future[None] | None = None
         self._idle: asyncio.Future[None] | None = None
         self._closed = False
+        self._patience = patience
+        self._old = 0
+        self._timer: asyncio.TimerHandle | None = None
         link.watchers.add(self)
 
     async def open(self) -> RawClient:
@@ -77,13 +83,7 @@ class NatsSender:
         """Watcher: whatever waits for a confirmation may be stored, or not."""
         waiting, self._waiting = self._waiting, {}
         for outbound, report in waiting.values():
-            report(
-                outbound,
-                PublishOutcomeUnknown(
-                    f"the connection to NATS was lost before an event for topic {outbound.topic!r} was confirmed: it "
-                    "may be stored. Publish it again under the same id"
-                ),
-            )
+            report(outbound, _unknown(outbound, "the connection to NATS was lost"))
         self._ended()
 
     def back(self) -> None:
@@ -92,6 +92,20 @@ class NatsSender:
     def gone(self) -> None:
         """Watcher: as after a loss; the next submit takes the next client."""
         self.lost()
+
+    def _sweep(self) -> None:
+        """Give up what has no answer, and will hardly get one: the user may not publish there, the stream has no
+        leader. Kept, it would take up the window for ever."""
+        old, self._old = self._old, self._last
+        late = [token for token in self._waiting if token <= old]
+        for token in late:
+            outbound, report = self._waiting.pop(token)
+            report(outbound, _unknown(outbound, "NATS gave no answer (may this user publish there?)"))
+        self._timer = None
+        if self._waiting:
+            self._timer = asyncio.get_running_loop().call_later(self._patience, self._sweep)
+        if late:
+            self._ended()
 
     def _ended(self) -> None:
         for future in (self._room, self._idle):
@@ -156,6 +170,7 @@ class NatsSender:
             while len(self._waiting) >= _WINDOW or (self._waiting and client.pending_data_size > _BUFFER):
                 self._write(client, parts, first)
                 parts, size, first = [], 0, self._last + 1
+                self._watch()
                 self._room = asyncio.get_running_loop().create_future()
                 await self._room
                 self._room = None
@@ -166,6 +181,12 @@ class NatsSender:
                 self._write(client, parts, first)
                 parts, size, first = [], 0, self._last + 1
         self._write(client, parts, first)
+        self._watch()
+
+    def _watch(self) -> None:
+        if self._waiting and self._timer is None:
+            self._old = 0
+            self._timer = asyncio.get_running_loop().call_later(self._patience, self._sweep)
 
     def _write(self, client: RawClient, parts: list[bytes], first: int) -> None:
         """``first``: the first number of a confirmation that belongs to these commands."""
@@ -185,19 +206,23 @@ class NatsSender:
         command = where[slot]
         if delayed:
             assert outbound.not_before is not None
-            moment = datetime.fromtimestamp(outbound.not_before, UTC).isoformat(timespec="microseconds")
+            try:
+                moment = datetime.fromtimestamp(outbound.not_before, UTC).isoformat(timespec="microseconds")
+            except (ValueError, OverflowError, OSError) as exc:
+                report(outbound, _rejected(f"an event for topic {outbound.topic!r} is delayed for too long", exc))
+                return 0
             target = command.split(b" ")[1].decode()
-            control += f"Nats-Schedule: @at {moment[:-6]}Z\r\nNats-Schedule-Target: {target}\r\n"
+            # It must not be too old for the stream before its time has come.
+            control += f"Nats-TTL: never\r\nNats-Schedule: @at {moment[:-6]}Z\r\nNats-Schedule-Target: {target}\r\n"
             command = f"HPUB {schedule_subject(outbound.topic)}.{copy_id} ".encode() + self._prefix
         try:
             headers, body = self._wire.write(outbound, control)
         except ValueError as exc:
-            error = Rejected(f"an event for topic {outbound.topic!r} has a header that NATS cannot carry: {exc}")
-            error.__cause__ = exc
-            report(outbound, error)
+            what = f"an event for topic {outbound.topic!r} has a header that NATS cannot carry"
+            report(outbound, _rejected(what, exc))
             return 0
         size = len(headers) + len(body)
-        refused = check_size(outbound, size, limit)
+        refused = check_size(outbound, size, limit) or check_size(outbound, len(headers), _HEADERS)
         if refused is not None:
             report(outbound, refused)
             return 0
@@ -226,4 +251,19 @@ class NatsSender:
                 await self._idle
         finally:
             self._link.watchers.discard(self)
+            if self._timer is not None:
+                self._timer.cancel()
             self.lost()
+
+
+def _unknown(outbound: Outbound, why: str) -> PublishOutcomeUnknown:
+    return PublishOutcomeUnknown(
+        f"{why} before an event for topic {outbound.topic!r} was confirmed: it may be stored. Publish it again under "
+        "the same id"
+    )
+
+
+def _rejected(what: str, cause: Exception) -> Rejected:
+    error = Rejected(f"{what}: {cause}")
+    error.__cause__ = cause
+    return error

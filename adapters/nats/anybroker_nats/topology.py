@@ -6,6 +6,7 @@ Nothing that exists is changed, but for the lease of a group, which is its membe
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import math
 from datetime import UTC, datetime
@@ -149,12 +150,19 @@ async def _create_group(link: Link, topic: str, group: GroupSpec, lanes: int, le
     numbers = _numbers(lanes)
     there = await asyncio.gather(*(_consumer(link, topic, group.name, lane) for lane in numbers))
     missing = [lane for lane, found in zip(numbers, there, strict=True) if found is None]
-    if missing:
-        await _create(link, topic, group, missing[0], lanes, lease)
-        await asyncio.gather(*(_create(link, topic, group, lane, lanes, lease) for lane in missing[1:]))
+    if not missing:
+        return
+    made = [await _create(link, topic, group, missing[0], lanes, lease)]
+    made += await asyncio.gather(*(_create(link, topic, group, lane, lanes, lease) for lane in missing[1:]))
+    other = await _consumer(link, topic, group.name, None if lanes else 0)
+    if other is not None:  # another process made it of the other kind, side by side; both would get every event
+        for lane in itertools.compress(missing, made):
+            await _find(link, f"CONSUMER.DELETE.{stream_name(topic)}.{consumer_name(group.name, lane)}")
+        _compare(topic, group.name, group.ordered, None, _lanes(other))
 
 
-async def _create(link: Link, topic: str, group: GroupSpec, lane: int | None, lanes: int, lease: float) -> None:
+async def _create(link: Link, topic: str, group: GroupSpec, lane: int | None, lanes: int, lease: float) -> bool:
+    """False: another process was faster, with another lease or start."""
     name = consumer_name(group.name, lane)
     config: dict[str, Any] = {
         "name": name,
@@ -182,7 +190,8 @@ async def _create(link: Link, topic: str, group: GroupSpec, lane: int | None, la
         found = await _consumer(link, topic, group.name, lane) if exc.number in _OTHER_CONSUMER else None
         if found is None or _lanes(found) != lanes:
             raise
-        # another process was faster, with another lease or start
+        return False
+    return True
 
 
 def _filters(topic: str, group: str, lane: int | None, lanes: int) -> list[str]:

@@ -220,3 +220,61 @@ def test_watchers_hear_of_a_loss_and_of_the_way_back(run: Run, until: Run) -> No
             await connected.close()
 
     run(check())
+
+
+def test_when_nats_pys_task_for_connecting_again_dies_there_is_another_client(
+    run: Run, until: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def check() -> None:
+        async with serving(Server()) as server:
+            connected = link(server.port)
+            await connected.connect()
+            watcher = Watcher()
+            connected.watchers.add(watcher)
+
+            async def dies() -> None:
+                raise RuntimeError("not expected")
+
+            first = connected.native
+            assert first is not None
+            monkeypatch.setattr(first, "_process_connect_init", dies)
+            server.cut()
+            await until(lambda: watcher.told[-1:] == ["gone"])
+            assert (await connected.client()) is not first
+            await connected.close()
+
+    run(check())
+
+
+def test_a_path_that_takes_no_more_bytes_is_left(run: Run, until: Run) -> None:
+    async def check() -> None:
+        async with serving(Server()) as server:
+            connected = link(server.port, ping_interval=0.1)
+            await connected.connect()
+            watcher = Watcher()
+            connected.watchers.add(watcher)
+            server.writers[-1].transport.pause_reading()  # type: ignore[attr-defined]  # asyncio's own transport
+            client = await connected.client()
+            assert all(client.write(b"PUB x 1000000\r\n%b\r\n" % bytes(1_000_000)) for _ in range(20))
+            await until(lambda: watcher.told == ["lost", "back"])
+            await connected.close()
+
+    run(check())
+
+
+def test_unlistening_without_a_connection_leaves_nothing_behind(run: Run, until: Run) -> None:
+    async def check() -> None:
+        async with serving(Server()) as server:
+            connected = link(server.port)
+            await connected.connect()
+            client = await connected.client()
+            watcher = Watcher()
+            connected.watchers.add(watcher)
+            subscription = await client.listen("x", lambda *_: None)
+            server.cut()
+            await until(lambda: watcher.told == ["lost"])
+            await client.unlisten(subscription, 1.0)
+            assert (client._listeners, client._subs) == ({}, {})
+            await connected.close()
+
+    run(check())

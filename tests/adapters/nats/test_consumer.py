@@ -94,3 +94,16 @@ def test_a_lost_pin_leaves_what_is_out(kit: SimpleNamespace) -> None:
     shared = Consumer(0, "g", False)
     shared.unsync()
     assert shared.synced, "an unordered group waits for nobody"
+
+
+def test_a_stream_that_was_made_anew_has_other_messages_under_the_same_numbers(kit: SimpleNamespace) -> None:
+    consumer = Consumer(0, "g@0", True)
+    for sequence in (7, 8):
+        consumer.arrived(*arrived(kit, sequence, sequence))
+        consumer.unsettled[sequence] = consumer.buffer.pop(sequence).reply
+    consumer.remember_ack(8, consumer.unsettled.pop(8))
+    for sequence in (7, 8):
+        item, _ = arrived(kit, sequence, sequence)
+        item = item._replace(reply=item.reply.replace(b".1.0", b".2.0"))
+        assert consumer.arrived(item, sequence) == b"", "not acknowledged"
+    assert (list(consumer.buffer), consumer.unsettled, consumer.acked) == ([7, 8], {}, {})

@@ -35,6 +35,7 @@ class Case:
         self.unacknowledged = 0
         self.waiting = 0
         self.pinned = ""
+        self.ack_wait = lease
         self.notes: dict[str, int] = {}
         self.link.answers[f"CONSUMER.INFO.orders.{self.name}"] = lambda _: self.info()
         self.link.answers[f"CONSUMER.UNPIN.orders.{self.name}"] = {}
@@ -46,6 +47,7 @@ class Case:
 
     def info(self) -> dict[str, Any]:
         return {
+            "config": {"ack_wait": self.ack_wait * 1e9},
             "num_ack_pending": self.unacknowledged,
             "num_waiting": self.waiting,
             "delivered": {"consumer_seq": self.consumer_sequence},
@@ -443,5 +445,44 @@ def test_stop_ends_a_receive_at_once(run: Run, case: Callable[..., Any]) -> None
             await this.receiver.close()
             await this.receiver.close()
             assert this.link.watchers == set()
+
+    run(check())
+
+
+def test_without_a_connection_a_lease_ends_all_the_same(run: Run, case: Callable[..., Any], until: Run) -> None:
+    async def check() -> None:
+        this = await case(lease=0.15)
+        this.deliver(1, 2)
+        batch = await this.receive()
+        this.client.is_connected = False
+        this.receiver.lost()
+        await until(lambda: this.ear.gone == this.ear.held)
+        assert [type(each) for each in await this.receiver.extend(batch)] == [LeaseLost, LeaseLost]
+        await this.receiver.close()
+
+    run(check())
+
+
+def test_a_shorter_lease_of_a_later_member_is_kept_to(run: Run, case: Callable[..., Any], until: Run) -> None:
+    async def check() -> None:
+        this = await case(lease=60.0)
+        this.deliver(1)
+        await this.receive()
+        this.ack_wait = 0.15
+        await this.receiver.members()
+        this.client.written()
+        await until(lambda: (1, b"+WPI") in this.acks())
+        await this.receiver.close()
+
+    run(check())
+
+
+def test_what_others_write_among_the_notes_is_no_note(run: Run, case: Callable[..., Any]) -> None:
+    async def check() -> None:
+        this = await case()
+        this.notes = {"orders.@.g.~.x.y": 1, "orders.@.g.~.1.2": 1, "orders.@.g.~.1": 1}
+        this.deliver(1, deliveries=2)
+        (inbound,) = await this.receive()
+        assert inbound.attempts == 2
 
     run(check())

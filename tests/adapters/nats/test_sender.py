@@ -22,13 +22,13 @@ NOW = 1_800_000_000.0
 class Case:
     """An open sender; the stream ``orders`` exists."""
 
-    def __init__(self, kit: SimpleNamespace, schedules: bool = True) -> None:
+    def __init__(self, kit: SimpleNamespace, schedules: bool = True, patience: float = 60.0) -> None:
         self.kit = kit
         self.link = kit.FakeLink()
         self.link.answers["STREAM.INFO.orders"] = {"config": {}}
         self.client = self.link.current
         self.results: dict[str, Receipt | BrokerError] = {}
-        self.sender = NatsSender(self.link, Wire(), schedules)
+        self.sender = NatsSender(self.link, Wire(), schedules, patience)
 
     def report(self, outbound: Outbound, result: Receipt | BrokerError) -> None:
         id = outbound.event.id  # type: ignore[union-attr]
@@ -285,5 +285,44 @@ def test_a_foreign_message_goes_as_it_came(run: Run, case: Callable[..., Case]) 
         (written,) = this.client.written()
         assert written.body == b"\xff"
         assert b"x-legacy: \xfe\r\nanybroker-reason: a b\r\n" in written.headers
+
+    run(check())
+
+
+def test_what_is_never_answered_gives_its_place_back(
+    run: Run, case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def check() -> None:
+        monkeypatch.setattr(module, "_WINDOW", 2)
+        this = case(patience=0.01)
+        await this.submit("1", "2")
+        await asyncio.wait_for(this.submit("3"), 5)
+        assert {id: type(result) for id, result in this.results.items()} == dict.fromkeys("12", PublishOutcomeUnknown)
+        this.answer(this.client.written()[-1], b'{"stream":"orders","seq":3}')
+        assert isinstance(this.results["3"], Receipt)
+        await this.sender.close()
+
+    run(check())
+
+
+def test_a_delay_outlasts_the_streams_age_and_has_an_end(run: Run, case: Callable[..., Case]) -> None:
+    async def check() -> None:
+        this = case()
+        await this.submit("1", not_before=1e15)
+        assert isinstance(this.results["1"], Rejected)
+        await this.submit("2", not_before=NOW + 1e6)
+        (command,) = this.client.written()
+        assert b"\r\nNats-TTL: never\r\n" in command.headers
+
+    run(check())
+
+
+def test_headers_leave_room_for_a_dead_letter(run: Run, case: Callable[..., Case]) -> None:
+    async def check() -> None:
+        this = case()
+        await this.submit("1", headers={"x-big": "x" * 60_000})
+        assert isinstance(this.results["1"], EventTooLarge)
+        await this.submit("2", headers={"x-big": "x" * 60_000}, reserve=0)
+        assert len(this.client.written()) == 1
 
     run(check())

@@ -39,6 +39,8 @@ class Server:
                 raise ApiError({"code": 404, "err_code": 10059})
             return there[rest]
         self.changes.append(operation)
+        if verb == "DELETE":
+            return {"success": there.pop(rest) is not None}
         if what == "STREAM" and self.taken:
             raise ApiError({"code": 400, "err_code": 10065})
         config = body if what == "STREAM" else body["config"]
@@ -172,6 +174,19 @@ def test_of_two_processes_with_other_lanes_the_second_is_refused(run: Run, kit: 
     results = run(both())
     assert results[0] is None
     assert isinstance(results[1], ConfigError)
+
+
+def test_of_two_processes_with_other_kinds_at_most_one_succeeds(run: Run, kit: SimpleNamespace) -> None:
+    server = Server(kit)
+
+    async def both() -> list[Any]:
+        await server.declare()
+        declaring = (server.declare(GroupSpec("g", ordered=ordered), lanes=1) for ordered in (True, False))
+        return await asyncio.gather(*declaring, return_exceptions=True)
+
+    refused = [isinstance(result, ConfigError) for result in run(both())]
+    assert any(refused)
+    assert len(server.consumers) == refused.count(False), "what was made in vain is gone"
 
 
 def test_what_is_missing_is_named(run: Run, kit: SimpleNamespace) -> None:
