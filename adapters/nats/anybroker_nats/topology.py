@@ -68,7 +68,14 @@ async def declare_topic(link: Link, topic: TopicSpec, settings: NatsSettings, le
                 lanes = topic.lanes if group.ordered else 0
             else:
                 _compare(topic.name, group.name, group.ordered, None if topic.default_lanes else topic.lanes, lanes)
-            await _create_group(link, topic.name, group, lanes, lease)
+            try:
+                await _create_group(link, topic.name, group, lanes, lease)
+            except ApiError as exc:  # made side by side with another number: right, if we only had a default
+                there = await _lanes_of(link, topic.name, group.name) if exc.number in _OTHER_CONSUMER else None
+                if not topic.default_lanes or there is None:
+                    raise
+                _compare(topic.name, group.name, group.ordered, None, there)
+                await _create_group(link, topic.name, group, there, lease)
 
 
 async def verify_topic(link: Link, topic: TopicSpec) -> None:

@@ -486,3 +486,13 @@ def test_what_others_write_among_the_notes_is_no_note(run: Run, case: Callable[.
         assert inbound.attempts == 2
 
     run(check())
+
+
+def test_leaving_without_a_connection_takes_the_inboxes_along(run: Run, case: Callable[..., Any]) -> None:
+    async def check() -> None:
+        this = await case()
+        this.client.is_connected = False
+        await this.receiver.close()
+        assert this.client.listeners == {}, "the next connection would subscribe them again"
+
+    run(check())

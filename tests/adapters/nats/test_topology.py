@@ -176,6 +176,18 @@ def test_of_two_processes_with_other_lanes_the_second_is_refused(run: Run, kit: 
     assert isinstance(results[1], ConfigError)
 
 
+def test_a_default_gives_way_to_who_was_faster(run: Run, kit: SimpleNamespace) -> None:
+    server = Server(kit)
+
+    async def both() -> None:
+        await server.declare()
+        asked = server.declare(GroupSpec("g"), lanes=8)
+        await asyncio.gather(asked, server.declare(GroupSpec("g"), lanes=4, default_lanes=True))
+
+    run(both())
+    assert set(server.consumers) == {f"shop_orders.g@{lane}" for lane in range(8)}
+
+
 def test_of_two_processes_with_other_kinds_at_most_one_succeeds(run: Run, kit: SimpleNamespace) -> None:
     server = Server(kit)
 
