@@ -148,18 +148,25 @@ class Publisher:
         return batch
 
     async def _submit(self, batch: list[Publishing]) -> None:
+        error: BrokerError
         for item in batch:
             item.submitted = True
         try:
             await self._sender.submit(batch, self._report)
-        except (BrokerError, ConfigError) as exc:
-            if isinstance(exc, ConfigError):
-                rejected = Rejected(str(exc))
-                rejected.__cause__ = exc
-                exc = rejected
-            for item in batch:
-                if item in self._in_flight or item in self._own_deadline:
-                    self._report(item, exc)
+        except BrokerError as exc:
+            error = exc
+        except ConfigError as exc:
+            error = Rejected(str(exc))
+            error.__cause__ = exc
+        except Exception as exc:  # noqa: BLE001 - against the interface, but no reason to end all publishing
+            _log.exception("a sender raised from submit()")
+            error = PublishOutcomeUnknown(f"the adapter failed at a batch, which may be stored in part: {exc!r}")
+            error.__cause__ = exc
+        else:
+            return
+        for item in batch:
+            if item.submitted and (item in self._in_flight or item in self._own_deadline):  # not reported yet
+                self._report(item, error)
 
     def _under_way(self) -> dict[tuple[str, str], int]:
         """By topic and key: the last event that was handed over and has no outcome yet."""

@@ -175,6 +175,47 @@ def test_what_a_raising_submit_did_not_report_gets_its_error() -> None:
     run(main)
 
 
+def test_what_was_reported_before_submit_raised_is_sent_again_once() -> None:
+    async def main() -> None:
+        sender = Scripted(lambda number, tries: True if tries > 1 else Unavailable("later") if number == 1 else None)
+        scripted = sender.submit
+
+        async def raising(batch: Sequence[Outbound], report: Report, /) -> None:
+            await scripted(batch, report)
+            if len(sender.batches) == 1:
+                raise Unavailable("the connection is lost")
+
+        sender.submit = raising  # type: ignore[method-assign]
+        publisher = Publisher(sender, 5.0, PublishStats())
+        await asyncio.gather(*(publisher.send(publishing(n)) for n in (1, 2)))
+        assert sender.batches == [[1, 2], [1, 2]]
+        await publisher.close(1.0)
+
+    run(main)
+
+
+def test_an_adapters_bug_ends_its_batch_and_not_the_publisher() -> None:
+    async def main() -> None:
+        sender = Scripted(lambda number, tries: True)
+        scripted = sender.submit
+
+        async def broken(batch: Sequence[Outbound], report: Report, /) -> None:
+            await scripted(batch, report)
+            raise ValueError("year 33658 is out of range")
+
+        sender.script = lambda number, tries: number != 1 or None
+        sender.submit = broken  # type: ignore[method-assign]
+        publisher = Publisher(sender, 5.0, PublishStats())
+        with pytest.raises(PublishOutcomeUnknown) as caught:
+            await publisher.send(publishing(1))
+        assert isinstance(caught.value.__cause__, ValueError)
+        sender.submit = scripted  # type: ignore[method-assign]
+        assert (await publisher.send(publishing(2))).broker_id == "2"
+        await publisher.close(1.0)
+
+    run(main)
+
+
 def test_cancelling_a_publish_leaves_the_others_alone() -> None:
     async def main() -> None:
         reports: list[tuple[Report, Outbound]] = []

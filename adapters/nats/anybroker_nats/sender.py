@@ -175,6 +175,7 @@ class NatsSender:
                 await self._room
                 self._room = None
                 if not client.is_connected:
+                    self.lost()  # what was handed over is not for the exception to speak of
                     raise Unavailable("the connection to NATS was lost")  # for what was not handed over yet
             size += self._add(parts, outbound, report, now, limit)
             if size >= _WRITE:
@@ -193,6 +194,7 @@ class NatsSender:
         if parts and not client.write(b"".join(parts)):
             for token in range(first, self._last + 1):
                 self._waiting.pop(token, None)  # not written, so not stored
+            self.lost()
             raise Unavailable("the connection to NATS was lost")
 
     def _add(self, parts: list[bytes], outbound: Outbound, report: Report, now: float, limit: int) -> int:

@@ -326,3 +326,26 @@ def test_headers_leave_room_for_a_dead_letter(run: Run, case: Callable[..., Case
         assert len(this.client.written()) == 1
 
     run(check())
+
+
+def test_a_connection_lost_within_a_batch_is_unknown_for_what_was_written(
+    run: Run, case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def check() -> None:
+        monkeypatch.setattr(module, "_WRITE", 1)
+        this = case()
+        write = this.client.write
+
+        def once(data: bytes) -> bool:
+            written = write(data)
+            this.client.is_connected = False
+            return written
+
+        monkeypatch.setattr(this.client, "write", once)
+        with pytest.raises(Unavailable):
+            await this.submit("1", "2")
+        assert {id: type(result) for id, result in this.results.items()} == {"1": PublishOutcomeUnknown}
+        this.sender.lost()
+        await this.sender.close()
+
+    run(check())
