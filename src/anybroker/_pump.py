@@ -316,8 +316,11 @@ class Pump:
 
     async def revoked(self, lanes: Collection[Lane], /) -> None:
         """LaneListener: finish what runs, settle, forget."""
+        await self._revoke(lanes, self._settings.drain)
+
+    async def _revoke(self, lanes: Collection[Lane], drain: float | None) -> None:
         states = [state for lane in lanes if (state := self._lanes.get(lane)) is not None]
-        await self._drain_lanes(states)
+        await self._drain_lanes(states, drain)
         if self._settler is not None:
             for state in states:
                 if self._cumulative:
@@ -345,7 +348,7 @@ class Pump:
         if self._lease is not None:
             self._lease.gone(lanes)
 
-    async def _drain_lanes(self, states: list[LaneState]) -> None:
+    async def _drain_lanes(self, states: list[LaneState], drain: float | None) -> None:
         for state in states:
             state.gone = True
         self._drop_gone()
@@ -355,7 +358,7 @@ class Pump:
                 state.drained = state.drained or asyncio.Event()
                 waiting.append(asyncio.create_task(state.drained.wait()))
         if waiting:
-            _, late = await asyncio.wait(waiting, timeout=self._settings.drain)
+            _, late = await asyncio.wait(waiting, timeout=drain)
             for task in late:
                 task.cancel()
         self._room_changed(force=True)
@@ -385,9 +388,10 @@ class Pump:
         return [lane for lane, state in self._lanes.items() if not state.gone]
 
     async def _let_go(self, lane: Lane) -> None:
-        """Balance: drain one lane and give it back."""
+        """Balance: drain one lane and give it back. Nobody is in a hurry, so handlers are waited for to their end: an
+        event must not start elsewhere while it is handled here."""
         receiver = self._receiver
-        await self.revoked([lane])
+        await self._revoke([lane], None)
         if receiver is not None and receiver is self._receiver:
             self.stats.lanes_given_back += 1
             await receiver.give_back(lane)
@@ -416,6 +420,8 @@ class Pump:
     def _open_lanes(self) -> tuple[list[Lane] | None, bool]:
         """The lanes to fetch from (None: all), and whether there are any."""
         if not self._cumulative:
+            if any(state.gone for state in self._lanes.values()):  # what came of these would only have to go back
+                return [lane for lane, state in self._lanes.items() if not state.gone], True
             return None, True
         limit = self._settings.max_ahead
         lanes = self._lanes
