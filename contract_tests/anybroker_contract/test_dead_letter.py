@@ -249,6 +249,32 @@ async def test_dead_letter_replay_fail_and_replay_again(kit: Kit) -> None:
     assert len(log.handlings) == 3
 
 
+async def test_groups_that_share_a_dead_letter_topic_see_their_own(kit: Kit) -> None:
+    """Where two groups' dead letters are in one topic, each lists, replays and discards its own, and no other."""
+    topic = kit.topic()
+    bus = kit.bus(topics={topic: {"dead_letter": f"{topic}.dead.dlq"}})
+    mended = False
+
+    async def fail_until_mended(_: Delivery) -> None:
+        if not mended:
+            raise ValueError("not yet")
+
+    logs = {
+        group: kit.subscribe(bus, topic, group, behave=fail_until_mended, middleware=[retry(attempts=1)])
+        for group in ("one", "two")
+    }
+    async with bus:
+        await bus.publish(topic, counted(0, key="k"))
+        for group in logs:
+            (letter,) = await letters(kit, bus, topic, 1, group)
+            assert (letter.id, letter.group) == ("w-0", group)
+        mended = True
+        assert [letter.id for letter in await bus.dead_letters(topic, "one").replay()] == ["w-0"]
+        await logs["one"].wait_done(["w-0"])
+        assert [letter.id for letter in await letters(kit, bus, topic, 1, "two")] == ["w-0"]
+        assert logs["two"].done == []
+
+
 async def test_one_dead_letter_is_replayed_or_discarded_by_its_id(kit: Kit) -> None:
     """``replay(ids)`` and ``discard(ids)`` touch those alone; the others stay, as often as they are listed."""
     topic = kit.topic()

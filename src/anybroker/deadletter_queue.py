@@ -129,7 +129,10 @@ class DeadLetterQueue:
         return self._oldest_first(found)
 
     def _oldest_first(self, found: Iterable[Inbound]) -> _Letters:
-        letters = [DeadLetter.read(inbound, self.topic, self.group) for inbound in found]
+        """This group's own: a configured topic, or names that meet (``a`` with ``b.c``, ``a.b`` with ``c``), may have
+        several groups' dead letters."""
+        read = (DeadLetter.read(inbound, self.topic, self.group) for inbound in found)
+        letters = [letter for letter in read if (letter.topic, letter.group) == (self.topic, self.group)]
         if self._bus.adapter.capabilities.acknowledgement is Acknowledgement.PER_MESSAGE:
             letters.sort(key=lambda letter: letter.died)  # several members, or several queues, may have written them
         return letters
