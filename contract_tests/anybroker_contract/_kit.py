@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from anybroker import Bus, Event
+from anybroker import Bus, Delivery, Event
 from anybroker.adapter import (
     Adapter,
     AdapterContext,
@@ -32,7 +32,7 @@ from ._waiting import eventually
 from .harness import BrokerHarness, Mode
 from .proxy import Proxy
 
-__all__ = ["Kit"]
+__all__ = ["FailsUntilFixed", "Kit"]
 
 _T = TypeVar("_T")
 
@@ -275,6 +275,16 @@ class Kit:
             await bus.close(drain=0)
         await self._stack.aclose()
         await self.harness.clean(self._topics)
+
+
+class FailsUntilFixed:
+    """A handler's behaviour that fails until it is ``fixed``."""
+
+    fixed = False
+
+    async def __call__(self, _: Delivery) -> None:
+        if not self.fixed:
+            raise ValueError("not yet")
 
 
 def counted(number: int, *, key: str | None = None, writer: str = "w") -> Event[Any]:

@@ -16,7 +16,7 @@ from anybroker.middleware import retry
 from anybroker.testing import fail
 
 from ._checkers import duplicates, lost
-from ._kit import TYPE, Kit, counted
+from ._kit import TYPE, FailsUntilFixed, Kit, counted
 from .marks import requires
 
 
@@ -194,19 +194,14 @@ async def test_a_replay_reaches_only_the_group_that_failed(kit: Kit) -> None:
     """A replayed dead letter is handled again by the group that failed, with a first attempt, and by no other."""
     topic = kit.topic()
     bus = kit.bus()
-    mended = False
-
-    async def fail_until_mended(_: Delivery) -> None:
-        if not mended:
-            raise ValueError("not yet")
-
-    log = kit.subscribe(bus, topic, "failing", behave=fail_until_mended, middleware=[retry(attempts=2, first=0.01)])
+    handler = FailsUntilFixed()
+    log = kit.subscribe(bus, topic, "failing", behave=handler, middleware=[retry(attempts=2, first=0.01)])
     other = kit.subscribe(bus, topic, "other")
     event = counted(0, key="k")
     async with bus:
         await bus.publish(topic, event, headers={"x-origin": "contract"})
         await letters(kit, bus, topic, 1, "failing")
-        mended = True
+        handler.fixed = True
         queue = bus.dead_letters(topic, "failing")
         queue.patience = kit.brief
         assert [letter.id for letter in await queue.replay()] == ["w-0"]
@@ -253,14 +248,9 @@ async def test_groups_that_share_a_dead_letter_topic_see_their_own(kit: Kit) -> 
     """Where two groups' dead letters are in one topic, each lists, replays and discards its own, and no other."""
     topic = kit.topic()
     bus = kit.bus(topics={topic: {"dead_letter": f"{topic}.dead.dlq"}})
-    mended = False
-
-    async def fail_until_mended(_: Delivery) -> None:
-        if not mended:
-            raise ValueError("not yet")
-
+    handler = FailsUntilFixed()
     logs = {
-        group: kit.subscribe(bus, topic, group, behave=fail_until_mended, middleware=[retry(attempts=1)])
+        group: kit.subscribe(bus, topic, group, behave=handler, middleware=[retry(attempts=1)])
         for group in ("one", "two")
     }
     async with bus:
@@ -268,7 +258,7 @@ async def test_groups_that_share_a_dead_letter_topic_see_their_own(kit: Kit) -> 
         for group in logs:
             (letter,) = await letters(kit, bus, topic, 1, group)
             assert (letter.id, letter.group) == ("w-0", group)
-        mended = True
+        handler.fixed = True
         assert [letter.id for letter in await bus.dead_letters(topic, "one").replay()] == ["w-0"]
         await logs["one"].wait_done(["w-0"])
         assert [letter.id for letter in await letters(kit, bus, topic, 1, "two")] == ["w-0"]
@@ -279,17 +269,12 @@ async def test_one_dead_letter_is_replayed_or_discarded_by_its_id(kit: Kit) -> N
     """``replay(ids)`` and ``discard(ids)`` touch those alone; the others stay, as often as they are listed."""
     topic = kit.topic()
     bus = kit.bus()
-    mended = False
-
-    async def fail_until_mended(_: Delivery) -> None:
-        if not mended:
-            raise ValueError("not yet")
-
-    log = kit.subscribe(bus, topic, behave=fail_until_mended, middleware=[retry(attempts=1)])
+    handler = FailsUntilFixed()
+    log = kit.subscribe(bus, topic, behave=handler, middleware=[retry(attempts=1)])
     async with bus:
         await kit.publish(bus, topic, 3, keys=3)
         await letters(kit, bus, topic, 3)
-        mended = True
+        handler.fixed = True
         queue = bus.dead_letters(topic, "g")
         queue.patience = kit.brief
         assert [letter.id for letter in await queue.replay(["w-1"])] == ["w-1"]
@@ -304,17 +289,12 @@ async def test_all_dead_letters_of_one_key_are_listed_and_replayed_in_order(kit:
     """However many of one key have died, one look shows them all, and one replay sends them all back in their order."""
     topic = kit.topic()
     bus = kit.bus()
-    mended = False
-
-    async def fail_until_mended(_: Delivery) -> None:
-        if not mended:
-            raise ValueError("not yet")
-
-    log = kit.subscribe(bus, topic, behave=fail_until_mended, middleware=[retry(attempts=1)])
+    handler = FailsUntilFixed()
+    log = kit.subscribe(bus, topic, behave=handler, middleware=[retry(attempts=1)])
     async with bus:
         ids = [id_ for _, id_ in await kit.publish(bus, topic, 25, keys=1)]
         assert [letter.id for letter in await letters(kit, bus, topic, 25)] == ids
-        mended = True
+        handler.fixed = True
         assert [letter.id for letter in await bus.dead_letters(topic, "g").replay()] == ids
         await log.wait_done(ids)
     assert log.done == ids

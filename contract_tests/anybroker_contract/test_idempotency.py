@@ -12,7 +12,7 @@ from anybroker.idempotency import Busy, Claim, Done, Key, MemoryStore, SqliteSto
 from anybroker.middleware import idempotent, retry
 from anybroker.testing import drop, duplicate
 
-from ._kit import TYPE, Kit, counted
+from ._kit import TYPE, FailsUntilFixed, Kit, counted
 from .marks import needs_harness, requires
 
 
@@ -185,14 +185,9 @@ async def test_a_dead_letter_that_is_replayed_is_handled(kit: Kit) -> None:
     """Idempotency does not swallow a replay: what died was never done."""
     topic = kit.topic()
     bus = kit.bus()
-    mended = False
-
-    async def fail_until_mended(_: Delivery) -> None:
-        if not mended:
-            raise ValueError("not yet")
-
+    handler = FailsUntilFixed()
     middleware = [retry(attempts=1), idempotent(MemoryStore())]
-    log = kit.subscribe(bus, topic, behave=fail_until_mended, middleware=middleware)
+    log = kit.subscribe(bus, topic, behave=handler, middleware=middleware)
     async with bus:
         await bus.publish(topic, counted(0, key="k"))
         queue = bus.dead_letters(topic, "g")
@@ -201,7 +196,7 @@ async def test_a_dead_letter_that_is_replayed_is_handled(kit: Kit) -> None:
         end = loop.time() + kit.patience
         while not await queue.list():
             assert loop.time() < end, "no dead letter"
-        mended = True
+        handler.fixed = True
         await queue.replay()
         await log.wait_done(["w-0"])
     assert log.attempts("w-0") == [1, 1]

@@ -333,10 +333,7 @@ class Bus:
         ``CancelledError``, and the outcome is unknown.
         """
         if topic not in self._known:
-            if topic in self._groupless:
-                self.stats.without_group += 1
-            else:
-                await self._first_publish(topic)
+            await self._first_publish(topic)
         if data.__class__ is Event or self._key_of:
             event = self._event(
                 topic, data, key, type, id, source, subject, time, datacontenttype, dataschema, extensions
@@ -378,10 +375,7 @@ class Bus:
         """
         items = list(items)
         if topic not in self._known:
-            if topic in self._groupless:
-                self.stats.without_group += len(items)
-            else:
-                await self._first_publish(topic, len(items))
+            await self._first_publish(topic, len(items))
         if self._publish_through is not None:
             return await self._publish_many_slowly(topic, items, deadline)
         publisher = self._publisher
@@ -521,7 +515,11 @@ class Bus:
         return await future
 
     async def _first_publish(self, topic: str, count: int = 1) -> None:
-        """Once a topic: check its name, make it be there, and warn where no group will get what is published."""
+        """Once a topic: check its name, make it be there, and warn where no group will get what is published; from then
+        on count it where that is so."""
+        if topic in self._groupless:
+            self.stats.without_group += count
+            return
         if self._state in ("new", "closed"):
             raise self._not_started("publish")
         check_topic(topic)

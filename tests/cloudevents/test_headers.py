@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from anybroker.cloudevents import HeaderBinding, format_json, parse_json
+from anybroker.cloudevents import HeaderBinding, TransportNames, format_json, parse_json
 from anybroker.cloudevents.headers import DATA_HEADER
 from anybroker.errors import InvalidEvent
 from anybroker.event import ABSENT, Event
@@ -313,3 +313,16 @@ def test_large_values_pass() -> None:
 def test_modes_agree() -> None:
     assert json.loads(format_json(FULL))["n"] == -5
     assert parse_json(format_json(FULL)) == FULL == KAFKA.parse(KAFKA.binary_headers(FULL), FULL.body)
+
+
+def test_transport_names_are_lower_case_and_none_of_the_event() -> None:
+    names = TransportNames(("ce-", "nats-"), ("anybroker-data",))
+    assert [names[name] for name in ("X-Foo", "traceparent")] == ["x-foo", "traceparent"]
+    assert [names[name] for name in ("Content-Type", "CE-id", "Nats-Msg-Id", "Anybroker-Data")] == [""] * 4
+
+
+def test_transport_names_are_remembered_within_bounds() -> None:
+    names = TransportNames(("ce_",))
+    for number in range(5_000):
+        assert names[f"X-{number}"] == f"x-{number}"
+        assert len(names) <= 1024

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 from aiokafka.structs import TopicPartition
 
 from anybroker.adapter import Foreign, Outbound
-from anybroker.cloudevents import HeaderBinding
+from anybroker.cloudevents import HeaderBinding, TransportNames
 from anybroker.errors import InvalidEvent
 
 from .records import KafkaInbound, Record
@@ -18,7 +18,6 @@ __all__ = ["Headers", "Wire"]
 Headers: TypeAlias = list[tuple[str, bytes]]
 
 _OURS = "anybroker-"
-_MAX_NAMES = 1024
 _NONE: Mapping[str, str] = {}
 
 
@@ -28,7 +27,7 @@ class Wire:
     def __init__(self, content_mode: Literal["binary", "structured"] = "binary") -> None:
         self._binding = HeaderBinding(bytes, prefix="ce_")
         self._structured = content_mode == "structured"
-        self._names: dict[str, str] = {}
+        self._names = TransportNames(("ce_",))
 
     def write(self, outbound: Outbound) -> tuple[bytes | None, Headers]:
         """The record's value and headers.
@@ -74,23 +73,11 @@ class Wire:
     def _extra(self, headers: Iterable[tuple[str, bytes]]) -> dict[str, str]:
         """The transport headers: those that are no attributes."""
         names = self._names
-        extra: dict[str, str] = {}
-        for name, value in headers:
-            known = names.get(name)
-            if known is None:
-                known = self._learn(name)
-            if known:
-                extra[known] = "" if value is None else value.decode("utf-8", "replace")
-        return extra
-
-    def _learn(self, name: str) -> str:
-        """A header's name as a transport header, or "" for one that belongs to the event."""
-        lower = name.lower()
-        known = "" if lower == "content-type" or lower.startswith("ce_") else lower
-        if len(self._names) >= _MAX_NAMES:
-            self._names.clear()
-        self._names[name] = known
-        return known
+        return {
+            known: "" if value is None else value.decode("utf-8", "replace")
+            for name, value in headers
+            if (known := names[name])
+        }
 
 
 def _text(key: bytes | None) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 from nats.aio.msg import Msg
 
 from anybroker.adapter import Foreign, Inbound, Lane, Outbound
-from anybroker.cloudevents import HeaderBinding
+from anybroker.cloudevents import HeaderBinding, TransportNames
 from anybroker.cloudevents.percent import percent_decode
 from anybroker.errors import InvalidEvent
 
@@ -20,7 +20,6 @@ _OURS: Final = "anybroker-"
 _PREFIX: Final = "ce-"
 _NATS: Final = "nats-"
 """Headers that instruct the server, or that it adds. Sent again they would do it again, or be refused."""
-_MAX_NAMES: Final = 1024
 _UNSAFE: Final = re.compile(r'[\x00-\x1f\x7f%"]|^ | $')
 """What clients cut off a header's value, and what :func:`percent_decode` would take for its own."""
 _find_text: Final = re.compile(r"([^:\r\n]+): ?([^\r\n]*)\r\n").findall
@@ -35,7 +34,7 @@ class Wire:
             str, prefix=_PREFIX, content_type="attribute", percent=True, null_body=False, headerless=True
         )
         self._structured = content_mode == "structured"
-        self._names: dict[str, str] = {}
+        self._names = TransportNames((_PREFIX, _NATS), ("anybroker-data",))
 
     def write(self, outbound: Outbound, control: str) -> tuple[bytes, bytes]:
         """The block of headers and the body; ``control`` is lines of NATS's own headers, each with its line's end.
@@ -82,24 +81,11 @@ class Wire:
     def _extra(self, headers: list[tuple[str, str]]) -> dict[str, str]:
         """The transport headers: those that are no attributes and not the server's."""
         names = self._names
-        extra: dict[str, str] = {}
-        for name, value in headers:
-            known = names.get(name)
-            if known is None:
-                known = self._learn(name)
-            if known:
-                extra[known] = _decoded(value) if "%" in value and known.startswith(_OURS) else value
-        return extra
-
-    def _learn(self, name: str) -> str:
-        """A header's name as a transport header, or "" for one that belongs to the event or the server."""
-        lower = name.lower()
-        other = lower.startswith((_PREFIX, _NATS)) or lower in ("content-type", "anybroker-data")
-        known = "" if other else lower
-        if len(self._names) >= _MAX_NAMES:
-            self._names.clear()
-        self._names[name] = known
-        return known
+        return {
+            known: _decoded(value) if "%" in value and known.startswith(_OURS) else value
+            for name, value in headers
+            if (known := names[name])
+        }
 
 
 def _fields(block: bytes | None) -> tuple[list[tuple[str, Any]], list[tuple[str, str]]]:

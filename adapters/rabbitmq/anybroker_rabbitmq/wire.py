@@ -14,7 +14,7 @@ from pamqp.commands import Basic
 from pamqp.encode import by_type
 
 from anybroker.adapter import Foreign, Inbound, Lane, Outbound
-from anybroker.cloudevents import HeaderBinding
+from anybroker.cloudevents import HeaderBinding, TransportNames
 from anybroker.errors import InvalidEvent
 
 from .frames import field, native_table, table
@@ -71,7 +71,7 @@ class Wire:
         )
         self._structured = content_mode == "structured"
         self._fields: dict[str, bytes] = {}
-        self._names: dict[str, str] = {}
+        self._names = TransportNames((*_PREFIXES, *_BROKERS), ("anybroker-data",))
 
     def write(self, outbound: Outbound) -> Written:
         """The message of an event. Raises ValueError for a transport header whose name has more than 255 bytes.
@@ -124,9 +124,7 @@ class Wire:
         extra: dict[str, str] = {}
         deliveries = 1
         for name, value in headers.items():
-            known = names.get(name)
-            if known is None:
-                known = self._learn(name)
+            known = names[name]
             if known:
                 extra[known] = value if type(value) is str else _bytes(value).decode("utf-8", "replace")
             elif name in ("x-delivery-count", "x-acquired-count") and isinstance(value, int):
@@ -137,16 +135,6 @@ class Wire:
         except InvalidEvent as exc:
             event = AmqpForeign(message, exc)
         return Inbound(event, lane, position, event.key, extra, message, token, 0, deliveries)
-
-    def _learn(self, name: str) -> str:
-        """A header's name as a transport header, or "" for one that belongs to the event or the broker."""
-        lower = name.lower()
-        other = lower.startswith((*_PREFIXES, *_BROKERS)) or lower in ("content-type", "anybroker-data")
-        known = "" if other else lower
-        if len(self._names) >= _MAX_NAMES:
-            self._names.clear()
-        self._names[name] = known
-        return known
 
 
 def _fits(content_type: str) -> bool:

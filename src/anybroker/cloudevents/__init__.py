@@ -10,13 +10,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .headers import HeaderBinding
+    from .headers import HeaderBinding, TransportNames
     from .json_format import format_json, format_json_batch, parse_json, parse_json_batch
     from .sdk import from_cloudevent, to_cloudevent
     from .text_body import filter_attributes, format_text, parse_text
 
 __all__ = [
     "HeaderBinding",
+    "TransportNames",
     "filter_attributes",
     "format_json",
     "format_json_batch",
@@ -30,6 +31,7 @@ __all__ = [
 
 _HOMES = {
     "HeaderBinding": "headers",
+    "TransportNames": "headers",
     "filter_attributes": "text_body",
     "format_json": "json_format",
     "format_json_batch": "json_format",

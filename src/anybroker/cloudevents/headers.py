@@ -51,6 +51,27 @@ _DATA_MARK: Final = 12
 _Entry = tuple[int, str, dict[Any, str]]  # the role, the attribute, and its values so far where it has few
 
 
+class TransportNames(dict[str, str]):
+    """What a header is called as a transport header: its name in lower case; "" where it belongs to the event or to the
+    broker. Asked by subscription; remembers what it was asked, bounded.
+
+    ``prefixes`` and ``names``, in lower case, are those of the event and the broker; ``content-type`` is the event's.
+    """
+
+    def __init__(self, prefixes: tuple[str, ...], names: Iterable[str] = ()) -> None:
+        super().__init__()
+        self._prefixes = prefixes
+        self._names = frozenset(("content-type", *names))
+
+    def __missing__(self, header: str) -> str:
+        lower = header.lower()
+        known = "" if lower in self._names or lower.startswith(self._prefixes) else lower
+        if len(self) >= _MAX_NAMES:
+            self.clear()
+        self[header] = known
+        return known
+
+
 class HeaderBinding(Generic[V]):
     """How CloudEvents lie in the headers and the body of one kind of message.
 
