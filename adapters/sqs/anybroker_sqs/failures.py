@@ -15,6 +15,7 @@ from anybroker.errors import (
     AnybrokerError,
     BrokerError,
     ConfigError,
+    EventTooLarge,
     LeaseLost,
     PublishOutcomeUnknown,
     Rejected,
@@ -44,6 +45,9 @@ _WRONG_CREDENTIALS = re.compile(
     "UnrecognizedClientException"
 )
 _DENIED = re.compile("AccessDenied|AccessDeniedException|AuthorizationError|AuthorizationErrorException")
+_TOO_LONG = re.compile("too long|TooLong|must be shorter", re.IGNORECASE)
+_NUMBER = re.compile("[0-9]{4,9}")
+"""The limit, in what AWS says of a message over it."""
 _GONE = {"ReceiptHandleIsInvalid", "MessageNotInflight", "InvalidParameterValue"}
 """What a batch says of a receipt handle that is not valid any more; the last one where it is too old."""
 
@@ -133,9 +137,17 @@ def publish_failure(exc: BaseException | None, topic: str) -> BrokerError:
     return error
 
 
-def entry_failure(failed: Mapping[str, Any], topic: str) -> BrokerError:
-    """Of one entry of a batch of which others were taken."""
+def entry_failure(failed: Mapping[str, Any], topic: str, size: int) -> BrokerError:
+    """Of one entry, of so many bytes, of a batch of which others were taken."""
     text = f"{failed.get('Code')}: {failed.get('Message')}"
+    if _TOO_LONG.search(text):
+        most = _NUMBER.search(str(failed.get("Message")))
+        return EventTooLarge(
+            f"AWS refuses an event for topic {topic!r}, which takes {size} bytes: {text}. Raise the topic's "
+            "MaximumMessageSize, or lower max_message_bytes to it",
+            size=size,
+            limit=min(int(most[0]), size - 1) if most else size - 1,
+        )
     # Throttled is our fault, says AWS, and goes when one waits.
     if failed.get("SenderFault") and "Throttl" not in str(failed.get("Code")):
         return Rejected(f"AWS refuses an event for topic {topic!r}: {text}")

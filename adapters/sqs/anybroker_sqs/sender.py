@@ -213,7 +213,8 @@ class SqsSender:
             for stored in answer.get("Successful", ()):
                 results[int(stored["Id"])] = Receipt(topic, stored["MessageId"])
             for failed in answer.get("Failed", ()):
-                results[int(failed["Id"])] = entry_failure(failed, topic)
+                at = int(failed["Id"])
+                results[at] = entry_failure(failed, topic, batch[at].size)
         else:
             results = [publish_failure(answer, topic) for _ in batch]
             if answer is not None and is_missing(answer):

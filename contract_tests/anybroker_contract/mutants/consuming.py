@@ -360,3 +360,17 @@ class DeafAfterAReconnect(Flaw):
             await receiver.stop()
         self.opened.add(place)
         return receiver
+
+
+class LetsLeasesRunOut(Flaw):
+    """Extending a lease succeeds and does nothing."""
+
+    async def open_receiver(self, adapter: Adapter, subscription: SubscriptionSpec, listener: LaneListener) -> Receiver:
+        """Adapter.open_receiver."""
+        receiver: Any = await adapter.open_receiver(subscription, listener)
+
+        async def extend(batch: Sequence[Inbound], /) -> Sequence[BrokerError | None]:
+            return [None] * len(batch)
+
+        receiver.extend = extend
+        return cast("Receiver", receiver)
