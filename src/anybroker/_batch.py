@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
-from .delivery import Delivery, current_delivery
+from .delivery import Delivery
 from .errors import BatchFailed, ConfigError
 from .handlers import HandlerSpec, Wants, decoder
 from .provide import Providers
@@ -36,7 +37,8 @@ class BatchCollector:
 
     A batch holds at most one event of a key on an ordered subscription (the next one starts after this one), so that
     a failure retries exactly it and what follows it. When nothing more can come, because all that was received waits
-    behind the batch, it is not waited for. What a batch handler publishes has no single cause, and gets ids of its own.
+    behind the batch, it is not waited for. Each call runs in a context of its own, that of the Bus's start: what a
+    batch handler publishes has no single cause, no single trace, and gets ids of its own.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class BatchCollector:
         self._within = within
         self._providers = providers
         self._pump = pump
+        self._context = copy_context()
         self._items: list[_Item] = []
         self._closing = False
         self._timer: asyncio.TimerHandle | None = None
@@ -102,14 +105,15 @@ class BatchCollector:
         items = [item for item in self._items if not item.future.done()]
         self._items = []
         if items:
-            task = asyncio.create_task(self._run(items), name=f"anybroker batch {self._spec.name}")
+            task = asyncio.create_task(
+                self._run(items), name=f"anybroker batch {self._spec.name}", context=self._context.copy()
+            )
             for item in items:
                 item.batch, item.task = items, task
             self._running.add(task)
             task.add_done_callback(self._running.discard)
 
     async def _run(self, items: list[_Item]) -> None:
-        current_delivery.set(None)
         failures: dict[int, BaseException] = {}
         try:
             async with AsyncExitStack() as stack:

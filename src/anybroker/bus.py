@@ -37,7 +37,7 @@ from .adapter import (
 from .config import DEFAULT_URL, BusSettings, TopicSettings, load_settings, parse_url
 from .deadletter_queue import DeadLetterQueue
 from .deadletters import DEAD_LETTER_GROUP, dead_letter_headers, dead_letter_topic
-from .delivery import Delivery, current_delivery
+from .delivery import Delivery, current_cause
 from .errors import BrokerError, ConfigError, StateError, Unavailable
 from .event import ABSENT, Event
 from .from_thread import FromThread
@@ -354,7 +354,7 @@ class Bus:
             if (key := event._attributes.get("partitionkey")) is not None:
                 check_key(str(key))
         out: dict[str, str] | None = dict(headers) if headers else None
-        cause = current_delivery.get()
+        cause = current_cause()
         if cause is not None and not isinstance(data, Event):
             out = {} if out is None else out
             continue_cause(event, cause, topic, id is not None, out)
@@ -381,7 +381,7 @@ class Bus:
         publisher = self._publisher
         if publisher is None:
             raise self._not_started("publish_many")
-        cause = current_delivery.get()
+        cause = current_cause()
         ready: list[Publishing] = []
         for item in items:
             event = self._event(topic, item, *(None,) * 9)
@@ -482,7 +482,7 @@ class Bus:
     async def _publish_many_slowly(
         self, topic: str, items: Iterable[Any], deadline: float | None
     ) -> list[Receipt | BrokerError]:
-        cause = current_delivery.get()
+        cause = current_cause()
         ready: list[tuple[Event[Any], dict[str, str]]] = []
         for item in items:
             event = self._event(topic, item, *(None,) * 9)

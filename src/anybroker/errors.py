@@ -8,6 +8,7 @@
     │   ├── EncodeError             the payload cannot be serialised
     │   └── DecodeError             the data cannot be decoded or validated; never retried
     ├── StateError                  the Bus is not started, or is closed already
+    ├── HandlerExited               a handler raised SystemExit, its own cancellation, …: a failed start like any other
     └── BrokerError                 the broker, or the way to it, failed
         ├── Rejected                not stored, and sending it again will not help
         │   └── EventTooLarge       over the broker's size limit (raised before sending)
@@ -40,6 +41,7 @@ __all__ = [
     "EncodeError",
     "EventError",
     "EventTooLarge",
+    "HandlerExited",
     "InvalidEvent",
     "LeaseLost",
     "PublishOutcomeUnknown",
@@ -100,6 +102,15 @@ class DecodeError(EventError):
 
 class StateError(AnybrokerError, RuntimeError):
     """The Bus is in the wrong state for this call: not started, or closed."""
+
+
+class HandlerExited(AnybrokerError):
+    """A handler raised what is not an ``Exception``: ``SystemExit``, a ``CancelledError`` that it had caused itself.
+    Its start has failed; the original is the ``__cause__``."""
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__(f"the handler raised {type(cause).__name__}" + (f": {cause}" if str(cause) else ""))
+        self.__cause__ = cause
 
 
 class BrokerError(AnybrokerError):

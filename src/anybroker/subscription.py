@@ -301,7 +301,7 @@ class Subscription:
         """Why the subscription is unhealthy; None while it is well, or stopped."""
         if self._pump is None:
             return None
-        return self._pump.problem or next(iter(self._handler_problems.values()), None)
+        return self._pump.problem or self._pump.hindrance or next(iter(self._handler_problems.values()), None)
 
     def _report(self, handler: str, problem: str | None) -> None:
         if problem is None:
@@ -351,6 +351,7 @@ class Subscription:
             lease=bus.settings.lease,
             stores=bus.stores,
             problem=partial(self._report, entry.spec.name),
+            giving_up=lambda: pump().giving_up,
         )
         stack = (*attached(entry.spec.function), *entry.middleware)
         own = [item for item in stack if isinstance(item, BuiltIn)]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
 from typing import Literal
 
 from .._reconnect import Backoff
+from .._starting import cancelled_from_outside
 from ..delivery import Delivery
-from ..errors import AnybrokerError, ConfigError, EventError, Reject, Retry
+from ..errors import AnybrokerError, ConfigError, EventError, HandlerExited, Reject, Retry
 from ._base import BuiltIn, Chain, Handler
 
 __all__ = ["Uncounted", "retry"]
@@ -38,7 +38,9 @@ class retry(BuiltIn):  # noqa: N801 - used as a decorator
     :param gives_up_order: confirms ``mode="release"`` on an ordered subscription.
 
     What cannot be decoded or validated is never retried, and neither is :class:`~anybroker.errors.Reject`. Waits end
-    at once on shutdown, when the lane is revoked or the lease lost, without using up an attempt.
+    at once on shutdown, when the lane is revoked or the lease lost, without using up an attempt; neither does a start
+    that the end of the drain time cuts off. Whatever else a handler raises is a failed start, ``SystemExit`` and its
+    own cancellation included.
     """
 
     kind = "retry"
@@ -75,7 +77,7 @@ class retry(BuiltIn):  # noqa: N801 - used as a decorator
     def bind(self, call_next: Handler, chain: Chain) -> Handler:
         """The composed handler."""
         release = self._released(chain)
-        attempts, on, backoff = self.attempts, self.on, self._backoff
+        attempts, on, backoff, giving_up = self.attempts, self.on, self._backoff, chain.giving_up
         give_up_on: tuple[type[Exception], ...] = (Reject, EventError, *self.give_up_on)
 
         async def run(delivery: Delivery) -> None:
@@ -94,14 +96,14 @@ class retry(BuiltIn):  # noqa: N801 - used as a decorator
                 if delivery.attempt >= attempts:
                     raise
                 raise _Again(backoff.wait(delivery.attempt), release, type(exc).__name__) from exc
-            except asyncio.CancelledError as exc:
-                task = asyncio.current_task()
-                if task is None or task.cancelling():
-                    raise  # the engine's own
-                reason = "the handler raised CancelledError, and was not cancelled"
+            except Exception:
+                raise
+            except BaseException as exc:
+                if cancelled_from_outside(exc, giving_up):
+                    raise
                 if delivery.attempt >= attempts:
-                    raise AttemptsExhausted(attempts, reason) from exc
-                raise _Again(backoff.wait(delivery.attempt), release, reason) from exc
+                    raise HandlerExited(exc) from exc
+                raise _Again(backoff.wait(delivery.attempt), release, type(exc).__name__) from exc
 
         return run
 
