@@ -29,7 +29,7 @@ from .adapter import (
 )
 from .capabilities import Acknowledgement
 from .delivery import Delivery, current_delivery
-from .errors import BrokerError, ConfigError, Rejected, Retry
+from .errors import BrokerError, CancelledByItselfError, ConfigError, PoisonedError, Rejected, Retry
 from .stats import SubscriptionStats
 
 __all__ = ["ATTEMPTS_HEADER", "NOT_BEFORE_HEADER", "Pump", "PumpSettings"]
@@ -795,20 +795,6 @@ class Pump:
 def _starts(delivery: Delivery) -> int:
     """The handler starts that a delivery had which waits for one: with a verdict none is to come."""
     return delivery.attempt if delivery.verdict is not None else delivery.attempt - 1
-
-
-class CancelledByItselfError(Exception):
-    """A handler raised ``CancelledError``, and nobody had cancelled it: something that it awaited was cancelled."""
-
-    def __init__(self) -> None:
-        super().__init__("the handler raised CancelledError, and was not cancelled")
-
-
-class PoisonedError(Exception):
-    """The broker handed the event over so often that it probably kills the process."""
-
-    def __init__(self, deliveries: int) -> None:
-        super().__init__(f"handed over {deliveries} times without being finished: it may be what kills the process")
 
 
 def _whole(text: str) -> int:
