@@ -191,8 +191,8 @@ class PoisonedError(DeliveryError):
 
 
 class HandlerExit(DeliveryError):
-    """The handler raised what is not an ``Exception``, such as ``SystemExit``, or what a coroutine cannot raise, such as
-    ``StopIteration``. It is the ``__cause__``; the start counts as failed, and the program goes on."""
+    """The handler raised what is not an ``Exception``, such as ``SystemExit``, or what a coroutine cannot raise, as
+    ``StopIteration`` is. It is the ``__cause__``; the start counts as failed, and the program goes on."""
 
     def __init__(self, where: str, raised: BaseException) -> None:
         text = str(raised)

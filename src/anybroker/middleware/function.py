@@ -32,15 +32,16 @@ class FunctionMiddleware:
     def wrap(self, call_next: Handler) -> Handler:
         """The composed handler. ConfigError where the function makes none."""
         where = f"middleware {self.__name__}"
-        composed: Any = self._compose(call_next)
-        if not callable(composed):
+        handler: Callable[[Delivery], Awaitable[Any]] = self._compose(call_next)
+        given: object = handler
+        if not callable(given):
             raise ConfigError(
-                where, f"returned {composed!r} instead of a handler", "Return 'async def handler(delivery)'."
+                where, f"returned {given!r} instead of a handler", "Return 'async def handler(delivery)'."
             )
 
         async def run(delivery: Delivery) -> None:
             # A handler that returns what it should have awaited would have the event acknowledged unhandled.
-            if (result := await composed(delivery)) is not None:
+            if (result := await handler(delivery)) is not None:
                 await leftover(where, result)
 
         return run
