@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .delivery import Delivery
 from .errors import BatchFailed, ConfigError
-from .handlers import HandlerSpec, Wants, decoder
+from .handlers import HandlerSpec, Wants, caller, decoder, leftover
 from .provide import Providers
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ class BatchCollector:
             self._read = lambda delivery: delivery.event._with_data(typed(delivery.event))
         if not spec.is_async:
             raise ConfigError(f"handler {spec.name}", "is a plain 'def' with batch=", "Make it 'async def'.")
+        self._call = caller(spec)
 
     async def add(self, delivery: Delivery) -> None:
         """Wait for the outcome of the batch this delivery gets into."""
@@ -116,14 +117,7 @@ class BatchCollector:
     async def _run(self, items: list[_Item]) -> None:
         failures: dict[int, BaseException] = {}
         try:
-            async with AsyncExitStack() as stack:
-                kwargs: dict[str, Any] = {}
-                for parameter in self._spec.parameters:
-                    if parameter.wants is Wants.PROVIDED:
-                        kwargs[parameter.name] = await self._providers.get(parameter.type, stack)
-                    else:
-                        kwargs[parameter.name] = [item.value for item in items]
-                await self._spec.function(**kwargs)
+            await self._start(items)
         except BatchFailed as exc:
             unknown = [index for index in exc.failures if not 0 <= index < len(items)]
             wrong = [failure for failure in exc.failures.values() if not _can_be_raised(failure)]
@@ -150,6 +144,24 @@ class BatchCollector:
                 future.cancel()
             else:
                 future.set_exception(failure)
+
+    async def _start(self, items: list[_Item]) -> None:
+        failure: BaseException | None = None
+        async with AsyncExitStack() as stack:
+            try:
+                kwargs: dict[str, Any] = {}
+                for parameter in self._spec.parameters:
+                    if parameter.wants is Wants.PROVIDED:
+                        kwargs[parameter.name] = await self._providers.get(parameter.type, stack)
+                    else:
+                        kwargs[parameter.name] = [item.value for item in items]
+                if (result := await self._call(**kwargs)) is not None:
+                    await leftover(self._spec.where, result)
+            except BaseException as exc:
+                failure = exc
+                raise
+        if failure is not None:
+            raise failure  # what was provided swallowed it
 
 
 def _can_be_raised(failure: object) -> bool:

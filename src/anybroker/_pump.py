@@ -32,7 +32,7 @@ from .adapter import (
 )
 from .capabilities import Acknowledgement
 from .delivery import Delivery, current_delivery
-from .errors import BrokerError, ConfigError, HandlerExited, Rejected, Retry, Unavailable
+from .errors import BrokerError, ConfigError, HandlerExit, PoisonedError, Rejected, Retry, Unavailable
 from .stats import SubscriptionStats
 
 __all__ = ["ATTEMPTS_HEADER", "NOT_BEFORE_HEADER", "Pump", "PumpSettings"]
@@ -701,7 +701,7 @@ class Pump:
                     self._give_back(delivery, _starts(delivery))  # the start that was cut off uses up no attempt
                     self._next(delivery)
                     raise
-                self._failed(delivery, HandlerExited(exc))
+                self._failed(delivery, HandlerExit("the handler", exc))
             else:
                 if not_ours:
                     not_ours.discard(delivery.inbound)
@@ -908,13 +908,6 @@ class Pump:
 def _starts(delivery: Delivery) -> int:
     """The handler starts that a delivery had which waits for one: with a verdict none is to come."""
     return delivery.attempt if delivery.verdict is not None else delivery.attempt - 1
-
-
-class PoisonedError(Exception):
-    """The broker handed the event over so often that it probably kills the process."""
-
-    def __init__(self, deliveries: int) -> None:
-        super().__init__(f"handed over {deliveries} times without being finished: it may be what kills the process")
 
 
 def _key_hash(key: str) -> str:

@@ -18,7 +18,7 @@ from .capabilities import Acknowledgement
 from .config import TopicSettings
 from .deadletters import dead_letter_topic
 from .delivery import Delivery
-from .errors import ConfigError, EventError, InvalidEvent
+from .errors import ConfigError, EventError, ExpiredError, InvalidEvent, UnhandledError
 from .event import Event
 from .handlers import HandlerSpec, invoker, read_handler
 from .middleware._base import BuiltIn, Chain, Handler, attached, compose
@@ -415,20 +415,6 @@ class Subscription:
 
     async def _copy_to_inlet(self, delivery: Delivery, starts: int, delay: float) -> None:
         await self._bus.send_to_inlet(delivery, starts, delay)
-
-
-class UnhandledError(Exception):
-    """No handler takes events of this type."""
-
-    def __init__(self, type_: str) -> None:
-        super().__init__(f"no handler of the subscription takes events of type {type_!r}")
-
-
-class ExpiredError(Exception):
-    """The event's ``expirytime`` has passed."""
-
-    def __init__(self, moment: str) -> None:
-        super().__init__(f"the event expired at {moment}")
 
 
 def _expired(event: Event[Any]) -> bool:

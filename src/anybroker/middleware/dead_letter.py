@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .._starting import cancelled_from_outside
 from ..delivery import Delivery
-from ..errors import HandlerExited, Retry
+from ..errors import HandlerExit, Retry
 from ._base import BuiltIn, Chain, Handler
 
 __all__ = ["dead_letter"]
@@ -47,7 +47,7 @@ class dead_letter(BuiltIn):  # noqa: N801 - used as a decorator
                 except BaseException as exc:
                     if cancelled_from_outside(exc, giving_up):
                         raise
-                    failure = HandlerExited(exc)
+                    failure = HandlerExit("the handler", exc)
             delivery.verdict = failure
             await send(delivery, failure)
             stats.dead_lettered += 1

@@ -8,10 +8,10 @@ from typing import Literal
 from .._reconnect import Backoff
 from .._starting import cancelled_from_outside
 from ..delivery import Delivery
-from ..errors import AnybrokerError, ConfigError, EventError, HandlerExited, Reject, Retry
+from ..errors import AttemptsExhausted, ConfigError, EventError, HandlerExit, Reject, Retry
 from ._base import BuiltIn, Chain, Handler
 
-__all__ = ["Uncounted", "retry"]
+__all__ = ["AttemptsExhausted", "Uncounted", "retry"]
 
 _Exceptions = type[Exception] | tuple[type[Exception], ...]
 
@@ -67,6 +67,8 @@ class retry(BuiltIn):  # noqa: N801 - used as a decorator
                 raise ConfigError(f"retry({name}=)", f"{value!r} is no number of seconds", "Use 0 or more.")
         if not factor >= 1:
             raise ConfigError("retry(factor=)", f"{factor!r} makes waits shorter", "Use 1 or more.")
+        if factor == float("inf"):
+            raise ConfigError("retry(factor=)", "inf is not a factor", "Use a number of 1 or more, such as 3.")
         self.attempts = attempts
         self.mode = mode
         self.on = _exceptions("on", on)
@@ -102,7 +104,7 @@ class retry(BuiltIn):  # noqa: N801 - used as a decorator
                 if cancelled_from_outside(exc, giving_up):
                     raise
                 if delivery.attempt >= attempts:
-                    raise HandlerExited(exc) from exc
+                    raise HandlerExit("the handler", exc) from exc
                 raise _Again(backoff.wait(delivery.attempt), release, type(exc).__name__) from exc
 
         return run
@@ -121,13 +123,6 @@ class retry(BuiltIn):  # noqa: N801 - used as a decorator
             )
         capabilities.require("release", setting="retry(mode='release')", remedy="Use mode='hold'.")
         return True
-
-
-class AttemptsExhausted(AnybrokerError):
-    """The handler asked for another start, and there is none left."""
-
-    def __init__(self, attempts: int, reason: str) -> None:
-        super().__init__(f"no attempt left of {attempts}: {reason}")
 
 
 class Uncounted(Retry):
