@@ -32,7 +32,7 @@ from .adapter import (
 )
 from .capabilities import Acknowledgement
 from .delivery import Delivery, current_delivery
-from .errors import BrokerError, ConfigError, HandlerExit, PoisonedError, Rejected, Retry, Unavailable
+from .errors import BrokerError, ConfigError, HandlerExit, PoisonedError, Retry, Unavailable
 from .stats import SubscriptionStats
 
 __all__ = ["ATTEMPTS_HEADER", "NOT_BEFORE_HEADER", "Pump", "PumpSettings"]
@@ -119,7 +119,6 @@ class Pump:
         self._resumed = asyncio.Event()
         self._resumed.set()
         self._not_ours: set[Inbound] = set()
-        self._halted = False
         self._stuck_for: dict[Inbound, int] = {}
         self._stuck_backoff = Backoff(first=0.5, cap=30.0, floor=0.1)
         self.giving_up = False
@@ -166,7 +165,7 @@ class Pump:
 
     def resume(self) -> None:
         """Go on after :meth:`pause`."""
-        self._halted = self._paused = False
+        self._paused = False
         self._resumed.set()
         self._wake_workers()
 
@@ -781,9 +780,6 @@ class Pump:
                 following = delivery.again(starts)
                 following.verdict = delivery.verdict
             self.problem = f"{type(exc).__name__}: {exc}"
-            if delivery.verdict is not None and isinstance(exc, Rejected):
-                self._halted = True
-                self.pause()  # the dead-letter topic refuses it: no other wait would help
             _log.error(
                 "%s: an event of type %r can be neither finished nor dead-lettered, next try in %.1f s",
                 self._name,
@@ -806,8 +802,6 @@ class Pump:
         """A delivery that was kept is done after all, or not ours any more."""
         if self._stuck_for.pop(delivery.inbound, None) is not None and not self._stuck_for:
             self.problem = None
-            if self._halted:
-                self.resume()
 
     def _finish(self, delivery: Delivery) -> None:
         delivery.lane_state.outstanding -= 1

@@ -44,6 +44,8 @@ class SubscriptionStats:
     returned: int = 0
     """Given back without having been started."""
     dead_lettered: int = 0
+    dead_letters_cut: int = 0
+    """Of those, with no room for all that stands beside them: the broker's size limit."""
     suppressed: int = 0
     """Copies that the idempotency store knew as done."""
     unhandled: int = 0

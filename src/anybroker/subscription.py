@@ -16,7 +16,7 @@ from ._pump import Pump, PumpSettings
 from .adapter import DEFAULT_LANES, Adapter, Foreign, Start, SubscriptionSpec
 from .capabilities import Acknowledgement
 from .config import TopicSettings
-from .deadletters import dead_letter_topic
+from .deadletters import DEAD_LETTER_GROUP, dead_letter_topic, reason_of
 from .delivery import Delivery
 from .errors import ConfigError, EventError, ExpiredError, InvalidEvent, UnhandledError
 from .event import Event
@@ -98,6 +98,7 @@ class Subscription:
         self.group = group
         self.options = options
         options.check(self._where)
+        self._check_dead_letters()
         self._entries: list[_Entry] = []
         self._pump: Pump | None = None
         self._leaving: Pump | None = None
@@ -186,6 +187,26 @@ class Subscription:
     def dead_letter_topic(self) -> str:
         """Where its dead letters go."""
         return self.topic_settings.dead_letter or dead_letter_topic(self.topic, self.group)
+
+    def _check_dead_letters(self) -> None:
+        """ConfigError where its own dead letters have no place: a dead-letter topic has no dead-letter topics."""
+        configured = self.topic_settings.dead_letter
+        of_others = self.topic.endswith(f".{DEAD_LETTER_GROUP}") or self.topic in {
+            each.dead_letter for each in self._bus.settings.topics.values()
+        }
+        if of_others and self.group == DEAD_LETTER_GROUP:
+            raise ConfigError(
+                self._where,
+                f"the group {DEAD_LETTER_GROUP!r} of a dead-letter topic is the one that keeps the dead letters",
+                "Read them with bus.dead_letters(topic, group), or choose another group.",
+            )
+        if configured is None and self.topic.endswith(f".{DEAD_LETTER_GROUP}"):
+            raise ConfigError(
+                self._where,
+                "is on a dead-letter topic, and what its handler fails at would have no place to go",
+                "Read dead letters with bus.dead_letters(topic, group); or configure a dead-letter topic for it: "
+                f'topics={{{self.topic!r}: {{"dead_letter": "another-topic"}}}}.',
+            )
 
     def check(self, adapter: Adapter) -> None:
         """ConfigError for what cannot be, before anything is made."""
@@ -411,7 +432,17 @@ class Subscription:
         self.stats.dead_lettered += 1
 
     async def _send_dead_letter(self, delivery: Delivery, error: Exception) -> None:
-        await self._bus.send_dead_letter(self.dead_letter_topic, delivery, error)
+        missing = await self._bus.send_dead_letter(self.dead_letter_topic, delivery, error)
+        if missing:
+            self.stats.dead_letters_cut += 1
+            _log.warning(
+                "%s/%s: a dead letter is near the broker's size limit, and these headers beside it were cut or left "
+                "out: %s. It died of: %s",
+                self.topic,
+                self.group,
+                ", ".join(missing),
+                reason_of(error),
+            )
 
     async def _copy_to_inlet(self, delivery: Delivery, starts: int, delay: float) -> None:
         await self._bus.send_to_inlet(delivery, starts, delay)
