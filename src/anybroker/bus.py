@@ -329,7 +329,10 @@ class Bus:
         this publish has ended (default: the Bus's).
 
         Events of one key are accepted in the order in which ``publish`` was first stepped, also under ``gather``.
-        Inside a handler, an event without ``id`` gets one that a second run of the handler gives again.
+        Inside a handler, an event without ``id`` gets one that a second run of the handler gives again: a hash of the
+        cause, the handler, and all that the event says but its time. Of events that say the same, the position counts.
+        What says something else in the second run (a time in the data) is another event: give ``id`` where that is
+        not meant.
 
         Raises ``Rejected`` (not stored, do not retry), ``Unavailable`` (not stored), ``PublishOutcomeUnknown`` (may be
         stored), ``EventError`` or ``ConfigError`` (nothing was sent), ``StateError``. Cancelled, it raises
@@ -360,7 +363,7 @@ class Bus:
         cause = current_cause()
         if cause is not None and not isinstance(data, Event):
             out = {} if out is None else out
-            continue_cause(event, cause, topic, id is not None, out)
+            continue_cause(event, cause, topic, id is not None, out, time is not None)
         not_before = None if delay is None else self._not_before(topic, event, delay)
         if self._publish_through is None:
             if self._publisher is None:

@@ -22,8 +22,18 @@ class Delivery:
     """
 
     __slots__ = (
-        "attempt", "ended", "event", "group", "handler", "inbound", "key", "lane_state", "ordinal", "topic", "verdict",
-    )  # fmt: skip
+        "attempt",
+        "ended",
+        "event",
+        "group",
+        "handler",
+        "inbound",
+        "key",
+        "lane_state",
+        "published",
+        "topic",
+        "verdict",
+    )
 
     def __init__(
         self, event: Any, topic: str, group: str, attempt: int, key: str | None, inbound: Inbound, lane_state: LaneState
@@ -40,10 +50,10 @@ class Delivery:
         self.lane_state = lane_state
         self.handler = ""
         """The name of the handler that the event's type was dispatched to."""
-        self.ordinal = 0
-        """How many events its handler has published so far."""
         self.ended = False
         """Whether its start is over: what a task that it left behind publishes has no cause any more."""
+        self.published: dict[bytes, int] | None = None
+        """For the core: how many events its handler has published so far, by what they say; None: none yet."""
         self.verdict: Exception | None = None
         """The failure whose dead letter could not be sent yet: the handler is not run again before it was."""
 
