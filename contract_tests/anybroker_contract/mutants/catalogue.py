@@ -241,6 +241,15 @@ _ALL = (
         ),
     ),
     Mutant(
+        "dies-of-foreign-messages",
+        consuming.DiesOfForeignMessages,
+        (
+            "test_a_message_that_the_client_cannot_read_stops_nothing",
+            "test_what_cannot_be_read_stops_no_new_consumer",
+            "test_a_foreign_message_is_kept_raw_and_the_consumer_lives_on",
+        ),
+    ),
+    Mutant(
         "ignores-the-start",
         consuming.IgnoresTheStart,
         ("test_earliest_begins_with_what_is_kept",),
