@@ -37,7 +37,7 @@ from .adapter import (
 from .config import DEFAULT_URL, BusSettings, TopicSettings, load_settings, parse_url
 from .deadletter_queue import DeadLetterQueue
 from .deadletters import DEAD_LETTER_GROUP, dead_letter_headers, dead_letter_topic, send_fitting
-from .delivery import Delivery, current_delivery
+from .delivery import Delivery, current_cause
 from .errors import BrokerError, ConfigError, EventTooLarge, Rejected, StateError, Unavailable
 from .event import ABSENT, Event
 from .from_thread import FromThread
@@ -329,7 +329,10 @@ class Bus:
         this publish has ended (default: the Bus's).
 
         Events of one key are accepted in the order in which ``publish`` was first stepped, also under ``gather``.
-        Inside a handler, an event without ``id`` gets one that a second run of the handler gives again.
+        Inside a handler, an event without ``id`` gets one that a second run of the handler gives again: a hash of the
+        cause, the handler, and all that the event says but its time. Of events that say the same, the position counts.
+        What says something else in the second run (a time in the data) is another event: give ``id`` where that is
+        not meant.
 
         Raises ``Rejected`` (not stored, do not retry), ``Unavailable`` (not stored), ``PublishOutcomeUnknown`` (may be
         stored), ``EventError`` or ``ConfigError`` (nothing was sent), ``StateError``. Cancelled, it raises
@@ -357,10 +360,10 @@ class Bus:
             if (key := event._attributes.get("partitionkey")) is not None:
                 check_key(str(key))
         out: dict[str, str] | None = dict(headers) if headers else None
-        cause = current_delivery.get()
+        cause = current_cause()
         if cause is not None and not isinstance(data, Event):
             out = {} if out is None else out
-            continue_cause(event, cause, topic, id is not None, out)
+            continue_cause(event, cause, topic, id is not None, out, time is not None)
         not_before = None if delay is None else self._not_before(topic, event, delay)
         if self._publish_through is None:
             if self._publisher is None:
@@ -386,7 +389,7 @@ class Bus:
         publisher = self._publisher
         if publisher is None:
             raise self._not_started("publish_many")
-        cause = current_delivery.get()
+        cause = current_cause()
         ready: list[Publishing] = []
         for item in items:
             event = self._event(topic, item, *(None,) * 9)
@@ -487,7 +490,7 @@ class Bus:
     async def _publish_many_slowly(
         self, topic: str, items: Iterable[Any], deadline: float | None
     ) -> list[Receipt | BrokerError]:
-        cause = current_delivery.get()
+        cause = current_cause()
         ready: list[tuple[Event[Any], dict[str, str]]] = []
         for item in items:
             event = self._event(topic, item, *(None,) * 9)

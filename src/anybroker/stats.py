@@ -61,6 +61,8 @@ class SubscriptionStats:
     lanes_given_back: int = 0
     """Let go so that another member has its share."""
     reconnects: int = 0
+    stalled: int = 0
+    """Times a lane, or the whole subscription, had ``max_ahead`` events behind one that fails, and fetched no more."""
     stuck: int = 0
     """Times a delivery could be neither finished nor dead-lettered, and was kept for later."""
 

@@ -18,7 +18,7 @@ from .capabilities import Acknowledgement
 from .config import TopicSettings
 from .deadletters import DEAD_LETTER_GROUP, dead_letter_topic, reason_of
 from .delivery import Delivery
-from .errors import ConfigError, EventError, InvalidEvent
+from .errors import ConfigError, EventError, ExpiredError, InvalidEvent, UnhandledError
 from .event import Event
 from .handlers import HandlerSpec, invoker, read_handler
 from .middleware._base import BuiltIn, Chain, Handler, attached, compose
@@ -322,7 +322,7 @@ class Subscription:
         """Why the subscription is unhealthy; None while it is well, or stopped."""
         if self._pump is None:
             return None
-        return self._pump.problem or next(iter(self._handler_problems.values()), None)
+        return self._pump.problem or self._pump.hindrance or next(iter(self._handler_problems.values()), None)
 
     def _report(self, handler: str, problem: str | None) -> None:
         if problem is None:
@@ -372,6 +372,7 @@ class Subscription:
             lease=bus.settings.lease,
             stores=bus.stores,
             problem=partial(self._report, entry.spec.name),
+            giving_up=lambda: pump().giving_up,
         )
         stack = (*attached(entry.spec.function), *entry.middleware)
         own = [item for item in stack if isinstance(item, BuiltIn)]
@@ -445,20 +446,6 @@ class Subscription:
 
     async def _copy_to_inlet(self, delivery: Delivery, starts: int, delay: float) -> None:
         await self._bus.send_to_inlet(delivery, starts, delay)
-
-
-class UnhandledError(Exception):
-    """No handler takes events of this type."""
-
-    def __init__(self, type_: str) -> None:
-        super().__init__(f"no handler of the subscription takes events of type {type_!r}")
-
-
-class ExpiredError(Exception):
-    """The event's ``expirytime`` has passed."""
-
-    def __init__(self, moment: str) -> None:
-        super().__init__(f"the event expired at {moment}")
 
 
 def _expired(event: Event[Any]) -> bool:

@@ -33,6 +33,8 @@ class RawMessage:
     """The broker's own ordering key."""
     past_the_topic: bool = False
     """Goes straight to the group, where that is a place of its own."""
+    native: Any = None
+    """What cannot be said in the words above, in a form of the client that sends it."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,10 @@ class RawClient(ABC):
     def carries(self, message: RawMessage) -> bool:
         """Whether messages of this broker can have that body at all."""
         return True
+
+    def unreadable(self) -> Mapping[str, RawMessage]:
+        """Messages that the broker takes and that its usual client for Python cannot read, by what is wrong."""
+        return {}
 
     def own_quirks(self) -> Mapping[str, Quirk]:
         """What programs in other languages send to this kind of broker only."""
