@@ -128,17 +128,20 @@ class SqliteSender:
         entries: list[Entry] = []
         limit = self._limit
         for outbound in batch:
-            row, body, rough = encode(outbound)
-            # Measured only where it may matter: the attributes that most events have are short.
-            if row[7] is not None or rough > limit // 8:
-                try:
-                    refused: BrokerError | None = check_size(outbound, size_of(row), limit, _MOST)
-                except ValueError as exc:  # an unpaired surrogate in a header or key
-                    refused = Rejected(f"an event for {outbound.topic!r} has text that is not Unicode: {exc}")
-                    refused.__cause__ = exc
-                if refused is not None:
-                    report(outbound, refused)
-                    continue
+            refused: BrokerError | None = None
+            try:
+                row, body, rough = encode(outbound)
+                # Measured only where it may matter: the attributes that most events have are short.
+                if row[7] is not None or rough > limit // 8:
+                    refused = check_size(outbound, size_of(row), limit, _MOST)
+            except Exception as exc:  # noqa: BLE001 - whatever it is, it is this event's, and must not be the others'
+                error = Rejected(f"an event for {outbound.topic!r} cannot be written as a row: {exc!r}")
+                error.__cause__ = exc
+                report(outbound, error)
+                continue
+            if refused is not None:
+                report(outbound, refused)
+                continue
             entries.append(Entry(outbound, row, body, report))
         with self._lock:
             self._waiting += entries

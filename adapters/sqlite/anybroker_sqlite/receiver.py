@@ -97,7 +97,10 @@ class SqliteReceiver:
             at = seq - segment.first
             row = segment.rows[at]
             event, headers = decode(row, segment.body(at))
-            result.append(Inbound(event, lane, seq & mask, row[5], headers, row, seq, attempts, deliveries))
+            inlet = segment.only_group is not None
+            result.append(
+                Inbound(event, lane, seq & mask, row[5], headers, row, seq, attempts, deliveries, inlet=inlet)
+            )
         return result
 
     # ------------------------------------------------------------------------------------------------ settling

@@ -18,7 +18,7 @@ from anybroker.errors import BrokerError, Unavailable
 
 from .aws import Aws
 from .failures import CLIENT_ERRORS, is_missing, settle_failure
-from .wire import NOT_BEFORE, Wire
+from .wire import Wire
 
 __all__ = ["ENTRIES", "Queue"]
 
@@ -41,6 +41,7 @@ class Queue:
         self._notes = notes
         """The name of the queue for notes, made when there is one to write."""
         self._notes_url = ""
+        self._name = url.rsplit("/", 1)[-1].removesuffix(".fifo")
         self._read = wire.read
         self._lane = lane
         self.lease = lease
@@ -58,7 +59,7 @@ class Queue:
                 MessageAttributeNames=["All"],
                 MessageSystemAttributeNames=["ApproximateReceiveCount", "MessageGroupId"],
             )
-            batch = [self._read(message, self._lane) for message in answer.get("Messages", ())]
+            batch = [self._read(message, self._lane, self._name) for message in answer.get("Messages", ())]
             again = {inbound.raw["MessageId"]: inbound for inbound in batch if inbound.deliveries > 1}
             if again:
                 self._recall(again)
@@ -134,6 +135,6 @@ class Queue:
 def _seconds_left(inbound: Inbound) -> int:
     """Whole seconds until it may be handled; the core waits for what is left of the last one."""
     try:
-        return int(float(inbound.headers.get(NOT_BEFORE, 0)) - time.time())
+        return 0 if inbound.not_before is None else int(inbound.not_before - time.time())
     except (ValueError, OverflowError):
         return 0

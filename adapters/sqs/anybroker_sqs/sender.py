@@ -154,6 +154,11 @@ class SqsSender:
         except Rejected as exc:
             report(outbound, exc)
             return
+        except Exception as exc:  # noqa: BLE001 - whatever it is, it is this event's, and must not be the others'
+            error = Rejected(f"an event for topic {outbound.topic!r} cannot be written as a message: {exc!r}")
+            error.__cause__ = exc
+            report(outbound, error)
+            return
         refused = check_size(outbound, message.size, self._limit, _MOST_BYTES)
         if refused is not None:
             report(outbound, refused)

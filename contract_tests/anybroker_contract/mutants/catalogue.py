@@ -276,6 +276,31 @@ _ALL = (
     ),
     # ------------------------------------------------------------------------------------------ the core on the way out
     Mutant(
+        "fails-the-whole-batch-for-one-write",
+        publishing.FailsTheWholeBatchForOneWrite,
+        ("test_an_event_that_cannot_be_written_fails_alone",),
+    ),
+    Mutant(
+        "believes-every-header",
+        consuming.BelievesEveryHeader,
+        ("test_headers_of_ours_are_not_believed_from_others",),
+    ),
+    Mutant(
+        "forgets-the-inlet",
+        consuming.ForgetsTheInlet,
+        ("test_dead_letter_replay_fail_and_replay_again",),
+    ),
+    Mutant(
+        "sends-headers-unchecked",
+        core.SendsHeadersUnchecked,
+        (
+            "test_a_header_that_cannot_travel_is_refused_alone",
+            "test_names_that_belong_to_the_event_or_to_a_broker_are_refused",
+            "test_names_of_headers_travel_in_lower_case",
+            "test_generated_headers_arrive_equal_or_are_refused",
+        ),
+    ),
+    Mutant(
         "derives-ids-from-the-position",
         core.DerivesIdsFromThePosition,
         (

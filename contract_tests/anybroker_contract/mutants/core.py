@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any, ClassVar, Literal
 
-from anybroker import Delivery, Event, _outgoing
+from anybroker import Delivery, Event, _outgoing, bus
 from anybroker.adapter import Adapter, Topology
 
 from .breaking import Flaw
@@ -40,6 +40,17 @@ class CoreFlaw(Flaw):
                 name, right = self._right.popitem()
                 setattr(self.module, name, right)
         await adapter.close()
+
+
+class SendsHeadersUnchecked(CoreFlaw):
+    """Whatever headers a caller gives go to the adapter as they are."""
+
+    module: ClassVar[Any] = bus
+    replaced: ClassVar[Mapping[str, str]] = {"check_headers": "as_given"}
+
+    def as_given(self, headers: Any) -> dict[Any, Any]:
+        """As it was before they were checked."""
+        return dict(headers)
 
 
 class DerivesIdsFromThePosition(CoreFlaw):
