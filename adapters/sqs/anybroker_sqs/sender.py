@@ -13,7 +13,7 @@ from anybroker.adapter import Outbound, Receipt, Report, check_size
 from anybroker.errors import BrokerError, ConfigError, Rejected, Unavailable
 
 from .aws import Aws
-from .failures import CLIENT_ERRORS, entry_failure, is_missing, publish_failure
+from .failures import CLIENT_ERRORS, entry_failure, is_missing, is_passing, publish_failure
 from .names import HASHED, message_group
 from .topology import Destination, Places
 from .wire import Wire
@@ -137,8 +137,10 @@ class SqsSender:
             if way is None and where not in failed:
                 try:
                     way = self._ways[where] = _Way(where, await self._places.destination(*where))
-                except (BrokerError, ConfigError) as exc:
-                    failed[where] = exc if isinstance(exc, BrokerError) else Rejected(str(exc))
+                except BrokerError as exc:
+                    failed[where] = exc
+                except ConfigError as exc:
+                    failed[where] = Unavailable(str(exc)) if is_passing(exc.__cause__) else Rejected(str(exc))
                     failed[where].__cause__ = exc.__cause__
             if way is None:
                 report(outbound, failed[where])
@@ -209,7 +211,7 @@ class SqsSender:
         topic = way.where[0]
         results: list[Receipt | BrokerError]
         if isinstance(answer, dict):
-            results = [publish_failure(None, topic)] * len(batch)
+            results = [publish_failure(None, topic) for _ in batch]
             for stored in answer.get("Successful", ()):
                 results[int(stored["Id"])] = Receipt(topic, stored["MessageId"])
             for failed in answer.get("Failed", ()):
