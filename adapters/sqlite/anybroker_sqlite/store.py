@@ -339,16 +339,17 @@ class Store:
     def segment(self, seq: int) -> Segment | None:
         """The segment with this sequence number, or the next one of the topic; None: there is none."""
         row = self.execute(
-            "SELECT first FROM ab_segment WHERE first BETWEEN (?1 >> 40 << 40) AND ?1 ORDER BY first DESC LIMIT 1",
-            (seq,),
+            "SELECT first FROM ab_segment WHERE first BETWEEN (:seq >> 40 << 40) AND :seq ORDER BY first DESC LIMIT 1",
+            {"seq": seq},
         ).fetchone()
         if row is not None:
             found = self._load(row[0])
             if found.last >= seq:
                 return found
         row = self.execute(
-            "SELECT first FROM ab_segment WHERE first > ?1 AND first < ((?1 >> 40) + 1 << 40) ORDER BY first LIMIT 1",
-            (seq,),
+            "SELECT first FROM ab_segment WHERE first > :seq AND first < ((:seq >> 40) + 1 << 40) "
+            "ORDER BY first LIMIT 1",
+            {"seq": seq},
         ).fetchone()
         return None if row is None else self._load(row[0])
 
