@@ -50,6 +50,8 @@ class Member:
         self._lease = lease
         self._open: dict[int, int] = {}
         """Sequence number and number of the delivery of what is claimed and not settled."""
+        self._handled: set[int] = set()
+        """Sequence numbers of what is to be acked, and is not yet as far as is known."""
         self._epoch = -1
         self._lost = 0
         self._segment: Segment | None = None
@@ -240,6 +242,20 @@ class Member:
         if later:
             store.execute(_GIVE_BACK_LATER, {**self._own, "events": to_json(later).decode()})
 
+    def settling(self, batch: Sequence[Settlement]) -> None:
+        """In the event loop, before :meth:`settle`: remember what is handled, whatever becomes of that."""
+        self._handled.update(item.inbound.token for item in batch if isinstance(item, Ack))
+
+    def settled(self, batch: Sequence[Settlement]) -> None:
+        """In the event loop: the transaction of that settlement is committed."""
+        self._handled.difference_update(item.inbound.token for item in batch if isinstance(item, Ack))
+
+    def leave(self, store: Store) -> None:
+        """Give back all that is not handled. What is, and could not be acked so far, is acked now."""
+        if self._handled:
+            store.execute(_UNCLAIM, {**self._own, "events": to_json(sorted(self._handled)).decode()})
+        leave(self.group, self.member, store)
+
     def extend(self, batch: Sequence[Inbound], store: Store) -> list[BrokerError | None]:
         row = store.execute(_MEMBER, self._own).fetchone()
         self._refresh(store, -1 if row is None else row[0])
@@ -258,7 +274,7 @@ class Member:
 
 
 def leave(group: int, member: int, store: Store) -> None:
-    """Give back all that a member has, and forget the member."""
+    """Give back all that a member has, and forget the member. Idempotent."""
     store.execute(_GIVE_ALL_BACK, (group, member))
     store.execute("DELETE FROM ab_claim WHERE grp = ? AND owner = ?", (group, member))
     store.execute("DELETE FROM ab_member WHERE id = ?", (member,))
