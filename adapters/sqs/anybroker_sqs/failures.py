@@ -26,6 +26,7 @@ __all__ = [
     "CLIENT_ERRORS",
     "aws_errors",
     "entry_failure",
+    "is_denied",
     "is_missing",
     "is_passing",
     "may_be_done",
@@ -75,6 +76,11 @@ def _code_of(exc: BaseException) -> str:
 def is_missing(exc: BaseException) -> bool:
     """Whether there is no such queue or topic."""
     return _code_of(exc) in _MISSING
+
+
+def is_denied(exc: BaseException) -> bool:
+    """Whether these credentials may not do that."""
+    return _DENIED.fullmatch(_code_of(exc)) is not None
 
 
 def _is_denial(exc: BaseException) -> bool:
@@ -141,7 +147,7 @@ def _failure(exc: BaseException, doing: str, where: str, keys: str) -> Anybroker
         return tls
     if _is_denial(exc):
         setting = "topics"
-        if _DENIED.fullmatch(code):
+        if is_denied(exc):
             setting = "role_arn" if isinstance(exc, ClientError) and exc.operation_name == "AssumeRole" else keys
         return ConfigError(setting, f"AWS at {where} refuses {doing}: {_said(exc)}", "Grant it, or change the setting.")
     return Unavailable(

@@ -15,6 +15,7 @@ from anybroker.errors import BrokerError, ConfigError, Rejected, Unavailable
 from .aws import Aws
 from .failures import CLIENT_ERRORS, entry_failure, is_missing, is_passing, publish_failure
 from .names import HASHED, message_group
+from .settings import MOST_BYTES
 from .topology import Destination, Places
 from .wire import Wire
 
@@ -22,8 +23,6 @@ __all__ = ["SqsSender"]
 
 _ENTRIES: Final = 10
 """The most that one request takes."""
-_MOST_BYTES: Final = 1_048_576
-"""What SQS and SNS take at most, whatever this adapter's setting is."""
 _MOST_DELAY: Final = 900
 """Seconds that a standard queue delays a message; the rest of a longer delay is waited out by its receiver."""
 
@@ -113,12 +112,12 @@ class _Way:
 class SqsSender:
     """See :class:`anybroker.adapter.Sender`."""
 
-    def __init__(self, aws: Aws, places: Places, wire: Wire, *, requests: int, limit: int) -> None:
+    def __init__(self, aws: Aws, places: Places, wire: Wire, *, requests: int, limit: int | None) -> None:
         self._aws = aws
         self._places = places
         self._write = wire.write
         self._requests = requests
-        self._limit = limit
+        self._limit = MOST_BYTES if limit is None else limit
         self._ways: dict[_Where, _Way] = {}
         self._turns: deque[_Way] = deque()
         self._under_way = 0
@@ -156,7 +155,8 @@ class SqsSender:
         except Rejected as exc:
             report(outbound, exc)
             return
-        refused = check_size(outbound, message.size, self._limit, _MOST_BYTES)
+        most = way.destination.limit
+        refused = check_size(outbound, message.size, min(most, self._limit), most)
         if refused is not None:
             report(outbound, refused)
             return
@@ -186,7 +186,7 @@ class SqsSender:
         turns = self._turns
         while turns and self._under_way < self._requests:
             way = turns.popleft()
-            batch = way.take(self._limit)
+            batch = way.take(min(way.destination.limit, self._limit))
             if batch:
                 turns.append(way)
                 self._under_way += 1

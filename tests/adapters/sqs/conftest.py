@@ -182,7 +182,7 @@ class FakeClient:
 
     def get_queue_attributes(self, **parameters: Any) -> dict[str, Any]:
         self._note("get_queue_attributes", parameters)
-        return {"Attributes": self.queues[parameters["QueueUrl"]]}
+        return {"Attributes": {"MaximumMessageSize": "1048576", **self.queues[parameters["QueueUrl"]]}}
 
     def receive_message(self, **parameters: Any) -> dict[str, Any]:
         self._note("receive_message", parameters)
