@@ -13,7 +13,7 @@ from anybroker.errors import BrokerError, Rejected
 
 from .recent import Entry, RecentIds
 from .schema import SEGMENT_EVENTS, SHIFT
-from .store import PUBLISH, Store
+from .store import PUBLISH, Job, Store
 from .wire import encode, size_of
 
 __all__ = ["SqliteSender"]
@@ -29,10 +29,14 @@ class _Publish:
 
     rank = PUBLISH
 
-    def __init__(self, sender: SqliteSender, recent: RecentIds) -> None:
+    def __init__(self, sender: SqliteSender, recent: RecentIds, entries: list[Entry] | None = None) -> None:
         self._sender = sender
         self._recent = recent
-        self._entries: list[Entry] | None = None
+        self._entries = entries
+
+    def parts(self) -> Sequence[Job]:
+        """Each event by itself: one that cannot be stored fails alone."""
+        return [_Publish(self._sender, self._recent, [entry]) for entry in self._entries or ()] or (self,)
 
     def run(self, store: Store) -> None:
         if self._entries is None:
@@ -164,7 +168,10 @@ class SqliteSender:
     async def close(self) -> None:
         """Sender.close. Closing the adapter does the same, so after that there is nothing to do."""
         while not self._store.closed:
-            await self._store.call(_nothing)
+            try:
+                await self._store.call(_nothing)
+            except BrokerError:
+                pass  # what was handed over before had the same end, and it is reported
             if not self._scheduled:
                 return
 

@@ -13,8 +13,9 @@ from anybroker.adapter import Outbound, Receipt, Report, check_size
 from anybroker.errors import BrokerError, ConfigError, Rejected, Unavailable
 
 from .aws import Aws
-from .failures import CLIENT_ERRORS, entry_failure, is_missing, publish_failure
+from .failures import CLIENT_ERRORS, entry_failure, is_missing, is_passing, publish_failure
 from .names import HASHED, message_group
+from .settings import MOST_BYTES
 from .topology import Destination, Places
 from .wire import Wire
 
@@ -22,8 +23,6 @@ __all__ = ["SqsSender"]
 
 _ENTRIES: Final = 10
 """The most that one request takes."""
-_MOST_BYTES: Final = 1_048_576
-"""What SQS and SNS take at most, whatever this adapter's setting is."""
 _MOST_DELAY: Final = 900
 """Seconds that a standard queue delays a message; the rest of a longer delay is waited out by its receiver."""
 
@@ -113,12 +112,12 @@ class _Way:
 class SqsSender:
     """See :class:`anybroker.adapter.Sender`."""
 
-    def __init__(self, aws: Aws, places: Places, wire: Wire, *, requests: int, limit: int) -> None:
+    def __init__(self, aws: Aws, places: Places, wire: Wire, *, requests: int, limit: int | None) -> None:
         self._aws = aws
         self._places = places
         self._write = wire.write
         self._requests = requests
-        self._limit = limit
+        self._limit = MOST_BYTES if limit is None else limit
         self._ways: dict[_Where, _Way] = {}
         self._turns: deque[_Way] = deque()
         self._under_way = 0
@@ -137,8 +136,10 @@ class SqsSender:
             if way is None and where not in failed:
                 try:
                     way = self._ways[where] = _Way(where, await self._places.destination(*where))
-                except (BrokerError, ConfigError) as exc:
-                    failed[where] = exc if isinstance(exc, BrokerError) else Rejected(str(exc))
+                except BrokerError as exc:
+                    failed[where] = exc
+                except ConfigError as exc:
+                    failed[where] = Unavailable(str(exc)) if is_passing(exc.__cause__) else Rejected(str(exc))
                     failed[where].__cause__ = exc.__cause__
             if way is None:
                 report(outbound, failed[where])
@@ -159,7 +160,8 @@ class SqsSender:
             error.__cause__ = exc
             report(outbound, error)
             return
-        refused = check_size(outbound, message.size, self._limit, _MOST_BYTES)
+        most = way.destination.limit
+        refused = check_size(outbound, message.size, min(most, self._limit), most)
         if refused is not None:
             report(outbound, refused)
             return
@@ -189,7 +191,7 @@ class SqsSender:
         turns = self._turns
         while turns and self._under_way < self._requests:
             way = turns.popleft()
-            batch = way.take(self._limit)
+            batch = way.take(min(way.destination.limit, self._limit))
             if batch:
                 turns.append(way)
                 self._under_way += 1
@@ -214,7 +216,7 @@ class SqsSender:
         topic = way.where[0]
         results: list[Receipt | BrokerError]
         if isinstance(answer, dict):
-            results = [publish_failure(None, topic)] * len(batch)
+            results = [publish_failure(None, topic) for _ in batch]
             for stored in answer.get("Successful", ()):
                 results[int(stored["Id"])] = Receipt(topic, stored["MessageId"])
             for failed in answer.get("Failed", ()):

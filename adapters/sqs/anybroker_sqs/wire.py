@@ -45,6 +45,7 @@ _KEY: Final = "anybroker-key"
 """Beside our transport headers: the message group that a foreign message came with."""
 _NO_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters that no body may have [SendMessage, "MessageBody"]."""
+_SURROGATES: Final = re.compile("[\ud800-\udfff]")
 
 
 Attribute: TypeAlias = Mapping[str, Any]
@@ -124,6 +125,10 @@ class Wire:
                 extra = {**extra, _MOVED: _make_room(attributes)}
             # Not as ASCII: six bytes for each letter of an error in Russian are more than a dead letter has room for.
             text = json.dumps(dict(extra), separators=(",", ":"), ensure_ascii=False)
+            try:
+                text.encode()
+            except UnicodeEncodeError as exc:
+                raise Rejected(f"an event for topic {outbound.topic!r} has a header that is not Unicode") from exc
             text = _NO_XML.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
             attributes[_OURS] = {"DataType": "String", "StringValue": text}
         size = _bytes_of(body)
@@ -251,7 +256,7 @@ def _unpack(value: str | bytes) -> tuple[dict[str, str], dict[str, Attribute]] |
     try:
         headers = from_json(value)
     except ValueError:
-        return None
+        headers = _unpack_surrogates(value)
     if not isinstance(headers, dict):
         return None
     moved: dict[str, Attribute] = {}
@@ -266,6 +271,18 @@ def _unpack(value: str | bytes) -> tuple[dict[str, str], dict[str, Attribute]] |
     if not all(isinstance(text, str) for text in headers.values()):
         return None
     return headers, moved
+
+
+def _unpack_surrogates(value: str | bytes) -> Any:
+    """The same where an unpaired surrogate, which an earlier release wrote, is in one of them; None: no JSON."""
+    try:
+        headers = json.loads(value)
+    except ValueError:
+        return None
+    if not isinstance(headers, dict):
+        return None
+    clean = {_SURROGATES.sub("\ufffd", name): text for name, text in headers.items()}
+    return {name: _SURROGATES.sub("\ufffd", text) if isinstance(text, str) else text for name, text in clean.items()}
 
 
 def _wrap(foreign: Foreign) -> str:

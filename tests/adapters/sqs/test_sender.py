@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from botocore.exceptions import CredentialRetrievalError, EndpointConnectionError, NoCredentialsError, ReadTimeoutError
 
-from anybroker.adapter import Foreign, Outbound, Receipt
-from anybroker.errors import BrokerError, EventTooLarge, PublishOutcomeUnknown, Rejected, Unavailable
+from anybroker.adapter import RESERVED_BYTES, Foreign, Outbound, Receipt
+from anybroker.errors import BrokerError, ConfigError, EventTooLarge, PublishOutcomeUnknown, Rejected, Unavailable
 from anybroker_sqs.sender import SqsSender
 from anybroker_sqs.topology import Destination
 from anybroker_sqs.wire import Wire
@@ -41,7 +41,7 @@ class FakePlaces:
 class Case:
     """A sender, and what it reported, by event id, in order."""
 
-    def __init__(self, aws: Any, *, requests: int = 4, limit: int = 100_000) -> None:
+    def __init__(self, aws: Any, *, requests: int = 4, limit: int | None = 100_000) -> None:
         self.client = aws.client
         self.places = FakePlaces()
         self.results: dict[str, Receipt | BrokerError] = {}
@@ -339,5 +339,64 @@ def test_close_waits_for_what_was_handed_over(kit: SimpleNamespace, aws: Any) ->
         await run.sender.close()
         with pytest.raises(Unavailable, match="closed"):
             await run.submit(Outbound(kit.event("late"), "orders"))
+
+    asyncio.run(main())
+
+
+def test_each_place_has_its_own_limit(kit: SimpleNamespace, case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        monkeypatch.setattr(f"{__name__}.PLAIN", Destination("arn:plain", True, False, 50_000))
+        async with case(limit=None) as run:
+            large = "x" * 60_000
+            await run.submit(
+                Outbound(kit.event("1", data=large), "orders"),
+                Outbound(kit.event("2", data=large), "plain"),
+                Outbound(kit.event("3", data=large), "plain", "g"),
+            )
+            results = await run.reported()
+            assert [type(results[id]) for id in "123"] == [Receipt, EventTooLarge, Receipt]
+            assert results["2"].limit == 50_000 - RESERVED_BYTES
+
+    asyncio.run(main())
+
+
+def test_events_whose_end_is_not_known_have_an_error_each(kit: SimpleNamespace, case: Any) -> None:
+    """The core writes the event into it."""
+
+    async def main() -> None:
+        async with case() as run:
+            run.client._batch = lambda *_: {"Successful": []}
+            await run.submit(*(Outbound(kit.event(id), "orders") for id in "12"))
+            results = await run.reported()
+            assert {type(result) for result in results.values()} == {PublishOutcomeUnknown}
+            assert results["1"] is not results["2"]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (("ExpiredToken", 403, "expired"), Unavailable),
+        (("RequestTimeTooSkewed", 403, "skew"), Unavailable),
+        (("InvalidSignatureException", 403, "Signature expired: 1 is now earlier than 2"), Unavailable),
+        (("AccessDenied", 403, "no"), Rejected),
+    ],
+)
+def test_a_place_that_cannot_be_looked_up_now_is_asked_for_again(
+    kit: SimpleNamespace, case: Any, monkeypatch: pytest.MonkeyPatch, code: Any, kind: type[BrokerError]
+) -> None:
+    async def main() -> None:
+        async with case() as run:
+
+            async def refuse(*_: Any) -> Any:
+                raise ConfigError("keys", "refused") from kit.refusal(code[0], "GetTopicAttributes", code[1], code[2])
+
+            with monkeypatch.context() as patch:
+                patch.setattr(run.places, "destination", refuse)
+                await run.submit(Outbound(kit.event("1"), "orders"))
+            assert [type(result) for result in (await run.reported()).values()] == [kind]
+            await run.submit(Outbound(kit.event("2"), "orders"))
+            assert isinstance((await run.reported())["2"], Receipt)
 
     asyncio.run(main())
