@@ -274,6 +274,33 @@ _ALL = (
             "test_a_half_open_connection_is_noticed_by_the_consumer",
         ),
     ),
+    # ---------------------------------------------------------------------------------------------- the core's engine
+    Mutant(
+        "shares-one-context",
+        core.SharesOneContext,
+        ("test_a_context_variable_of_one_start_is_not_seen_in_the_next",),
+    ),
+    Mutant("keeps-the-cause", core.KeepsTheCause, ("test_what_a_background_task_publishes_later_has_no_cause",)),
+    Mutant(
+        "takes-every-exit-for-its-own",
+        core.TakesEveryExitForItsOwn,
+        ("test_whatever_a_handler_raises_is_a_failed_start",),
+    ),
+    Mutant(
+        "keeps-a-cancellation",
+        core.KeepsACancellation,
+        ("test_a_cancellation_that_was_swallowed_ends_with_its_handler",),
+    ),
+    Mutant(
+        "counts-a-start-that-is-cut-off",
+        core.CountsAStartThatIsCutOff,
+        ("test_a_start_that_the_drain_cuts_off_does_not_count",),
+    ),
+    Mutant(
+        "forgets-what-could-not-be-settled",
+        core.ForgetsWhatCouldNotBeSettled,
+        ("test_a_settlement_that_failed_is_made_again",),
+    ),
     # ------------------------------------------------------------------------------------------ the core on the way out
     Mutant(
         "fails-the-whole-batch-for-one-write",
