@@ -30,6 +30,7 @@ __all__ = [
     "is_missing",
     "is_passing",
     "may_be_done",
+    "most_bytes",
     "publish_failure",
     "settle_failed",
     "settle_failure",
@@ -63,6 +64,7 @@ _WRONG_CREDENTIALS = re.compile(
     "UnrecognizedClientException"
 )
 _DENIED = re.compile("AccessDenied|AccessDeniedException|AuthorizationError|AuthorizationErrorException")
+_TOO_LONG = re.compile(r"(too ?long|shorter than|longer than)\b\D*(?P<most>\d*)", re.IGNORECASE)
 _GONE = {"ReceiptHandleIsInvalid", "MessageNotInflight", "InvalidParameterValue"}
 """What a batch says of a receipt handle that is not valid any more; the last one where it is too old."""
 
@@ -194,6 +196,13 @@ def entry_failure(failed: Mapping[str, Any], topic: str) -> BrokerError:
     if failed.get("SenderFault") and "Throttl" not in str(failed.get("Code")):
         return Rejected(f"AWS refuses an event for topic {topic!r}: {text}")
     return Unavailable(f"AWS cannot take an event for topic {topic!r} now: {text}")
+
+
+def most_bytes(code: object, message: object) -> int | None:
+    """How many bytes AWS takes, where it has refused a message or a batch for its size: 0 where it does not say; None:
+    that was not the reason."""
+    found = _TOO_LONG.search(f"{code}: {message}")
+    return None if found is None else int(found["most"] or 0)
 
 
 def settle_failed(exc: BaseException, where: str) -> BrokerError:

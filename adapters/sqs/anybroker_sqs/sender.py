@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from time import time
 from typing import Any, Final, TypeAlias
+
+from botocore.exceptions import ClientError
 
 from anybroker.adapter import Outbound, Receipt, Report, check_size
 from anybroker.errors import BrokerError, ConfigError, Rejected, Unavailable
 
 from .aws import Aws
-from .failures import CLIENT_ERRORS, entry_failure, is_missing, is_passing, publish_failure
+from .failures import CLIENT_ERRORS, entry_failure, is_missing, is_passing, most_bytes, publish_failure
 from .names import HASHED, message_group
-from .settings import MOST_BYTES
+from .settings import MOST_BYTES, TOPIC_BYTES
 from .topology import Destination, Places
 from .wire import Wire
 
@@ -107,6 +110,15 @@ class _Way:
         for waiting in self._waiting.values():
             waiting.clear()
         return dropped
+
+
+def _too_large(way: _Way, entry: _Entry, most: int) -> BrokerError:
+    """AWS has refused it for its size: it takes ``most`` bytes, or fewer than this, whatever it said when we asked."""
+    if not 0 < most < entry.size:
+        most = TOPIC_BYTES if entry.size > TOPIC_BYTES else entry.size - 1
+    way.destination = replace(way.destination, limit=min(most, way.destination.limit))
+    refused = check_size(entry.outbound, entry.size, most, most)
+    return refused or Rejected(f"AWS takes no message of {entry.size} bytes")
 
 
 class SqsSender:
@@ -220,9 +232,19 @@ class SqsSender:
             for stored in answer.get("Successful", ()):
                 results[int(stored["Id"])] = Receipt(topic, stored["MessageId"])
             for failed in answer.get("Failed", ()):
-                results[int(failed["Id"])] = entry_failure(failed, topic)
+                at = int(failed["Id"])
+                most = most_bytes(failed.get("Code"), failed.get("Message"))
+                results[at] = entry_failure(failed, topic) if most is None else _too_large(way, batch[at], most)
         else:
-            results = [publish_failure(answer, topic) for _ in batch]
+            most = None if not isinstance(answer, ClientError) else most_bytes("", answer)
+            if most is not None and len(batch) == 1:
+                results = [_too_large(way, batch[0], most)]
+            elif most is not None:  # all of it together: in smaller batches from now on
+                most = most or min(TOPIC_BYTES, sum(entry.size for entry in batch) - 1)
+                way.destination = replace(way.destination, limit=min(most, way.destination.limit))
+                results = [Unavailable(f"AWS takes {most} bytes at once, and none of this batch") for _ in batch]
+            else:
+                results = [publish_failure(answer, topic) for _ in batch]
             if answer is not None and is_missing(answer):
                 self._ways.pop(way.where, None)
         groups: set[str] = set()

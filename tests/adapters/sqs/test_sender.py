@@ -400,3 +400,56 @@ def test_a_place_that_cannot_be_looked_up_now_is_asked_for_again(
             assert isinstance((await run.reported())["2"], Receipt)
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("said", "limit"),
+    [
+        ("Invalid parameter: Message too long. Maximum size is 70000 bytes.", 70_000),
+        ("One or more parameters are invalid. Reason: Message must be shorter than 70000 bytes.", 70_000),
+        ("Invalid parameter: Message too long", 79_000),
+    ],
+)
+@pytest.mark.parametrize("whole", [False, True])
+def test_what_aws_refuses_for_its_size_is_too_large_and_its_limit_is_known_then(
+    kit: SimpleNamespace, case: Any, monkeypatch: pytest.MonkeyPatch, said: str, limit: int, whole: bool
+) -> None:
+    """A dead letter is trimmed then, and sent again; it would be stuck if this were only a refusal."""
+
+    async def main() -> None:
+        monkeypatch.setattr("anybroker_sqs.sender.TOPIC_BYTES", 79_000)
+        async with case() as run:
+            if whole:
+                run.client.raises = kit.refusal("InvalidParameter", "PublishBatch", 400, said)
+            else:
+                run.client.failed = {"0": {"Code": "InvalidParameter", "Message": said, "SenderFault": True}}
+            large = kit.event("1", data="x" * 80_000)
+            await run.submit(Outbound(large, "plain", hop="dead|1", reserve=0))
+            refused = (await run.reported())["1"]
+            assert isinstance(refused, EventTooLarge)
+            assert refused.limit == limit
+            assert refused.size > 80_000
+            run.client.raises, run.client.failed = None, {}
+            before = len(run.client.requests)
+            await run.submit(Outbound(kit.event("2", data="x" * 80_000), "plain", hop="dead|2", reserve=0))
+            assert isinstance((await run.reported())["2"], EventTooLarge)
+            assert len(run.client.requests) == before, "not asked for again"
+
+    asyncio.run(main())
+
+
+def test_a_batch_that_is_too_large_together_goes_in_smaller_ones(kit: SimpleNamespace, case: Any) -> None:
+    async def main() -> None:
+        async with case(limit=None) as run:
+            said = "Batch requests cannot be longer than 70000 bytes. You have sent 120000 bytes."
+            run.client.raises = kit.refusal("BatchRequestTooLong", "PublishBatch", 400, said)
+            events = [kit.event(id, data="x" * 40_000) for id in "12"]
+            await run.submit(*(Outbound(event, "plain") for event in events))
+            assert {type(result) for result in (await run.reported()).values()} == {Unavailable}
+            run.client.raises = None
+            again = [kit.event(id, data="x" * 40_000) for id in "34"]
+            await run.submit(*(Outbound(event, "plain") for event in again))
+            assert [type((await run.reported())[id]) for id in "34"] == [Receipt, Receipt]
+            assert [len(each["PublishBatchRequestEntries"]) for each in run.client.of("publish_batch")] == [2, 1, 1]
+
+    asyncio.run(main())
