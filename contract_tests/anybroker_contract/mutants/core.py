@@ -107,7 +107,7 @@ class KeepsACancellation(CoreFlaw):
     """A cancellation that a handler asked for hits what comes after it."""
 
     module: ClassVar[Any] = _starting
-    replaced: ClassVar[Mapping[str, str]] = {"_take_back": "nothing"}
+    replaced: ClassVar[Mapping[str, str]] = {"take_back_cancellation": "nothing"}
 
     async def nothing(self, *_: object) -> None:
         """As it was before it was taken back."""
