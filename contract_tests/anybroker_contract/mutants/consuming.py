@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal, cast
 
 from anybroker.adapter import (
     Ack,
@@ -384,3 +384,19 @@ class LetsLeasesRunOut(Flaw):
 
         receiver.extend = extend
         return cast("Receiver", receiver)
+
+
+class BelievesEveryHeader(Flaw):
+    """Whatever is received counts as sent by the library to this group."""
+
+    async def received(self, receiver: BrokenReceiver, batch: Sequence[Inbound]) -> Sequence[Inbound]:
+        """Receiver.receive."""
+        return [changed_inbound(inbound, inlet=True) for inbound in batch]
+
+
+class ForgetsTheInlet(Flaw):
+    """What comes by the group's inlet counts as published by anybody."""
+
+    async def received(self, receiver: BrokenReceiver, batch: Sequence[Inbound]) -> Sequence[Inbound]:
+        """Receiver.receive."""
+        return [changed_inbound(inbound, inlet=False) for inbound in batch]

@@ -347,3 +347,13 @@ class KeepsTheReserveFromDeadLetters(Flaw):
     async def submit(self, sender: Sender, batch: Sequence[Outbound], report: Report) -> None:
         """Sender.submit."""
         await submit_changed(sender, batch, report, reserve=lambda _: RESERVED_BYTES)
+
+
+class FailsTheWholeBatchForOneWrite(Flaw):
+    """An event that cannot be written makes all of its batch fail."""
+
+    async def submit(self, sender: Sender, batch: Sequence[Outbound], report: Report) -> None:
+        """Sender.submit."""
+        for outbound in batch:
+            dict(outbound.headers or {})
+        await sender.submit(batch, report)
