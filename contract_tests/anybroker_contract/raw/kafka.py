@@ -51,6 +51,18 @@ class KafkaClient(RawClient):
         key = None if message.key is None else message.key.encode()
         await self._producer.send_and_wait(topic, message.body, key, headers=list(message.headers.items()))
 
+    async def clutter(self, topic: str) -> None:
+        """A transaction in each of the first partitions, aborted: its records and its markers have offsets."""
+        producer = AIOKafkaProducer(bootstrap_servers=self._servers, transactional_id=f"clutter {topic}")
+        await producer.start()
+        try:
+            for partition in sorted(await producer.partitions_for(topic)):
+                await producer.begin_transaction()
+                await producer.send_and_wait(topic, b"never read", partition=partition)
+                await producer.abort_transaction()
+        finally:
+            await producer.stop()
+
     def read(self, message: RawMessage) -> BaseCloudEvent:
         """By the SDK, which takes no null value: an empty one is no data to it."""
         return from_kafka(KafkaMessage(dict(message.headers), message.key, message.body or b""), JSONFormat())
