@@ -21,7 +21,12 @@ from aiokafka.errors import (
     UnknownTopicOrPartitionError,
     for_code,
 )
-from aiokafka.protocol.admin import CreatePartitionsRequest, CreateTopicsRequest, DescribeGroupsRequest
+from aiokafka.protocol.admin import (
+    CreatePartitionsRequest,
+    CreateTopicsRequest,
+    DescribeConfigsRequest,
+    DescribeGroupsRequest,
+)
 from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.offset import OffsetRequest
@@ -40,6 +45,7 @@ _LOOK_BYTES = 16_384
 """Of each partition, when looking for its first event behind a position; a broker gives one whole batch at least."""
 _PARTITIONS_AT_ONCE = 50
 """Partitions in one request for new topics: a broker takes seconds for hundreds, and a request has its time-out."""
+_TOPIC, _LARGEST = 2, "max.message.bytes"
 _T = TypeVar("_T")
 
 
@@ -138,6 +144,16 @@ class Cluster:
                 if not exc.retriable or asyncio.get_running_loop().time() >= deadline:
                     raise
                 await self.client.force_metadata_update()
+
+    async def largest_batch(self, topic: str) -> int | None:
+        """Bytes of a record batch that the topic takes [max.message.bytes]; None where the broker does not say."""
+        reply = await self._ask(DescribeConfigsRequest([(_TOPIC, topic, [_LARGEST])]))
+        for code, _, _, _, entries in reply.resources:
+            _check(code, topic)
+            for name, value, *_ in entries:
+                if name == _LARGEST and value is not None:
+                    return int(value)
+        return None
 
     async def committed(self, group: str, tps: Iterable[TopicPartition]) -> dict[TopicPartition, OffsetAndMetadata]:
         """The group's committed positions with their notes; partitions without one are left out."""
