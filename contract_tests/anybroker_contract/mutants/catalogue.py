@@ -185,6 +185,12 @@ _ALL = (
         per_message,
     ),
     Mutant(
+        "takes-a-name-for-a-topic",
+        consuming.TakesANameForATopic,
+        ("test_a_topic_made_again_is_consumed_from_its_beginning",),
+        cumulative,
+    ),
+    Mutant(
         "commits-past-an-open-event",
         consuming.CommitsPastAnOpenEvent,
         ("test_acked_events_stay_acked_behind_one_that_is_open",),

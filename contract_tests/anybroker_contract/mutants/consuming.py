@@ -71,6 +71,24 @@ class TakesAReleaseForAnAck(Flaw):
         return await receiver.inner.settle([Ack(item.inbound) if isinstance(item, Release) else item for item in batch])
 
 
+class TakesANameForATopic(Flaw):
+    """What was committed in a lane counts as done in every later lane of that name, also of a topic made again."""
+
+    def __init__(self) -> None:
+        self.done: dict[str, int] = {}
+
+    async def received(self, receiver: BrokenReceiver, batch: Sequence[Inbound]) -> Sequence[Inbound]:
+        """Receiver.receive."""
+        return [inbound for inbound in batch if inbound.position >= self.done.get(inbound.lane.name, 0)]
+
+    async def settle(self, receiver: BrokenReceiver, batch: Sequence[Settlement]) -> Sequence[BrokerError | None]:
+        """Receiver.settle."""
+        for item in batch:
+            if isinstance(item, Commit):
+                self.done[item.lane.name] = max(item.position, self.done.get(item.lane.name, 0))
+        return await receiver.inner.settle(batch)
+
+
 class CommitsPastAnOpenEvent(Flaw):
     """The committed position is that of the last event received, whatever is open."""
 
