@@ -59,6 +59,10 @@ class AmqpForeign(Foreign):
             headers.append(("content-type", self.properties.content_type.encode()))
         super().__init__(message.body, headers, None, reason)
 
+    def without_headers(self) -> Foreign:
+        """See :meth:`anybroker.adapter.Foreign.without_headers`. The other properties go too."""
+        return Foreign(self.body, (), self.key, self.reason)
+
 
 class Wire:
     """Both directions. One for each adapter: it keeps what it has learned of header names, bounded."""

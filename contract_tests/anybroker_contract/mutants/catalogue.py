@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from anybroker.bus import AdapterFactory
 from anybroker.capabilities import Acknowledgement, Capabilities
 
-from . import consuming, publishing
+from . import consuming, core, publishing
 from .breaking import BrokenBroker, Flaw
 
 __all__ = ["MUTANTS", "Mutant", "break_broker"]
@@ -273,6 +273,15 @@ _ALL = (
         (
             "test_one_dead_letter_is_replayed_or_discarded_by_its_id",
             "test_a_half_open_connection_is_noticed_by_the_consumer",
+        ),
+    ),
+    # ------------------------------------------------------------------------------------------ the core on the way out
+    Mutant(
+        "derives-ids-from-the-position",
+        core.DerivesIdsFromThePosition,
+        (
+            "test_a_second_run_that_publishes_in_another_order_loses_nothing",
+            "test_equal_data_with_another_subject_is_another_event",
         ),
     ),
     Mutant("stops-delivering", consuming.StopsDelivering, ("test_members_of_a_group_share_its_events",)),

@@ -54,6 +54,8 @@ class RawClient(ABC):
 
     prefix: ClassVar[str]
     """Of the headers that attributes are in binary mode."""
+    largest: ClassVar[int]
+    """Bytes of the largest body, without key and headers, that the broker takes as the suite runs it."""
 
     @abstractmethod
     async def __aenter__(self) -> RawClient:
@@ -74,6 +76,10 @@ class RawClient(ABC):
     @abstractmethod
     async def send(self, topic: str, group: str, message: RawMessage) -> None:
         """Publish to the topic; return when the broker has it. ``group`` is the only one that matters."""
+
+    @abstractmethod
+    async def delete(self, topic: str, group: str) -> None:
+        """Delete the topic with what is in it, its only group included; return when it is gone."""
 
     @abstractmethod
     def read(self, message: RawMessage) -> BaseCloudEvent:

@@ -39,6 +39,7 @@ class RabbitmqClient(RawClient):
     """Publishes to the topic's exchange under the routing key of a slot."""
 
     prefix: ClassVar[str] = "ce-"
+    largest: ClassVar[int] = 16_777_216
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -76,6 +77,14 @@ class RabbitmqClient(RawClient):
         exchange = await self._channel.get_exchange(topic)
         made = aio_pika.Message(message.body or b"", headers=dict(message.headers), content_type=message.content_type)
         await exchange.publish(made, routing_key="7")
+
+    async def delete(self, topic: str, group: str) -> None:
+        """The exchanges, and the queues that lie behind them."""
+        async with self._connection.channel() as channel:
+            for queue in (f"{topic}:{group}:0", f"{topic}:{group}:members"):
+                await channel.queue_delete(queue)
+            for exchange in (topic, f"{topic}:{group}"):
+                await channel.exchange_delete(exchange)
 
     async def _send_bytes(self, topic: str, native: _Bytes, body: bytes) -> None:
         """Frames by hand; the broker has taken them when it answers what is asked after them."""
