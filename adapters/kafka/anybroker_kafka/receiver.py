@@ -21,7 +21,7 @@ from anybroker.errors import BrokerError, LeaseLost, Unavailable
 from .closing import Closing, looked_at
 from .cluster import BEGINNING, Cluster
 from .failures import CLIENT_ERRORS, failure, said
-from .names import lane_name
+from .names import inlet_of, lane_name
 from .records import KafkaInbound, Native, read_as_parsed
 from .wire import Wire
 
@@ -54,6 +54,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
     ) -> None:
         self._consumer = consumer
         self._group = group
+        self._inlet = inlet_of(group)
         self._cluster = cluster
         self._wire = wire
         self._listener = listener
@@ -159,9 +160,11 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
         for tp, batch in records.items():
             lane = self._lanes.get(tp)
             if lane is not None:
+                by_inlet = tp.topic == self._inlet
                 for item in batch:
                     inbound = item if isinstance(item, KafkaInbound) else self._wire.read(tp, item)
                     inbound.lane = lane
+                    inbound.inlet = by_inlet
                     inbounds.append(inbound)
         return inbounds
 

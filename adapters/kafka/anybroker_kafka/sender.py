@@ -93,14 +93,19 @@ class KafkaSender:
             if topic.problem is not None:
                 report(outbound, Rejected(topic.problem))
                 continue
-            value, headers = write(outbound)
-            text = outbound.key
-            if text is None:
-                partition = sticky.get(topic) or sticky.setdefault(topic, topic.next())
-                partition.append(outbound, report, None, value, headers)
-            else:
-                key, number = keys.get(text) or self._learn(text)
-                partitions[number % len(partitions)].append(outbound, report, key, value, headers)
+            try:
+                value, headers = write(outbound)
+                text = outbound.key
+                if text is None:
+                    partition = sticky.get(topic) or sticky.setdefault(topic, topic.next())
+                    partition.append(outbound, report, None, value, headers)
+                else:
+                    key, number = keys.get(text) or self._learn(text)
+                    partitions[number % len(partitions)].append(outbound, report, key, value, headers)
+            except Exception as exc:  # noqa: BLE001 - whatever it is, it is this event's, and must not be the others'
+                error = Rejected(f"an event for topic {outbound.topic!r} cannot be written as a record: {exc!r}")
+                error.__cause__ = exc
+                report(outbound, error)
 
     def encode(self, outbound: Outbound) -> tuple[bytes | None, bytes | None, Headers]:
         """Key, value and headers of the record."""

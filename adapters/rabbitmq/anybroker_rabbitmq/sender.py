@@ -210,10 +210,12 @@ class RabbitmqSender:
         self, parts: list[bytes], channel: Channel, route: _Route, outbound: Outbound, report: Report, seconds: int
     ) -> int:
         """Add the frames of one event, which from now on waits for its confirmation; returns their bytes, about."""
+        key = outbound.key
         try:
             flags, before, after, body = self._wire.write(outbound)
-        except (ValueError, TypeError) as exc:
-            error = Rejected(f"an event for topic {outbound.topic!r} has a header that AMQP cannot carry: {exc}")
+            slot = getrandbits(_SLOT_BITS) if key is None else slot_of(key)
+        except Exception as exc:  # noqa: BLE001 - raised, it would leave what was counted before it unwritten
+            error = Rejected(f"an event for topic {outbound.topic!r} has a header or key that AMQP cannot carry: {exc}")
             error.__cause__ = exc
             report(outbound, error)
             return 0
@@ -228,8 +230,6 @@ class RabbitmqSender:
         if refused is not None:
             report(outbound, refused)
             return 0
-        key = outbound.key
-        slot = getrandbits(_SLOT_BITS) if key is None else slot_of(key)
         number = channel.number
         if seconds > 0:
             rung, way = rungs_of(seconds)

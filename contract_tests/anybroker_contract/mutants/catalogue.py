@@ -275,7 +275,59 @@ _ALL = (
             "test_a_half_open_connection_is_noticed_by_the_consumer",
         ),
     ),
+    # ---------------------------------------------------------------------------------------------- the core's engine
+    Mutant(
+        "shares-one-context",
+        core.SharesOneContext,
+        ("test_a_context_variable_of_one_start_is_not_seen_in_the_next",),
+    ),
+    Mutant("keeps-the-cause", core.KeepsTheCause, ("test_what_a_background_task_publishes_later_has_no_cause",)),
+    Mutant(
+        "takes-every-exit-for-its-own",
+        core.TakesEveryExitForItsOwn,
+        ("test_whatever_a_handler_raises_is_a_failed_start",),
+    ),
+    Mutant(
+        "keeps-a-cancellation",
+        core.KeepsACancellation,
+        ("test_a_cancellation_that_was_swallowed_ends_with_its_handler",),
+    ),
+    Mutant(
+        "counts-a-start-that-is-cut-off",
+        core.CountsAStartThatIsCutOff,
+        ("test_a_start_that_the_drain_cuts_off_does_not_count",),
+    ),
+    Mutant(
+        "forgets-what-could-not-be-settled",
+        core.ForgetsWhatCouldNotBeSettled,
+        ("test_a_settlement_that_failed_is_made_again",),
+    ),
     # ------------------------------------------------------------------------------------------ the core on the way out
+    Mutant(
+        "fails-the-whole-batch-for-one-write",
+        publishing.FailsTheWholeBatchForOneWrite,
+        ("test_an_event_that_cannot_be_written_fails_alone",),
+    ),
+    Mutant(
+        "believes-every-header",
+        consuming.BelievesEveryHeader,
+        ("test_headers_of_ours_are_not_believed_from_others",),
+    ),
+    Mutant(
+        "forgets-the-inlet",
+        consuming.ForgetsTheInlet,
+        ("test_dead_letter_replay_fail_and_replay_again",),
+    ),
+    Mutant(
+        "sends-headers-unchecked",
+        core.SendsHeadersUnchecked,
+        (
+            "test_a_header_that_cannot_travel_is_refused_alone",
+            "test_names_that_belong_to_the_event_or_to_a_broker_are_refused",
+            "test_names_of_headers_travel_in_lower_case",
+            "test_generated_headers_arrive_equal_or_are_refused",
+        ),
+    ),
     Mutant(
         "derives-ids-from-the-position",
         core.DerivesIdsFromThePosition,

@@ -370,3 +370,19 @@ class DeafAfterAReconnect(Flaw):
             await receiver.stop()
         self.opened.add(place)
         return receiver
+
+
+class BelievesEveryHeader(Flaw):
+    """Whatever is received counts as sent by the library to this group."""
+
+    async def received(self, receiver: BrokenReceiver, batch: Sequence[Inbound]) -> Sequence[Inbound]:
+        """Receiver.receive."""
+        return [changed_inbound(inbound, inlet=True) for inbound in batch]
+
+
+class ForgetsTheInlet(Flaw):
+    """What comes by the group's inlet counts as published by anybody."""
+
+    async def received(self, receiver: BrokenReceiver, batch: Sequence[Inbound]) -> Sequence[Inbound]:
+        """Receiver.receive."""
+        return [changed_inbound(inbound, inlet=False) for inbound in batch]

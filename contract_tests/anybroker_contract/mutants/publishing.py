@@ -317,3 +317,13 @@ class SendsAgainTooSoon(Flaw):
         if open_ones:
             copies = [changed_outbound(item, hop=f"{item.hop}|again") for item in open_ones.values()]
             await sender.submit(copies, lambda _copy, _result: None)
+
+
+class FailsTheWholeBatchForOneWrite(Flaw):
+    """An event that cannot be written makes all of its batch fail."""
+
+    async def submit(self, sender: Sender, batch: Sequence[Outbound], report: Report) -> None:
+        """Sender.submit."""
+        for outbound in batch:
+            dict(outbound.headers or {})
+        await sender.submit(batch, report)
