@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from base64 import b64encode
 from collections.abc import Sequence
+from random import Random
 from typing import Any
 
 import pytest
@@ -510,9 +512,12 @@ async def test_a_message_at_the_brokers_limit_is_dead_lettered(kit: Kit) -> None
     await kit.declared(topic, "g")
     bus = kit.bus()
     log = kit.subscribe(bus, topic)
-    room = (0, 1, 60, 400, 1_500, 3_000, 7_000)
+    room = (0, 1, 60, 400, 1_500, 7_000)
     async with kit.harness.raw() as client, bus:
-        bodies = [b"%05d" % free + b"x" * (client.largest - free - 5) for free in room]
+        noise = Random(7).randbytes(client.largest)  # what can be compressed may fit where it should not
+        if not client.carries(client.build(noise)):
+            noise = b64encode(noise)
+        bodies = [b"%05d" % free + noise[free + 5 : client.largest] for free in room]
         for number, body in enumerate(bodies):
             await client.send(topic, "g", client.build(body))
             await bus.publish(topic, counted(number))
@@ -525,7 +530,8 @@ async def test_a_message_at_the_brokers_limit_is_dead_lettered(kit: Kit) -> None
     reasons = {free: found[body].reason for free, body in zip(room, bodies, strict=True)}
     assert all(reasons[free].startswith("no CloudEvent") for free in room if free >= 400), reasons
     assert found[bodies[-1]].error
-    assert 0 < bus.subscriptions[0].stats.dead_letters_cut < len(room)
+    whole = found[bodies[-1]].error
+    assert bus.subscriptions[0].stats.dead_letters_cut == sum(letter.error != whole for letter in found.values())
 
 
 async def test_a_replay_keeps_its_leases_and_settles_one_by_one(kit: Kit) -> None:

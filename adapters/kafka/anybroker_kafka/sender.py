@@ -8,7 +8,6 @@ from typing import Any
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.producer.message_accumulator import BatchBuilder
-from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from anybroker.adapter import Outbound, Report, murmur2
 from anybroker.errors import BrokerError, Rejected, Unavailable
@@ -23,6 +22,8 @@ from .wire import Headers, Wire
 __all__ = ["KafkaSender"]
 
 _MAX_KEYS = 16_384
+_GZIP = 1
+"""In a record batch's attributes: the one compression that needs no library."""
 _LAST_WORDS = 0.5
 """Seconds that a request under way has for its answer when the sender is closed and Kafka does not answer."""
 
@@ -146,7 +147,7 @@ class KafkaSender:
         """An empty batch; one producer's is as good as another's. ``compressed``: in any case."""
         batch = self._batches.create_batch()
         if compressed and not self._batches._message_accumulator._compression_type:  # no public way for one batch
-            batch = BatchBuilder(1, DefaultRecordBatchBuilder.CODEC_GZIP)
+            batch = BatchBuilder(1, _GZIP)
         return batch
 
     async def most(self, topic: str) -> int | None:

@@ -143,7 +143,23 @@ _ALL = (
     Mutant(
         "dead-letters-get-lost",
         publishing.DeadLettersGetLost,
-        ("test_attempts_are_exact_and_the_dead_letter_says_why",),
+        (
+            "test_attempts_are_exact_and_the_dead_letter_says_why",
+            "test_a_dead_letter_refused_once_holds_nothing_up",
+            "test_while_dead_letters_are_refused_the_other_keys_go_on",
+        ),
+    ),
+    Mutant(
+        "remembers-a-refusal",
+        publishing.RemembersARefusal,
+        ("test_a_deleted_dead_letter_topic_is_made_again",),
+        a_server,
+    ),
+    Mutant(
+        "keeps-the-reserve-from-dead-letters",
+        publishing.KeepsTheReserveFromDeadLetters,
+        ("test_a_message_at_the_brokers_limit_is_dead_lettered",),
+        lambda capabilities: capabilities.adapter not in ("memory", "sqlite", "rabbitmq"),
     ),
     Mutant(
         "never-connects-again",
@@ -274,6 +290,12 @@ _ALL = (
             "test_one_dead_letter_is_replayed_or_discarded_by_its_id",
             "test_a_half_open_connection_is_noticed_by_the_consumer",
         ),
+    ),
+    Mutant(
+        "lets-leases-run-out",
+        consuming.LetsLeasesRunOut,
+        ("test_a_replay_keeps_its_leases_and_settles_one_by_one",),
+        lambda capabilities: bool(capabilities.lease_extension),
     ),
     # ---------------------------------------------------------------------------------------------- the core's engine
     Mutant(

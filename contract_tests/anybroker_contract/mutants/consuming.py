@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal, cast
 
 from anybroker.adapter import (
     Ack,
@@ -370,6 +370,20 @@ class DeafAfterAReconnect(Flaw):
             await receiver.stop()
         self.opened.add(place)
         return receiver
+
+
+class LetsLeasesRunOut(Flaw):
+    """Extending a lease succeeds and does nothing."""
+
+    async def open_receiver(self, adapter: Adapter, subscription: SubscriptionSpec, listener: LaneListener) -> Receiver:
+        """Adapter.open_receiver."""
+        receiver: Any = await adapter.open_receiver(subscription, listener)
+
+        async def extend(batch: Sequence[Inbound], /) -> Sequence[BrokerError | None]:
+            return [None] * len(batch)
+
+        receiver.extend = extend
+        return cast("Receiver", receiver)
 
 
 class BelievesEveryHeader(Flaw):
