@@ -53,8 +53,9 @@ class BrokerHarness:
 
     What can be done to the broker is what is overridden: ``restart()`` (end it gracefully and start it, same URL, same
     data), ``kill()`` (SIGKILL) and ``start()`` (after a kill), ``freeze()`` and ``thaw()`` (SIGSTOP and SIGCONT),
-    ``absent_url()`` (a URL where no broker answers), ``delete()`` (a topic, as an operator does), ``route()`` (how to put a proxy before it). They block, or are
-    ``async``, and return when it is done. ``secured()`` starts another one, with TLS and credentials.
+    ``absent_url()`` (a URL where no broker answers), ``delete()`` (a topic, as an operator does), ``route()`` (how to
+    put a proxy before it). They block, or are ``async``, and return when it is done. ``secured()`` starts another one,
+    with TLS and credentials.
     """
 
     name: ClassVar[str]

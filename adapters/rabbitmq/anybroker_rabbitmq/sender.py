@@ -35,8 +35,8 @@ _AROUND: Final = 8
 _CONTENT_HEADER: Final = 14
 """Bytes of a content header before the properties, which all travel in one frame with it."""
 _BOUND: Final = 1.0
-"""Seconds for which the ladder's end, once bound to an exchange, counts as bound. An exchange that was deleted, made again
-or not, has lost the binding, and what falls off the ladder then reaches nobody: RabbitMQ tells no one."""
+"""Seconds for which the ladder's end, once bound to an exchange, counts as bound. An exchange that was deleted, and
+perhaps made again, has lost the binding: what falls off the ladder then is dropped, and RabbitMQ tells no one."""
 _WRITE: Final = 65_536
 """Bytes that are written before the socket has to take them: the high-water mark of asyncio's transports."""
 
