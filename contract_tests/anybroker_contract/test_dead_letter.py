@@ -12,8 +12,8 @@ import pytest
 from pydantic import BaseModel
 
 from anybroker import Bus, DeadLetter, Delivery, Event, Reject, event_type
-from anybroker.adapter import Foreign
-from anybroker.errors import EventTooLarge, Rejected
+from anybroker.adapter import Foreign, Receipt
+from anybroker.errors import EventTooLarge, PublishOutcomeUnknown, Rejected
 from anybroker.middleware import retry
 from anybroker.testing import delay, fail
 
@@ -474,7 +474,8 @@ async def test_while_dead_letters_are_refused_the_other_keys_go_on(kit: Kit) -> 
 @needs_harness("raw")
 async def test_a_deleted_dead_letter_topic_is_made_again(kit: Kit) -> None:
     """A dead-letter topic that somebody deletes under load is made again: what dies afterwards is all there, and no
-    event is handled less or more than once."""
+    event is handled less than once, nor more than once unless its publish had an unknown outcome (a broker may cut the
+    connection while it deletes) and was made again."""
     topic = kit.topic()
     dead = f"{topic}.g.dlq"
     bus = kit.bus()
@@ -489,8 +490,16 @@ async def test_a_deleted_dead_letter_topic_is_made_again(kit: Kit) -> None:
         await letters(kit, bus, topic, 20)
         deleting = asyncio.create_task(client.delete(dead, "dlq"))
         count = 40
+        unknown: set[str] = set()
         while not deleting.done():
-            await kit.publish(bus, topic, 8, keys=8, first=count)
+            events = [counted(number, key=f"k{number % 8}") for number in range(count, count + 8)]
+            while events:
+                results = await bus.publish_many(topic, events)
+                events = [
+                    event for event, result in zip(events, results, strict=True) if not isinstance(result, Receipt)
+                ]
+                assert all(isinstance(result, Receipt | PublishOutcomeUnknown) for result in results)
+                unknown.update(event.id for event in events)
             count += 8
         await deleting
         await kit.publish(bus, topic, 80, keys=8, first=count)
@@ -501,7 +510,7 @@ async def test_a_deleted_dead_letter_topic_is_made_again(kit: Kit) -> None:
         found = {letter.id for letter in await letters(kit, bus, topic, 40)}
         assert bus.problems == {}
     assert found >= set(every[count + 1 :: 2])
-    assert not duplicates(log.handlings)
+    assert duplicates(log.handlings).keys() <= unknown
 
 
 @needs_harness("raw")

@@ -77,6 +77,7 @@ _ALL = (
             "test_publishing_to_a_missing_topic_is_an_error_at_once",
             "test_one_bad_entry_of_a_batch_fails_alone",
             "test_resets_under_load_lose_nothing",
+            "test_a_topic_that_is_gone_fails_alone",
         ),
     ),
     Mutant(
