@@ -14,9 +14,9 @@ from threading import Lock
 from time import monotonic, sleep
 from weakref import WeakValueDictionary
 
-from .errors import ConfigError
+from .errors import ConfigError, Unavailable
 
-__all__ = ["make_durable", "make_tables", "primary_code", "turn_of"]
+__all__ = ["FileGone", "Files", "make_durable", "make_tables", "primary_code", "turn_of"]
 
 _PAUSE = 0.005
 """Seconds between two tries to switch a new file to WAL."""
@@ -49,6 +49,59 @@ def turn_of(path: Path) -> Lock:
         if turn is None:
             turn = _turns[key] = Lock()
         return turn
+
+
+class FileGone(Unavailable):
+    """The file that is open is not the one that its name leads to any more: what is written to it would be lost."""
+
+
+class Files:
+    """Notices that the database, or its log, was deleted, replaced or emptied while it is open.
+
+    SQLite does not: it goes on to write into files that have no name, and says that all is stored.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Of a database that is open."""
+        self._path = path
+        self._database = _identity(os.stat(path))
+        self._log: tuple[int, int] | None = None
+        """Not known before the first transaction: SQLite makes it."""
+
+    def before_opening_again(self) -> None:
+        """Raises FileGone if what would be opened is another file, or a new one: what was done in the first would be
+        unknown in it."""
+        self._log = None  # SQLite has removed it with its last connection, and makes another
+        self._check(with_log=False)
+
+    def check(self) -> None:
+        """Within a transaction. Raises FileGone."""
+        self._check(with_log=True)
+
+    def _check(self, with_log: bool) -> None:
+        problem: str | None = None
+        try:
+            found = os.stat(self._path)
+            if _identity(found) != self._database:
+                problem = "was replaced by another file"
+            elif not found.st_size:
+                problem = "was emptied"
+            elif with_log:
+                log = _identity(os.stat(f"{self._path}-wal"))
+                self._log = self._log or log
+                if log != self._log:
+                    problem = "has another log (its -wal file was replaced)"
+        except OSError as exc:
+            problem = f"cannot be found any more, or its -wal file cannot ({exc.strerror})"
+        if problem is not None:
+            raise FileGone(
+                f"{self._path} {problem}, while it was open: nothing is stored in it any more. Put the file back, and "
+                "start the programs that use it again"
+            )
+
+
+def _identity(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
 
 
 def primary_code(exc: sqlite3.Error) -> int:

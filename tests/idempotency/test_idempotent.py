@@ -864,3 +864,29 @@ def test_a_handler_that_crashes_between_its_publishes_publishes_the_same_ids_aga
 def test_wrong_arguments(make: Callable[[], Any], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         make()
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+def test_a_key_that_cannot_be_encoded_is_a_dead_letter_and_no_outage(kind: str, tmp_path: Path, run: Any) -> None:
+    """What waiting does not help must not come again for ever."""
+    store = MemoryStore() if kind == "memory" else SqliteStore(tmp_path / "store.db")
+    bus = Bus(MemoryBroker(), source="shop")
+    handled: list[int] = []
+
+    def key(event: Event[Any]) -> str:
+        return "\ud800" if event.data == 1 else str(event.data)
+
+    @bus.subscribe("orders", group="billing", middleware=[retry(attempts=2, first=0.001), idempotent(store, key=key)])
+    async def charge(number: int) -> None:
+        handled.append(number)
+
+    async def main() -> None:
+        async with bus:
+            for number in (1, 2, 3):
+                await bus.publish("orders", number, type="order.v1", key="k")
+            await settled(bus)
+            assert bus.problems == {}
+            assert bus.subscriptions[0].stats.dead_lettered == (1 if kind == "sqlite" else 0)
+
+    run(main())
+    assert handled == ([2, 3] if kind == "sqlite" else [1, 2, 3])

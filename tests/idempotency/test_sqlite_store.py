@@ -531,3 +531,28 @@ def test_what_a_killed_process_held_can_be_had_after_its_lease(path: Path, worke
         await store.close()
 
     run(main())
+
+
+@pytest.mark.parametrize("damage", ["deleted", "replaced", "emptied"])
+def test_a_file_that_is_gone_while_it_is_open_is_a_store_that_is_down(path: Path, run: Run, damage: str) -> None:
+    async def main() -> None:
+        store = SqliteStore(path, busy_timeout=0.05)
+        await store.open()
+        await store.done(await claimed(store))
+        match damage:
+            case "deleted":
+                for name in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
+                    name.unlink()
+            case "replaced":
+                other = path.with_name("other.db")
+                other.write_bytes(b"")
+                other.replace(path)
+            case _:
+                os.truncate(path, 0)
+        for _ in range(3):  # also by a connection that is opened again: a new file would know of nothing
+            with pytest.raises(StoreUnavailable, match=r"store\.db"):
+                await store.claim(KEY, "b", 20.0, 60.0)
+        assert not path.exists() or not path.stat().st_size
+        await store.close()
+
+    run(main())

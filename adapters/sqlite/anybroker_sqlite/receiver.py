@@ -7,11 +7,12 @@ import logging
 from collections.abc import Collection, Sequence
 from functools import partial
 
+from anybroker._sqlite_file import FileGone
 from anybroker.adapter import Inbound, Lane, Settlement, SubscriptionSpec
 from anybroker.errors import BrokerError, Unavailable
 
 from .claims import Member, Taken
-from .schema import SHIFT, FileGone
+from .schema import SHIFT
 from .store import CLAIM, SETTLE, Store
 from .wake import Fifo
 from .wire import decode

@@ -10,7 +10,7 @@ from threading import Lock
 from anybroker._sqlite_file import make_durable, make_tables, primary_code, turn_of
 from anybroker.errors import ConfigError, Unavailable
 
-__all__ = ["SEGMENT_EVENTS", "SHIFT", "VERSION", "FileGone", "Files", "connect", "describe", "in_use", "text_of"]
+__all__ = ["SEGMENT_EVENTS", "SHIFT", "VERSION", "connect", "describe", "in_use", "text_of"]
 
 VERSION = 1
 """The schema's version, kept in ``ab_meta``."""
@@ -66,50 +66,6 @@ CREATE VIEW ab_event AS
     FROM ab_segment s JOIN ab_topic t ON t.id = s.first >> 40 LEFT JOIN ab_group g ON g.id = s.only_group,
         json_each(s.meta) j;
 """
-
-
-class FileGone(Unavailable):
-    """The file that is open is not the one that its name leads to any more: what is written to it would be lost."""
-
-
-class Files:
-    """Notices that the database, or its log, was deleted, replaced or emptied while it is open.
-
-    SQLite does not: it goes on to write into files that have no name, and says that all is stored.
-    """
-
-    def __init__(self, path: Path) -> None:
-        """Of a database that is open."""
-        self._path = path
-        self._database = _identity(os.stat(path))
-        self._log: tuple[int, int] | None = None
-        """Not known before the first transaction: SQLite makes it."""
-
-    def check(self) -> None:
-        """Within a transaction. Raises FileGone."""
-        problem: str | None = None
-        try:
-            found = os.stat(self._path)
-            if _identity(found) != self._database:
-                problem = "was replaced by another file"
-            elif not found.st_size:
-                problem = "was emptied"
-            else:
-                log = _identity(os.stat(f"{self._path}-wal"))
-                self._log = self._log or log
-                if log != self._log:
-                    problem = "has another log (its -wal file was replaced)"
-        except OSError as exc:
-            problem = f"cannot be found any more, or its -wal file cannot ({exc.strerror})"
-        if problem is not None:
-            raise FileGone(
-                f"{self._path} {problem}, while it was open: nothing is stored in it any more. Put the file back, and "
-                "start the programs that use it again"
-            )
-
-
-def _identity(found: os.stat_result) -> tuple[int, int]:
-    return found.st_dev, found.st_ino
 
 
 def connect(path: Path, busy_timeout: float, timeout: float) -> tuple[sqlite3.Connection, Lock]:

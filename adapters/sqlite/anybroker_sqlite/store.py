@@ -21,9 +21,10 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
+from anybroker._sqlite_file import FileGone, Files
 from anybroker.errors import AnybrokerError, BrokerError, PublishOutcomeUnknown, Rejected, Unavailable
 
-from .schema import SHIFT, FileGone, Files, connect, in_use, text_of
+from .schema import SHIFT, connect, in_use, text_of
 from .settings import SqliteSettings
 from .wake import ring
 from .wire import Segment

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from .._sqlite_file import FileGone
 from ._store import StoreUnavailable
 
 __all__ = ["Job", "RolledBack", "Writer"]
@@ -48,6 +49,7 @@ class Writer:
     """Runs jobs in a thread of its own; those that wait together are committed together (group commit).
 
     ``connect`` opens the connection, in that thread; after an error it is closed, which rolls back, and opened anew.
+    ``check`` raises ``FileGone`` within a transaction that would not last.
     ``apply`` runs a batch inside a transaction: it writes each job's result, or the error that is this job's own; what
     it raises is the error of the whole batch, but for RolledBack. Results are given out only after the commit.
     """
@@ -57,9 +59,11 @@ class Writer:
         name: str,
         connect: Callable[[], sqlite3.Connection],
         apply: Callable[[sqlite3.Connection, Sequence[Job]], None],
+        check: Callable[[], None],
     ) -> None:
         self._name = name
         self._connect = connect
+        self._check = check
         self._apply = apply
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -120,13 +124,14 @@ class Writer:
             if connection is None:
                 connection = self._connect()
             connection.execute("BEGIN IMMEDIATE -- anybroker")
+            self._check()
             self._apply(connection, batch)
             connection.execute("COMMIT -- anybroker")
         except RolledBack as exc:
             return self._commit(connection, [job for job in batch if job is not exc.job])
         except Exception as exc:  # noqa: BLE001 - each waiter gets it
             error = exc
-            if isinstance(exc, sqlite3.Error):
+            if isinstance(exc, FileGone | sqlite3.OperationalError) or type(exc) is sqlite3.DatabaseError:
                 error = StoreUnavailable(f"{self._name}: {exc}")
                 error.__cause__ = exc
             for job in batch:

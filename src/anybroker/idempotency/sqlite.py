@@ -12,6 +12,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
 
+from .._sqlite_file import Files
 from ..errors import ConfigError, StateError
 from . import _sqlite_tables as tables
 from ._sqlite_tables import SqliteClaim
@@ -116,9 +117,26 @@ class SqliteStore:
         self._opened = 0
         self._writer = Writer(
             f"the idempotency store {self.path}",
-            partial(tables.connect, self.path, busy_timeout, prepare),
+            partial(self._connect, busy_timeout, prepare),
             tables.apply,
+            self._check_file,
         )
+        self._files: Files | None = None
+
+    def _connect(
+        self, busy_timeout: float, prepare: Callable[[sqlite3.Connection], object] | None
+    ) -> sqlite3.Connection:
+        """The first connection since :meth:`open` decides which file it is; another one by the same name is refused."""
+        if self._files is not None:
+            self._files.before_opening_again()
+        connection = tables.connect(self.path, busy_timeout, prepare)
+        if self._files is None:
+            self._files = Files(self.path)
+        return connection
+
+    def _check_file(self) -> None:
+        if self._files is not None:
+            self._files.check()
 
     async def open(self) -> None:
         """Store.open. ``ConfigError`` for a missing folder or a file that is no database."""
@@ -180,3 +198,4 @@ class SqliteStore:
         self._opened -= 1
         if self._opened == 0:
             await self._writer.stop()
+            self._files = None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..adapter import Inbound
 from ..delivery import Delivery
-from ..errors import ConfigError, Reject
+from ..errors import BrokerError, ConfigError, Reject
 from ..event import Event
 from ..handlers import Wants
 from ..idempotency._store import Busy, Claim, ClaimLost, Store, StoreUnavailable, Transaction, TransactionalStore
@@ -25,6 +25,9 @@ __all__ = ["idempotent"]
 
 _log = logging.getLogger("anybroker")
 
+_OUTAGES = (BrokerError, OSError)  # TimeoutError and ConnectionError are OSErrors
+"""What says that the store is down, and is waited for. Anything else (text that cannot be encoded, a bug of a store) is
+this event's failure: waiting would not help, and the event would come again for ever."""
 _LONGEST = 5.0
 """Seconds, the longest wait for another owner or for the store."""
 
@@ -109,7 +112,7 @@ class idempotent(BuiltIn):  # noqa: N801 - used as a decorator
                 key = (group, name, "", _checked(key_of(delivery.event)))
             try:
                 claim = await claim_key(key, owner, lease, retain)
-            except Exception as exc:
+            except _OUTAGES as exc:
                 raise trouble.down(exc) from exc
             if trouble.since is not None:
                 trouble.over()
@@ -136,7 +139,7 @@ class idempotent(BuiltIn):  # noqa: N801 - used as a decorator
             try:  # as in finish(), without the cost of a call
                 if await mark(claim):
                     return
-            except Exception as exc:
+            except _OUTAGES as exc:
                 raise keep_for_later(delivery, claim, exc) from exc
             finally:
                 held.pop(claim, None)
@@ -153,7 +156,7 @@ class idempotent(BuiltIn):  # noqa: N801 - used as a decorator
             """Mark what had returned while the store was down."""
             try:
                 ours = await mark(claim)
-            except Exception as exc:
+            except _OUTAGES as exc:
                 raise keep_for_later(delivery, claim, exc) from exc
             trouble.over()
             if not ours:
@@ -168,7 +171,7 @@ class idempotent(BuiltIn):  # noqa: N801 - used as a decorator
         async def give_up(claim: Claim) -> None:
             try:
                 await release(claim)
-            except Exception as exc:  # noqa: BLE001 - the handler's own failure goes on; the claim ends with its lease
+            except _OUTAGES as exc:  # the handler's own failure goes on; the claim ends with its lease
                 trouble.down(exc)
 
         return run
