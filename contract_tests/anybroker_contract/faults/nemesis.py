@@ -1,0 +1,120 @@
+"""What is done from outside: to the broker, to the way to it, and to the members. Each goes into the history."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import random
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from itertools import count
+from typing import Any
+
+from ..harness import BrokerHarness
+from ..proxy import Proxy
+from .history import Writer
+from .processes import Process
+
+__all__ = ["Nemesis"]
+
+
+class Nemesis:
+    """Does it, and writes it down."""
+
+    def __init__(self, harness: BrokerHarness, history: Writer, proxy: Proxy | None, seed: int) -> None:
+        self.random = random.Random(seed)
+        """Decides whom it hits, and when; the same for the same seed."""
+        self._harness = harness
+        self._history = history
+        self._proxy = proxy
+        self._numbers = count(1)
+        self.slow_ends: list[str] = []
+        """Members that were asked to end and did not in time."""
+
+    @asynccontextmanager
+    async def fault(self, name: str, **facts: Any) -> AsyncIterator[None]:
+        """A fault as long as the block, whatever becomes of it."""
+        number = next(self._numbers)
+        self._history.write("fault", name=name, number=number, **facts)
+        try:
+            yield
+        finally:
+            self._history.write("over", name=name, number=number)
+
+    async def _do(self, what: str) -> None:
+        action: Callable[[], Any] = getattr(self._harness, what)
+        if inspect.iscoroutinefunction(action):
+            await action()
+        else:
+            await asyncio.to_thread(action)
+
+    # ------------------------------------------------------------------------------------------------- the broker
+
+    async def kill_broker(self, down: float) -> None:
+        """SIGKILL, and a start after so many seconds; the fault ends when it answers again."""
+        async with self.fault("broker killed"):
+            await self._do("kill")
+            await asyncio.sleep(down)
+            await self._do("start")
+
+    async def restart_broker(self) -> None:
+        """A graceful end, and a start."""
+        async with self.fault("broker restarted"):
+            await self._do("restart")
+
+    async def freeze_broker(self, seconds: float) -> None:
+        """SIGSTOP, and SIGCONT after so many seconds."""
+        async with self.fault(f"broker stopped for {seconds:g} s"):
+            await self._do("freeze")
+            try:
+                await asyncio.sleep(seconds)
+            finally:
+                await self._do("thaw")
+
+    async def delete_topic(self, delete: Callable[[str, str], Awaitable[None]], topic: str) -> None:
+        """With the broker's own client."""
+        async with self.fault("topic deleted", topic=topic):
+            await delete(self._harness.started, topic)
+
+    # -------------------------------------------------------------------------------------------- the way to it
+
+    async def cut(self) -> None:
+        """Reset every connection that goes through the proxy."""
+        assert self._proxy is not None
+        async with self.fault("connections cut"):
+            self._proxy.cut()
+
+    # ----------------------------------------------------------------------------------------------- the members
+
+    async def kill_member(self, member: Process) -> None:
+        """SIGKILL."""
+        async with self.fault("member killed", target=member.pid):
+            await member.kill()
+
+    async def end_member(self, member: Process, seconds: float) -> None:
+        """SIGTERM; it has so many seconds to end, with status 0."""
+        async with self.fault("member asked to end", target=member.pid, graceful=True):
+            member.signal(signal.SIGTERM)
+            try:
+                status = await member.gone(seconds)
+            except TimeoutError:
+                self.slow_ends.append(f"{member.name} had not ended {seconds:g} s after SIGTERM")
+                await member.kill()
+            else:
+                if status != 0:
+                    self.slow_ends.append(f"{member.name} ended with status {status} after SIGTERM")
+
+    async def stop_member(self, member: Process, seconds: float) -> None:
+        """SIGSTOP, and SIGCONT after so many seconds."""
+        async with self.fault(f"member stopped for {seconds:g} s", target=member.pid):
+            member.signal(signal.SIGSTOP)
+            try:
+                await asyncio.sleep(seconds)
+            finally:
+                member.signal(signal.SIGCONT)
+
+    async def turn_member(self, member: Process) -> None:
+        """Let it leave its group and join again, in peace: its lanes go to others, and some come back."""
+        async with self.fault("member leaves and joins", target=member.pid, graceful=True):
+            member.signal(signal.SIGUSR1)

@@ -1,0 +1,193 @@
+"""What is done, by name: the load, the faults, and how much of both in each tier."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from .deletion import DELETIONS
+from .processes import Process
+from .run import Run, Size
+
+__all__ = ["SCENARIOS", "Scenario", "Tier"]
+
+Tier = Literal["short", "long"]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One of them."""
+
+    name: str
+    text: str
+    """What it does, in a line."""
+    act: Callable[[Run], Awaitable[None]]
+    short: Size
+    long: Size
+    needs: frozenset[str] = frozenset()
+    """What must be possible to do to the broker."""
+    deletes: bool = False
+    """Whether it needs the broker's own client."""
+    through_proxy: bool = False
+
+    def size(self, tier: Tier) -> Size:
+        """How much of it."""
+        return self.short if tier == "short" else self.long
+
+
+# -------------------------------------------------------------------------------------------------------- the broker
+
+
+async def broker_kill(run: Run) -> None:
+    """SIGKILL and a start, at equal parts of the events."""
+    for number in range(run.size.times):
+        await run.accepted((number + 1) / (run.size.times + 1))
+        await run.nemesis.kill_broker(0.5)
+
+
+async def broker_freeze(run: Run) -> None:
+    """SIGSTOP and SIGCONT, for longer each time."""
+    await run.flowing()
+    for seconds in run.size.lengths:
+        await run.nemesis.freeze_broker(seconds)
+        await asyncio.sleep(run.size.every)
+
+
+async def hand_over_kill(run: Run) -> None:
+    """The broker is killed while a member that leaves and joins hands its lanes over."""
+    await run.flowing()
+    for _ in range(run.size.times):
+        await asyncio.sleep(run.size.every)
+        await run.nemesis.turn_member(run.nemesis.random.choice(run.members))
+        await asyncio.sleep(run.nemesis.random.uniform(0.0, 0.4))
+        await run.nemesis.kill_broker(0.5)
+    await asyncio.sleep(run.size.every)
+
+
+async def cut(run: Run) -> None:
+    """Every connection is reset, again and again."""
+    await run.flowing()
+    for _ in range(run.size.times):
+        await run.nemesis.cut()
+        await asyncio.sleep(run.size.every)
+
+
+# ------------------------------------------------------------------------------------------------------- the members
+
+
+async def _one_after_the_other(run: Run, end: Callable[[Process], Awaitable[None]]) -> None:
+    await run.flowing()
+    for _ in range(run.size.times):
+        await asyncio.sleep(run.size.every)
+        leaving = run.take_member()
+        _, new = await asyncio.gather(end(leaving), run.begin_member())
+        del new
+    for member in run.members:
+        await member.ready(run.tracker)
+
+
+async def member_kill(run: Run) -> None:
+    """SIGKILL of a member every few seconds, with a new one started."""
+    await _one_after_the_other(run, run.nemesis.kill_member)
+
+
+async def member_term(run: Run) -> None:
+    """SIGTERM of a member every few seconds, with a new one started."""
+    limit = run.size.drain + 1.0 + run.capabilities.poll
+
+    async def end(member: Process) -> None:
+        await run.nemesis.end_member(member, limit)
+
+    await _one_after_the_other(run, end)
+    run.notes += run.nemesis.slow_ends
+
+
+async def member_freeze(run: Run) -> None:
+    """SIGSTOP of a member for longer than its lease, and SIGCONT."""
+    await run.flowing()
+    for _ in range(run.size.times):
+        await asyncio.sleep(run.size.every)
+        member = run.nemesis.random.choice(run.members)
+        await run.nemesis.stop_member(member, run.size.lease + 2.0)
+    await asyncio.sleep(run.size.every)
+
+
+async def dead_letter_topic_deleted(run: Run) -> None:
+    """The dead-letter topic is deleted under load, and some events fail."""
+    await run.flowing()
+    for _ in range(run.size.times):
+        await asyncio.sleep(run.size.every)
+        await run.nemesis.delete_topic(DELETIONS[run.harness.name], run.dead_letters)
+    await asyncio.sleep(2 * run.size.every)
+
+
+# A place for clusters: `cluster-rolling` (three brokers, 3 -> 2 -> 1 -> 0 -> 3) needs a harness with several servers.
+_ALL = (
+    Scenario(
+        "broker-kill",
+        "SIGKILL of the broker and a start, three times under the events",
+        broker_kill,
+        Size(events=6_000, times=3),
+        Size(events=100_000, times=3),
+        frozenset({"kill", "start"}),
+    ),
+    Scenario(
+        "broker-freeze",
+        "SIGSTOP of the broker, for longer each time",
+        broker_freeze,
+        Size(rate=200, lengths=(1.0, 6.0), every=3.0),
+        Size(rate=500, lengths=(1.0, 10.0, 40.0), every=12.0),
+        frozenset({"freeze", "thaw"}),
+    ),
+    Scenario(
+        "hand-over-kill",
+        "SIGKILL of the broker while a member that leaves and joins hands its lanes over",
+        hand_over_kill,
+        Size(rate=200, times=2, every=6.0, keys=64),
+        Size(rate=1_000, times=50, every=12.0, keys=64),
+        frozenset({"kill", "start"}),
+    ),
+    Scenario(
+        "member-kill",
+        "SIGKILL of a member every 2 s, with a new one started",
+        member_kill,
+        Size(rate=200, members=3, times=6, seconds=0.01),
+        Size(rate=500, members=3, times=30, seconds=0.01),
+    ),
+    Scenario(
+        "member-term",
+        "SIGTERM of a member every 2 s, with a new one started",
+        member_term,
+        Size(rate=200, members=3, times=4, seconds=0.01),
+        Size(rate=500, members=3, times=30, seconds=0.01),
+    ),
+    Scenario(
+        "member-freeze",
+        "SIGSTOP of a member for longer than its lease",
+        member_freeze,
+        Size(rate=200, members=2, times=1, every=1.0, seconds=0.01),
+        Size(rate=500, members=2, times=5, every=12.0, seconds=0.01),
+    ),
+    Scenario(
+        "dead-letter-topic-deleted",
+        "the dead-letter topic is deleted under load, and some events fail",
+        dead_letter_topic_deleted,
+        Size(rate=100, times=1, every=3.0, fail_every=25, keys=200),
+        Size(rate=500, times=3, every=10.0, fail_every=25, keys=2_000),
+        deletes=True,
+    ),
+    Scenario(
+        "cut",
+        "every connection is reset, five times a second",
+        cut,
+        Size(rate=200, times=30, every=0.2),
+        Size(rate=500, times=150, every=0.2),
+        frozenset({"route"}),
+        through_proxy=True,
+    ),
+)
+
+SCENARIOS: Mapping[str, Scenario] = {scenario.name: scenario for scenario in _ALL}
+"""By name, in the order in which they are run."""
