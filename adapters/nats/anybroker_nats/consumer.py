@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Final, NamedTuple
 
@@ -36,10 +37,13 @@ class Arrived(NamedTuple):
 class Consumer:
     """State only; what is asked of the server is the receiver's.
 
-    A lane is ours while the server's pin is: it delivers only to pulls that name it. Whoever becomes pinned may get
-    newer messages before older ones that another member still has, or that were lost with its connection. So what
+    A lane is ours while the server's pin is: it delivers only to pulls that name it. A member that becomes pinned may
+    get newer messages before older ones that another member still has, or that were lost with its connection. So what
     arrives is held, until we have all that the server counts as unacknowledged: then the consumer is ``synced``, and
     goes on in the stream's order.
+
+    The next one waits for what we have. So a pin that may be gone (the connection was lost, a pull was refused) makes
+    the lane not ``verified``: nothing of it is begun or extended until the server has said whose it is.
     """
 
     def __init__(self, index: int, name: str, ordered: bool) -> None:
@@ -51,8 +55,22 @@ class Consumer:
         self.sync_at = 0.0
         """When to compare with the server next."""
         self.pin = b""
-        self.other_pin = ""
+        self.other_pin = b""
         """A pin that the server named and that was not ours."""
+        self.verified = True
+        """Whether the lane is still ours, as far as we know: no other member is pinned."""
+        self.verify_at = 0.0
+        """When to ask the server whose the lane is, if that is not known."""
+        self.free = False
+        """The server said that no member is pinned: to extend what we have keeps it from none."""
+        self.handing_over: asyncio.Task[None] | None = None
+        """Another member is pinned, or may be: what runs here ends, and the rest has gone back."""
+        self.extended = 0.0
+        """When the leases of what is out were extended."""
+        self.quiet_since = 0.0
+        self.told_at = 0.0
+        self.arrivals = 0
+        """For the watch over lanes from which nothing comes."""
         self.generation = 0
         """Counts the pins that were lost; part of the subject for a pull's end, to know what is late."""
         self.left_pin = b""
@@ -87,7 +105,9 @@ class Consumer:
             if pin and pin == self.left_pin:
                 return b"PUB " + item.reply + NAK
             if pin and not self.pin:
-                self.pin, self.sync_at = pin, 0.0
+                self.pin, self.sync_at, self.verified = pin, 0.0, True
+                self.free, self.other_pin = False, b""
+        self.arrivals += 1
         if self.outstanding:
             self.outstanding -= 1
         self.redelivering = item.deliveries > 1
@@ -109,11 +129,21 @@ class Consumer:
         if len(acked) > _REMEMBERED:
             del acked[next(iter(acked))]
 
-    def ours(self, upto: int) -> int:
-        """How many deliveries we have whose number in the consumer is at most this."""
-        replies = [item.reply for item in self.buffer.values()]
-        replies += [*self.unsettled.values(), *self.released.values()]
-        return sum(_consumer_sequence(reply) <= upto for reply in replies)
+    def ours(self, consumer_sequence: int, stream_sequence: int) -> int:
+        """How many deliveries we have up to these numbers of the last one that the server knows of. A server that was
+        killed may know less than it had sent, and counts on from there."""
+        have = {sequence: item.reply for sequence, item in self.buffer.items()} | self.unsettled | self.released
+        return sum(
+            sequence <= stream_sequence and _consumer_sequence(reply) <= consumer_sequence
+            for sequence, reply in have.items()
+        )
+
+    def doubt(self) -> None:
+        """The pin may be gone. What was received and not begun waits until the server has said whose the lane is."""
+        if self.ordered and (self.pin or self.lane is not None or self.has_out):
+            self.verified = self.free = False
+            self.verify_at = 0.0
+            self.other_pin = b""
 
     def lose_pin(self) -> None:
         """Another may be pinned from now on. What is out is still ours to finish."""
@@ -133,6 +163,9 @@ class Consumer:
         self.lane = None
         for each in (self.buffer, self.unsettled, self.released, self.starts):
             each.clear()
+        self.verified = not self.pin or self.verified
+        self.free = False
+        self.other_pin = b""
         self.unsync()
 
     @property
@@ -145,9 +178,20 @@ class Consumer:
         found = {sequence: item.reply for sequence, item in self.buffer.items()} | self.unsettled | self.released
         return [found[sequence] for sequence in sorted(found)]
 
+    @property
+    def keeps(self) -> bool:
+        """Whether leases may be extended: never against another member, which waits for them to end."""
+        return self.verified or self.free or self.handing_over is not None
+
     def leased(self) -> list[bytes]:
         """The reply subjects of all whose lease has to be extended."""
         return [*(item.reply for item in self.buffer.values()), *self.unsettled.values()]
+
+    def drop_buffer(self) -> list[bytes]:
+        """Forget what the core has not got; its reply subjects, in the stream's order."""
+        replies = [self.buffer[sequence].reply for sequence in sorted(self.buffer)]
+        self.buffer.clear()
+        return replies
 
     def request(self, batch: int, expires: int, max_bytes: int) -> bytes:
         """The body of a pull; ``expires`` in nanoseconds."""

@@ -10,6 +10,8 @@ __all__ = [
     "PRIORITY_GROUP",
     "consumer_name",
     "inlet",
+    "members_consumer",
+    "members_subject",
     "note_subject",
     "schedule_subject",
     "stream_name",
@@ -49,3 +51,13 @@ def consumer_name(group: str, lane: int | None) -> str:
     """The consumer of one lane of an ordered group, or of an unordered group."""
     name = group.replace(".", "_")
     return name if lane is None else f"{name}@{lane}"
+
+
+def members_consumer(group: str) -> str:
+    """The consumer at which each member of an ordered group keeps a pull waiting."""
+    return f"{group.replace('.', '_')}@members"
+
+
+def members_subject(topic: str, group: str) -> str:
+    """What that consumer filters: nothing is ever published there."""
+    return f"{topic}.@.{group}.~members"

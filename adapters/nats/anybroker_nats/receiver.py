@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Final
@@ -10,7 +11,7 @@ from typing import Any, Final
 from nats.aio.subscription import Subscription
 
 from anybroker.adapter import Ack, Inbound, Lane, LaneListener, Release, Settlement, SubscriptionSpec
-from anybroker.errors import AnybrokerError, BrokerError, LeaseLost, Unavailable
+from anybroker.errors import AnybrokerError, BrokerError, ConfigError, LeaseLost, Unavailable
 
 from .answers import Answers
 from .client import RawClient
@@ -19,10 +20,13 @@ from .failures import CLIENT_ERRORS, ApiError, nats_errors, said
 from .link import Link
 from .names import PRIORITY_GROUP, consumer_name, note_subject, stream_name
 from .notes import note, read_notes
-from .topology import nanoseconds
+from .presence import Presence
+from .topology import ack_wait, lease_of, nanoseconds
 from .wire import Wire
 
 __all__ = ["NatsReceiver"]
+
+_log = logging.getLogger("anybroker.nats")
 
 _PULL: Final = 5.0
 """Seconds that a pull waits at most; less where the lease is short, because each one keeps the pin."""
@@ -30,6 +34,14 @@ _AGAIN: Final = 0.2
 """Seconds until what the server could not answer, or what was not complete, is looked at again."""
 _CLAIM: Final = 1.0
 """Seconds between two looks at whether this is the only member, while some lane has nothing to tell by whose it is."""
+_FREE: Final = 0.5
+"""Seconds between two looks at whose a lane is that no member has at the moment."""
+_QUIET: Final = 5.0
+"""Seconds beyond a pull's end for which a lane with waiting messages may deliver none: then this member starts anew."""
+_TELL: Final = 60.0
+"""Seconds between two warnings about a lane that waits for another member."""
+_MEMBERS: Final = b"members"
+"""Where a lane's number stands otherwise: the end of the pull by which members are counted."""
 _MAX_BYTES: Final = 8 * 1024 * 1024
 """Bytes of one pull; a server ends a connection that has 64 MiB unread."""
 
@@ -58,6 +70,7 @@ class NatsReceiver:
         self._listener = listener
         self._epochs = epochs
         self._lease = lease
+        self._wait = ack_wait(lease, spec.ordered)
         self._expires = min(_PULL, lease / 3)
         self._confirm_acks = confirm_acks
         self._stream = stream_name(spec.topic)
@@ -71,9 +84,9 @@ class NatsReceiver:
         self._client: RawClient | None = None
         self._deliveries: Subscription | None = None
         self._answers: Answers | None = None
+        self._presence: Presence | None = None
         self._prefix = b""
         self._turn = 0
-        self._extended = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._failure: BrokerError | None = None
@@ -91,9 +104,16 @@ class NatsReceiver:
         self._client, self._answers = client, answers
         self._prefix = f"{inbox}.".encode()
         self._link.watchers.add(self)
-        self._extended = asyncio.get_running_loop().time()
+        now = asyncio.get_running_loop().time()
+        for consumer in self._consumers:
+            consumer.extended = now
         self._rearm()
-        if not self.spec.ordered:
+        if self.spec.ordered:
+            self._presence = Presence(
+                self._link, client, self.spec.topic, self.spec.group, self._prefix + b"d." + _MEMBERS
+            )
+            await self._presence.join()
+        else:
             self._assign(self._consumers[0])
 
     def _write(self, commands: bytes) -> bool:
@@ -123,7 +143,12 @@ class NatsReceiver:
             if answer := consumer.arrived(item, int(fields[at + 1])):
                 self._write(answer)
         elif headers is not None:
-            where, generation, *touched = subject[len(self._prefix) + 2 :].split(b".")
+            where, *rest = subject[len(self._prefix) + 2 :].split(b".")
+            if where == _MEMBERS:
+                if self._presence is not None:
+                    self._presence.ended(headers[9:])
+                return
+            generation, *touched = rest
             consumer = self._consumers[int(where)]
             if int(generation) == consumer.generation:
                 self._status(consumer, headers, bool(touched))
@@ -132,7 +157,7 @@ class NatsReceiver:
     def _status(self, consumer: Consumer, headers: bytes, touched: bool) -> None:
         code, _, text = headers[9:].partition(b"\r\n")[0].partition(b" ")
         if code == b"423":
-            consumer.lose_pin()
+            self._lose_pin(consumer)
         elif touched:
             pass  # the answer that no message fits
         elif code == b"503":
@@ -185,7 +210,10 @@ class NatsReceiver:
             if consumer.doubted and now >= consumer.retry_at:
                 consumer.doubted = False
                 await self._info(consumer)
-            if consumer.pin and not consumer.synced and now >= consumer.sync_at:
+            if not consumer.verified:
+                if now >= consumer.verify_at:
+                    await self._verify(consumer)
+            elif consumer.pin and not consumer.synced and now >= consumer.sync_at:
                 await self._sync(consumer)
             elif consumer.lane is None and not consumer.pin and now >= consumer.sync_at:
                 await self._claim(consumer)
@@ -197,25 +225,100 @@ class NatsReceiver:
             error.__cause__ = exc
             if exc.code == 404:
                 self._fail(error)
-            consumer.sync_at = consumer.retry_at = now + _AGAIN
+            consumer.sync_at = consumer.retry_at = consumer.verify_at = now + _AGAIN
         except (BrokerError, *CLIENT_ERRORS):
-            consumer.sync_at = consumer.retry_at = now + _AGAIN  # nats-py is repairing the connection
+            consumer.sync_at = consumer.retry_at = consumer.verify_at = (
+                now + _AGAIN
+            )  # nats-py is repairing the connection
 
     async def _info(self, consumer: Consumer) -> dict[str, Any]:
         info = await self._link.api(f"CONSUMER.INFO.{self._stream}.{consumer.name}")
-        lease = (info.get("config") or {}).get("ack_wait", math.inf) / 1e9
+        lease = lease_of(info)
         if lease < self._lease:  # a member that came later has given the group a shorter one
             self._lease, self._expires = lease, min(_PULL, lease / 3)
+            self._wait = ack_wait(lease, self.spec.ordered)
             self._rearm()
         return info
+
+    async def _verify(self, consumer: Consumer) -> None:
+        """Ask the server whose the lane is, after what may have cost us the pin."""
+        pin = consumer.pin
+        info = await self._info(consumer)
+        consumer.verify_at = asyncio.get_running_loop().time() + _AGAIN
+        if consumer.pin == pin and not consumer.leaving and not consumer.verified:
+            self._compare(consumer, _pinned(info))
+
+    def _compare(self, consumer: Consumer, pinned: bytes) -> None:
+        """The server's word whose the lane is, against ours."""
+        if pinned and pinned == consumer.pin:
+            consumer.verified = True
+            self._extend()
+        elif pinned and (consumer.pin or pinned == consumer.other_pin):
+            # Without a pin of our own: twice. The message that would tell us that it is ours is here by now.
+            self._hand_over(consumer)
+        elif pinned:
+            consumer.free = False
+            consumer.other_pin = pinned
+        else:  # a server that was started again, a pin that ran out: whose pull is first gets the lane
+            if consumer.pin:
+                self._lose_pin(consumer)
+            consumer.free = True
+            consumer.other_pin = b""
+            consumer.verified = not consumer.has_out
+            consumer.verify_at = asyncio.get_running_loop().time() + _FREE
+            self._extend()
+
+    def _lose_pin(self, consumer: Consumer) -> None:
+        """Give back what the core has not got: the member that is pinned next, perhaps this one again, waits for it."""
+        if consumer.pin:
+            consumer.left_pin = consumer.pin  # what is on its way under it goes back, too
+        consumer.lose_pin()
+        self._write(b"".join([b"PUB " + reply + NAK for reply in consumer.drop_buffer()]))
+        consumer.doubt()
+
+    def _hand_over(self, consumer: Consumer) -> None:
+        """Another member has the lane, and waits for what we have: give back what is not begun, and end what is."""
+        self._lose_pin(consumer)
+        if consumer.lane is not None:
+            _log.info("%s: the lane has gone to another member", consumer.lane.name)
+        self._begin_nothing_more(consumer)
+
+    def _begin_nothing_more(self, consumer: Consumer) -> None:
+        """Let the core end what runs of the lane and give the rest back."""
+        consumer.buffer.clear()
+        if consumer.lane is None:
+            consumer.forget()
+            return
+        consumer.leaving = True
+        consumer.handing_over = asyncio.create_task(
+            self._drain(consumer, consumer.lane), name=f"anybroker lane {consumer.lane.name}"
+        )
+
+    async def _drain(self, consumer: Consumer, lane: Lane) -> None:
+        """Until the handlers that run have ended."""
+        try:
+            await self._listener.revoked([lane])
+            if consumer.lane is not lane:
+                pass  # its lease has run out meanwhile
+            elif consumer.pin and not consumer.verified:  # it may be ours still: the server is asked before it goes on
+                self._write(b"".join([b"PUB " + reply + NAK for reply in consumer.out()]))
+                consumer.forget()
+            else:
+                await self._leave(consumer)
+        finally:
+            consumer.leaving = False
+            consumer.handing_over = None
+            self._wake()
 
     async def _sync(self, consumer: Consumer) -> None:
         """Compare with the server: whether we have all that is out. See :class:`Consumer`."""
         pin = consumer.pin
+        self._extend()
         info = await self._info(consumer)
         if consumer.pin != pin or consumer.leaving:
             return
-        missing = info["num_ack_pending"] - consumer.ours(info["delivered"]["consumer_seq"])
+        delivered = info["delivered"]
+        missing = info["num_ack_pending"] - consumer.ours(delivered["consumer_seq"], delivered["stream_seq"])
         if missing > 0:
             # What was lost with another member comes again when its lease ends, before anything new. What another one
             # is finishing does not come: then this gets one newer message each time, and no more.
@@ -231,7 +334,7 @@ class NatsReceiver:
         """The only member has every lane, also those from which nothing has come: the server tells nobody."""
         waiting = bool(consumer.outstanding)
         info = await self._info(consumer)
-        if consumer.pin or consumer.leaving:
+        if consumer.pin or consumer.leaving or consumer.lane is not None:
             return
         if info["num_waiting"] <= waiting and not info["num_ack_pending"] and not _pinned(info):
             self._assign(consumer)
@@ -273,6 +376,8 @@ class NatsReceiver:
             consumer.outstanding = 0  # its end was lost
         if consumer.outstanding or consumer.leaving or self._stopped or now < consumer.retry_at:
             return b""
+        if consumer.pin and not consumer.verified:
+            return b""
         batch = self._batch if consumer.ordered else min(self._batch, limit)
         if consumer.synced:
             waiting = len(consumer.buffer)
@@ -293,7 +398,9 @@ class NatsReceiver:
         due = consumer.expires_at if consumer.outstanding else math.inf
         if not consumer.outstanding and consumer.retry_at > now:
             due = consumer.retry_at
-        if not consumer.synced and (consumer.pin or consumer.lane is None):
+        if not consumer.verified:
+            due = min(due, consumer.verify_at)
+        elif not consumer.synced and (consumer.pin or consumer.lane is None):
             due = min(due, consumer.sync_at)
         return due
 
@@ -322,7 +429,7 @@ class NatsReceiver:
                 continue
             if item.attempts:
                 noted[sequence] = consumer.starts[sequence] = item.attempts
-            if consumer.ordered:
+            if consumer.ordered and consumer.handing_over is None:
                 consumer.released[sequence] = reply
             else:
                 naks.append(reply)
@@ -349,8 +456,7 @@ class NatsReceiver:
 
     async def extend(self, batch: Sequence[Inbound], /) -> Sequence[BrokerError | None]:
         """See :meth:`anybroker.adapter.ExtendsLease.extend`. What waits in our own buffers is extended too."""
-        if asyncio.get_running_loop().time() - self._extended > self._lease / 6:
-            self._extend()
+        self._extend()
         lost = LeaseLost("the lease ran out, or the lane is not ours any more")
         return [
             None if inbound.position in inbound.token.unsettled and inbound.token.lane is inbound.lane else lost
@@ -358,44 +464,59 @@ class NatsReceiver:
         ]
 
     def _tick(self) -> None:
-        """Three times a lease: the core extends only what it has, and only while it has something."""
-        if asyncio.get_running_loop().time() - self._extended > self._lease / 6:
-            self._extend()
+        """Three times an ``ack_wait``: the core extends only what it has, and only while it has something."""
+        self._extend()
         self._rearm()
 
     def _rearm(self) -> None:
-        """Set the timer for the next look: a third of the lease, and no later than the lease's end."""
+        """Set the timer for the next look: a third of the time for which the server waits, and when a lease ends."""
         loop = asyncio.get_running_loop()
         if self._timer is not None:
             self._timer.cancel()
         now = loop.time()
-        end = self._extended + self._lease
-        due = now + self._lease / 3
-        self._timer = loop.call_at(min(due, end + 0.01) if end > now else due, self._tick)
+        ends = [each.extended + seconds + 0.01 for each in self._consumers for seconds in (self._wait, self._lease)]
+        self._timer = loop.call_at(min(now + self._wait / 3, *(end for end in ends if end > now), math.inf), self._tick)
 
     def _extend(self) -> None:
+        """Extend what is out, of the lanes that are ours; at most six times while the server waits."""
         now = asyncio.get_running_loop().time()
-        if self._client is None or self._failure is not None:
+        client = self._client
+        if client is None or self._failure is not None:
             return
-        if now - self._extended > self._lease:
-            self._expired()  # without a connection too: nothing of it may begin here any more
-        if not self._client.is_connected:
+        for consumer in self._consumers:
+            if now - consumer.extended > self._lease:
+                self._expired(consumer, now)  # without a connection too: nothing of it may begin here any more
+            elif consumer.ordered and now - consumer.extended > self._wait and consumer.handing_over is None:
+                if client.is_connected and consumer.verified:
+                    consumer.doubt()  # this process stood still
+                elif consumer.lane is not None or consumer.buffer:
+                    # A server that was started again keeps no pins: it may give what we have to another member now.
+                    self._begin_nothing_more(consumer)
+        if not client.is_connected:
             return
-        self._extended = now
-        replies = [reply for consumer in self._consumers for reply in consumer.leased()]
-        commands = [b"PUB " + reply + PROGRESS for reply in replies]
-        commands += [self._ask(each, each.touch(), b".t") for each in self._consumers if each.pin and not each.leaving]
-        self._write(b"".join(commands))
+        self._write(b"".join([command for consumer in self._consumers for command in self._renewal(consumer, now)]))
 
-    def _expired(self) -> None:
+    def _renewal(self, consumer: Consumer, now: float) -> list[bytes]:
+        """The commands that extend what is out of a lane, and its pin; none where it is not ours, or too early."""
+        if now - consumer.extended <= self._wait / 6 or not consumer.keeps:
+            return []
+        consumer.extended = now
+        commands = [b"PUB " + reply + PROGRESS for reply in consumer.leased()]
+        if consumer.pin and consumer.verified and not consumer.leaving:
+            commands.append(self._ask(consumer, consumer.touch(), b".t"))
+        return commands
+
+    def _expired(self, consumer: Consumer, now: float) -> None:
         """This process, or its connection, stood still for a lease: what it had is with others, or comes again."""
-        out = [each for each in self._consumers if each.has_out or (each.ordered and each.lane is not None)]
-        if lanes := [each.lane for each in out if each.lane is not None]:
-            self._listener.lost(lanes)
-        for consumer in out:
-            consumer.forget()
-            if not consumer.ordered:
-                self._assign(consumer)
+        consumer.extended = now
+        if not consumer.has_out and (not consumer.ordered or consumer.lane is None):
+            return
+        if consumer.lane is not None:
+            _log.warning("%s: the lease ran out", consumer.lane.name)
+            self._listener.lost([consumer.lane])
+        consumer.forget()
+        if not consumer.ordered:
+            self._assign(consumer)
 
     # -------------------------------------------------------------------------------------------------- balancing
 
@@ -405,55 +526,79 @@ class NatsReceiver:
         return len(self._consumers)
 
     async def members(self) -> int:
-        """See :meth:`anybroker.adapter.BalancesLanes.members`. Each member keeps one pull waiting at each lane; never
-        more than there are, and for a moment perhaps fewer. Looks, too, whether a lane has gone to another member."""
-        most = 1
+        """See :meth:`anybroker.adapter.BalancesLanes.members`. Never more than there are, and for a moment perhaps
+        fewer. Looks, too, whether a lane has gone to another member, or stands still."""
         for consumer in self._consumers:
-            waiting = bool(consumer.outstanding)
+            pin = consumer.pin
             try:
-                with nats_errors(f"counting the members of {self.spec.group!r} of {self.spec.topic!r}"):
+                with nats_errors(f"looking at the lanes of {self.spec.group!r} of {self.spec.topic!r}"):
                     info = await self._info(consumer)
             except AnybrokerError as exc:
                 raise (exc if isinstance(exc, BrokerError) else Unavailable(str(exc))) from exc.__cause__
-            if not self.spec.ordered:
-                return 1
-            most = max(most, info["num_waiting"] - waiting + 1)
-            pinned = _pinned(info)
-            if pinned.encode() == consumer.pin or consumer.lane is None:
-                consumer.other_pin = ""
-            elif (
-                pinned and pinned == consumer.other_pin
-            ):  # twice: the message that would tell us that it is ours is here
-                await self._listener.revoked([consumer.lane])
-                await self._leave(consumer, unpin=False)
-            else:
-                consumer.other_pin = pinned
-        return most
+            if consumer.leaving or consumer.pin != pin or self._stopped:
+                continue
+            if consumer.lane is not None or consumer.has_out:  # also while the core asks for nothing
+                pinned = _pinned(info)
+                if pinned or consumer.pin:
+                    self._compare(consumer, pinned)
+            self._watch(consumer, info)
+        try:
+            return 1 if self._presence is None else await self._presence.count()
+        except ConfigError as exc:
+            raise Unavailable(str(exc)) from exc.__cause__
+
+    def _watch(self, consumer: Consumer, info: dict[str, Any]) -> None:
+        """A lane that has messages and delivers none is not left standing in silence."""
+        now = asyncio.get_running_loop().time()
+        pinned = _pinned(info)
+        moved, consumer.arrivals = consumer.arrivals, 0
+        ours = not consumer.ordered or pinned == consumer.pin
+        unanswered = consumer.outstanding and info["num_pending"] and not consumer.buffer and not info.get("paused")
+        waits = consumer.pin and not consumer.synced
+        if moved or not ours or not (unanswered or waits):
+            consumer.quiet_since = now
+        elif unanswered and not waits and now - consumer.quiet_since > self._expires + _QUIET:
+            self._fail(
+                Unavailable(
+                    f"NATS delivers nothing from {consumer.name!r} though {info['num_pending']} messages wait: "
+                    "joining the group again"
+                )
+            )
+        elif waits and now - consumer.quiet_since > self._lease + _QUIET and now - consumer.told_at > _TELL:
+            consumer.told_at = now
+            _log.warning(
+                "%s/%d: the lane waits for what another member has not finished: %d unacknowledged, %d here, %.0f s",
+                self.spec.topic,
+                consumer.index,
+                info["num_ack_pending"],
+                len(consumer.buffer) + len(consumer.unsettled),
+                now - consumer.quiet_since,
+            )
 
     async def give_back(self, lane: Lane, /) -> None:
         """See :meth:`anybroker.adapter.Receiver.give_back`."""
         consumer = next((each for each in self._consumers if each.lane is lane), None)
-        if consumer is not None and not self._closed:
-            await self._leave(consumer, unpin=True)
+        if consumer is not None and not self._closed and consumer.handing_over is None:
+            await self._leave(consumer)
 
-    async def _leave(self, consumer: Consumer, *, unpin: bool) -> None:
-        """Let the lane go, then give back what is out, in order. Whoever is pinned next waits for all of it."""
+    async def _leave(self, consumer: Consumer) -> None:
+        """Let the lane go, then give back what is out, in order. The member that is pinned next waits for all of it."""
         consumer.leaving = True
         try:
             started = {sequence: count for sequence, count in consumer.starts.items() if sequence in consumer.released}
             await self._note(started)
-            if unpin and consumer.pin:
+            if consumer.pin and consumer.verified:
                 try:
                     body = {"group": PRIORITY_GROUP}
                     await self._link.api(f"CONSUMER.UNPIN.{self._stream}.{consumer.name}", body)
                 except (BrokerError, ApiError, *CLIENT_ERRORS):
-                    pass  # the pin runs out by itself, because nobody pulls with it any more
+                    pass  # the pin runs out by itself: this member pulls no more with it
             self._write(b"".join([b"PUB " + reply + NAK for reply in consumer.out()]))
             consumer.left_pin = consumer.pin
             consumer.lose_pin()
             consumer.forget()
         finally:
-            consumer.leaving = False
+            consumer.leaving = consumer.handing_over is not None
             self._wake()
 
     # ------------------------------------------------------------------------------------------------------- end
@@ -462,11 +607,13 @@ class NatsReceiver:
         """Watcher: nats-py connects again; what is out stays ours for the lease."""
         for consumer in self._consumers:
             consumer.unsync()
+            consumer.doubt()
         if self._answers is not None:
             self._answers.give_up()
 
     def back(self) -> None:
-        """Watcher: acknowledgements may have been lost on the way, so they go again before anything else."""
+        """Watcher: acknowledgements may have been lost on the way, so they go again before anything else. Each lane's
+        pin is looked at before anything of it is extended or begun."""
         self._write(b"".join([b"PUB " + reply + ACK for each in self._consumers for reply in each.acked.values()]))
         self._extend()
         for consumer in self._consumers:
@@ -520,11 +667,14 @@ class NatsReceiver:
         if self._timer is not None:
             self._timer.cancel()
         if self._failure is None and self._client is not None:
-            await asyncio.gather(*(self._leave(consumer, unpin=True) for consumer in self._consumers))
+            going = [each.handing_over for each in self._consumers if each.handing_over is not None]
+            if going:  # the core has forgotten these lanes by now
+                await asyncio.wait(going)
+            await asyncio.gather(*(self._leave(consumer) for consumer in self._consumers))
         if self._answers is not None:
             await self._unlisten(self._answers.subscription)
 
 
-def _pinned(info: dict[str, Any]) -> str:
-    """The pin of the member that has the lane; "" if none has it."""
-    return next((str(each.get("pinned_client_id", "")) for each in info.get("priority_groups", ())), "")
+def _pinned(info: dict[str, Any]) -> bytes:
+    """The pin of the member that has the lane; empty if none has it."""
+    return next((str(each.get("pinned_client_id", "")).encode() for each in info.get("priority_groups", ())), b"")

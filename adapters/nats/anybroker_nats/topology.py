@@ -20,7 +20,17 @@ from .link import Link
 from .names import PRIORITY_GROUP, consumer_name, inlet, stream_name, stream_subjects
 from .settings import NatsSettings
 
-__all__ = ["backlog", "check_group", "declare_topic", "is_there", "nanoseconds", "set_lease", "verify_topic"]
+__all__ = [
+    "ack_wait",
+    "backlog",
+    "check_group",
+    "declare_topic",
+    "is_there",
+    "lease_of",
+    "nanoseconds",
+    "set_lease",
+    "verify_topic",
+]
 
 _log = logging.getLogger("anybroker.nats")
 
@@ -35,6 +45,22 @@ _LANES: Final = "anybroker-lanes"
 def nanoseconds(seconds: float) -> int:
     """Seconds as JetStream counts time."""
     return int(seconds * 1_000_000_000)
+
+
+def ack_wait(lease: float, ordered: bool) -> float:
+    """Seconds after which the server delivers again what is not acknowledged.
+
+    A lane is its member's for the whole lease, by the pin, and comes again to that member only, which knows what it
+    has. So there it may be shorter: what was sent to a lost connection, or by a server that was killed, comes soon.
+    """
+    return lease / 3 if ordered else lease
+
+
+def lease_of(info: dict[str, Any]) -> float:
+    """The lease of a group, in seconds, from what the server says of one of its consumers."""
+    config = info.get("config") or {}
+    found: float = config.get("priority_timeout") or config.get("ack_wait") or math.inf
+    return found / 1e9
 
 
 async def is_there(link: Link, topic: str) -> bool:
@@ -177,7 +203,7 @@ async def _create(link: Link, topic: str, group: GroupSpec, lane: int | None, la
         "description": f"anybroker group {group.name}",
         "filter_subjects": _filters(topic, group.name, lane, lanes),
         "ack_policy": "explicit",
-        "ack_wait": nanoseconds(lease),
+        "ack_wait": nanoseconds(ack_wait(lease, lane is not None)),
         "max_deliver": -1,
         "max_ack_pending": -1,
         "metadata": {_LANES: str(lanes)},
@@ -274,7 +300,12 @@ async def set_lease(link: Link, topic: str, group: str, lanes: int, lease: float
     with nats_errors(f"setting the lease of the group {group!r} of {topic!r}"):
         for lane in _numbers(lanes):
             found = await _consumer(link, topic, group, lane)
-            if found is None or found["config"].get("ack_wait") == nanoseconds(lease):
+            if found is None:
+                continue
+            wanted = {"ack_wait": nanoseconds(ack_wait(lease, lane is not None))}
+            if lane is not None:
+                wanted["priority_timeout"] = nanoseconds(lease)
+            if found["config"].items() >= wanted.items():
                 continue
             if lane in (0, None):
                 _log.info(
@@ -282,12 +313,9 @@ async def set_lease(link: Link, topic: str, group: str, lanes: int, lease: float
                     group,
                     topic,
                     lease,
-                    found["config"].get("ack_wait", 0) / 1e9,
+                    lease_of(found),
                 )
-            config = found["config"] | {"ack_wait": nanoseconds(lease)}
-            if lane is not None:
-                config["priority_timeout"] = nanoseconds(lease)
-            request = {"stream_name": stream, "config": config, "action": "update"}
+            request = {"stream_name": stream, "config": found["config"] | wanted, "action": "update"}
             await link.api(f"CONSUMER.CREATE.{stream}.{found['name']}", request)
 
 

@@ -108,12 +108,16 @@ class Ear:
         self.held: list[Lane] = []
         self.gone: list[Lane] = []
         self.given: list[Lane] = []
+        self.busy: asyncio.Event | None = None
+        """Handlers that run until it is set."""
 
     def assigned(self, lane: Lane, note: str = "") -> None:
         self.held.append(lane)
 
     async def revoked(self, lanes: Any, /) -> None:
         self.given += lanes
+        if self.busy is not None:
+            await self.busy.wait()
 
     def lost(self, lanes: Any, /) -> None:
         self.gone += lanes

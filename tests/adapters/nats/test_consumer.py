@@ -57,11 +57,12 @@ def test_only_deliveries_that_the_server_had_made_count(kit: SimpleNamespace) ->
         consumer.arrived(*arrived(kit, sequence, at))
     consumer.unsettled[7] = consumer.buffer.pop(7).reply
     consumer.released[8] = consumer.buffer.pop(8).reply
-    assert consumer.ours(2) == 2
-    assert consumer.ours(3) == 3
+    assert consumer.ours(2, 10) == 2
+    assert consumer.ours(3, 10) == 3
+    assert consumer.ours(3, 8) == 2, "a server that was killed knows less than it had sent"
     domain = b"$JS.ACK.hub.hash.orders.g@0.1.11.5.1.0.random"
     consumer.arrived(Arrived(1, b"orders.1", domain, b"", None), 11)
-    assert (consumer.ours(4), consumer.ours(5)) == (4, 5)
+    assert (consumer.ours(4, 11), consumer.ours(5, 11)) == (4, 5)
 
 
 def test_all_that_is_out_goes_back_in_the_streams_order(kit: SimpleNamespace) -> None:
