@@ -13,12 +13,16 @@ import logging
 import random
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from rich.console import Console
 
 from anybroker import Bus, Subscription
 from anybroker.errors import BrokerError
 
+from ._adapters import Adapters, find_harnesses
 from ._checkers import inversions, lost, unexpected
 from ._kit import Kit, counted
 from ._log import Log
@@ -38,7 +42,7 @@ class KilledInHandOver:
     moved: bool
     """Whether a lane was on its way when the broker died."""
     back: float
-    """Seconds from the broker's answer until all that was confirmed before is handled, and something new of each key."""
+    """Seconds from the broker's start until all that was confirmed before is handled, and something new of each key."""
     confirmed: int
     lost: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
@@ -109,7 +113,7 @@ async def kill_during_hand_over(kit: Kit, *, patience: float, **settings: object
         before = given_back()
         await join()
         end = loop.time() + MOVES
-        while given_back() == before and loop.time() < end:
+        while given_back() == before and loop.time() < end:  # noqa: ASYNC110 - members count, and tell nobody
             await asyncio.sleep(0.002)
         moved = given_back() > before
         await asyncio.sleep(random.uniform(0, 0.15))
@@ -147,48 +151,45 @@ def _keys_since(log: Log, moment: float) -> set[str | None]:
     return keys
 
 
-async def _runs(kit: Kit, runs: int, within: float) -> int:
+async def _runs(kit: Kit, runs: int, within: float, say: Callable[[str], None]) -> int:
     bad = 0
     for run in range(runs):
         try:
             found = await kill_during_hand_over(kit, patience=60.0, lease=20.0)
         except TimeoutError as exc:
             bad += 1
-            print(f"run {run}: {exc}", flush=True)
+            say(f"run {run}: {exc}")
             continue
         good = found.good and found.back <= within
         bad += not good
-        print(
+        say(
             f"run {run}: {'good' if good else 'BAD'}, consuming after {found.back:.1f} s, {found.confirmed} confirmed, "
             f"{found.repeated} repeated, {len(found.lost)} lost, {len(found.inversions)} inversions"
-            f"{'' if found.moved else ', no lane moved'}",
-            flush=True,
+            f"{'' if found.moved else ', no lane moved'}"
         )
-    print(f"{runs - bad} of {runs} consuming again within {within:.0f} s, in order, and nothing lost")
+    say(f"{runs - bad} of {runs} consuming again within {within:.0f} s, in order, and nothing lost")
     return bad
 
 
 def main() -> int:
     """The program; its exit code is 1 if a run was bad."""
-    from .harnesses import harness_of
-
     parser = argparse.ArgumentParser(prog="python -m anybroker_contract.handover", description=__doc__)
     parser.add_argument("--adapter", default="nats")
     parser.add_argument("--runs", type=int, default=50)
     parser.add_argument("--within", type=float, default=10.0, help="seconds")
     options = parser.parse_args()
     logging.basicConfig(level=logging.ERROR)
-    harness = harness_of(options.adapter)
+    adapters = Adapters(find_harnesses([options.adapter]))
+    ((name, harness),) = adapters.shared.items()
+    say = Console(highlight=False, soft_wrap=True).print
     harness.attach(harness.setup())
     try:
         with tempfile.TemporaryDirectory() as folder:
 
             async def run() -> int:
-                kit = Kit(
-                    harness, harness.capabilities(), Path(folder), size="full", patience=60.0, mutant=None
-                )
+                kit = Kit(harness, adapters.capabilities[name], Path(folder), size="full", patience=60.0, mutant=None)
                 try:
-                    return await _runs(kit, options.runs, options.within)
+                    return await _runs(kit, options.runs, options.within, say)
                 finally:
                     await kit.close()
 

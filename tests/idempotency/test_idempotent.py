@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from anybroker import Bus, ConfigError, Delivery, Event, MemoryBroker, Receipt, Reject, Retry
-from anybroker.idempotency import DONE, Busy, Claim, MemoryStore, Store
+from anybroker.idempotency import DONE, Busy, Claim, MemoryStore, SqliteStore, Store
 from anybroker.middleware import dead_letter, idempotent, retry, timeout
 from anybroker.testing import FaultyBroker, Recorder, duplicate, settled
 
@@ -876,7 +876,9 @@ def test_a_key_that_cannot_be_encoded_is_a_dead_letter_and_no_outage(kind: str, 
     def key(event: Event[Any]) -> str:
         return "\ud800" if event.data == 1 else str(event.data)
 
-    @bus.subscribe("orders", group="billing", middleware=[retry(attempts=2, first=0.001), idempotent(store, key=key)])
+    @bus.subscribe("orders", group="billing")
+    @retry(attempts=2, first=0.001)
+    @idempotent(store, key=key)
     async def charge(number: int) -> None:
         handled.append(number)
 
