@@ -89,6 +89,10 @@ class BatchCollector:
                 await asyncio.wait((task,))
             raise
 
+    def runs_in(self, task: asyncio.Task[Any] | None) -> bool:
+        """Whether this task runs a batch."""
+        return task in self._running
+
     def close(self) -> None:
         """Nothing more comes: handle what is collected, and what still arrives, without waiting for more."""
         self._closing = True

@@ -87,7 +87,7 @@ def _derived_id(event: Event[Any], cause: Delivery, topic: str, headers: Mapping
     said.pop("tracestate", None)
     beside = sorted(pair for pair in headers.items() if pair[0] not in CONTEXT_HEADERS) if headers else ()
     body = event._body
-    text = repr((source.source, source.id, cause.group, cause.handler, topic, said, beside, body is None))
+    text = repr((source.source, source.id, cause.topic, cause.group, cause.handler, topic, said, beside, body is None))
     hashed = blake2b(text.encode(), digest_size=16)  # repr escapes what cannot be encoded
     if body:
         hashed.update(b"\0" + body)

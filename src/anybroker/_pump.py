@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Collection
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from typing import Any
 
 from ._balance import Balancer
 from ._lanes import LaneState, Strands
@@ -158,6 +159,10 @@ class Pump:
         """Deliveries received and not finished."""
         return self._outstanding
 
+    def runs_in(self, task: asyncio.Task[Any] | None) -> bool:
+        """Whether this task runs handlers."""
+        return task in self._workers
+
     def pause(self) -> None:
         """Start no more handlers and fetch nothing, until :meth:`resume`; what runs goes on, leases are kept."""
         self._paused = True
@@ -220,10 +225,13 @@ class Pump:
             late = [worker for worker in busy if not worker.done()]
             if late:
                 _log.warning(
-                    "%s: %d handlers did not end within %.0f s and were cancelled; their events come again",
+                    "%s: %d handlers did not end within %.0f s and are cancelled%s; their events come again",
                     self._name,
                     len(late),
                     drain,
+                    ", but for plain 'def' ones: these run in threads, go on, and are waited for"
+                    if self._settings.in_threads
+                    else "",
                 )
                 self.giving_up = True
                 for worker in late:

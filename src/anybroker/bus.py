@@ -9,12 +9,13 @@ import secrets
 import signal
 import sys
 import warnings
+from asyncio.events import _get_running_loop as running_loop
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
 from pathlib import Path
 from time import time as wall_clock
-from typing import Any, Literal, Protocol, TypeVar, get_args
+from typing import Any, Literal, Protocol, TypeVar, get_args, overload
 
 from ._outgoing import Turn, Turns, continue_cause, key_reader
 from ._publish import Publisher, Publishing
@@ -57,6 +58,7 @@ __all__ = ["AdapterFactory", "Bus"]
 _log = logging.getLogger("anybroker")
 _NOTHING_GIVEN = (None,) * 8
 _F = TypeVar("_F", bound=Callable[..., Any])
+_P = TypeVar("_P")
 
 
 class AdapterFactory(Protocol):
@@ -167,6 +169,8 @@ class Bus:
         self._traced = False
         self.loop: asyncio.AbstractEventLoop | None = None
         """The event loop that the Bus was started in."""
+        self.pid = 0
+        """The process that the Bus was started in."""
 
     # --------------------------------------------------------------------------------------------- declaring
 
@@ -276,8 +280,18 @@ class Bus:
         self._subscriptions[topic, group] = subscription
         return subscription
 
+    @overload
+    def topic(self, name: str, payload: type[_P]) -> Topic[_P]: ...
+
+    @overload
+    def topic(self, name: str, payload: Any = None) -> Topic[Any]: ...
+
     def topic(self, name: str, payload: Any = None) -> Topic[Any]:
-        """A typed view of a topic, that publishes these payload types (a class or a union) only."""
+        """A typed view of a topic, that publishes these payload types (a class or a union) only.
+
+        A type checker refuses other payloads where ``payload`` is a class. Of a union it has to be told, as Python has
+        no type of unions: ``orders: Topic[Placed | Cancelled] = bus.topic("orders", Placed | Cancelled)``.
+        """
         types = tuple(get_args(payload)) or ((payload,) if payload is not None else ())
         return Topic(self, check_topic(name), types)
 
@@ -341,6 +355,8 @@ class Bus:
         ``CancelledError``, and the outcome is unknown.
         """
         out = check_headers(headers) if headers else None
+        if running_loop() is not self.loop:
+            raise self._elsewhere("publish")
         if topic not in self._known:
             await self._first_publish(topic)
         if data.__class__ is Event or self._key_of:
@@ -383,6 +399,8 @@ class Bus:
         """
         if isinstance(items, str | bytes | bytearray | Mapping | Event):  # its letters or keys are not meant
             raise ConfigError("publish_many(items)", f"is one {items.__class__.__name__}", "Give a list of payloads.")
+        if running_loop() is not self.loop:
+            raise self._elsewhere("publish_many")
         items = list(items)
         if topic not in self._known:
             await self._first_publish(topic, len(items))
@@ -643,7 +661,7 @@ class Bus:
         if self._state != "new":
             raise StateError(f"start: the Bus is {self._state} already. Make a new Bus")
         self._state = "starting"
-        self.loop = asyncio.get_running_loop()
+        self.loop, self.pid = asyncio.get_running_loop(), os.getpid()
         try:
             await self._start()
         except BaseException:
@@ -663,6 +681,7 @@ class Bus:
         adapter = self._adapter
         for subscription in self._subscriptions.values():
             subscription.check(adapter)
+        self._check_idempotent_names()
         try:
             async with asyncio.timeout(settings.connect_timeout):
                 await adapter.connect()
@@ -689,6 +708,20 @@ class Bus:
         if self._consume:
             for subscription in self._subscriptions.values():
                 await subscription.start()
+
+    def _check_idempotent_names(self) -> None:
+        """Idempotency tells events apart by group, handler, source and id, not by topic."""
+        seen: dict[tuple[str, str], str] = {}
+        for (topic, group), subscription in self._subscriptions.items():
+            for name in subscription.idempotent_handlers:
+                other = seen.setdefault((group, name), topic)
+                if other != topic:
+                    raise ConfigError(
+                        f"handler {name} of group {group!r}",
+                        f"is idempotent on the topics {other!r} and {topic!r}: an event that is on both would be "
+                        "handled on one of them only",
+                        "Give each its own name=, or put them into different groups.",
+                    )
 
     def _make_adapter(self) -> Adapter:
         settings = self.settings
@@ -790,8 +823,17 @@ class Bus:
         """Stop fetching, let handlers finish (``drain`` seconds), settle, flush what was published, close.
 
         Idempotent, and safe to call from several tasks: all wait for the one that closes. Cancelling the waiting does
-        not stop the closing.
+        not stop the closing. ``StateError`` inside a handler, which it would wait for, and in another event loop.
         """
+        if self._state not in ("new", "closed"):
+            if running_loop() is not self.loop:
+                raise self._elsewhere("close")
+            task = asyncio.current_task()
+            if any(subscription.runs_in(task) for subscription in self._subscriptions.values()):
+                raise StateError(
+                    "close: called inside a handler, which it would wait for. Use asyncio.create_task(bus.close()), or "
+                    "set an event that the program's main function waits for"
+                )
         if self._state == "starting":
             await self._start_ended.wait()
         if self._state in ("new", "closed"):
@@ -835,9 +877,9 @@ class Bus:
     def run(self, main: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
         """Start, and run until SIGTERM or SIGINT; then drain and close.
 
-        A second signal cancels what still runs and closes at once; a third one ends the program where it is.
-        ``main`` is an async function of the program's own that is started once the Bus is; the Bus goes on when it
-        returns, and closes and raises when it fails.
+        A second signal cancels what still runs and closes at once; a third one ends the program where it is, with the
+        exit code 128 + its number. ``main`` is an async function of the program's own that is started once the Bus is;
+        the Bus goes on when it returns, and closes and raises when it fails, or exits (``sys.exit``).
         """
         asyncio.run(self.run_async(main))
 
@@ -845,21 +887,20 @@ class Bus:
         """What :meth:`run` does, in a loop that runs already. Installs the signal handlers while it lasts."""
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
-        me = asyncio.current_task()
-
         signals = 0
 
-        def on_signal() -> None:
+        def on_signal(number: int, _frame: object) -> None:  # not by the loop, which a handler may block
             nonlocal signals
             signals += 1
-            if signals == 2:
-                self._give_up()
-            elif signals > 2 and me is not None:
-                me.cancel()
-            stop.set()
+            if signals > 2:
+                name = signal.Signals(number).name
+                _log.critical("%s, for the third time: the program ends where it is", name)
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(128 + number)
+            loop.call_soon_threadsafe(stop.set if signals == 1 else self._give_up)
 
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, on_signal)
+        before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             async with self:
                 stopped = asyncio.create_task(stop.wait())
@@ -870,17 +911,26 @@ class Bus:
                 finally:
                     stopped.cancel()
         finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(number)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     @staticmethod
     async def _run_main(main: Callable[[], Coroutine[Any, Any, None]], stopped: asyncio.Task[Any]) -> None:
         """Until it ends, which raises what it raised, or the signal came, or this is cancelled: then it is too."""
-        own = asyncio.create_task(main(), name="anybroker main")
+
+        async def contained() -> BaseException | None:
+            try:
+                await main()
+            except (SystemExit, KeyboardInterrupt) as exc:  # out of a task it would end the loop, before the Bus closes
+                return exc
+            return None
+
+        own = asyncio.create_task(contained(), name="anybroker main")
         try:
             await asyncio.wait((own, stopped), return_when=asyncio.FIRST_COMPLETED)
             if own.done():
-                own.result()
+                if (leaving := own.result()) is not None:
+                    raise leaving
             else:
                 own.cancel()
                 await asyncio.wait((own,))
@@ -958,6 +1008,22 @@ class Bus:
     def _check_started(self, what: str) -> None:
         if self._state not in ("starting", "started"):
             raise self._not_started(what)
+        if running_loop() is not self.loop:
+            raise self._elsewhere(what)
+
+    def _elsewhere(self, what: str) -> StateError:
+        """Called in another event loop, or another process, than the one that the Bus was started in."""
+        if self.loop is None or self._state in ("closing", "closed"):
+            return self._not_started(what)
+        if os.getpid() != self.pid:
+            return StateError(
+                f"{what}: this process was forked from the one that the Bus was started in; nothing was sent. Make and "
+                "start a Bus in each process"
+            )
+        return StateError(
+            f"{what}: called in another event loop than the one that the Bus was started in; nothing was sent. Use "
+            "bus.from_thread.publish(…) in other threads, or start a Bus in this event loop"
+        )
 
     def _not_started(self, what: str) -> StateError:
         if self._state in ("closing", "closed"):

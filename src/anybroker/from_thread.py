@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -37,6 +38,9 @@ class FromThread:
 
     def _call(self, call: Coroutine[Any, Any, _T]) -> _T:
         loop = self._bus.loop
+        if loop is not None and os.getpid() != self._bus.pid:
+            call.close()
+            raise StateError("from_thread: this process was forked from the one of the Bus. Make and start a Bus in it")
         if loop is None or not loop.is_running():
             call.close()
             raise StateError("from_thread: the Bus is not started")

@@ -91,9 +91,9 @@ def one_or_several(what: str, given: str | Iterable[str]) -> tuple[str, ...]:
     if isinstance(given, str):
         return (given,)
     try:
-        listed = tuple(given)
+        listed: tuple[str, ...] = tuple(given)
     except TypeError:
-        listed = (given,)  # type: ignore[assignment] # refused below
+        raise ConfigError(what, f"{given!r} is not text", "Give one text, or a list of them.") from None
     for item in listed:
         if not isinstance(item, str):
             raise ConfigError(what, f"{item!r} is not text", "Give one text, or a list of them.")

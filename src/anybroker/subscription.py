@@ -208,6 +208,25 @@ class Subscription:
                 f'topics={{{self.topic!r}: {{"dead_letter": "another-topic"}}}}.',
             )
 
+    @property
+    def idempotent_handlers(self) -> tuple[str, ...]:
+        """The names of its handlers that have ``@idempotent()``, of their own or from the Bus."""
+        common = (*self.options.middleware, *self._bus.middleware)
+        return tuple(
+            entry.spec.name
+            for entry in self._entries
+            if any(
+                isinstance(item, BuiltIn) and item.kind == "idempotent"
+                for item in (*attached(entry.spec.function), *entry.middleware, *common)
+            )
+        )
+
+    def runs_in(self, task: asyncio.Task[Any] | None) -> bool:
+        """Whether one of its handlers runs in this task."""
+        return (self._pump is not None and self._pump.runs_in(task)) or any(
+            collector.runs_in(task) for collector in self._collectors
+        )
+
     def check(self, adapter: Adapter) -> None:
         """ConfigError for what cannot be, before anything is made."""
         capabilities = adapter.capabilities

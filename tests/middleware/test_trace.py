@@ -271,3 +271,48 @@ def test_a_suppressed_copy_is_a_span_without_an_error(
 
     run(main())
     assert [span.status.status_code for span in processed(spans)] == [StatusCode.UNSET] * 2
+
+
+@pytest.mark.parametrize(
+    ("parent", "state", "kept"),
+    [
+        (PARENT, "a=1", {"traceparent": PARENT, "tracestate": "a=1"}),
+        (PARENT, "a\u00e9", {"traceparent": PARENT}),
+        (PARENT, "x" * 513, {"traceparent": PARENT}),
+        ("nonsense", "a=1", {}),
+        (PARENT.upper(), "a=1", {}),
+        (PARENT.replace("00-", "ff-", 1), "", {}),
+        (PARENT + "-more", "", {}),
+        ("01" + PARENT[2:] + "-more", "", {"traceparent": "01" + PARENT[2:] + "-more"}),
+        ("00-" + "0" * 32 + PARENT[35:], "", {}),
+        (PARENT[:36] + "0" * 16 + "-01", "", {}),
+        ("\u0000" * 55, "a=1", {}),
+        ("x" * 500_000, "a=1", {}),
+    ],
+)
+def test_what_is_not_a_trace_context_is_dropped(parent: str, state: str, kept: dict[str, str], run: Any) -> None:
+    """And the event that the handler publishes is one that we can read: no attribute is copied on unseen."""
+    bus = Bus(MemoryBroker(), source="shop")
+    seen: list[Delivery] = []
+
+    @bus.subscribe("first", group="g")
+    async def handle(delivery: Delivery) -> None:
+        inbound = delivery.inbound
+        inbound.headers = {"traceparent": parent, "tracestate": state, "baggage": "k=v" if kept else "x" * 8193}
+        await bus.publish("second", 1, type="t")
+
+    @bus.subscribe("second", group="g")
+    async def collect(delivery: Delivery) -> None:
+        seen.append(delivery)
+
+    async def main() -> None:
+        async with bus:
+            await bus.publish("first", 1, type="t")
+            await settled(bus)
+
+    run(main())
+    (delivery,) = seen
+    trace = ("traceparent", "tracestate")
+    assert {name: delivery.event[name] for name in trace if name in delivery.event} == kept
+    assert {name: value for name, value in delivery.headers.items() if name in trace} == kept
+    assert delivery.headers.get("baggage") == ("k=v" if kept else None)

@@ -8,6 +8,7 @@ passed on as it is. Names: OpenTelemetry semantic conventions for messaging span
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,11 +20,17 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 from ..adapter import Foreign
 from ..delivery import Delivery
 from ..errors import Retry
+from ..event import Event
 from ._base import BuiltIn, Chain, Handler
 
 __all__ = ["CONTEXT_HEADERS", "caused", "trace", "tracing"]
 
 CONTEXT_HEADERS = ("traceparent", "tracestate", "baggage")
+_PARENT = re.compile(r"([0-9a-f]{2})-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]{0,200})?")
+"""Version, trace, parent, flags; versions after 00 may have more."""
+_STATE = re.compile(r"[ -~]{1,512}")
+_LONGEST_BAGGAGE = 8192
+"""Bytes that everyone has to pass on."""
 
 
 def tracing() -> bool:
@@ -33,16 +40,32 @@ def tracing() -> bool:
 
 
 def incoming(delivery: Delivery) -> dict[str, str]:
-    """The W3C context of a delivery: the hop's headers, else the event's own extensions."""
+    """The W3C context of a delivery: the hop's headers, else the event's own extensions. What the specifications do not
+    allow is dropped: Trace Context (sections 3.2 and 3.3), Baggage (3.3)."""
     headers = delivery.headers
-    carrier = {name: headers[name] for name in CONTEXT_HEADERS if name in headers}
+    carrier = _trace(headers.get("traceparent"), headers.get("tracestate")) if headers else {}
     event = delivery.event
-    if "traceparent" not in carrier and not isinstance(event, Foreign):
-        for name in ("traceparent", "tracestate"):
-            value = event.get(name)
-            if value:
-                carrier[name] = str(value)
+    if not carrier and not isinstance(event, Foreign):
+        carrier = starting(event)
+    baggage = headers.get("baggage") if headers else None
+    if baggage and len(baggage.encode("utf-8", "replace")) <= _LONGEST_BAGGAGE and baggage.isprintable():
+        carrier["baggage"] = baggage
     return carrier
+
+
+def starting(event: Event[Any]) -> dict[str, str]:
+    """The trace that the event's own extensions name, as far as it is one."""
+    return _trace(event.get("traceparent"), event.get("tracestate"))
+
+
+def _trace(parent: object, state: object) -> dict[str, str]:
+    found = _PARENT.fullmatch(parent) if isinstance(parent, str) else None
+    if found is None or found[1] == "ff" or (found[1] == "00" and found[2] is not None):
+        return {}  # without a parent its state says nothing
+    parent = found[0]
+    if isinstance(state, str) and _STATE.fullmatch(state) is not None:
+        return {"traceparent": parent, "tracestate": state}
+    return {"traceparent": parent}
 
 
 def caused(cause: Delivery, extensions: dict[str, Any], headers: dict[str, str]) -> None:
@@ -53,13 +76,10 @@ def caused(cause: Delivery, extensions: dict[str, Any], headers: dict[str, str])
     extensions.setdefault("causationid", event.id)
     extensions.setdefault("correlationid", event.get("correlationid") or event.id)
     carrier = incoming(cause)
-    if "traceparent" not in extensions:
-        start = event.get("traceparent") or carrier.get("traceparent")
-        if start:
-            extensions["traceparent"] = start
-            state = event.get("tracestate") or carrier.get("tracestate")
-            if state:
-                extensions.setdefault("tracestate", state)
+    if "traceparent" not in extensions and (start := starting(event) or carrier):
+        for name in ("traceparent", "tracestate"):
+            if name in start:
+                extensions.setdefault(name, start[name])
     for name, value in carrier.items():
         headers.setdefault(name, value)
 
