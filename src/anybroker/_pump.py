@@ -32,7 +32,7 @@ from .adapter import (
 )
 from .capabilities import Acknowledgement
 from .delivery import Delivery, current_delivery
-from .errors import BrokerError, ConfigError, HandlerExit, PoisonedError, Retry, Unavailable
+from .errors import BrokerError, ConfigError, HandlerExit, PoisonedError, Retry, Unavailable, text_of
 from .stats import SubscriptionStats
 
 __all__ = ["ATTEMPTS_HEADER", "NOT_BEFORE_HEADER", "Pump", "PumpSettings"]
@@ -779,7 +779,7 @@ class Pump:
             if delivery.verdict is not None:  # only the dead letter is missing: the handler is not run again
                 following = delivery.again(starts)
                 following.verdict = delivery.verdict
-            self.problem = f"{type(exc).__name__}: {exc}"
+            self.problem = f"{type(exc).__name__}: {text_of(exc)}"
             _log.error(
                 "%s: an event of type %r can be neither finished nor dead-lettered, next try in %.1f s",
                 self._name,
