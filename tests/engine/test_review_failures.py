@@ -6,7 +6,6 @@ import asyncio
 from typing import Any
 
 import pytest
-
 from tests.engine.scripted_adapter import ScriptedBroker, inbound, until
 
 from anybroker import Bus, Event, Reject
