@@ -249,6 +249,13 @@ class Pump:
             _log.warning("%s: %s took more than %.0f s", self._name, what, seconds)
         except BrokerError as exc:
             _log.warning("%s: %s failed: %s", self._name, what, exc)
+        except asyncio.CancelledError as exc:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            _log.error("%s: %s failed", self._name, what, exc_info=exc)  # nobody has cancelled us: the client's own
+        except Exception:  # against the interface, and no reason to leave the rest undone
+            _log.exception("%s: %s failed", self._name, what)
 
     def only_blocked(self, collected: int) -> bool:
         """Whether nothing is ready and all that runs is among ``collected``, with others waiting behind it."""
@@ -343,6 +350,13 @@ class Pump:
             except Exception as exc:  # noqa: BLE001 - against the interface, and no reason to consume no more
                 self.problem = f"reconnecting: {exc!r}"
                 _log.exception("%s: opening a receiver failed", self._name)
+                continue
+            except asyncio.CancelledError as exc:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                self.problem = f"reconnecting: {exc!r}"  # nobody has cancelled us: it is the client's own
+                _log.error("%s: opening a receiver failed", self._name, exc_info=exc)
                 continue
             self.stats.reconnects += 1
             self.problem = None

@@ -176,3 +176,48 @@ def test_close_tries_a_failed_acknowledgement_again() -> None:
         assert len(receiver.settled) == 1
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("bug", [ZeroDivisionError("a bug"), asyncio.CancelledError()], ids=repr)
+@pytest.mark.parametrize("where", ["open", "close"])
+def test_what_a_dead_receivers_replacement_raises_does_not_end_the_subscription(bug: Any, where: str) -> None:
+    async def main() -> None:
+        broker = ScriptedBroker(**PER_MESSAGE)
+        bus = bus_of(broker, [])
+        async with asyncio.timeout(20), bus:
+
+            async def close() -> None:
+                raise bug
+
+            if where == "close":
+                broker.on_close = close
+            else:
+                broker.open_error = bug
+            broker.receiver.die(Unavailable("gone"))
+            await until(lambda: bool(bus.problems), "the problem")
+            await asyncio.sleep(0.3)  # one try at least has failed
+            broker.open_error = None
+            await until(lambda: len(broker.receivers) == 2 and bus.problems == {}, "it is well again")
+
+    asyncio.run(main())
+
+
+def test_a_bug_in_stop_does_not_cut_off_the_handlers_at_close() -> None:
+    async def main() -> None:
+        broker = ScriptedBroker(**PER_MESSAGE)
+        seen: list[str] = []
+        gate = asyncio.Event()
+        bus = bus_of(broker, seen, gate)
+
+        async def stop() -> None:
+            gate.set()
+            raise ZeroDivisionError("a bug")
+
+        async with asyncio.timeout(20), bus:
+            broker.on_stop = stop
+            broker.receiver.deliver(inbound(broker.receiver.assign("a"), 1))
+            await until(lambda: bus.subscriptions[0].stats.started == 1, "the handler")
+        assert seen == ["1"]
+        assert [type(item) for item in broker.receiver.settled] == [Ack]
+
+    asyncio.run(main())
