@@ -254,7 +254,7 @@ class Pump:
             if task is None or task.cancelling():
                 raise
             _log.error("%s: %s failed", self._name, what, exc_info=exc)  # nobody has cancelled us: the client's own
-        except Exception:  # against the interface, and no reason to leave the rest undone
+        except Exception:  # noqa: BLE001 - against the interface, and no reason to leave the rest undone
             _log.exception("%s: %s failed", self._name, what)
 
     def only_blocked(self, collected: int) -> bool:
@@ -670,7 +670,13 @@ class Pump:
                 context=self._context.copy(),
             )
             self._workers.add(worker)
-            worker.add_done_callback(self._workers.discard)
+            worker.add_done_callback(self._worker_ended)
+
+    def _worker_ended(self, worker: asyncio.Task[None]) -> None:
+        """Also by a cancellation that a handler left behind: what it would have taken next is for another one."""
+        self._workers.discard(worker)
+        if not self.giving_up:
+            self._wake_workers()
 
     async def _work(self) -> None:
         """One worker: take a ready delivery, handle it, settle it, go on with its key."""
@@ -688,8 +694,11 @@ class Pump:
                 future = loop.create_future()
                 self._idle.append(future)
                 self._room_changed()
-                await future
-                self._waking -= 1
+                try:
+                    await future
+                finally:
+                    if future.done() and not future.cancelled():  # it was woken, and may be cancelled all the same
+                        self._waking -= 1
                 turn = 0
                 continue
             delivery = ready.popleft()
