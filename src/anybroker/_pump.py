@@ -660,7 +660,7 @@ class Pump:
                 self._waking += 1
                 future.set_result(None)
                 return
-        if len(self._workers) < self._settings.max_in_flight and not self._stopping:
+        if len(self._workers) < self._settings.max_in_flight and not self._stopping and not self.is_giving_up():
             self._waking += 1
             # Not by the loop's factory: an eager task would run before it is counted.
             worker = asyncio.Task(
@@ -675,7 +675,7 @@ class Pump:
     def _worker_ended(self, worker: asyncio.Task[None]) -> None:
         """Also by a cancellation that a handler left behind: what it would have taken next is for another one."""
         self._workers.discard(worker)
-        if not self.giving_up:
+        if not self.is_giving_up():
             self._wake_workers()
 
     async def _work(self) -> None:
@@ -719,7 +719,7 @@ class Pump:
             except Exception as exc:  # noqa: BLE001 - whatever the chain raises decides what happens to the event
                 self._failed(delivery, exc)
             except BaseException as exc:
-                if cancelled_from_outside(exc, self._is_giving_up):
+                if cancelled_from_outside(exc, self.is_giving_up):
                     self._give_back(delivery, _starts(delivery))  # the start that was cut off uses up no attempt
                     self._next(delivery)
                     raise
@@ -760,8 +760,9 @@ class Pump:
                 turn = 0
                 await asyncio.sleep(0)
 
-    def _is_giving_up(self) -> bool:
-        return self.giving_up
+    def is_giving_up(self) -> bool:
+        """Whether a cancellation of a handler is not its own: ours, or that of all tasks, with which the loop ends."""
+        return self.giving_up or (self._fetcher is not None and self._fetcher.cancelling() > 0)
 
     def _next(self, delivery: Delivery) -> None:
         """The head of a strand is finished or forgotten: its follower may start."""

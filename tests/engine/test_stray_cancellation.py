@@ -9,6 +9,7 @@ import pytest
 from tests.engine.scripted_adapter import ScriptedBroker, inbound, until
 
 from anybroker import Bus, Event
+from anybroker.middleware import retry
 
 
 def test_the_receiver_is_taken_for_dead_and_replaced() -> None:
@@ -106,3 +107,26 @@ def test_a_cancellation_while_a_worker_gives_way_stops_nothing() -> None:
             await until(lambda: len(seen) == 40, "the others")
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("attempts", [1, 5])
+def test_a_loop_that_ends_under_the_bus_starts_no_more_handlers_and_fails_none(attempts: int) -> None:
+    broker = ScriptedBroker()
+    bus = Bus(broker, source="test", idempotency="memory://")
+    seen: list[str] = []
+
+    @bus.subscribe("topic", group="group", max_in_flight=2, middleware=[retry(attempts=attempts)])
+    async def handle(event: Event[Any]) -> None:
+        seen.append(event.id)
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        await bus.start()
+        lane = broker.receiver.assign("a")
+        broker.receiver.deliver(*(inbound(lane, at, f"k{at}") for at in range(5)))
+        await until(lambda: len(seen) == 2, "the handlers")
+
+    asyncio.run(main())
+    assert seen == ["0", "1"]
+    assert broker.sent == []
+    assert bus.subscriptions[0].stats.stuck == bus.subscriptions[0].stats.retried == 0
