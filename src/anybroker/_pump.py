@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -276,7 +276,7 @@ class Pump:
             receiver,
             capabilities.settle_interval,
             self.stats,
-            self._lease.settled if self._lease is not None else None,
+            self._settled if self._lease is not None else None,
             self._lanes.__contains__,
             self._settling_fails,
         )
@@ -457,6 +457,13 @@ class Pump:
         if receiver is not None and receiver is self._receiver:
             self.stats.lanes_given_back += 1
             await receiver.give_back(lane)
+
+    def _settled(self, batch: Sequence[Inbound]) -> None:
+        """These are over: also what was handled before its lease was lost, which no worker sees again."""
+        if self._lease is not None:
+            self._lease.settled(batch)
+        if self._not_ours:
+            self._not_ours.difference_update(batch)
 
     def _lease_lost(self, inbound: Inbound) -> None:
         """Another member may have it: not started here any more. A handler that runs already goes on."""
