@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -33,7 +33,7 @@ from .adapter import (
 )
 from .capabilities import Acknowledgement
 from .delivery import Delivery, current_delivery
-from .errors import BrokerError, ConfigError, HandlerExit, PoisonedError, Retry, Unavailable
+from .errors import BrokerError, ConfigError, HandlerExit, PoisonedError, Retry, Unavailable, text_of
 from .stats import SubscriptionStats
 
 __all__ = ["ATTEMPTS_HEADER", "NOT_BEFORE_HEADER", "Pump", "PumpSettings"]
@@ -257,6 +257,13 @@ class Pump:
             _log.warning("%s: %s took more than %.0f s", self._name, what, seconds)
         except BrokerError as exc:
             _log.warning("%s: %s failed: %s", self._name, what, exc)
+        except asyncio.CancelledError as exc:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            _log.error("%s: %s failed", self._name, what, exc_info=exc)  # nobody has cancelled us: the client's own
+        except Exception:  # noqa: BLE001 - against the interface, and no reason to leave the rest undone
+            _log.exception("%s: %s failed", self._name, what)
 
     def only_blocked(self, collected: int) -> bool:
         """Whether nothing is ready and all that runs is among ``collected``, with others waiting behind it."""
@@ -277,7 +284,7 @@ class Pump:
             receiver,
             capabilities.settle_interval,
             self.stats,
-            self._lease.settled if self._lease is not None else None,
+            self._settled if self._lease is not None else None,
             self._lanes.__contains__,
             self._settling_fails,
         )
@@ -351,6 +358,13 @@ class Pump:
             except Exception as exc:  # noqa: BLE001 - against the interface, and no reason to consume no more
                 self.problem = f"reconnecting: {exc!r}"
                 _log.exception("%s: opening a receiver failed", self._name)
+                continue
+            except asyncio.CancelledError as exc:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                self.problem = f"reconnecting: {exc!r}"  # nobody has cancelled us: it is the client's own
+                _log.error("%s: opening a receiver failed", self._name, exc_info=exc)
                 continue
             self.stats.reconnects += 1
             self.problem = None
@@ -451,6 +465,13 @@ class Pump:
         if receiver is not None and receiver is self._receiver:
             self.stats.lanes_given_back += 1
             await receiver.give_back(lane)
+
+    def _settled(self, batch: Sequence[Inbound]) -> None:
+        """These are over: also what was handled before its lease was lost, which no worker sees again."""
+        if self._lease is not None:
+            self._lease.settled(batch)
+        if self._not_ours:
+            self._not_ours.difference_update(batch)
 
     def _lease_lost(self, inbound: Inbound) -> None:
         """Another member may have it: not started here any more. A handler that runs already goes on."""
@@ -654,7 +675,7 @@ class Pump:
                 self._waking += 1
                 future.set_result(None)
                 return
-        if len(self._workers) < self._settings.max_in_flight and not self._stopping:
+        if len(self._workers) < self._settings.max_in_flight and not self._stopping and not self.is_giving_up():
             self._waking += 1
             # Not by the loop's factory: an eager task would run before it is counted.
             worker = asyncio.Task(
@@ -664,7 +685,13 @@ class Pump:
                 context=self._context.copy(),
             )
             self._workers.add(worker)
-            worker.add_done_callback(self._workers.discard)
+            worker.add_done_callback(self._worker_ended)
+
+    def _worker_ended(self, worker: asyncio.Task[None]) -> None:
+        """Also by a cancellation that a handler left behind: what it would have taken next is for another one."""
+        self._workers.discard(worker)
+        if not self.is_giving_up():
+            self._wake_workers()
 
     async def _work(self) -> None:
         """One worker: take a ready delivery, handle it, settle it, go on with its key."""
@@ -682,8 +709,11 @@ class Pump:
                 future = loop.create_future()
                 self._idle.append(future)
                 self._room_changed()
-                await future
-                self._waking -= 1
+                try:
+                    await future
+                finally:
+                    if future.done() and not future.cancelled():  # it was woken, and may be cancelled all the same
+                        self._waking -= 1
                 turn = 0
                 continue
             delivery = ready.popleft()
@@ -704,7 +734,7 @@ class Pump:
             except Exception as exc:  # noqa: BLE001 - whatever the chain raises decides what happens to the event
                 self._failed(delivery, exc)
             except BaseException as exc:
-                if cancelled_from_outside(exc, self._is_giving_up):
+                if cancelled_from_outside(exc, self.is_giving_up):
                     self._give_back(delivery, _starts(delivery))  # the start that was cut off uses up no attempt
                     self._next(delivery)
                     raise
@@ -745,8 +775,9 @@ class Pump:
                 turn = 0
                 await asyncio.sleep(0)
 
-    def _is_giving_up(self) -> bool:
-        return self.giving_up
+    def is_giving_up(self) -> bool:
+        """Whether a cancellation of a handler is not its own: ours, or that of all tasks, with which the loop ends."""
+        return self.giving_up or (self._fetcher is not None and self._fetcher.cancelling() > 0)
 
     def _next(self, delivery: Delivery) -> None:
         """The head of a strand is finished or forgotten: its follower may start."""
@@ -787,7 +818,7 @@ class Pump:
             if delivery.verdict is not None:  # only the dead letter is missing: the handler is not run again
                 following = delivery.again(starts)
                 following.verdict = delivery.verdict
-            self.problem = f"{type(exc).__name__}: {exc}"
+            self.problem = f"{type(exc).__name__}: {text_of(exc)}"
             _log.error(
                 "%s: an event of type %r can be neither finished nor dead-lettered, next try in %.1f s",
                 self._name,

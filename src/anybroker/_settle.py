@@ -49,6 +49,7 @@ class Settler:
         self._trouble = trouble
         self._failed_in_a_row = 0
         self._again: list[Settlement] = []
+        self._being_made_again = 0
         self._pending: list[Settlement] = []
         self._dirty: dict[LaneState, None] = {}
         self._wakeup: asyncio.Future[None] | None = None
@@ -59,8 +60,8 @@ class Settler:
 
     @property
     def unsettled(self) -> int:
-        """How many settlements failed, and are to be made again."""
-        return len(self._again)
+        """How many settlements failed, and are to be made again, or are being made again in the call under way."""
+        return len(self._again) + self._being_made_again
 
     def ack(self, delivery: Delivery) -> None:
         """Per message: this one is done."""
@@ -148,6 +149,7 @@ class Settler:
             self._stats.stale_settlements += len(self._again) - len(again)
             batch[:0] = again
             self._again = []
+            self._being_made_again = len(again)
         commits: list[LaneState] = []
         if self._dirty:
             for state in self._dirty:
@@ -168,6 +170,7 @@ class Settler:
             results = [exc] * len(batch)
         finally:
             self._busy = False
+            self._being_made_again = 0
         if not any(results):  # errors are true
             if self._settled is not None:
                 self._settled([item.inbound for item in batch if not isinstance(item, Commit)])

@@ -10,7 +10,7 @@ from typing import Any
 
 from .adapter import Foreign, Inbound
 from .delivery import Delivery
-from .errors import DecodeError, EventTooLarge, InvalidEvent, Reject
+from .errors import DecodeError, EventTooLarge, InvalidEvent, Reject, text_of
 from .event import Event
 
 __all__ = [
@@ -42,12 +42,13 @@ def dead_letter_topic(topic: str, group: str) -> str:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, Reject):
-        return error.reason
+        reason = getattr(error, "reason", error)  # a subclass may not have called ours
+        return reason if isinstance(reason, str) else text_of(error)
     if isinstance(error, InvalidEvent):
         return f"no CloudEvent: {error}"
     if isinstance(error, DecodeError):
         return f"undecodable: {error}"
-    return f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}: {text_of(error)}"
 
 
 def _clip(text: str, limit: int) -> str:
@@ -61,7 +62,7 @@ def _chain_of(error: BaseException) -> str:
     parts: list[str] = []
     seen: BaseException | None = error
     while seen is not None and len(parts) < 8:
-        parts.append(f"{type(seen).__module__}.{type(seen).__qualname__}: {seen}")
+        parts.append(f"{type(seen).__module__}.{type(seen).__qualname__}: {text_of(seen)}")
         seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
     return " <- ".join(parts)
 

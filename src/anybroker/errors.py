@@ -188,13 +188,21 @@ class PoisonedError(DeliveryError):
         super().__init__(f"handed over {deliveries} times without being finished: it may be what kills the process")
 
 
+def text_of(error: BaseException) -> str:
+    """What an exception says, also where its own ``__str__`` fails: that must not take the place of the failure."""
+    try:
+        return str(error)
+    except Exception as exc:  # noqa: BLE001 - it is the user's class
+        return f"(its text cannot be made: {type(exc).__name__})"
+
+
 class HandlerExit(DeliveryError):
     """The handler raised what is not an ``Exception``, such as ``SystemExit`` or a ``CancelledError`` that the engine
     has not asked for, or what a coroutine cannot raise, as ``StopIteration`` is. It is the ``__cause__``; the start
     counts as failed, and the program goes on."""
 
     def __init__(self, where: str, raised: BaseException) -> None:
-        text = str(raised)
+        text = text_of(raised)
         super().__init__(f"{where} raised {type(raised).__name__}" + (f": {text}" if text else ""))
         self.__cause__ = raised
 

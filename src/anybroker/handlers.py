@@ -497,7 +497,7 @@ def _in_thread(spec: HandlerSpec, providers: Providers, executor: Executor | Non
                     loop.run_in_executor(executor, _contained, partial(context.run, function, *args, **kwargs))
                 )
                 if raised is not None:
-                    raise raised if _ordinary(raised) else HandlerExit(where, raised) from raised
+                    raise raised if _ordinary(raised) else HandlerExit(where, raised)
                 if result is not None:
                     await leftover(where, await result if inspect.isawaitable(result) else result)
             except BaseException as exc:

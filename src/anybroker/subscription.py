@@ -391,7 +391,7 @@ class Subscription:
             lease=bus.settings.lease,
             stores=bus.stores,
             problem=partial(self._report, entry.spec.name),
-            giving_up=lambda: pump().giving_up,
+            giving_up=lambda: pump().is_giving_up(),
         )
         stack = (*attached(entry.spec.function), *entry.middleware)
         own = [item for item in stack if isinstance(item, BuiltIn)]

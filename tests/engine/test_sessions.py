@@ -176,3 +176,108 @@ def test_close_tries_a_failed_acknowledgement_again() -> None:
         assert len(receiver.settled) == 1
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("bug", [ZeroDivisionError("a bug"), asyncio.CancelledError()], ids=repr)
+@pytest.mark.parametrize("where", ["open", "close"])
+def test_what_a_dead_receivers_replacement_raises_does_not_end_the_subscription(bug: Any, where: str) -> None:
+    async def main() -> None:
+        broker = ScriptedBroker(**PER_MESSAGE)
+        bus = bus_of(broker, [])
+        async with asyncio.timeout(20), bus:
+
+            async def close() -> None:
+                raise bug
+
+            if where == "close":
+                broker.on_close = close
+            else:
+                broker.open_error = bug
+            broker.receiver.die(Unavailable("gone"))
+            await until(lambda: bool(bus.problems), "the problem")
+            await asyncio.sleep(0.3)  # one try at least has failed
+            broker.open_error = None
+            await until(lambda: len(broker.receivers) == 2 and bus.problems == {}, "it is well again")
+
+    asyncio.run(main())
+
+
+def test_a_bug_in_stop_does_not_cut_off_the_handlers_at_close() -> None:
+    async def main() -> None:
+        broker = ScriptedBroker(**PER_MESSAGE)
+        seen: list[str] = []
+        gate = asyncio.Event()
+        bus = bus_of(broker, seen, gate)
+
+        async def stop() -> None:
+            gate.set()
+            raise ZeroDivisionError("a bug")
+
+        async with asyncio.timeout(20), bus:
+            broker.on_stop = stop
+            broker.receiver.deliver(inbound(broker.receiver.assign("a"), 1))
+            await until(lambda: bus.subscriptions[0].stats.started == 1, "the handler")
+        assert seen == ["1"]
+        assert [type(item) for item in broker.receiver.settled] == [Ack]
+
+    asyncio.run(main())
+
+
+def test_what_is_fetched_is_bounded_while_failed_settlements_are_sent_again() -> None:
+    async def main() -> None:
+        broker = ScriptedBroker(**PER_MESSAGE)
+        seen: list[str] = []
+        bus = Bus(broker, source="test", idempotency="memory://")
+        calls: list[int] = []
+        down = True
+
+        @bus.subscribe("topic", group="group", max_ahead=10)
+        async def handle(event: Event[Any]) -> None:
+            seen.append(event.id)
+
+        async def settle(batch: Sequence[Settlement]) -> Sequence[BrokerError | None]:
+            if len(batch) >= 10 and down:
+                await asyncio.sleep(0.25)  # longer than a full subscription waits before it looks again
+            calls.append(len(batch))
+            return [Unavailable("timed out") if down else None for _ in batch]
+
+        broker.on_settle = settle
+        async with asyncio.timeout(20), bus:
+            receiver = broker.receiver
+            lane = receiver.assign("a")
+            receiver.deliver(*(inbound(lane, at, f"k{at}") for at in range(10)))
+            await until(lambda: 10 in calls, "all of them have failed")
+            receiver.deliver(*(inbound(lane, at, f"k{at}") for at in range(10, 100)))
+            await until(lambda: len(calls) > 6, "more tries")
+            assert len(seen) <= 20  # what failed, and what had been asked for before it did
+            down = False
+            await until(lambda: len(seen) == 100, "the others")
+
+    asyncio.run(main())
+
+
+def test_a_lease_that_is_lost_after_its_handler_leaves_nothing_behind() -> None:
+    async def main() -> None:
+        broker = ScriptedBroker(**PER_MESSAGE, lease_extension=Support.NATIVE)
+        seen: list[str] = []
+        bus = bus_of(broker, seen, lease=1.0)
+        lost = False
+
+        async def settle(batch: Sequence[Settlement]) -> Sequence[BrokerError | None]:
+            return [LeaseLost("too late") if lost else Unavailable("throttled") for _ in batch]
+
+        def extend(batch: Sequence[Inbound]) -> Sequence[BrokerError | None]:
+            nonlocal lost
+            lost = True
+            return [LeaseLost("gone") for _ in batch]
+
+        broker.on_settle, broker.on_extend = settle, extend
+        async with asyncio.timeout(20), bus:
+            broker.receiver.deliver(inbound(broker.receiver.assign("a"), 1))
+            stats = bus.subscriptions[0].stats
+            await until(lambda: stats.leases_lost == 1 and stats.stale_settlements == 1, "both know")
+            pump = bus.subscriptions[0]._pump
+            assert pump is not None
+            assert not pump._not_ours
+
+    asyncio.run(main())

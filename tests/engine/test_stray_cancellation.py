@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from tests.engine.scripted_adapter import ScriptedBroker, until
+import pytest
+from tests.engine.scripted_adapter import ScriptedBroker, inbound, until
 
 from anybroker import Bus, Event
+from anybroker.middleware import retry
 
 
 def test_the_receiver_is_taken_for_dead_and_replaced() -> None:
@@ -46,3 +48,85 @@ def test_closing_is_no_problem() -> None:
             assert bus.problems == {}
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("max_in_flight", [1, 2])
+def test_a_cancellation_that_comes_after_its_handler_stops_nothing(max_in_flight: int) -> None:
+    async def main() -> None:
+        broker = ScriptedBroker()
+        bus = Bus(broker, source="test", idempotency="memory://")
+        tasks: list[asyncio.Task[Any]] = []
+        seen: list[str] = []
+
+        @bus.subscribe("topic", group="group", max_in_flight=max_in_flight)
+        async def handle(event: Event[Any]) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            tasks.append(task)
+            seen.append(event.id)
+
+        async with asyncio.timeout(20), bus:
+            lane = broker.receiver.assign("a")
+            pump = bus.subscriptions[0]._pump
+            assert pump is not None
+            broker.receiver.deliver(inbound(lane, 1))
+            await until(lambda: seen == ["1"] and len(pump._idle) == 1, "the first")
+            accept = pump._accept
+
+            def accept_and_cancel(batch: Any) -> None:
+                accept(batch)
+                tasks[0].cancel()  # the worker is woken, and has not run yet
+
+            pump._accept = accept_and_cancel  # type: ignore[method-assign]
+            broker.receiver.deliver(inbound(lane, 2))
+            await until(lambda: tasks[0].done(), "the end of the worker")
+            pump._accept = accept  # type: ignore[method-assign]
+            broker.receiver.deliver(inbound(lane, 3))
+            await until(lambda: seen == ["1", "2", "3"], "the others")
+
+    asyncio.run(main())
+
+
+def test_a_cancellation_while_a_worker_gives_way_stops_nothing() -> None:
+    async def main() -> None:
+        broker = ScriptedBroker()
+        bus = Bus(broker, source="test", idempotency="memory://")
+        seen: list[str] = []
+
+        @bus.subscribe("topic", group="group", max_in_flight=1)
+        async def handle(event: Event[Any]) -> None:
+            seen.append(event.id)
+            if len(seen) == 32:  # the worker gives way after this one
+                task = asyncio.current_task()
+                assert task is not None
+                asyncio.get_running_loop().call_soon(task.cancel)
+
+        async with asyncio.timeout(20), bus:
+            lane = broker.receiver.assign("a")
+            broker.receiver.deliver(*(inbound(lane, at) for at in range(40)))
+            await until(lambda: len(seen) == 40, "the others")
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("attempts", [1, 5])
+def test_a_loop_that_ends_under_the_bus_starts_no_more_handlers_and_fails_none(attempts: int) -> None:
+    broker = ScriptedBroker()
+    bus = Bus(broker, source="test", idempotency="memory://")
+    seen: list[str] = []
+
+    @bus.subscribe("topic", group="group", max_in_flight=2, middleware=[retry(attempts=attempts)])
+    async def handle(event: Event[Any]) -> None:
+        seen.append(event.id)
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        await bus.start()
+        lane = broker.receiver.assign("a")
+        broker.receiver.deliver(*(inbound(lane, at, f"k{at}") for at in range(5)))
+        await until(lambda: len(seen) == 2, "the handlers")
+
+    asyncio.run(main())
+    assert seen == ["0", "1"]
+    assert broker.sent == []
+    assert bus.subscriptions[0].stats.stuck == bus.subscriptions[0].stats.retried == 0
