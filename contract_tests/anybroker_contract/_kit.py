@@ -263,6 +263,14 @@ class Kit:
 
         await eventually(problem, self.patience, "the Bus reports no problem")
 
+    async def well(self, bus: Bus) -> None:
+        """Return when the Bus reports no problem."""
+
+        async def none() -> bool:
+            return not bus.problems
+
+        await eventually(none, self.patience, f"the Bus still reports {bus.problems}")
+
     async def settled_elsewhere(self) -> None:
         """Give another process the time of a settlement: two intervals of its receiver, and a little for the way."""
         await asyncio.sleep(2 * self.capabilities.settle_interval + 0.5)

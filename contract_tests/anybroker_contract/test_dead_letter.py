@@ -13,11 +13,11 @@ from anybroker import Bus, DeadLetter, Delivery, Event, Reject, event_type
 from anybroker.adapter import Foreign
 from anybroker.errors import EventTooLarge, Rejected
 from anybroker.middleware import retry
-from anybroker.testing import fail
+from anybroker.testing import delay, fail
 
 from ._checkers import duplicates, lost
 from ._kit import TYPE, FailsUntilFixed, Kit, counted
-from .marks import requires
+from .marks import needs_harness, requires
 
 
 @event_type("com.example.contract.order.v1")
@@ -321,7 +321,7 @@ async def test_a_dead_letter_that_cannot_be_sent_leaves_the_event_unsettled(kit:
 
 
 async def test_an_event_whose_dead_letter_is_refused_is_not_lost(kit: Kit) -> None:
-    """Where the broker rejects the dead letter, the subscription stops, and the event is there for the next member."""
+    """Where the broker rejects the dead letter, the event is there for the next member."""
     topic = kit.topic()
     log = kit.log()
     refuse = fail("publish", Rejected("no such topic"), when=lambda outbound: outbound.topic.endswith(".dlq"))
@@ -413,3 +413,146 @@ async def test_events_that_no_handler_takes_are_dead_lettered_where_asked_for(ki
         await bus.publish(topic, counted(0))
         (letter,) = await letters(kit, bus, topic, 1)
     assert (letter.id, letter.attempts, log.started) == ("w-0", 0, [])
+
+
+async def test_a_dead_letter_refused_once_holds_nothing_up(kit: Kit) -> None:
+    """One dead letter that is refused once is sent again, and all other events are handled."""
+    topic = kit.topic()
+    refuse = fail("publish", Rejected("refused once"), nth=1, when=lambda outbound: outbound.topic.endswith(".dlq"))
+    bus = kit.bus(target=kit.faulty(refuse))
+
+    async def one_is_poison(delivery: Delivery) -> None:
+        if delivery.event.id == "w-0":
+            raise Reject("poison")
+
+    log = kit.subscribe(bus, topic, behave=one_is_poison)
+    async with bus:
+        await kit.publish(bus, topic, 10, keys=10)
+        await log.until(lambda: refuse.hits, "a refused dead letter")
+        await kit.publish(bus, topic, 5, keys=5, first=10)
+        await log.wait_done(f"w-{number}" for number in range(1, 15))
+        (letter,) = await letters(kit, bus, topic, 1)
+        await kit.drained(bus, topic)
+        assert bus.problems == {}
+    assert (letter.id, log.attempts("w-0")) == ("w-0", [1])
+    assert not duplicates(log.handlings)
+
+
+async def test_while_dead_letters_are_refused_the_other_keys_go_on(kit: Kit) -> None:
+    """A dead-letter topic that refuses everything holds the keys of what failed and no other; ``problems`` says why;
+    when it takes them again the dead letter goes, and its key goes on in order."""
+    topic = kit.topic()
+    refuse = fail("publish", Rejected("this topic is full"), when=lambda outbound: outbound.topic.endswith(".dlq"))
+    faulty = kit.faulty(refuse)
+    bus = kit.bus(target=faulty)
+
+    async def one_is_poison(delivery: Delivery) -> None:
+        if delivery.event.id == "w-0":
+            raise Reject("poison")
+
+    log = kit.subscribe(bus, topic, behave=one_is_poison)
+    async with bus:
+        await kit.publish(bus, topic, 1, keys=1)
+        await log.until(lambda: refuse.hits, "a refused dead letter")
+        await kit.publish(bus, topic, 39, keys=4, first=1)  # those that four divides are behind it
+        await log.wait_done(f"w-{number}" for number in range(1, 40) if number % 4)
+        hits = refuse.hits
+        await log.until(lambda: refuse.hits > hits, "another try")
+        assert "this topic is full" in bus.problems[f"{topic}/g"]
+        assert [id_ for id_ in log.started if int(id_[2:]) % 4 == 0] == ["w-0"]
+        faulty.faults.clear()
+        await log.wait_done(f"w-{number}" for number in range(1, 40))
+        (letter,) = await letters(kit, bus, topic, 1)
+        await kit.drained(bus, topic)
+        assert bus.problems == {}
+    assert letter.id == "w-0"
+    assert [id_ for id_ in log.started if int(id_[2:]) % 4 == 0] == [f"w-{number}" for number in range(0, 40, 4)]
+
+
+@needs_harness("raw")
+async def test_a_deleted_dead_letter_topic_is_made_again(kit: Kit) -> None:
+    """A dead-letter topic that somebody deletes under load is made again: what dies afterwards is all there, and no
+    event is handled less or more than once."""
+    topic = kit.topic()
+    dead = f"{topic}.g.dlq"
+    bus = kit.bus()
+
+    async def odd_ones_die(delivery: Delivery) -> None:
+        if int(delivery.event.id[2:]) % 2:
+            raise Reject("odd")
+
+    log = kit.subscribe(bus, topic, behave=odd_ones_die)
+    async with kit.harness.raw() as client, bus:
+        await kit.publish(bus, topic, 40, keys=8)
+        await letters(kit, bus, topic, 20)
+        deleting = asyncio.create_task(client.delete(dead, "dlq"))
+        count = 40
+        while not deleting.done():
+            await kit.publish(bus, topic, 8, keys=8, first=count)
+            count += 8
+        await deleting
+        await kit.publish(bus, topic, 80, keys=8, first=count)
+        every = [f"w-{number}" for number in range(count + 80)]
+        await log.wait_done(every[0::2])
+        await log.until(lambda: len(log.handlings) >= len(every), "every event started")
+        await kit.drained(bus, topic)
+        found = {letter.id for letter in await letters(kit, bus, topic, 40)}
+        assert bus.problems == {}
+    assert found >= set(every[count + 1 :: 2])
+    assert not duplicates(log.handlings)
+
+
+@needs_harness("raw")
+async def test_a_message_at_the_brokers_limit_is_dead_lettered(kit: Kit) -> None:
+    """Messages of other programs that fill the broker's limit to the last byte, or nearly, go to the dead letters byte
+    for byte, with the reason where it has room; what is among them is handled."""
+    topic = kit.topic()
+    await kit.declared(topic, "g")
+    bus = kit.bus()
+    log = kit.subscribe(bus, topic)
+    room = (0, 1, 60, 400, 1_500, 3_000, 7_000)
+    async with kit.harness.raw() as client, bus:
+        bodies = [b"%05d" % free + b"x" * (client.largest - free - 5) for free in room]
+        for number, body in enumerate(bodies):
+            await client.send(topic, "g", client.build(body))
+            await bus.publish(topic, counted(number))
+        await log.wait_done(f"w-{number}" for number in range(len(room)))
+        await log.until(lambda: bus.subscriptions[0].stats.dead_lettered == len(room), "every one dead-lettered")
+        found = {letter.event.body: letter for letter in await letters(kit, bus, topic, len(room))}
+        assert bus.problems == {}
+        await kit.drained(bus, topic)
+    assert found.keys() == set(bodies)
+    reasons = {free: found[body].reason for free, body in zip(room, bodies, strict=True)}
+    assert all(reasons[free].startswith("no CloudEvent") for free in room if free >= 400), reasons
+    assert found[bodies[-1]].error
+    assert 0 < bus.subscriptions[0].stats.dead_letters_cut < len(room)
+
+
+async def test_a_replay_keeps_its_leases_and_settles_one_by_one(kit: Kit) -> None:
+    """A replay that takes longer than the lease replays each dead letter once, and leaves none behind; so does a
+    discard."""
+    topic = kit.topic()
+    faulty = kit.faulty()
+    bus = kit.bus(target=faulty, lease=kit.lease)
+    handler = FailsUntilFixed()
+    log = kit.subscribe(bus, topic, behave=handler, middleware=[retry(attempts=1)])
+    count = kit.pick(30, 100)
+    async with bus:
+        ids = [id_ for _, id_ in await kit.publish(bus, topic, count, keys=5)]
+        assert {letter.id for letter in await letters(kit, bus, topic, count)} == set(ids)
+        handler.fixed = True
+        slow = delay("publish", 3 * kit.lease / count, when=lambda outbound: outbound.hop.startswith("replay|"))
+        faulty.faults.append(slow)
+        queue = bus.dead_letters(topic, "g")
+        queue.patience = kit.lease + 0.5
+        seen: list[int] = []
+        back = await queue.replay(limit=count - 5, progress=seen.append)
+        assert (len(back), sum(seen)) == (count - 5, count - 5)
+        left = await queue.list()
+        assert {letter.id for letter in back} | {letter.id for letter in left} == set(ids)
+        assert len(left) == 5
+        assert len(await queue.discard([letter.id for letter in left])) == 5
+        await log.wait_done(letter.id for letter in back)
+        assert await queue.list() == []
+        await kit.drained(bus, topic)
+    assert len(log.done) == count - 5

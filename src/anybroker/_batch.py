@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
-from .delivery import Delivery, current_delivery
+from .delivery import Delivery
 from .errors import BatchFailed, ConfigError
-from .handlers import HandlerSpec, Wants, decoder
+from .handlers import HandlerSpec, Wants, caller, decoder, leftover
 from .provide import Providers
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ class BatchCollector:
 
     A batch holds at most one event of a key on an ordered subscription (the next one starts after this one), so that
     a failure retries exactly it and what follows it. When nothing more can come, because all that was received waits
-    behind the batch, it is not waited for. What a batch handler publishes has no single cause, and gets ids of its own.
+    behind the batch, it is not waited for. Each call runs in a context of its own, that of the Bus's start: what a
+    batch handler publishes has no single cause, no single trace, and gets ids of its own.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class BatchCollector:
         self._within = within
         self._providers = providers
         self._pump = pump
+        self._context = copy_context()
         self._items: list[_Item] = []
         self._closing = False
         self._timer: asyncio.TimerHandle | None = None
@@ -62,6 +65,7 @@ class BatchCollector:
             self._read = lambda delivery: delivery.event._with_data(typed(delivery.event))
         if not spec.is_async:
             raise ConfigError(f"handler {spec.name}", "is a plain 'def' with batch=", "Make it 'async def'.")
+        self._call = caller(spec)
 
     async def add(self, delivery: Delivery) -> None:
         """Wait for the outcome of the batch this delivery gets into."""
@@ -102,24 +106,18 @@ class BatchCollector:
         items = [item for item in self._items if not item.future.done()]
         self._items = []
         if items:
-            task = asyncio.create_task(self._run(items), name=f"anybroker batch {self._spec.name}")
+            task = asyncio.create_task(
+                self._run(items), name=f"anybroker batch {self._spec.name}", context=self._context.copy()
+            )
             for item in items:
                 item.batch, item.task = items, task
             self._running.add(task)
             task.add_done_callback(self._running.discard)
 
     async def _run(self, items: list[_Item]) -> None:
-        current_delivery.set(None)
         failures: dict[int, BaseException] = {}
         try:
-            async with AsyncExitStack() as stack:
-                kwargs: dict[str, Any] = {}
-                for parameter in self._spec.parameters:
-                    if parameter.wants is Wants.PROVIDED:
-                        kwargs[parameter.name] = await self._providers.get(parameter.type, stack)
-                    else:
-                        kwargs[parameter.name] = [item.value for item in items]
-                await self._spec.function(**kwargs)
+            await self._start(items)
         except BatchFailed as exc:
             unknown = [index for index in exc.failures if not 0 <= index < len(items)]
             wrong = [failure for failure in exc.failures.values() if not _can_be_raised(failure)]
@@ -146,6 +144,24 @@ class BatchCollector:
                 future.cancel()
             else:
                 future.set_exception(failure)
+
+    async def _start(self, items: list[_Item]) -> None:
+        failure: BaseException | None = None
+        async with AsyncExitStack() as stack:
+            try:
+                kwargs: dict[str, Any] = {}
+                for parameter in self._spec.parameters:
+                    if parameter.wants is Wants.PROVIDED:
+                        kwargs[parameter.name] = await self._providers.get(parameter.type, stack)
+                    else:
+                        kwargs[parameter.name] = [item.value for item in items]
+                if (result := await self._call(**kwargs)) is not None:
+                    await leftover(self._spec.where, result)
+            except BaseException as exc:
+                failure = exc
+                raise
+        if failure is not None:
+            raise failure  # what was provided swallowed it
 
 
 def _can_be_raised(failure: object) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from asyncio import Event as AsyncEvent
 from collections import deque
+from collections.abc import Collection
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
@@ -54,7 +55,7 @@ class Strands:
         self._waiting: dict[str, deque[Delivery] | None] = {}
         self._held: list[tuple[float, int, Delivery]] = []
         self._held_keys: set[str] = set()
-        self._outside: set[Inbound] = set()
+        self._outside: dict[Inbound, float] = {}
         self._sequence = 0
         self.blocked = 0
         """How many wait behind another one of their key."""
@@ -106,10 +107,11 @@ class Strands:
             self._held_keys.add(key)
             self.parked += len(self._waiting[key] or ())
 
-    def put_off(self, delivery: Delivery, until: float) -> None:
-        """Keep a delivery that has not entered its strand until a moment of the loop's clock; its key stays open."""
+    def put_off(self, delivery: Delivery, until: float, not_before: float = 0.0) -> None:
+        """Keep a delivery that has not entered its strand until a moment of the loop's clock; its key stays open.
+        ``not_before``: the moment of the wall clock that it waits for, which may come earlier or later."""
         self._sequence += 1
-        self._outside.add(delivery.inbound)
+        self._outside[delivery.inbound] = not_before
         heappush(self._held, (until, self._sequence, delivery))
 
     def take_held(self, inbound: Inbound) -> Delivery | None:
@@ -120,6 +122,32 @@ class Strands:
                 heapify(self._held)
                 return delivery if self._unheld(delivery) else None
         return None
+
+    def first_held(self, lanes: Collection[Lane] | None) -> Delivery | None:
+        """The held head of a strand that was received first, of these lanes or of all."""
+        heads = (
+            delivery
+            for _, _, delivery in self._held
+            if delivery.inbound not in self._outside and (lanes is None or delivery.lane_state.lane in lanes)
+        )
+        return min(heads, key=lambda delivery: delivery.inbound.position, default=None)
+
+    def pop_early(self, now: float, wall: float) -> list[tuple[Delivery, float]]:
+        """Take out what was put off, is to be looked at now, and is early still by the wall clock; with its moment."""
+        early: list[tuple[Delivery, float]] = []
+        if not self._outside:
+            return early
+        later: list[tuple[float, int, Delivery]] = []
+        while self._held and self._held[0][0] <= now:
+            item = heappop(self._held)
+            not_before = self._outside.get(item[2].inbound)
+            if not_before is not None and not_before > wall:
+                early.append((item[2], not_before))
+            else:
+                later.append(item)
+        for item in later:
+            heappush(self._held, item)
+        return early
 
     def next_due(self) -> float | None:
         """The loop time at which the first held delivery is due."""
@@ -136,7 +164,7 @@ class Strands:
     def _unheld(self, delivery: Delivery) -> bool:
         """It is held no more. True: it is the head of its strand; False: it was put off, and waits behind others."""
         if self._outside and delivery.inbound in self._outside:
-            self._outside.discard(delivery.inbound)
+            del self._outside[delivery.inbound]
             return self.enter(delivery)
         key = delivery.key
         if key is not None and self._ordered:

@@ -12,7 +12,7 @@ from .config import TopicSettings
 from .delivery import Delivery
 from .errors import ConfigError
 from .event import Event
-from .middleware.trace import caused
+from .middleware.trace import CONTEXT_HEADERS, caused
 
 __all__ = ["Turn", "Turns", "continue_cause", "key_reader"]
 
@@ -58,23 +58,48 @@ class Turn:
                 del self._last[self._where]
 
 
-def continue_cause(event: Event[Any], cause: Delivery, topic: str, own_id: bool, headers: dict[str, str]) -> None:
+def continue_cause(
+    event: Event[Any], cause: Delivery, topic: str, own_id: bool, headers: dict[str, str], own_time: bool = False
+) -> None:
     """Finish a new event that a handler publishes: causation, correlation, trace, and an id that a second run of the
     handler gives again, so that what it published before it crashed is recognised as a copy.
 
-    Changes the event in place: it is new, and nobody else has it yet.
+    ``own_id``, ``own_time``: whether the caller gave them. Changes the event in place: it is new, and not shared yet.
     """
-    attributes = event._attributes
+    if not own_id and not isinstance(cause.event, Foreign):
+        event._attributes["id"] = _derived_id(event, cause, topic, headers, own_time)
+    caused(cause, event._attributes, headers)
+
+
+def _derived_id(event: Event[Any], cause: Delivery, topic: str, headers: Mapping[str, str], own_time: bool) -> str:
+    """A hash of the cause, the handler, and all that the event says: attributes, data, headers.
+
+    Only among events that say the same does the position count. It must not decide between others: a second run may
+    publish in another order, or one more, and an event under the id of another would be dropped as its copy. What
+    differs between two runs costs a duplicate, never a loss.
+    """
     source = cause.event
-    cause.ordinal += 1
-    if not own_id and not isinstance(source, Foreign):
-        key = event.key or ""
-        text = (
-            f"{source.source}\0{source.id}\0{cause.group}\0{cause.handler}\0{topic}\0{event.type}"
-            f"\0{key}\0{cause.ordinal}"
-        )
-        attributes["id"] = blake2b(text.encode(), digest_size=16).hexdigest()
-    caused(cause, attributes, headers)
+    said = event._attributes.copy()
+    del said["id"]
+    if not own_time:
+        del said["time"]
+    said.pop("traceparent", None)
+    said.pop("tracestate", None)
+    beside = sorted(pair for pair in headers.items() if pair[0] not in CONTEXT_HEADERS) if headers else ()
+    body = event._body
+    text = repr((source.source, source.id, cause.group, cause.handler, topic, said, beside, body is None))
+    hashed = blake2b(text.encode(), digest_size=16)  # repr escapes what cannot be encoded
+    if body:
+        hashed.update(b"\0" + body)
+    digest = hashed.digest()
+    published = cause.published
+    if published is None:
+        published = cause.published = {}
+    before = published.get(digest, 0)
+    published[digest] = before + 1
+    if not before:
+        return digest.hex()
+    return blake2b(b"%b%d" % (digest, before), digest_size=16).hexdigest()
 
 
 def key_reader(topic: str, settings: TopicSettings) -> Callable[[Event[Any]], str | None] | None:

@@ -10,7 +10,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
+from hashlib import blake2b
 
 from ._balance import Balancer
 from ._lanes import LaneState, Strands
@@ -18,6 +20,7 @@ from ._lease import LeaseKeeper
 from ._ledger import LaneLedger
 from ._reconnect import Backoff
 from ._settle import Settler
+from ._starting import cancelled_from_outside, start
 from .adapter import (
     Adapter,
     BalancesLanes,
@@ -29,7 +32,7 @@ from .adapter import (
 )
 from .capabilities import Acknowledgement
 from .delivery import Delivery, current_delivery
-from .errors import BrokerError, ConfigError, Rejected, Retry
+from .errors import BrokerError, ConfigError, HandlerExit, PoisonedError, Retry, Unavailable
 from .stats import SubscriptionStats
 
 __all__ = ["ATTEMPTS_HEADER", "NOT_BEFORE_HEADER", "Pump", "PumpSettings"]
@@ -42,6 +45,8 @@ NOT_BEFORE_HEADER = "anybroker-not-before"
 """Seconds since the epoch before which the core does not start a handler."""
 
 _RECEIVE_TIMEOUT = 5.0
+_LOOK_AGAIN = 5.0
+"""Seconds after which the wall clock is asked again whether an event that is not due yet is due."""
 _RESTRICTED_TIMEOUT = 0.2
 """How long to wait in a receive that leaves full lanes out: so long may one of them have room and get nothing."""
 _YIELD_EVERY = 32
@@ -90,6 +95,8 @@ class Pump:
         self._cumulative = adapter.capabilities.acknowledgement is Acknowledgement.CUMULATIVE
         self._strands = Strands(spec.ordered)
         self._ready = self._strands.ready
+        self._context: Context = copy_context()
+        self._context.run(current_delivery.set, None)
         self._lanes: dict[Lane, LaneState] = {}
         self._receiver: Receiver | None = None
         self._settler: Settler | None = None
@@ -112,11 +119,16 @@ class Pump:
         self._resumed = asyncio.Event()
         self._resumed.set()
         self._not_ours: set[Inbound] = set()
-        self._halted = False
         self._stuck_for: dict[Inbound, int] = {}
         self._stuck_backoff = Backoff(first=0.5, cap=30.0, floor=0.1)
+        self.giving_up = False
+        """Whether handlers are being cancelled: the drain time is over."""
+        self._broken: BrokerError | None = None
+        self._leaving: asyncio.Task[None] | None = None
+        self._unsettled: str | None = None
+        self._stalled: str | None = None
         self.problem: str | None = None
-        """Why the subscription is unhealthy; None while it is well."""
+        """Why the subscription is unhealthy, unless :attr:`hindrance` says so; None while it is well."""
         self.max_running = 0
         """The most handlers that were in flight at once."""
 
@@ -130,6 +142,11 @@ class Pump:
     @property
     def _name(self) -> str:
         return f"{self._spec.topic}/{self._spec.group}"
+
+    @property
+    def hindrance(self) -> str | None:
+        """What keeps back more than the event that it is about, and goes on by itself: None while nothing does."""
+        return self._unsettled or self._stalled
 
     @property
     def running(self) -> int:
@@ -148,7 +165,7 @@ class Pump:
 
     def resume(self) -> None:
         """Go on after :meth:`pause`."""
-        self._halted = self._paused = False
+        self._paused = False
         self._resumed.set()
         self._wake_workers()
 
@@ -160,6 +177,7 @@ class Pump:
         try:
             await self._finish_and_settle(drain)
         finally:  # cancelled too: nothing of it may go on, nor keep the events
+            self.giving_up = True
             for task in (self._fetcher, *self._workers, *self._copies):
                 if task is not None:
                     task.cancel()
@@ -169,6 +187,7 @@ class Pump:
 
     def give_up(self) -> None:
         """Cancel the handlers in flight now instead of after the drain time; :meth:`close` goes on from there."""
+        self.giving_up = True
         for task in (*self._workers, *self._copies):
             task.cancel()
 
@@ -206,6 +225,7 @@ class Pump:
                     len(late),
                     drain,
                 )
+                self.giving_up = True
                 for worker in late:
                     worker.cancel()
                 _, left = await asyncio.wait(late, timeout=None if self._settings.in_threads else _CANCEL_GRACE)
@@ -250,6 +270,8 @@ class Pump:
             capabilities.settle_interval,
             self.stats,
             self._lease.settled if self._lease is not None else None,
+            self._lanes.__contains__,
+            self._settling_fails,
         )
         tasks = [asyncio.create_task(self._settler.run(), name=f"anybroker settle {self._name}")]
         if self._lease is not None:
@@ -264,19 +286,41 @@ class Pump:
         self._session_tasks = tasks
 
     def _session_task_done(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self.problem = f"{task.get_name()} failed: {error!r}"
-            _log.error("%s", self.problem, exc_info=error)
+        """One of the receiver's tasks has ended. Unless it was to, the receiver is taken for dead, and replaced."""
+        receiver = self._receiver
+        if receiver is None or task not in self._session_tasks or self._broken is not None:
+            return
+        if task.cancelled():  # not by us: a cancellation that came out of the client
+            self._broken = Unavailable(f"{task.get_name()} was cancelled by the adapter")
+        elif (error := task.exception()) is not None:
+            self._broken = Unavailable(f"{task.get_name()} failed: {error!r}")
+            self._broken.__cause__ = error
+            _log.error("%s: the adapter failed", self._name, exc_info=error)
+        else:
+            return
+        self.problem = str(self._broken)
+        self._resumed.set()
+        self._room_changed(force=True)
+        if not self._stopping:  # what is being received has to return, so that another receiver can be opened
+            self._leaving = asyncio.create_task(
+                self._bounded(receiver.stop(), _LEAVE_TIMEOUT, "stopping the receiver"), name="anybroker stop"
+            )
+
+    def _settling_fails(self, why: str | None) -> None:
+        self._unsettled = why
+        self._room_changed(force=True)
 
     async def _close_session(self) -> None:
         receiver, self._receiver = self._receiver, None
         tasks, self._session_tasks = self._session_tasks, []
+        self._broken = None
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
         self.lost(list(self._lanes))
         self._settler = self._lease = self._balancer = None
+        self._unsettled = None
         self._not_ours.clear()
         if receiver is not None:
             await self._bounded(receiver.close(), _LEAVE_TIMEOUT, "closing the receiver")
@@ -295,6 +339,10 @@ class Pump:
                 await self._open()
             except (BrokerError, ConfigError) as exc:  # a topic that was deleted may be made again
                 self.problem = f"reconnecting: {exc}"
+                continue
+            except Exception as exc:  # noqa: BLE001 - against the interface, and no reason to consume no more
+                self.problem = f"reconnecting: {exc!r}"
+                _log.exception("%s: opening a receiver failed", self._name)
                 continue
             self.stats.reconnects += 1
             self.problem = None
@@ -412,9 +460,10 @@ class Pump:
         settings, strands = self._settings, self._strands
         if self._cumulative:
             return settings.prefetch - len(self._ready)
+        unsettled = self._settler.unsettled if self._settler is not None else 0
         return min(
             settings.prefetch - len(self._ready) - strands.blocked + strands.parked,
-            settings.max_ahead - self._outstanding,
+            settings.max_ahead - self._outstanding - unsettled,
         )
 
     def _open_lanes(self) -> tuple[list[Lane] | None, bool]:
@@ -457,11 +506,19 @@ class Pump:
         backoff = Backoff(first=0.1, cap=5.0, floor=0.02)
         try:
             while not self._stopping:
+                if self._broken is not None:
+                    await self._reopen(backoff, self._broken)
+                    continue
                 if self._paused:
+                    self._resumed.clear()  # also set to end this wait when the receiver is to be replaced
                     await self._resumed.wait()
                     continue
                 room = self._room()
                 lanes, any_open = self._open_lanes()
+                if lanes is not None or room <= 0:
+                    self._look_for_stalls()
+                elif self._stalled is not None:
+                    self._stalled = None
                 if room <= 0 or not any_open:
                     await self._wait_for_room()
                     continue
@@ -477,6 +534,15 @@ class Pump:
                         return
                     await self._reopen(backoff, exc)
                     continue
+                except asyncio.CancelledError as exc:
+                    task = asyncio.current_task()
+                    if task is None or task.cancelling():
+                        raise
+                    await self._reopen_after_failure(backoff, exc)  # nobody has cancelled us: it is the client's own
+                    continue
+                except Exception as exc:  # noqa: BLE001 - against the interface, and no reason to consume no more
+                    await self._reopen_after_failure(backoff, exc)
+                    continue
                 if batch:
                     backoff.reset()
                     if self._lease is not None:
@@ -485,15 +551,36 @@ class Pump:
                     if len(batch) >= _YIELD_EVERY:
                         await asyncio.sleep(0)
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and not task.cancelling():  # nobody has cancelled us: a client's own has come out
-                self.problem = "fetching stopped: the adapter raised CancelledError"
-                _log.exception("%s: fetching stopped, and nobody has asked for it", self._name)
             raise
         except BaseException as exc:
             self.problem = f"fetching stopped: {exc!r}"
             _log.exception("%s: fetching stopped", self._name)
             raise
+
+    async def _reopen_after_failure(self, backoff: Backoff, error: BaseException) -> None:
+        """The receiver raised what it may not: it is taken for dead."""
+        if self._stopping:
+            return
+        _log.error("%s: the adapter failed", self._name, exc_info=error)
+        await self._reopen(backoff, Unavailable(f"receiving failed: {error!r}"))
+
+    def _look_for_stalls(self) -> None:
+        """Say so when a whole lane, or the subscription, waits behind an event that fails: ``max_ahead`` is reached."""
+        limit = self._settings.max_ahead
+        full = [lane for lane, state in self._lanes.items() if state.ledger is not None and len(state.ledger) >= limit]
+        if not full and self._outstanding < limit:
+            self._stalled = None
+            return
+        first = self._strands.first_held(full if self._cumulative else None)
+        if first is not None and self._stalled is None:  # else the handlers are just slow
+            self.stats.stalled += 1
+            digest = "no key" if first.key is None else f"the key with hash {_key_hash(first.key)}"
+            what = f"the lane {first.lane_state.lane.name}" if full else "everything"
+            self._stalled = (
+                f"max_ahead={limit} is reached: {what} waits behind a failing event of {digest}, "
+                f"attempt {first.attempt}"
+            )
+            _log.warning("%s: %s", self._name, self._stalled)
 
     def _accept(self, batch: Collection[Inbound]) -> None:
         """Make deliveries of what was received and put them into their strands."""
@@ -536,8 +623,8 @@ class Pump:
             if inbound.deliveries > fuse:
                 delivery.verdict = PoisonedError(inbound.deliveries)
                 delivery.attempt = starts
-            if not_before is not None and (wait := not_before - time.time()) > 0:
-                self._hold(delivery, wait, new=True)
+            if not_before is not None and not_before > time.time():
+                self._put_off(delivery, not_before)
             elif enter(delivery):
                 ready.append(delivery)
         self._outstanding += taken
@@ -561,7 +648,13 @@ class Pump:
                 return
         if len(self._workers) < self._settings.max_in_flight and not self._stopping:
             self._waking += 1
-            worker = asyncio.create_task(self._work(), name=f"anybroker worker {self._name}")
+            # Not by the loop's factory: an eager task would run before it is counted.
+            worker = asyncio.Task(
+                self._work(),
+                loop=asyncio.get_running_loop(),
+                name=f"anybroker worker {self._name}",
+                context=self._context.copy(),
+            )
             self._workers.add(worker)
             worker.add_done_callback(self._workers.discard)
 
@@ -571,6 +664,9 @@ class Pump:
         stats = self.stats
         cumulative = self._cumulative
         loop = asyncio.get_running_loop()
+        task = asyncio.current_task()
+        assert task is not None
+        cancelling, own_context = task.cancelling, self._context.copy
         self._waking -= 1
         turn = 0
         while not self._stopping:
@@ -595,19 +691,16 @@ class Pump:
                 self.max_running = self._busy_workers
             state.running += 1
             stats.started += 1
-            current_delivery.set(delivery)
             try:
-                await handle(delivery)
+                await start(own_context(), handle, delivery)
             except Exception as exc:  # noqa: BLE001 - whatever the chain raises decides what happens to the event
                 self._failed(delivery, exc)
             except BaseException as exc:
-                task = asyncio.current_task()
-                if isinstance(exc, asyncio.CancelledError) and task is not None and not task.cancelling():
-                    self._failed(delivery, CancelledByItselfError())  # nobody cancelled this worker
-                else:
-                    self._give_back(delivery, delivery.attempt)
+                if cancelled_from_outside(exc, self._is_giving_up):
+                    self._give_back(delivery, _starts(delivery))  # the start that was cut off uses up no attempt
                     self._next(delivery)
                     raise
+                self._failed(delivery, HandlerExit("the handler", exc))
             else:
                 if not_ours:
                     not_ours.discard(delivery.inbound)
@@ -628,16 +721,24 @@ class Pump:
                 if following is not None:
                     ready.append(following)
             finally:
+                delivery.ended = True
                 self._busy_workers -= 1
                 state.running -= 1
                 if state.drained is not None and not state.running:
                     state.drained.set()
             if self._room_waiter is not None:
                 self._room_changed()
+            if cancelling():  # asked for by the handler, or by who ends the loop: another worker goes on
+                self._workers.discard(task)
+                self._wake_workers()
+                return
             turn += 1
             if turn == _YIELD_EVERY:
                 turn = 0
                 await asyncio.sleep(0)
+
+    def _is_giving_up(self) -> bool:
+        return self.giving_up
 
     def _next(self, delivery: Delivery) -> None:
         """The head of a strand is finished or forgotten: its follower may start."""
@@ -679,9 +780,6 @@ class Pump:
                 following = delivery.again(starts)
                 following.verdict = delivery.verdict
             self.problem = f"{type(exc).__name__}: {exc}"
-            if delivery.verdict is not None and isinstance(exc, Rejected):
-                self._halted = True
-                self.pause()  # the dead-letter topic refuses it: no other wait would help
             _log.error(
                 "%s: an event of type %r can be neither finished nor dead-lettered, next try in %.1f s",
                 self._name,
@@ -704,8 +802,6 @@ class Pump:
         """A delivery that was kept is done after all, or not ours any more."""
         if self._stuck_for.pop(delivery.inbound, None) is not None and not self._stuck_for:
             self.problem = None
-            if self._halted:
-                self.resume()
 
     def _finish(self, delivery: Delivery) -> None:
         delivery.lane_state.outstanding -= 1
@@ -765,14 +861,23 @@ class Pump:
 
     # ------------------------------------------------------------------------------------------------- held
 
-    def _hold(self, delivery: Delivery, delay: float, new: bool = False) -> None:
-        """``new``: it may not start before, and takes its place behind others of its key only then."""
+    def _hold(self, delivery: Delivery, delay: float) -> None:
+        """Its key stays closed for so many seconds."""
+        until = asyncio.get_running_loop().time() + delay
+        self._strands.hold(delivery, until)
+        self._look_at(until)
+
+    def _put_off(self, delivery: Delivery, not_before: float) -> None:
+        """It may not start before that moment of the wall clock, and takes its place behind others of its key then.
+
+        Waits are on the loop's clock, and the wall clock may be set meanwhile: it is looked at again every few seconds.
+        """
+        until = asyncio.get_running_loop().time() + min(not_before - time.time(), _LOOK_AGAIN)
+        self._strands.put_off(delivery, until, not_before)
+        self._look_at(until)
+
+    def _look_at(self, until: float) -> None:
         loop = asyncio.get_running_loop()
-        until = loop.time() + delay
-        if new:
-            self._strands.put_off(delivery, until)
-        else:
-            self._strands.hold(delivery, until)
         if self._timer is None or until < self._timer_at:
             if self._timer is not None:
                 self._timer.cancel()
@@ -782,7 +887,9 @@ class Pump:
     def _due(self) -> None:
         loop = asyncio.get_running_loop()
         self._timer = None
-        now = loop.time() + 0.001
+        now, wall = loop.time(), time.time()
+        for early, not_before in self._strands.pop_early(now, wall):
+            self._strands.put_off(early, now + min(not_before - wall, _LOOK_AGAIN), not_before)
         while (delivery := self._strands.pop_due(now)) is not None:
             self._ready.append(delivery)
         due = self._strands.next_due()
@@ -797,18 +904,9 @@ def _starts(delivery: Delivery) -> int:
     return delivery.attempt if delivery.verdict is not None else delivery.attempt - 1
 
 
-class CancelledByItselfError(Exception):
-    """A handler raised ``CancelledError``, and nobody had cancelled it: something that it awaited was cancelled."""
-
-    def __init__(self) -> None:
-        super().__init__("the handler raised CancelledError, and was not cancelled")
-
-
-class PoisonedError(Exception):
-    """The broker handed the event over so often that it probably kills the process."""
-
-    def __init__(self, deliveries: int) -> None:
-        super().__init__(f"handed over {deliveries} times without being finished: it may be what kills the process")
+def _key_hash(key: str) -> str:
+    """What names a key in logs: keys may be personal data."""
+    return blake2b(key.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
 
 
 def _whole(text: str) -> int:

@@ -18,7 +18,7 @@ class Backoff:
     def __init__(self, first: float = 0.05, cap: float = 5.0, factor: float = 2.0, floor: float = 0.0) -> None:
         self._first = first
         self._cap = cap
-        self._factor = factor
+        self._factor = float(factor)
         self._floor = floor
         self.tries = 0
 
@@ -29,7 +29,10 @@ class Backoff:
 
     def wait(self, tries: int) -> float:
         """The wait after that many tries, in seconds."""
-        highest = min(self._cap, self._first * self._factor ** min(tries - 1, 60))
+        try:
+            highest = min(self._cap, self._first * self._factor ** (tries - 1))
+        except OverflowError:
+            highest = self._cap if self._first else 0.0
         return max(self._floor, random() * highest)
 
     def reset(self) -> None:

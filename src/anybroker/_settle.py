@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ._lanes import LaneState
 from ._reconnect import Backoff
-from .adapter import Ack, Commit, Inbound, Receiver, Release, Settlement
+from .adapter import Ack, Commit, Inbound, Lane, Receiver, Release, Settlement
 from .errors import BrokerError, LeaseLost
 
 if TYPE_CHECKING:
@@ -20,13 +20,16 @@ __all__ = ["Settler"]
 
 _log = logging.getLogger("anybroker")
 
+_FLUSH_TRIES = 6
+"""How often what failed is sent again while somebody waits for it: about two seconds, on the way out."""
+
 
 class Settler:
     """Collects settlements while the last call is under way, and hands them over together.
 
-    A settlement that comes too late (:class:`LeaseLost`) is counted, never raised. A commit that could not be sent is
-    made again with the position reached by then; an acknowledgement that could not be sent comes back by itself as a
-    redelivery.
+    A settlement that comes too late (:class:`LeaseLost`) is counted, never raised. What could not be sent is counted,
+    and sent again with a growing wait for as long as its lane is ours: a commit with the position reached by then, an
+    acknowledgement as it was, with its lease extended meanwhile. What fails a second time is told to ``trouble``.
     """
 
     def __init__(
@@ -35,18 +38,29 @@ class Settler:
         interval: float,
         stats: SubscriptionStats,
         settled: Callable[[Sequence[Inbound]], None] | None,
+        ours: Callable[[Lane], bool],
+        trouble: Callable[[str | None], None],
     ) -> None:
         self._receiver = receiver
         self._interval = interval
         self._stats = stats
         self._settled = settled
+        self._ours = ours
+        self._trouble = trouble
+        self._failed_in_a_row = 0
+        self._again: list[Settlement] = []
         self._pending: list[Settlement] = []
         self._dirty: dict[LaneState, None] = {}
         self._wakeup: asyncio.Future[None] | None = None
         self._hurry = asyncio.Event()
-        self._busy = False
+        self._busy = self._ended = False
         self._flushing: list[asyncio.Future[None]] = []
         self._backoff = Backoff(first=0.05, cap=1.0)
+
+    @property
+    def unsettled(self) -> int:
+        """How many settlements failed, and are to be made again."""
+        return len(self._again)
 
     def ack(self, delivery: Delivery) -> None:
         """Per message: this one is done."""
@@ -72,18 +86,25 @@ class Settler:
             wakeup.set_result(None)
 
     async def flush(self) -> None:
-        """Return when all that was given so far is settled, or could not be."""
-        if self._pending or self._dirty or self._busy:
+        """Return when all that was given so far is settled, or could not be: also after a few tries."""
+        if (self._pending or self._dirty or self._busy or self._again) and not self._ended:
             flushed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._flushing.append(flushed)
             self._hurry.set()
             await flushed
 
     async def run(self) -> None:
-        """Settle until cancelled."""
+        """Settle until cancelled. Raises what ``settle`` raised: the receiver is dead then."""
+        try:
+            await self._run()
+        finally:
+            self._ended = True
+            self._flushed(self._flushing)
+
+    async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            if not self._pending and not self._dirty:
+            if not self._pending and not self._dirty and not self._again:
                 self._flushed(self._flushing)
                 self._wakeup = loop.create_future()
                 await self._wakeup
@@ -91,6 +112,11 @@ class Settler:
                 await self._pause(self._interval)
             flushing, self._flushing = self._flushing, []  # what comes later may need another call
             failed = await self._settle_once()
+            tries = 0
+            while failed and flushing and tries < _FLUSH_TRIES:
+                tries += 1
+                await asyncio.sleep(self._backoff.next())
+                failed = await self._settle_once()
             self._flushed(flushing)
             if failed:
                 await self._pause(self._backoff.next())
@@ -114,9 +140,14 @@ class Settler:
             pass  # the pause is over, nobody was in a hurry
 
     async def _settle_once(self) -> bool:
-        """One call. True: a commit has to be made again."""
+        """One call. True: something has to be settled again."""
         batch = self._pending
         self._pending = []
+        if self._again:
+            again = [item for item in self._again if not isinstance(item, Commit) and self._ours(item.inbound.lane)]
+            self._stats.stale_settlements += len(self._again) - len(again)
+            batch[:0] = again
+            self._again = []
         commits: list[LaneState] = []
         if self._dirty:
             for state in self._dirty:
@@ -127,28 +158,63 @@ class Settler:
                 commits.append(state)
             self._dirty = {}
         if not batch:
+            self._report(None)
             return False
         self._busy = True
         try:
             results = await self._receiver.settle(batch)
-        except BrokerError as exc:  # against the interface, but no reason to lose count of what is settled
+        except BrokerError as exc:  # against the interface, but not a reason to lose count of what is settled
             _log.warning("a receiver raised from settle(): %s", exc)
             results = [exc] * len(batch)
         finally:
             self._busy = False
-        if self._settled is not None:
-            self._settled([item.inbound for item in batch if not isinstance(item, Commit)])
-        again = False
-        if any(result is not None for result in results):
-            first = len(batch) - len(commits)
-            for at, result in enumerate(results):
-                if result is None:
-                    continue
-                if isinstance(result, LeaseLost):
-                    self._stats.stale_settlements += 1
-                    continue
-                self._stats.failed_settlements += 1
-                if at >= first and not commits[at - first].lost:
-                    self._dirty[commits[at - first]] = None
-                    again = True
-        return again
+        if not any(results):  # errors are true
+            if self._settled is not None:
+                self._settled([item.inbound for item in batch if not isinstance(item, Commit)])
+            if self._failed_in_a_row:
+                self._report(None)
+            return False
+        return self._sort_out(batch, results, commits)
+
+    def _sort_out(
+        self, batch: Sequence[Settlement], results: Sequence[BrokerError | None], commits: Sequence[LaneState]
+    ) -> bool:
+        """Some have failed. True: there is something to settle again."""
+        first = len(batch) - len(commits)
+        over: list[Inbound] = []
+        why: BrokerError | None = None
+        for at, (item, result) in enumerate(zip(batch, results, strict=True)):
+            if result is not None:
+                if not isinstance(result, LeaseLost):
+                    self._stats.failed_settlements += 1
+                    if isinstance(item, Commit):
+                        state = commits[at - first]
+                        if not state.lost:
+                            self._dirty[state] = None
+                            why = result
+                        continue
+                    if self._ours(item.inbound.lane):
+                        self._again.append(item)
+                        why = result
+                        continue
+                self._stats.stale_settlements += 1
+            if not isinstance(item, Commit):
+                over.append(item.inbound)
+        if self._settled is not None and over:
+            self._settled(over)
+        self._report(why)
+        return why is not None
+
+    def _report(self, why: BrokerError | None) -> None:
+        """After each call: why something has to be made again; None: nothing has. Told from the second time on."""
+        if why is None:
+            if self._failed_in_a_row > 1:
+                _log.info("settling goes on")
+                self._trouble(None)
+            self._failed_in_a_row = 0
+            return
+        self._failed_in_a_row += 1
+        if self._failed_in_a_row == 2:
+            _log.warning("%d settlements failed, and are made again: %s", len(self._again) + len(self._dirty), why)
+        if self._failed_in_a_row > 1:
+            self._trouble(f"settling fails, and is tried again: {why}")

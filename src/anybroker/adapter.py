@@ -216,6 +216,10 @@ class Foreign:
         self.key = key
         self.reason = reason
 
+    def without_headers(self) -> Foreign:
+        """Its body alone, where nothing more has room. A subclass that keeps more of how it came drops that too."""
+        return Foreign(self.body, (), self.key, self.reason)
+
     def __repr__(self) -> str:
         size = "no body" if self.body is None else f"{len(self.body)} bytes"
         return f"Foreign({size}, {len(self.headers)} headers)"
@@ -266,6 +270,12 @@ class Outbound:
         other: whoever looks at dead letters wants to see all of a key, and sorts them by time."""
         return self.hop.startswith("dead|")
 
+    @property
+    def is_copy(self) -> bool:
+        """Whether the broker has stored it once already: a dead letter, a replay or a delayed copy. It is held to the
+        broker's own limits only, never to a lower one that is set here."""
+        return bool(self.hop)
+
     def deduplication_id(self) -> str:
         """A hash of source, id and hop, 32 hexadecimal digits, for brokers that drop copies by id.
 
@@ -301,11 +311,26 @@ Report = Callable[[Outbound, "Receipt | BrokerError"], None]
 """Synchronous, from the event loop's thread, exactly once for each event of a batch."""
 
 
-def check_size(outbound: Outbound, size: int, limit: int) -> EventTooLarge | None:
-    """The error to report if ``size`` bytes on the wire are over ``limit`` less the event's reserve, else None."""
+def check_size(outbound: Outbound, size: int, limit: int, most: float | None = None) -> EventTooLarge | None:
+    """The error to report if ``size`` bytes on the wire are over ``limit`` less the event's reserve, else None.
+
+    ``most``: what the broker itself takes, where ``limit`` is a setting that may be lower (``inf`` where nobody can
+    say); what it has stored once is held to this alone. The core trims a dead letter by ``size - limit`` of the error,
+    so both must be exact.
+    """
+    if outbound.is_copy and most is not None:
+        if size <= most:
+            return None
+        limit = int(most)
     free = limit - outbound.reserve
     if size <= free:
         return None
+    if not outbound.reserve:
+        return EventTooLarge(
+            f"the event for topic {outbound.topic!r} takes {size} bytes and the broker's limit is {free}",
+            size=size,
+            limit=free,
+        )
     return EventTooLarge(
         f"the event for topic {outbound.topic!r} takes {size} bytes and the broker's limit leaves {free} "
         f"({limit} less {outbound.reserve} kept free for a dead letter). Send less, or put the data elsewhere and "

@@ -36,9 +36,9 @@ from .adapter import (
 )
 from .config import DEFAULT_URL, BusSettings, TopicSettings, load_settings, parse_url
 from .deadletter_queue import DeadLetterQueue
-from .deadletters import DEAD_LETTER_GROUP, dead_letter_headers, dead_letter_topic
-from .delivery import Delivery, current_delivery
-from .errors import BrokerError, ConfigError, StateError, Unavailable
+from .deadletters import DEAD_LETTER_GROUP, dead_letter_headers, dead_letter_topic, send_fitting
+from .delivery import Delivery, current_cause
+from .errors import BrokerError, ConfigError, EventTooLarge, Rejected, StateError, Unavailable
 from .event import ABSENT, Event
 from .from_thread import FromThread
 from .idempotency import Store
@@ -46,7 +46,7 @@ from .idempotency._stores import Stores
 from .middleware.function import from_callable
 from .middleware.outgoing import Outgoing, PublishHandler, PublishMiddleware
 from .middleware.trace import inject, tracing
-from .names import check_key, check_names, check_topic
+from .names import check_key, check_names, check_topic, one_or_several
 from .provide import Providers
 from .stats import PublishStats
 from .subscription import Subscription, SubscriptionOptions
@@ -161,6 +161,9 @@ class Bus:
         self._closed = asyncio.Event()
         self._start_ended = asyncio.Event()
         self._declaring = asyncio.Lock()
+        self._making_again = asyncio.Lock()
+        self._made_again: dict[str, int] = {}
+        """How often each dead-letter topic was declared after it had refused a dead letter."""
         self._traced = False
         self.loop: asyncio.AbstractEventLoop | None = None
         """The event loop that the Bus was started in."""
@@ -287,12 +290,12 @@ class Bus:
         """
         self.providers.register(kind, factory, scope)
 
-    async def declare(self, topic: str, *, groups: Iterable[str] = (), ordered: bool | None = None) -> None:
+    async def declare(self, topic: str, *, groups: str | Iterable[str] = (), ordered: bool | None = None) -> None:
         """Make the topic and these groups be there: from now on each group gets what is published, consumer or not."""
         self._check_started("declare")
         settings = self._topic_settings(topic)
         known = self._declared_groups.setdefault(check_topic(topic), {})
-        for group in groups:
+        for group in one_or_several("declare(groups=)", groups):
             check_names(topic, group)
             known.setdefault(group, GroupSpec(group, settings.ordered if ordered is None else ordered))
         await self._declare_topic(topic)
@@ -326,7 +329,10 @@ class Bus:
         this publish has ended (default: the Bus's).
 
         Events of one key are accepted in the order in which ``publish`` was first stepped, also under ``gather``.
-        Inside a handler, an event without ``id`` gets one that a second run of the handler gives again.
+        Inside a handler, an event without ``id`` gets one that a second run of the handler gives again: a hash of the
+        cause, the handler, and all that the event says but its time. Of events that say the same, the position counts.
+        What says something else in the second run (a time in the data) is another event: give ``id`` where that is
+        not meant.
 
         Raises ``Rejected`` (not stored, do not retry), ``Unavailable`` (not stored), ``PublishOutcomeUnknown`` (may be
         stored), ``EventError`` or ``ConfigError`` (nothing was sent), ``StateError``. Cancelled, it raises
@@ -354,10 +360,10 @@ class Bus:
             if (key := event._attributes.get("partitionkey")) is not None:
                 check_key(str(key))
         out: dict[str, str] | None = dict(headers) if headers else None
-        cause = current_delivery.get()
+        cause = current_cause()
         if cause is not None and not isinstance(data, Event):
             out = {} if out is None else out
-            continue_cause(event, cause, topic, id is not None, out)
+            continue_cause(event, cause, topic, id is not None, out, time is not None)
         not_before = None if delay is None else self._not_before(topic, event, delay)
         if self._publish_through is None:
             if self._publisher is None:
@@ -373,6 +379,8 @@ class Bus:
         Not atomic: one event's failure is its own. A wrong payload raises before anything is sent. Cancelled, it raises
         ``CancelledError``, and the outcome of each is unknown.
         """
+        if isinstance(items, str | bytes | bytearray | Mapping | Event):  # its letters or keys are not meant
+            raise ConfigError("publish_many(items)", f"is one {items.__class__.__name__}", "Give a list of payloads.")
         items = list(items)
         if topic not in self._known:
             await self._first_publish(topic, len(items))
@@ -381,7 +389,7 @@ class Bus:
         publisher = self._publisher
         if publisher is None:
             raise self._not_started("publish_many")
-        cause = current_delivery.get()
+        cause = current_cause()
         ready: list[Publishing] = []
         for item in items:
             event = self._event(topic, item, *(None,) * 9)
@@ -482,7 +490,7 @@ class Bus:
     async def _publish_many_slowly(
         self, topic: str, items: Iterable[Any], deadline: float | None
     ) -> list[Receipt | BrokerError]:
-        cause = current_delivery.get()
+        cause = current_cause()
         ready: list[tuple[Event[Any], dict[str, str]]] = []
         for item in items:
             event = self._event(topic, item, *(None,) * 9)
@@ -545,11 +553,44 @@ class Bus:
                     topic,
                 )
 
-    async def send_dead_letter(self, dead_letters: str, delivery: Delivery, error: Exception) -> None:
-        """For the core: publish the dead letter, confirmed. Raises BrokerError."""
+    async def send_dead_letter(self, dead_letters: str, delivery: Delivery, error: Exception) -> list[str]:
+        """For the core: publish the dead letter, confirmed; returns the names of what had no room beside it.
+
+        Where the topic refuses it, and this Bus makes topics, the topic is declared again first: it may have been
+        deleted. Raises BrokerError.
+        """
         headers = dead_letter_headers(delivery, error)
-        hop = f"dead|{delivery.group}|{headers['anybroker-dead-replays']}|{delivery.attempt}"
-        await self._forward(delivery.event, dead_letters, None, headers, None, hop)
+        # With its place: another event of the same source and id must not pass for a copy of this one.
+        place = f"{delivery.inbound.lane.name}|{delivery.inbound.position}"
+        hop = f"dead|{delivery.group}|{headers['anybroker-dead-replays']}|{delivery.attempt}|{place}"
+
+        async def send(event: Event[Any] | Foreign, beside: dict[str, str]) -> None:
+            await self._forward(event, dead_letters, None, beside, None, hop)
+
+        made = self._made_again
+        before = made.get(dead_letters, 0)
+        try:
+            return await send_fitting(send, delivery.event, headers)
+        except EventTooLarge:
+            raise
+        except Rejected as exc:
+            if self.settings.provision != "create":
+                raise
+            async with self._making_again:  # once, however many dead letters were refused meanwhile
+                if made.get(dead_letters, 0) == before:
+                    await self._make_again(delivery.topic, dead_letters, exc)
+                    made[dead_letters] = before + 1
+        return await send_fitting(send, delivery.event, headers)
+
+    async def _make_again(self, topic: str, dead_letters: str, refused: Rejected) -> None:
+        """Declare a dead-letter topic that refuses. Raises ``refused`` if that fails."""
+        _log.warning("the dead-letter topic %r refuses a dead letter (%s); declaring it again", dead_letters, refused)
+        specs = tuple(spec for spec in self._topic_specs(topic) if spec.name == dead_letters)
+        try:
+            await self.adapter.declare(Topology(specs), "create")
+        except (BrokerError, ConfigError) as exc:
+            _log.warning("the dead-letter topic %r cannot be declared: %s", dead_letters, exc)
+            raise refused from exc
 
     async def send_to_inlet(self, delivery: Delivery, starts: int, delay: float) -> None:
         """For the core: a copy to the group's inlet, to be handled after ``delay`` seconds. Raises BrokerError."""
@@ -562,9 +603,12 @@ class Bus:
         hop = f"release|{delivery.group}|{headers.get('anybroker-replays', '0')}|{starts}"
         await self._forward(delivery.event, delivery.topic, delivery.group, headers, not_before, hop)
 
-    async def replay(self, event: Event[Any] | Foreign, topic: str, group: str, headers: dict[str, str]) -> None:
-        """For the core: send an event to one group only. Raises BrokerError."""
-        await self._forward(event, topic, group, headers, None, f"replay|{group}|{headers['anybroker-replays']}")
+    async def replay(
+        self, event: Event[Any] | Foreign, topic: str, group: str, headers: dict[str, str], place: str = ""
+    ) -> None:
+        """For the core: send an event to one group only. ``place``: of the dead letter. Raises BrokerError."""
+        hop = f"replay|{group}|{headers['anybroker-replays']}|{place}"
+        await self._forward(event, topic, group, headers, None, hop)
 
     async def _forward(
         self,
@@ -579,7 +623,7 @@ class Bus:
             raise Unavailable("the Bus is closing")
         if isinstance(event, Foreign):  # has no id: two that are equal are two, and neither may be dropped as a copy
             hop = f"{hop}|{secrets.token_hex(8)}"
-        await self._publisher.send(Publishing(event, topic, group, headers, not_before, hop, 0))
+        await self._publisher.send(Publishing(event, topic, group, headers or None, not_before, hop, 0))
 
     # -------------------------------------------------------------------------------------------------- life
 
@@ -706,20 +750,29 @@ class Bus:
                 retention=settings.retention,
             )
         ]
-        if topic.endswith(f".{DEAD_LETTER_GROUP}"):
+        if topic.endswith(f".{DEAD_LETTER_GROUP}") and settings.dead_letter is None:
             return specs
-        for group in groups:
-            dead = settings.dead_letter or dead_letter_topic(topic, group)
-            # From the start where the broker can: one that forgets a group without members must not skip what waits.
-            start: Start = "earliest" if self.adapter.capabilities.retains else "new"
-            spec = TopicSpec(dead, (GroupSpec(DEAD_LETTER_GROUP, True, start),), lanes=1, retention=float("inf"))
-            if spec not in specs:
-                specs.append(spec)
-        return specs
+        dead = dict.fromkeys(settings.dead_letter or dead_letter_topic(topic, group) for group in groups)
+        return [*specs, *(self._dead_letter_spec(name) for name in dead)]
+
+    def _dead_letter_spec(self, topic: str) -> TopicSpec:
+        """A dead-letter topic, with what else this Bus knows of it."""
+        # From the start where the broker can: one that forgets a group without members must not skip what waits.
+        start: Start = "earliest" if self.adapter.capabilities.retains else "new"
+        own = {name: spec for name, spec in self._groups_of(topic).items() if name != DEAD_LETTER_GROUP}
+        groups = (GroupSpec(DEAD_LETTER_GROUP, True, start), *own.values())
+        settings = self._topic_settings(topic)
+        # Whatever number of lanes it has is right: it may be another service's topic, or made by hand.
+        lanes, kept = settings.lanes or 1, settings.retention or float("inf")
+        return TopicSpec(topic, groups, settings.ordered, lanes, settings.lanes is None, kept)
 
     def _topology(self) -> Topology:
         names = dict.fromkeys((*self.settings.topics, *(topic for topic, _ in self._subscriptions)))
-        return Topology(tuple(spec for name in names for spec in self._topic_specs(name)))
+        listed = [self._topic_specs(name) for name in names]
+        own = {first.name: first for first, *_ in listed}
+        # What is a dead-letter topic too is made as one: that spec has its other groups.
+        dead = {spec.name: spec for _, *others in listed for spec in others}
+        return Topology(tuple({**own, **dead}.values()))
 
     async def _declare_topic(self, topic: str) -> None:
         if self.settings.provision != "off":

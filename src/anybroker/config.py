@@ -176,7 +176,21 @@ def load_settings(arguments: Mapping[str, Any]) -> BusSettings:
             check_names(topic, group)
         if options.dead_letter is not None:
             check_topic(options.dead_letter)
+            _check_circle(settings.topics, topic)
     return settings
+
+
+def _check_circle(topics: Mapping[str, TopicSettings], topic: str) -> None:
+    """ConfigError where the dead letters of a topic would come to it again, and fail again."""
+    way = [topic]
+    while (options := topics.get(way[-1])) is not None and options.dead_letter is not None:
+        if options.dead_letter in way:
+            raise ConfigError(
+                f"topics.{topic}.dead_letter",
+                f"leads back to a topic that it starts from: {' -> '.join((*way, options.dead_letter))}",
+                "Name a topic that is read as dead letters only.",
+            )
+        way.append(options.dead_letter)
 
 
 def _check_environment() -> None:

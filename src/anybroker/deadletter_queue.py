@@ -3,28 +3,59 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from ._lease import LeaseKeeper
 from ._ledger import LaneLedger
-from .adapter import Ack, Commit, Inbound, Lane, Receiver, Release, Settlement, SubscriptionSpec
+from .adapter import Ack, Commit, ExtendsLease, Inbound, Lane, Receiver, Release, Settlement, SubscriptionSpec
 from .capabilities import Acknowledgement
 from .deadletters import DEAD_LETTER_GROUP, DeadLetter
-from .errors import Unavailable
+from .errors import BrokerError, LeaseLost, Unavailable
+from .names import one_or_several
 
 if TYPE_CHECKING:
     from .bus import Bus
 
 __all__ = ["DeadLetterQueue"]
 
+_log = logging.getLogger("anybroker")
+
 
 class _Reader:
-    """A member of the dead-letter group that reads without a pump, and settles one by one."""
+    """A member of the dead-letter group that reads without a pump, settles one by one, and keeps the leases of what it
+    holds meanwhile."""
 
     def __init__(self, cumulative: bool) -> None:
         self._cumulative = cumulative
         self.ledgers: dict[Lane, LaneLedger] = {}
         self.receiver: Receiver | None = None
+        self.not_ours: set[Inbound] = set()
+        """What another member may have by now: its lease was lost."""
+        self._lease: LeaseKeeper | None = None
+        self._extending: asyncio.Task[None] | None = None
+
+    def begin(self, receiver: Receiver, lease: float | None) -> None:
+        """Read from this receiver. ``lease``: seconds, where the broker has leases."""
+        self.receiver = receiver
+        if lease is not None and isinstance(receiver, ExtendsLease):
+            self._lease = LeaseKeeper(receiver, lease, self.not_ours.add)
+            self._extending = asyncio.create_task(self._lease.run(), name="anybroker dead letters lease")
+
+    async def leave(self) -> None:
+        """Leave the group. Idempotent."""
+        extending, self._extending = self._extending, None
+        if extending is not None:
+            extending.cancel()
+            await asyncio.wait((extending,))
+        receiver, self.receiver = self.receiver, None
+        if receiver is not None:
+            try:
+                await receiver.stop()
+            finally:
+                await receiver.close()
 
     def assigned(self, lane: Lane, note: str = "") -> None:
         """LaneListener."""
@@ -69,17 +100,25 @@ class _Reader:
                 if ledger is None or (self._cumulative and ledger.receive(inbound.position) < 0):
                     continue
                 found.append(inbound)
+                if self._lease is not None:
+                    self._lease.received((inbound,))
         return found
 
     async def settle(self, done: Iterable[Inbound], back: Iterable[Inbound]) -> None:
         """Finish some and give back the others. Raises the first BrokerError."""
         assert self.receiver is not None
+        done, back = list(done), list(back)
+        if self._lease is not None:
+            self._lease.settled((*done, *back))
         batch: list[Settlement] = []
+        failure: BrokerError | None = None
         if self._cumulative:
             lanes: dict[Lane, LaneLedger] = {}
             for inbound in done:
                 ledger = self.ledgers.get(inbound.lane)
-                if ledger is not None:
+                if ledger is None:
+                    failure = LeaseLost(f"{inbound.lane.name} went to another member of {DEAD_LETTER_GROUP!r}")
+                else:
                     ledger.finish(inbound.position)
                     lanes[inbound.lane] = ledger
             for lane, ledger in lanes.items():
@@ -88,18 +127,19 @@ class _Reader:
                     batch.append(Commit(lane, ledger.position, note))
         else:
             batch += [Ack(inbound) for inbound in done]
-            batch += [Release(inbound, inbound.attempts) for inbound in back]
+            batch += [Release(inbound, inbound.attempts) for inbound in back if inbound not in self.not_ours]
         if batch:
             for result in await self.receiver.settle(batch):
-                if result is not None:
-                    raise result
+                failure = failure or result
+        if failure is not None:
+            raise failure
 
 
 _Letters = list[DeadLetter]  # inside the class below, `list` is its method
 _JOIN = 20.0
 """Seconds within which a member of the group gets its part of the topic."""
-_CHUNK = 100
-"""Replayed together and then settled together: so much is replayed twice after a crash."""
+_AT_ONCE = 100
+"""Under way to the group at once: so many are replayed twice after a crash."""
 
 Progress = Callable[[int], None]
 """Told how many more were replayed or discarded."""
@@ -125,7 +165,7 @@ class DeadLetterQueue:
             found = await reader.read(limit, self.patience)
             await reader.settle((), found)
         finally:
-            await self._leave(reader)
+            await reader.leave()
         return self._oldest_first(found)
 
     def _oldest_first(self, found: Iterable[Inbound]) -> _Letters:
@@ -138,70 +178,107 @@ class DeadLetterQueue:
         return letters
 
     async def replay(
-        self, ids: Sequence[str] | None = None, limit: int = 100, *, progress: Progress | None = None
+        self, ids: Iterable[str] | None = None, limit: int = 100, *, progress: Progress | None = None
     ) -> Sequence[DeadLetter]:
         """Send dead letters back to the group that failed, and to no other; all, or those with one of these ids.
 
-        ``limit``: how many dead letters are looked at. Each is settled only after its replay was confirmed: a crash in
-        between replays up to 100 of them twice, and never loses one. ``progress`` is told, as they go, how many more
-        were replayed. Returns those replayed. Raises BrokerError; what was replayed before is settled then.
+        ``ids``: one id, or several. ``limit``: how many dead letters are looked at. Each is settled, in their order,
+        as soon as its replay is confirmed: a crash in between replays up to 100 of them twice, and never loses one.
+        Their leases are kept meanwhile. ``progress`` is told, as they go, how many more were replayed. Returns those
+        replayed. Raises BrokerError; what was replayed before is settled then. ConfigError for ids that are not text.
         """
-        return await self._take(ids, limit, self._send_back, progress)
+        wanted = None if ids is None else set(one_or_several("replay(ids=)", ids))
+        return await self._take(wanted, limit, self._send_back, progress)
 
     async def discard(
-        self, ids: Sequence[str], limit: int = 100, *, progress: Progress | None = None
+        self, ids: Iterable[str], limit: int = 100, *, progress: Progress | None = None
     ) -> Sequence[DeadLetter]:
-        """Drop the dead letters with one of these ids, of the first ``limit``, for good. Returns them."""
-        return await self._take(ids, limit, None, progress)
+        """Drop the dead letters with one of these ids (one, or several), of the first ``limit``, for good. Returns
+        them. ConfigError for ids that are not text."""
+        return await self._take(set(one_or_several("discard(ids=)", ids)), limit, _drop, progress)
 
     async def _send_back(self, letter: DeadLetter) -> None:
-        await self._bus.replay(letter.event, letter.topic, letter.group, letter.replay_headers())
+        place = f"{letter.inbound.lane.name}|{letter.inbound.position}"
+        await self._bus.replay(letter.event, letter.topic, letter.group, letter.replay_headers(), place)
 
     async def _take(
         self,
-        ids: Sequence[str] | None,
+        wanted: set[str] | None,
         limit: int,
-        action: Callable[[DeadLetter], Awaitable[None]] | None,
+        action: Callable[[DeadLetter], Awaitable[None]],
         progress: Progress | None,
     ) -> Sequence[DeadLetter]:
-        wanted = None if ids is None else set(ids)
         reader = await self._join(limit)
         done = _Letters()
-        left: list[Inbound] = []
+        left: dict[Inbound, None] = {}
         try:
-            left = await reader.read(limit, self.patience)
+            left = dict.fromkeys(await reader.read(limit, self.patience))
             letters = [letter for letter in self._oldest_first(left) if wanted is None or letter.id in wanted]
-            for at in range(0, len(letters), _CHUNK):
-                chunk = letters[at : at + _CHUNK]
-                failures: list[BaseException | None] = [None] * len(chunk)
-                if action is not None:
-                    failures = await asyncio.gather(*map(action, chunk), return_exceptions=True)
-                ended = [letter for letter, failure in zip(chunk, failures, strict=True) if failure is None]
-                settled = {letter.inbound for letter in ended}
-                left = [inbound for inbound in left if inbound not in settled]
-                await reader.settle(settled, ())
-                done += ended
-                if progress is not None:
-                    progress(len(ended))
-                for failure in filter(None, failures):
-                    raise failure
+            await self._settle_each(reader, letters, action, progress, done, left)
         finally:
             try:
                 await reader.settle((), left)
             finally:
-                await self._leave(reader)
+                await reader.leave()
         return done
 
+    async def _settle_each(
+        self,
+        reader: _Reader,
+        letters: Iterable[DeadLetter],
+        action: Callable[[DeadLetter], Awaitable[None]],
+        progress: Progress | None,
+        done: _Letters,
+        left: dict[Inbound, None],
+    ) -> None:
+        """Do it with each, several at once, and settle each in order when it is done. Raises the first failure, after
+        which no other is begun."""
+        rest = iter(letters)
+        under_way: deque[tuple[DeadLetter, asyncio.Future[None]]] = deque()
+        failure: BaseException | None = None
+        try:
+            while True:
+                while failure is None and len(under_way) < _AT_ONCE and (letter := next(rest, None)) is not None:
+                    if letter.inbound not in reader.not_ours:
+                        under_way.append((letter, asyncio.ensure_future(action(letter))))
+                if not under_way:
+                    break
+                await asyncio.wait((under_way[0][1],))
+                ended = _Letters()
+                while under_way and under_way[0][1].done():
+                    letter, doing = under_way.popleft()
+                    error = asyncio.CancelledError() if doing.cancelled() else doing.exception()
+                    if error is None:
+                        ended.append(letter)
+                        left.pop(letter.inbound, None)
+                    else:
+                        failure = failure or error
+                if not ended:
+                    continue
+                done += ended
+                if progress is not None:
+                    progress(len(ended))
+                try:
+                    await reader.settle([letter.inbound for letter in ended], ())
+                except BrokerError as exc:
+                    _log.warning("%s: what was taken out may still be there: %s", self.dead_letter_topic, exc)
+                    failure = failure or exc
+        finally:
+            for _, doing in under_way:
+                doing.cancel()
+            if under_way:
+                await asyncio.wait([doing for _, doing in under_way])
+        if failure is not None:
+            raise failure
+
     async def _join(self, limit: int) -> _Reader:
-        adapter = self._bus.adapter
-        reader = _Reader(adapter.capabilities.acknowledgement is Acknowledgement.CUMULATIVE)
+        capabilities = self._bus.adapter.capabilities
+        reader = _Reader(capabilities.acknowledgement is Acknowledgement.CUMULATIVE)
         spec = SubscriptionSpec(self.dead_letter_topic, DEAD_LETTER_GROUP, True, 1, "new", limit)
-        reader.receiver = await adapter.open_receiver(spec, reader)
+        receiver = await self._bus.adapter.open_receiver(spec, reader)
+        reader.begin(receiver, self._bus.settings.lease if capabilities.lease_extension else None)
         return reader
 
-    async def _leave(self, reader: _Reader) -> None:
-        if reader.receiver is not None:
-            try:
-                await reader.receiver.stop()
-            finally:
-                await reader.receiver.close()
+
+async def _drop(_: DeadLetter) -> None:
+    """Settling it is all that there is to do."""

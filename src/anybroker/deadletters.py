@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from .adapter import Foreign, Inbound
 from .delivery import Delivery
-from .errors import DecodeError, InvalidEvent, Reject
+from .errors import DecodeError, EventTooLarge, InvalidEvent, Reject
 from .event import Event
 
-__all__ = ["DEAD_LETTER_GROUP", "DeadLetter", "dead_letter_headers", "dead_letter_topic"]
+__all__ = [
+    "DEAD_LETTER_GROUP",
+    "DeadLetter",
+    "dead_letter_headers",
+    "dead_letter_topic",
+    "reason_of",
+    "send_fitting",
+]
 
 DEAD_LETTER_GROUP = "dlq"
 """The group that every dead-letter topic has, so that the dead letters wait for somebody to look."""
@@ -21,6 +28,9 @@ DEAD_LETTER_GROUP = "dlq"
 _PREFIX = "anybroker-dead-"
 _REASON_LIMIT = 1024
 _ERROR_LIMIT = 4096
+_REASON, _ERROR = _PREFIX + "reason", _PREFIX + "error"
+_CUT = {_ERROR: 512, _REASON: 128}
+"""The least that is cut off at once: a broker may not say by how much a message is too large."""
 
 
 def dead_letter_topic(topic: str, group: str) -> str:
@@ -54,6 +64,11 @@ def _chain_of(error: BaseException) -> str:
     return " <- ".join(parts)
 
 
+def reason_of(error: Exception) -> str:
+    """What the dead letter says as the reason: printable, at most 1 KiB."""
+    return _clip(_reason(error), _REASON_LIMIT)
+
+
 def dead_letter_headers(delivery: Delivery, error: Exception) -> dict[str, str]:
     """What stands beside a dead letter: the delivery's own transport headers, and the facts.
 
@@ -61,7 +76,7 @@ def dead_letter_headers(delivery: Delivery, error: Exception) -> dict[str, str]:
     """
     headers = {name: value for name, value in delivery.headers.items() if not name.startswith("anybroker-")}
     facts = {
-        "reason": _clip(_reason(error), _REASON_LIMIT),
+        "reason": reason_of(error),
         "error": _clip(_chain_of(error), _ERROR_LIMIT),
         "attempts": str(delivery.attempt),
         "topic": delivery.topic,
@@ -74,6 +89,66 @@ def dead_letter_headers(delivery: Delivery, error: Exception) -> dict[str, str]:
     }
     headers.update((_PREFIX + name, value) for name, value in facts.items() if value)
     return headers
+
+
+Send = Callable[[Event[Any] | Foreign, dict[str, str]], Awaitable[Any]]
+"""Publishes a dead letter with these headers beside it, confirmed."""
+
+
+async def send_fitting(send: Send, event: Event[Any] | Foreign, headers: Mapping[str, str]) -> list[str]:
+    """Send a dead letter with all that fits beside it, and return the names of what had no room, whole or in part.
+
+    Each time that the broker has no room: less of the error, then the facts but the reason (the group's own names
+    last), the user's headers, less of the reason, and then nothing. A foreign message that fits no other way goes
+    without its own headers: a body never vanishes. Raises what ``send`` raises, EventTooLarge when nothing is left.
+    """
+    beside = dict(headers)
+    while True:
+        try:
+            await send(event, beside)
+        except EventTooLarge as exc:
+            if beside:
+                beside = _less(beside, max(exc.size - exc.limit, 1))
+            elif isinstance(event, Foreign) and event.headers:
+                event = event.without_headers()
+            else:
+                raise
+        else:
+            return [name for name, value in headers.items() if beside.get(name) != value]
+
+
+def _less(headers: Mapping[str, str], over: int) -> dict[str, str]:
+    """Headers that take at least ``over`` bytes less, or lack one more kind; none when nothing else can go."""
+    if _ERROR in headers:
+        return _cut(headers, _ERROR, over)
+    for kind in (_is_detail, _is_fact, _is_users):
+        kept = {name: value for name, value in headers.items() if not kind(name)}
+        if len(kept) < len(headers):
+            return kept
+    return _cut(headers, _REASON, over) if _REASON in headers else {}
+
+
+def _is_detail(name: str) -> bool:
+    return _is_fact(name) and name not in (_PREFIX + "topic", _PREFIX + "group")
+
+
+def _is_fact(name: str) -> bool:
+    return name.startswith(_PREFIX) and name != _REASON
+
+
+def _is_users(name: str) -> bool:
+    return not name.startswith(_PREFIX)
+
+
+def _cut(headers: Mapping[str, str], name: str, over: int) -> dict[str, str]:
+    """Every way to write a text takes at least its UTF-8 bytes, so that many fewer free ``over`` at least."""
+    left = len(headers[name].encode()) - max(over, _CUT[name])
+    kept = dict(headers)
+    if left < 16:
+        del kept[name]
+    else:
+        kept[name] = _clip(headers[name], left)
+    return kept
 
 
 @dataclass(frozen=True)
@@ -109,7 +184,7 @@ class DeadLetter:
 
         def number(name: str) -> int:
             text = fact(name, "0")
-            return int(text) if text.isascii() and text.isdigit() else 0
+            return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
 
         return cls(
             inbound.event,

@@ -12,7 +12,7 @@ from .event import Event
 if TYPE_CHECKING:
     from ._lanes import LaneState
 
-__all__ = ["Delivery", "current_delivery"]
+__all__ = ["Delivery", "current_cause", "current_delivery"]
 
 
 class Delivery:
@@ -21,7 +21,19 @@ class Delivery:
     A new Delivery is made for each start, so that what a handler changes on it does not reach the next attempt.
     """
 
-    __slots__ = ("attempt", "event", "group", "handler", "inbound", "key", "lane_state", "ordinal", "topic", "verdict")
+    __slots__ = (
+        "attempt",
+        "ended",
+        "event",
+        "group",
+        "handler",
+        "inbound",
+        "key",
+        "lane_state",
+        "published",
+        "topic",
+        "verdict",
+    )
 
     def __init__(
         self, event: Any, topic: str, group: str, attempt: int, key: str | None, inbound: Inbound, lane_state: LaneState
@@ -38,8 +50,10 @@ class Delivery:
         self.lane_state = lane_state
         self.handler = ""
         """The name of the handler that the event's type was dispatched to."""
-        self.ordinal = 0
-        """How many events its handler has published so far."""
+        self.ended = False
+        """Whether its start is over: what a task that it left behind publishes has no cause any more."""
+        self.published: dict[bytes, int] | None = None
+        """For the core: how many events its handler has published so far, by what they say; None: none yet."""
         self.verdict: Exception | None = None
         """The failure whose dead letter could not be sent yet: the handler is not run again before it was."""
 
@@ -68,4 +82,10 @@ class Delivery:
 
 
 current_delivery: ContextVar[Delivery | None] = ContextVar("anybroker_current_delivery", default=None)
-"""The delivery whose handler runs here; None outside a handler."""
+"""The delivery whose handler was started in this context; None outside a handler."""
+
+
+def current_cause() -> Delivery | None:
+    """The delivery whose handler runs here now; None outside of one, and in a task that outlived its handler."""
+    delivery = current_delivery.get()
+    return None if delivery is None or delivery.ended else delivery

@@ -8,12 +8,20 @@
     │   ├── EncodeError             the payload cannot be serialised
     │   └── DecodeError             the data cannot be decoded or validated; never retried
     ├── StateError                  the Bus is not started, or is closed already
-    └── BrokerError                 the broker, or the way to it, failed
-        ├── Rejected                not stored, and sending it again will not help
-        │   └── EventTooLarge       over the broker's size limit (raised before sending)
-        ├── Unavailable             not stored, may be tried again
-        ├── PublishOutcomeUnknown   may be stored: publish it again under the same id
-        └── LeaseLost               a settlement came too late: another member has the event
+    ├── BrokerError                 the broker, or the way to it, failed
+    │   ├── Rejected                not stored, and sending it again will not help
+    │   │   └── EventTooLarge       over the broker's size limit (raised before sending)
+    │   ├── Unavailable             not stored, may be tried again
+    │   │   └── StoreUnavailable    the idempotency store cannot be reached or written (anybroker.idempotency)
+    │   ├── PublishOutcomeUnknown   may be stored: publish it again under the same id
+    │   └── LeaseLost               a settlement came too late: another member has the event
+    │       └── ClaimLost           another owner has the event's claim (anybroker.idempotency)
+    └── DeliveryError               why an event was dead-lettered, where its handler raised nothing that says it
+        ├── AttemptsExhausted       the handler asked for another start, and there is none left
+        ├── ExpiredError            its expirytime has passed
+        ├── UnhandledError          no handler takes events of its type
+        ├── PoisonedError           the broker handed it over so often that it may be what kills the process
+        └── HandlerExit             the handler raised what ends a program, a task or a generator
 
 Three more are not failures of the library; a handler raises them to say what is to happen::
 
@@ -32,22 +40,28 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AnybrokerError",
+    "AttemptsExhausted",
     "BatchFailed",
     "BrokerError",
     "CapabilityError",
     "ConfigError",
     "DecodeError",
+    "DeliveryError",
     "EncodeError",
     "EventError",
     "EventTooLarge",
+    "ExpiredError",
+    "HandlerExit",
     "InvalidEvent",
     "LeaseLost",
+    "PoisonedError",
     "PublishOutcomeUnknown",
     "Reject",
     "Rejected",
     "Retry",
     "StateError",
     "Unavailable",
+    "UnhandledError",
 ]
 
 
@@ -140,6 +154,49 @@ class PublishOutcomeUnknown(BrokerError):
 
 class LeaseLost(BrokerError):
     """A settlement came after the lease ran out, or the lane went to another member. Counted, never fatal."""
+
+
+class DeliveryError(AnybrokerError):
+    """Why an event was dead-lettered, where its handler raised nothing that says it. Seen in a dead letter's reason."""
+
+
+class AttemptsExhausted(DeliveryError):
+    """The handler asked for another start, and there is none left."""
+
+    def __init__(self, attempts: int, reason: str) -> None:
+        super().__init__(f"no attempt left of {attempts}: {reason}")
+
+
+class ExpiredError(DeliveryError):
+    """The event's ``expirytime`` has passed."""
+
+    def __init__(self, moment: str) -> None:
+        super().__init__(f"the event expired at {moment}")
+
+
+class UnhandledError(DeliveryError):
+    """No handler takes events of this type."""
+
+    def __init__(self, type_: str) -> None:
+        super().__init__(f"no handler of the subscription takes events of type {type_!r}")
+
+
+class PoisonedError(DeliveryError):
+    """The broker handed the event over so often that it probably kills the process."""
+
+    def __init__(self, deliveries: int) -> None:
+        super().__init__(f"handed over {deliveries} times without being finished: it may be what kills the process")
+
+
+class HandlerExit(DeliveryError):
+    """The handler raised what is not an ``Exception``, such as ``SystemExit`` or a ``CancelledError`` that the engine
+    has not asked for, or what a coroutine cannot raise, as ``StopIteration`` is. It is the ``__cause__``; the start
+    counts as failed, and the program goes on."""
+
+    def __init__(self, where: str, raised: BaseException) -> None:
+        text = str(raised)
+        super().__init__(f"{where} raised {type(raised).__name__}" + (f": {text}" if text else ""))
+        self.__cause__ = raised
 
 
 class Reject(Exception):

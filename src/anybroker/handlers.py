@@ -22,14 +22,14 @@ from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 from .cloudevents.media_type import media_type
 from .delivery import Delivery
-from .errors import ConfigError, DecodeError
+from .errors import ConfigError, DecodeError, HandlerExit
 from .event import Event
 from .event import declared_type as _declared
 from .idempotency._store import Transaction
 from .idempotency._transaction import current_transaction
 from .provide import Providers
 
-__all__ = ["HandlerSpec", "Parameter", "Wants", "decoder", "invoker", "read_handler"]
+__all__ = ["HandlerSpec", "Parameter", "Wants", "caller", "decoder", "invoker", "leftover", "read_handler"]
 
 Handler = Callable[[Delivery], Awaitable[None]]
 
@@ -70,7 +70,13 @@ class HandlerSpec:
     payload: Any
     """The payload's annotation; None where it asks for none."""
     is_async: bool
+    """Called on the event loop: it is ``async def``, or wraps one; all else is called in a thread."""
     is_batch: bool
+
+    @property
+    def where(self) -> str:
+        """Its name in messages."""
+        return f"handler {self.name}"
 
     @property
     def asks_for_transaction(self) -> bool:
@@ -101,9 +107,8 @@ def read_handler(
     where = f"handler {name}"
     if not callable(function):
         raise ConfigError(where, f"{function!r} is not callable", "Decorate a function.")
-    is_function = hasattr(function, "__code__") or inspect.ismethod(function) or isinstance(function, partial)
-    target: Any = function if is_function else type(function).__call__
-    target = inspect.unwrap(target.func if isinstance(target, partial) else target)
+    forms = _forms(function)
+    target = forms[-1]  # whose signature it is
     try:
         signature = inspect.signature(function)
         hints = get_type_hints(target, include_extras=True)
@@ -144,10 +149,32 @@ def read_handler(
     _check_together(where, parameters, batch)
     payload = next((p.type for p in parameters if p.wants in _WITH_PAYLOAD and p.type is not None), None)
     types_read = _types(where, types_given, payload)
-    is_async = inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(inspect.unwrap(function))
-    if inspect.isasyncgenfunction(target) or inspect.isgeneratorfunction(target):
+    is_async = any(map(inspect.iscoroutinefunction, forms))
+    # A coroutine function around a generator may consume it; a generator function, or a plain one around it, does not.
+    made = [form for form in forms if inspect.isasyncgenfunction(form) or inspect.isgeneratorfunction(form)]
+    if made and not inspect.iscoroutinefunction(forms[0]):
         raise ConfigError(where, "is a generator", "A handler is a function that ends: 'async def' without yield.")
     return HandlerSpec(function, name, tuple(parameters), types_read, payload, is_async, batch)
+
+
+def _forms(function: Any) -> list[Any]:
+    """What a call runs into, outermost first: the callable or its ``__call__``, what that wraps, and so on inwards."""
+    forms: list[Any] = []
+    form = function
+    while len(forms) < 100:  # a wrapper may wrap itself
+        if isinstance(form, partial):
+            form = form.func
+            continue
+        wrapped = getattr(form, "__wrapped__", None)
+        if inspect.isroutine(form) or inspect.isclass(form) or inspect.iscoroutinefunction(form):
+            forms.append(form)
+        else:
+            forms.append(call := type(form).__call__)
+            wrapped = wrapped or getattr(call, "__wrapped__", None)
+        if wrapped is None:
+            return forms
+        form = wrapped
+    return forms
 
 
 _WITH_PAYLOAD = (Wants.PAYLOAD, Wants.TYPED_EVENT, Wants.PAYLOADS, Wants.EVENTS)
@@ -313,14 +340,16 @@ def invoker(spec: HandlerSpec, providers: Providers, executor: Executor | None) 
     """The innermost handler: decode what is asked for and call the function."""
     if not spec.is_async:
         return _in_thread(spec, providers, executor)
-    function = spec.function
+    function = caller(spec)
+    where = spec.where
     wants = tuple(parameter.wants for parameter in spec.parameters)
-    plain = not any(parameter.keyword for parameter in spec.parameters)
+    plain = not any(parameter.keyword for parameter in spec.parameters) and not _skips(spec)
     if plain and wants == (Wants.PAYLOAD,):
         decode = decoder(spec.parameters[0].type)
 
         async def payload_only(delivery: Delivery) -> None:
-            await function(decode(delivery.event))
+            if (result := await function(decode(delivery.event))) is not None:
+                await leftover(where, result)
 
         return payload_only
     if plain and wants == (Wants.PAYLOAD, Wants.EVENT):
@@ -328,36 +357,72 @@ def invoker(spec: HandlerSpec, providers: Providers, executor: Executor | None) 
 
         async def payload_and_event(delivery: Delivery) -> None:
             event = delivery.event
-            await function(decode(event), event)
+            if (result := await function(decode(event), event)) is not None:
+                await leftover(where, result)
 
         return payload_and_event
-    if plain and wants == (Wants.DELIVERY,):
-        return function
     gather = _arguments(spec)
     if Wants.PROVIDED not in wants:
 
         async def call(delivery: Delivery) -> None:
             args, kwargs = gather(delivery)
-            await function(*args, **kwargs)
+            if (result := await function(*args, **kwargs)) is not None:
+                await leftover(where, result)
 
         return call
 
     async def call_with_provided(delivery: Delivery) -> None:
+        failure: BaseException | None = None
         async with AsyncExitStack() as stack:
-            args, kwargs = gather(delivery)
-            await _fill(spec, providers, stack, args, kwargs)
-            await function(*args, **kwargs)
+            try:
+                args, kwargs = gather(delivery)
+                await _fill(spec, providers, stack, args, kwargs)
+                if (result := await function(*args, **kwargs)) is not None:
+                    await leftover(where, result)
+            except BaseException as exc:
+                failure = exc
+                raise
+        if failure is not None:
+            raise failure  # what was provided swallowed it, and would have had the event acknowledged
 
     return call_with_provided
+
+
+def caller(spec: HandlerSpec) -> Callable[..., Awaitable[Any]]:
+    """The function of a handler that is called on the loop, as something whose call is awaitable for certain."""
+    function, where = spec.function, spec.where
+    if inspect.iscoroutinefunction(_forms(function)[0]):
+        return function
+
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        result = function(*args, **kwargs)
+        if not inspect.isawaitable(result):
+            await leftover(where, result)
+            raise TypeError(
+                f"{where}: the wrapper around an 'async def' returned {type(result).__name__}, so nothing of the "
+                "handler was awaited. Return what the wrapped function returns, or make the wrapper 'async def'"
+            )
+        return await result
+
+    return call
+
+
+async def leftover(where: str, result: Any) -> None:
+    """What a call returned that is not None: a coroutine or a future is awaited, a generator refused, the rest ignored.
+
+    An 'async def' that forgets an ``await`` returns the work instead of doing it, and the event would be acknowledged.
+    """
+    while inspect.iscoroutine(result) or asyncio.isfuture(result):
+        result = await result
+    if inspect.isasyncgen(result) or inspect.isgenerator(result):
+        raise TypeError(f"{where}: returned a generator, of which nothing has run. Use 'async def' without yield")
 
 
 def _arguments(spec: HandlerSpec) -> Callable[[Delivery], tuple[list[Any], dict[str, Any]]]:
     """A function from a delivery to the arguments; provided ones are left None."""
     makers = [(parameter.name if parameter.keyword else None, _maker(parameter)) for parameter in spec.parameters]
-    # A parameter that keeps its default must not shift the ones behind it.
-    names = list(inspect.signature(spec.function).parameters)
     served = [parameter.name for parameter in spec.parameters]
-    by_name = served != names[: len(served)]
+    by_name = _skips(spec)
 
     def gather(delivery: Delivery) -> tuple[list[Any], dict[str, Any]]:
         args: list[Any] = []
@@ -370,6 +435,13 @@ def _arguments(spec: HandlerSpec) -> Callable[[Delivery], tuple[list[Any], dict[
         return args, kwargs
 
     return gather
+
+
+def _skips(spec: HandlerSpec) -> bool:
+    """Whether a parameter keeps its default before one that is served: then the served ones go by their names."""
+    names = list(inspect.signature(spec.function).parameters)
+    served = [parameter.name for parameter in spec.parameters]
+    return served != names[: len(served)]
 
 
 def _maker(parameter: Parameter) -> Callable[[Delivery], Any]:
@@ -403,21 +475,52 @@ async def _fill(
 
 
 def _in_thread(spec: HandlerSpec, providers: Providers, executor: Executor | None) -> Handler:
-    """A plain ``def`` handler: it cannot be cancelled, so a cancelled wait lasts until it has returned."""
-    function = spec.function
+    """A plain ``def`` handler: it cannot be cancelled, so a cancelled wait lasts until it has returned.
+
+    What it returns that is awaitable (it may be a class whose ``__call__`` is plain, or a wrapper that does not tell
+    what it wraps) is awaited on the loop.
+    """
+    function, where = spec.function, spec.where
     gather = _arguments(spec)
     provided = any(parameter.wants is Wants.PROVIDED for parameter in spec.parameters)
 
     async def call(delivery: Delivery) -> None:
         loop = asyncio.get_running_loop()
+        failure: BaseException | None = None
         async with AsyncExitStack() as stack:
-            args, kwargs = gather(delivery)
-            if provided:
-                await _fill(spec, providers, stack, args, kwargs)
-            context = copy_context()
-            await uncancelled(loop.run_in_executor(executor, lambda: context.run(function, *args, **kwargs)))
+            try:
+                args, kwargs = gather(delivery)
+                if provided:
+                    await _fill(spec, providers, stack, args, kwargs)
+                context = copy_context()
+                result, raised = await uncancelled(
+                    loop.run_in_executor(executor, _contained, partial(context.run, function, *args, **kwargs))
+                )
+                if raised is not None:
+                    raise raised if _ordinary(raised) else HandlerExit(where, raised) from raised
+                if result is not None:
+                    await leftover(where, await result if inspect.isawaitable(result) else result)
+            except BaseException as exc:
+                failure = exc
+                raise
+        if failure is not None:
+            raise failure  # what was provided swallowed it
 
     return call
+
+
+def _contained(function: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+    """In the thread: what it returned, or raised. A future may not hold StopIteration, turns other exceptions into its
+    own, and passes SystemExit on to the loop, which it ends."""
+    try:
+        return function(), None
+    except BaseException as exc:  # noqa: BLE001 - raised again on the loop
+        return None, exc
+
+
+def _ordinary(exc: BaseException) -> bool:
+    """Whether it can be raised in a coroutine and stays what it is."""
+    return isinstance(exc, Exception) and not isinstance(exc, StopIteration | StopAsyncIteration)
 
 
 async def uncancelled(future: asyncio.Future[Any]) -> Any:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from .errors import ConfigError
 
-__all__ = ["MAX_KEY_BYTES", "MAX_NAMES", "check_key", "check_names", "check_topic"]
+__all__ = ["MAX_KEY_BYTES", "MAX_NAMES", "check_key", "check_names", "check_topic", "one_or_several"]
 
 MAX_NAMES = 60
 """Characters of a topic and a group together."""
@@ -60,3 +61,17 @@ def check_key(key: str) -> str:
             f"Use {MAX_KEY_BYTES} at most: an identifier or its hash, such as the customer's number.",
         )
     return key
+
+
+def one_or_several(what: str, given: str | Iterable[str]) -> tuple[str, ...]:
+    """The texts that a parameter was given: a text is one, not its letters. ConfigError for what is not text."""
+    if isinstance(given, str):
+        return (given,)
+    try:
+        listed = tuple(given)
+    except TypeError:
+        listed = (given,)  # type: ignore[assignment] # refused below
+    for item in listed:
+        if not isinstance(item, str):
+            raise ConfigError(what, f"{item!r} is not text", "Give one text, or a list of them.")
+    return listed

@@ -29,6 +29,13 @@ class Providers:
             raise ConfigError(
                 f"bus.provide({kind!r})", "the factory is not callable", "Give a function without arguments."
             )
+        if inspect.isgeneratorfunction(factory) or inspect.isasyncgenfunction(factory):
+            decorator = "asynccontextmanager" if inspect.isasyncgenfunction(factory) else "contextmanager"
+            raise ConfigError(
+                f"bus.provide({kind!r})",
+                "the factory is a generator, which is not the value",
+                f"Decorate it with @contextlib.{decorator}.",
+            )
         if scope not in ("process", "delivery"):
             raise ConfigError(
                 f"bus.provide({kind!r}, scope=)", f"{scope!r} is no scope", "Use 'process' or 'delivery'."
@@ -58,6 +65,10 @@ async def _make(factory: Callable[[], Any], stack: AsyncExitStack) -> Any:
     value = factory()
     if inspect.isawaitable(value):
         value = await value
+    while inspect.iscoroutine(value):  # an 'async def' that forgot an await: never the value that is asked for
+        value = await value
+    if inspect.isgenerator(value) or inspect.isasyncgen(value):
+        raise TypeError(f"the factory {factory!r} returned a generator: decorate it with @contextlib.contextmanager")
     if isinstance(value, AbstractAsyncContextManager):
         return await stack.enter_async_context(value)
     if isinstance(value, AbstractContextManager):

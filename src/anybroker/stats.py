@@ -44,6 +44,8 @@ class SubscriptionStats:
     returned: int = 0
     """Given back without having been started."""
     dead_lettered: int = 0
+    dead_letters_cut: int = 0
+    """Of those, with no room for all that stands beside them: the broker's size limit."""
     suppressed: int = 0
     """Copies that the idempotency store knew as done."""
     unhandled: int = 0
@@ -59,6 +61,8 @@ class SubscriptionStats:
     lanes_given_back: int = 0
     """Let go so that another member has its share."""
     reconnects: int = 0
+    stalled: int = 0
+    """Times a lane, or the whole subscription, had ``max_ahead`` events behind one that fails, and fetched no more."""
     stuck: int = 0
     """Times a delivery could be neither finished nor dead-lettered, and was kept for later."""
 

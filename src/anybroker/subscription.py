@@ -16,9 +16,9 @@ from ._pump import Pump, PumpSettings
 from .adapter import DEFAULT_LANES, Adapter, Foreign, Start, SubscriptionSpec
 from .capabilities import Acknowledgement
 from .config import TopicSettings
-from .deadletters import dead_letter_topic
+from .deadletters import DEAD_LETTER_GROUP, dead_letter_topic, reason_of
 from .delivery import Delivery
-from .errors import ConfigError, EventError, InvalidEvent
+from .errors import ConfigError, EventError, ExpiredError, InvalidEvent, UnhandledError
 from .event import Event
 from .handlers import HandlerSpec, invoker, read_handler
 from .middleware._base import BuiltIn, Chain, Handler, attached, compose
@@ -98,6 +98,7 @@ class Subscription:
         self.group = group
         self.options = options
         options.check(self._where)
+        self._check_dead_letters()
         self._entries: list[_Entry] = []
         self._pump: Pump | None = None
         self._leaving: Pump | None = None
@@ -186,6 +187,26 @@ class Subscription:
     def dead_letter_topic(self) -> str:
         """Where its dead letters go."""
         return self.topic_settings.dead_letter or dead_letter_topic(self.topic, self.group)
+
+    def _check_dead_letters(self) -> None:
+        """ConfigError where its own dead letters have no place: a dead-letter topic has no dead-letter topics."""
+        configured = self.topic_settings.dead_letter
+        of_others = self.topic.endswith(f".{DEAD_LETTER_GROUP}") or self.topic in {
+            each.dead_letter for each in self._bus.settings.topics.values()
+        }
+        if of_others and self.group == DEAD_LETTER_GROUP:
+            raise ConfigError(
+                self._where,
+                f"the group {DEAD_LETTER_GROUP!r} of a dead-letter topic is the one that keeps the dead letters",
+                "Read them with bus.dead_letters(topic, group), or choose another group.",
+            )
+        if configured is None and self.topic.endswith(f".{DEAD_LETTER_GROUP}"):
+            raise ConfigError(
+                self._where,
+                "is on a dead-letter topic, and what its handler fails at would have no place to go",
+                "Read dead letters with bus.dead_letters(topic, group); or configure a dead-letter topic for it: "
+                f'topics={{{self.topic!r}: {{"dead_letter": "another-topic"}}}}.',
+            )
 
     def check(self, adapter: Adapter) -> None:
         """ConfigError for what cannot be, before anything is made."""
@@ -301,7 +322,7 @@ class Subscription:
         """Why the subscription is unhealthy; None while it is well, or stopped."""
         if self._pump is None:
             return None
-        return self._pump.problem or next(iter(self._handler_problems.values()), None)
+        return self._pump.problem or self._pump.hindrance or next(iter(self._handler_problems.values()), None)
 
     def _report(self, handler: str, problem: str | None) -> None:
         if problem is None:
@@ -351,6 +372,7 @@ class Subscription:
             lease=bus.settings.lease,
             stores=bus.stores,
             problem=partial(self._report, entry.spec.name),
+            giving_up=lambda: pump().giving_up,
         )
         stack = (*attached(entry.spec.function), *entry.middleware)
         own = [item for item in stack if isinstance(item, BuiltIn)]
@@ -410,24 +432,20 @@ class Subscription:
         self.stats.dead_lettered += 1
 
     async def _send_dead_letter(self, delivery: Delivery, error: Exception) -> None:
-        await self._bus.send_dead_letter(self.dead_letter_topic, delivery, error)
+        missing = await self._bus.send_dead_letter(self.dead_letter_topic, delivery, error)
+        if missing:
+            self.stats.dead_letters_cut += 1
+            _log.warning(
+                "%s/%s: a dead letter is near the broker's size limit, and these headers beside it were cut or left "
+                "out: %s. It died of: %s",
+                self.topic,
+                self.group,
+                ", ".join(missing),
+                reason_of(error),
+            )
 
     async def _copy_to_inlet(self, delivery: Delivery, starts: int, delay: float) -> None:
         await self._bus.send_to_inlet(delivery, starts, delay)
-
-
-class UnhandledError(Exception):
-    """No handler takes events of this type."""
-
-    def __init__(self, type_: str) -> None:
-        super().__init__(f"no handler of the subscription takes events of type {type_!r}")
-
-
-class ExpiredError(Exception):
-    """The event's ``expirytime`` has passed."""
-
-    def __init__(self, moment: str) -> None:
-        super().__init__(f"the event expired at {moment}")
 
 
 def _expired(event: Event[Any]) -> bool:

@@ -10,7 +10,7 @@ from tests.engine.scripted_adapter import ScriptedBroker, until
 from anybroker import Bus, Event
 
 
-def test_the_subscription_says_that_it_is_unwell() -> None:
+def test_the_receiver_is_taken_for_dead_and_replaced() -> None:
     async def main() -> None:
         broker = ScriptedBroker()
         bus = Bus(broker, source="test", idempotency="memory://")
@@ -23,7 +23,10 @@ def test_the_subscription_says_that_it_is_unwell() -> None:
             stray: Any = asyncio.CancelledError()
             broker.receiver.die(stray)
             await until(lambda: bool(bus.problems), "a problem")
-            assert bus.problems == {"topic/group": "fetching stopped: the adapter raised CancelledError"}
+            assert bus.problems == {"topic/group": "reconnecting: receiving failed: CancelledError()"}
+            await until(lambda: len(broker.receivers) == 2, "another receiver")
+            await until(lambda: bus.problems == {}, "it is well again")
+            assert bus.subscriptions[0].stats.reconnects == 1
 
     asyncio.run(main())
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from anybroker import Bus, Delivery, MemoryBroker, Reject, Rejected, Unavailable
+from anybroker import Bus, ConfigError, Delivery, MemoryBroker, Reject, Rejected, Unavailable
 from anybroker.adapter import Outbound
 from anybroker.middleware import dead_letter, retry
 from anybroker.testing import FaultyBroker, Recorder, fail, settled
@@ -101,7 +101,8 @@ def test_it_is_confirmed_before_the_original_is_settled(run: Any) -> None:
 def test_while_it_cannot_be_sent_the_original_stays_and_the_handler_is_not_run_again(run: Any, until: Any) -> None:
     fault = fail("publish", Unavailable("no room"), when=to_dead_letters)
     broker = FaultyBroker(MemoryBroker(), fault)
-    bus = Bus(broker, source="shop", publish_deadline=0.05)
+    topics = {"orders.billing.dlq": {"dead_letter": "orders.watched"}}
+    bus = Bus(broker, source="shop", publish_deadline=0.05, topics=topics)
     starts: list[int] = []
     recorder = Recorder(bus, "orders.billing.dlq", group="watcher")
 
@@ -131,8 +132,9 @@ def test_while_it_cannot_be_sent_the_original_stays_and_the_handler_is_not_run_a
     assert starts == [1]
 
 
-def test_where_the_dead_letter_topic_refuses_it_the_subscription_stops(run: Any, until: Any) -> None:
-    broker = FaultyBroker(MemoryBroker(), fail("publish", Rejected("too old"), when=to_dead_letters))
+def test_where_the_dead_letter_topic_refuses_it_the_key_is_held_and_the_others_go_on(run: Any, until: Any) -> None:
+    refuse = fail("publish", Rejected("too old"), when=to_dead_letters)
+    broker = FaultyBroker(MemoryBroker(), refuse)
     bus = Bus(broker, source="shop")
     starts: list[int] = []
 
@@ -141,24 +143,165 @@ def test_where_the_dead_letter_topic_refuses_it_the_subscription_stops(run: Any,
     @once
     async def charge(number: int) -> None:
         starts.append(number)
-        raise OSError("no")
+        if number < 2:
+            raise OSError("no")
 
     async def main() -> None:
         async with bus:
             (subscription,) = bus.subscriptions
-            await bus.publish("orders", 1, type="order.v1")
+            await bus.publish("orders", 1, type="order.v1", key="k")
             await until(lambda: subscription.stats.stuck)
-            await bus.publish("orders", 2, type="order.v1")
+            for number, key in ((2, "k"), (3, "other"), (4, None)):
+                await bus.publish("orders", number, type="order.v1", key=key)
+            await until(lambda: 4 in starts)
             assert bus.problems == {"orders/billing": "Rejected: too old"}
-            assert (await bus.backlog("orders", "billing")).lag == 2
+            await until(lambda: refuse.hits >= 6)  # it is tried again, twice each time: the topic may be missing
+            assert starts == [1, 3, 4]
             broker.faults.clear()
-            subscription.resume()
             await settled(bus)
             assert bus.problems == {}
-            assert subscription.stats.dead_lettered == 2
+            assert subscription.stats.dead_lettered == 1
 
     run(main())
-    assert starts == [1, 2]
+    assert starts == [1, 3, 4, 2]
+
+
+def test_a_dead_letter_topic_that_was_deleted_is_made_again(run: Any, until: Any) -> None:
+    broker = MemoryBroker()
+    bus = Bus(broker, source="shop")
+
+    @bus.subscribe("orders", group="billing")
+    @once
+    async def charge(number: int) -> None:
+        raise OSError("no")
+
+    async def main() -> None:
+        async with bus:
+            del broker.topics["orders.billing.dlq"]
+            for number in range(20):
+                await bus.publish("orders", number, type="order.v1", key=str(number))
+            await settled(bus)
+            assert bus.problems == {}
+            assert len(await bus.dead_letters("orders", "billing").list()) == 20
+            assert bus.subscriptions[0].stats.stuck == 0
+
+    run(main())
+
+
+def test_where_this_bus_makes_no_topics_it_makes_no_dead_letter_topic_either(run: Any, until: Any) -> None:
+    broker = MemoryBroker()
+    maker = Bus(broker, source="shop", topics={"orders": {"groups": ["billing"]}})
+
+    async def main() -> None:
+        async with maker:
+            bus = Bus(broker, source="shop", provision="verify")
+
+            @bus.subscribe("orders", group="billing")
+            @once
+            async def charge(number: int) -> None:
+                raise OSError("no")
+
+            async with bus:
+                del broker.topics["orders.billing.dlq"]
+                await maker.publish("orders", 1, type="order.v1", key="k")
+                await until(lambda: bus.subscriptions[0].stats.stuck >= 2)
+                assert "does not exist" in bus.problems["orders/billing"]
+                assert "orders.billing.dlq" not in broker.topics
+
+    run(main())
+
+
+@pytest.mark.parametrize("topic", ["orders.billing.dlq", "any.dlq"])
+def test_a_subscription_of_a_dead_letter_topic_is_refused(bus: Bus, topic: str) -> None:
+    with pytest.raises(ConfigError, match=r"bus.dead_letters\(topic, group\)"):
+        bus.subscription(topic, group="watcher")
+
+
+def test_the_group_that_keeps_dead_letters_takes_no_handlers() -> None:
+    bus = Bus(MemoryBroker(), source="shop", topics={"orders": {"dead_letter": "failures"}})
+    with pytest.raises(ConfigError, match="keeps the dead letters"):
+        bus.subscription("failures", group="dlq")
+
+
+@pytest.mark.parametrize(
+    "topics",
+    [
+        {"orders": {"dead_letter": "orders"}},
+        {"orders": {"dead_letter": "failures"}, "failures": {"dead_letter": "orders"}},
+    ],
+    ids=["itself", "in a circle"],
+)
+def test_dead_letters_that_would_come_back_as_events_are_refused(topics: Any) -> None:
+    with pytest.raises(ConfigError, match="leads back"):
+        Bus(MemoryBroker(), source="shop", topics=topics)
+
+
+@pytest.mark.parametrize("dead", ["failures", "failures.dlq"])
+def test_a_configured_dead_letter_topic_may_have_groups_whose_failures_have_a_place(run: Any, dead: str) -> None:
+    bus = Bus(
+        MemoryBroker(),
+        source="shop",
+        topics={"orders": {"dead_letter": dead}, dead: {"dead_letter": "lost.dead"}},
+    )
+
+    @bus.subscribe("orders", group="billing")
+    @once
+    async def charge(number: int) -> None:
+        raise OSError("no")
+
+    @bus.subscribe(dead, group="alerts")
+    @once
+    async def alert(number: int) -> None:
+        raise OSError("no pager")
+
+    async def main() -> None:
+        async with bus:
+            await bus.publish("orders", 7, type="order.v1", key="k")
+            await settled(bus)
+            (letter,) = await bus.dead_letters("orders", "billing").list()
+            (second,) = await bus.dead_letters(dead, "alerts").list()
+            assert (letter.reason, second.reason) == ("OSError: no", "OSError: no pager")
+            assert bus.problems == {}
+
+    run(main())
+
+
+@pytest.mark.parametrize("ids", ["one", ["one"], iter(["one"]), {"one"}], ids=["text", "list", "iterator", "set"])
+def test_an_id_given_as_text_is_one_id(bus: Bus, run: Any, ids: Any) -> None:
+    @bus.subscribe("orders", group="billing")
+    @once
+    async def charge(number: int) -> None:
+        raise OSError("no")
+
+    async def main() -> None:
+        async with bus:
+            for id_ in ("o", "one", "n"):
+                await bus.publish("orders", 1, type="order.v1", id=id_)
+            await settled(bus)
+            queue = bus.dead_letters("orders", "billing")
+            assert [letter.id for letter in await queue.discard(ids, 3)] == ["one"]
+            assert [letter.id for letter in await queue.replay("n", 2)] == ["n"]
+            for call in (queue.replay, queue.discard):
+                for wrong in (7, [b"o"], [None]):
+                    with pytest.raises(ConfigError, match="is not text"):
+                        await call(wrong)  # type: ignore[operator]
+
+    run(main())
+
+
+def test_a_group_given_as_text_is_one_group_and_one_payload_is_not_many(run: Any) -> None:
+    broker = MemoryBroker()
+    bus = Bus(broker, source="shop")
+
+    async def main() -> None:
+        async with bus:
+            await bus.declare("orders", groups="billing")
+            assert list(broker.topics["orders"]) == ["billing"]
+            for items in ("text", b"bytes", {"a": 1}):
+                with pytest.raises(ConfigError, match="publish_many"):
+                    await bus.publish_many("orders", items)
+
+    run(main())
 
 
 def test_switched_off_the_event_stays_until_it_succeeds(bus: Bus, run: Any, until: Any) -> None:

@@ -161,7 +161,12 @@ def waits_of(middleware: retry, attempts: int, draws: list[float], monkeypatch: 
         durable=Support.ABSENT,
         processes=Support.ABSENT,
     )
-    chain: Any = SimpleNamespace(ordered=True, capabilities=capabilities, handler=SimpleNamespace(name="charge"))
+    chain: Any = SimpleNamespace(
+        ordered=True,
+        capabilities=capabilities,
+        handler=SimpleNamespace(name="charge"),
+        giving_up=lambda: False,
+    )
 
     async def fails(delivery: Delivery) -> None:
         raise Asked

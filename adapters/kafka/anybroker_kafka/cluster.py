@@ -20,7 +20,7 @@ from aiokafka.errors import (
     UnknownTopicOrPartitionError,
     for_code,
 )
-from aiokafka.protocol.admin import CreateTopicsRequest, DescribeGroupsRequest
+from aiokafka.protocol.admin import CreateTopicsRequest, DescribeConfigsRequest, DescribeGroupsRequest
 from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.offset import OffsetRequest
@@ -32,6 +32,7 @@ BEGINNING, END = -2, -1
 """Moments that :meth:`Cluster.offsets` takes beside milliseconds since the epoch."""
 _NO_OFFSET = -1
 _NO_MEMBER = ("", -1)
+_TOPIC, _LARGEST = 2, "max.message.bytes"
 _T = TypeVar("_T")
 
 
@@ -86,6 +87,16 @@ class Cluster:
         return {
             name: (for_code(code), "".join(filter(None, text[:1]))) for name, code, *text in reply.topic_errors if code
         }
+
+    async def largest_batch(self, topic: str) -> int | None:
+        """Bytes of a record batch that the topic takes [max.message.bytes]; None where the broker does not say."""
+        reply = await self._ask(DescribeConfigsRequest([(_TOPIC, topic, [_LARGEST])]))
+        for code, _, _, _, entries in reply.resources:
+            _check(code, topic)
+            for name, value, *_ in entries:
+                if name == _LARGEST and value is not None:
+                    return int(value)
+        return None
 
     async def committed(self, group: str, tps: Iterable[TopicPartition]) -> dict[TopicPartition, OffsetAndMetadata]:
         """The group's committed positions with their notes; partitions without one are left out."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from math import inf
 from typing import TYPE_CHECKING, Any
+from zlib import compress
 
 from aiokafka.errors import KafkaError
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
@@ -76,11 +78,14 @@ class Partition:
             return
         # Only the first record of a batch can be too large: a batch takes no further one beyond its own, smaller size.
         size = _size(key, value, headers)
-        refused = check_size(outbound, size, self._sender.limit)
+        limit = self._sender.limit
+        refused = check_size(outbound, size, limit, inf)
         if refused is not None:
             report(outbound, refused)
             return
-        self._open = batch = Batch(self._sender.create_batch(), self._sender.time())
+        # Over our limit there are only copies of what a topic holds already, perhaps because it came compressed.
+        compressed = size > limit and value is not None and len(compress(value, 1)) < 0.9 * len(value)
+        self._open = batch = Batch(self._sender.create_batch(compressed), self._sender.time())
         batch.builder.append(timestamp=None, key=key, value=value, headers=headers)
         batch.items.append((outbound, report))
         self.wake()
@@ -141,7 +146,7 @@ class Partition:
             return
         # Whatever was refused has left a hole in the producer's sequence: the next batch needs another producer.
         sender.replace(producer)
-        self._fail(batch, error)
+        await self._fail(batch, error)
 
     async def _outlive(self, batch: Batch, future: asyncio.Future[Any]) -> None:
         """No answer in time: the outcome is unknown.
@@ -178,7 +183,7 @@ class Partition:
             report(outbound, Receipt(outbound.topic, f"{prefix}{offset}"))
             offset += 1
 
-    def _fail(self, batch: Batch, exc: BaseException) -> None:
+    async def _fail(self, batch: Batch, exc: BaseException) -> None:
         error = publish_failure(exc, self._topic)
         if isinstance(error, Rejected):
             if len(batch.items) > 1:
@@ -187,11 +192,12 @@ class Partition:
                 return
             if too_large(exc) and batch.items:
                 size = batch.builder.size()
+                most = min(await self._sender.most(self._topic) or size, size - 1)
                 error = EventTooLarge(
                     f"an event for topic {self._topic!r} takes {size} bytes, and the topic takes less. Raise its "
                     "max.message.bytes, or lower the adapter's max_message_bytes to it",
                     size=size,
-                    limit=size - 1,
+                    limit=most,
                 )
                 error.__cause__ = exc
                 batch.items[0][1](batch.items[0][0], error)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
+from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from anybroker.adapter import Outbound, Report, murmur2
 from anybroker.errors import BrokerError, Rejected, Unavailable
@@ -135,9 +137,19 @@ class KafkaSender:
 
     # ------------------------------------------------------------------------------------------------- producer
 
-    def create_batch(self) -> Any:
-        """An empty batch; one producer's is as good as another's."""
-        return self._batches.create_batch()
+    def create_batch(self, compressed: bool = False) -> Any:
+        """An empty batch; one producer's is as good as another's. ``compressed``: in any case."""
+        batch = self._batches.create_batch()
+        if compressed and not self._batches._message_accumulator._compression_type:  # no public way for one batch
+            batch = BatchBuilder(1, DefaultRecordBatchBuilder.CODEC_GZIP)
+        return batch
+
+    async def most(self, topic: str) -> int | None:
+        """Bytes of a batch that the topic takes; None where Kafka does not say."""
+        try:
+            return await self._cluster.largest_batch(topic)
+        except CLIENT_ERRORS:
+            return None  # this user may not ask; the event's own outcome is reported all the same
 
     async def producer(self) -> AIOKafkaProducer:
         """The producer, connected anew if the last one failed. Raises ``Unavailable``."""

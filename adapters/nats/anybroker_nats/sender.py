@@ -230,7 +230,10 @@ class NatsSender:
             return 0
         self._last = token = self._last + 1
         self._waiting[token] = outbound, report
-        parts += (b"%b%d %d %d\r\n" % (command, token, len(headers), size), headers, body, b"\r\n")
+        if headers:
+            parts += (b"%b%d %d %d\r\n" % (command, token, len(headers), size), headers, body, b"\r\n")
+        else:  # PUB instead of HPUB
+            parts += (b"%b%d %d\r\n" % (command[1:], token, size), body, b"\r\n")
         return size
 
     def _route(self, topic: str, group: str | None) -> list[bytes]:

@@ -40,7 +40,8 @@ class Wire:
         """The block of headers and the body; ``control`` is lines of NATS's own headers, each with its line's end.
 
         Header values of an event are percent-encoded, our own transport headers too; others go as they are. A foreign
-        message keeps its headers byte for byte; a transport header of the same name gives way. Raises ValueError for a
+        message keeps its headers byte for byte; a transport header of the same name gives way. One without transport
+        headers has none of NATS's either, and an empty block if it has no headers at all. Raises ValueError for a
         header that NATS cannot carry.
         """
         event = outbound.event
@@ -61,8 +62,11 @@ class Wire:
         for name, value in own:
             _check(name, value)
         there = {name.lower() for name, _ in own}
+        if extra is None:  # it was too large with anything beside it: not a byte more than it came with
+            lines = [b"%b:%b%b\r\n" % (name.encode(), b" " * value.startswith(b" "), value) for name, value in own]
+            return _LINE + b"".join(lines) + b"\r\n" if lines else b"", event.body or b""
         lines = [b"%b: %b\r\n" % (name.encode(), value) for name, value in own]
-        lines += [_line(name, text).encode() for name, text in (extra or {}).items() if name not in there]
+        lines += [_line(name, text).encode() for name, text in extra.items() if name not in there]
         return _LINE + b"".join(lines) + control.encode() + b"\r\n", event.body or b""
 
     def read(

@@ -16,6 +16,7 @@ from anybroker.errors import AnybrokerError, Unavailable
 from anybroker.tls import tls_refusal
 
 from .failures import CLIENT_ERRORS, amqp_errors, check_cancelled, connect_failure
+from .unreadable import ReadableTransport
 
 __all__ = ["Link", "end_channel"]
 
@@ -30,6 +31,14 @@ async def end_channel(channel: Channel) -> None:
     except (asyncio.CancelledError, *CLIENT_ERRORS):
         pass  # it ends with its connection; aiormq cancels what waits on one that is lost meanwhile
     check_cancelled()
+
+
+class _Connection(aio_pika.Connection):
+    """One whose reader does not end of a message that it cannot read."""
+
+    def __init__(self, url: Any, **options: Any) -> None:
+        super().__init__(url, **options)
+        self.kwargs["transport_factory"] = ReadableTransport()
 
 
 class Link:
@@ -68,7 +77,7 @@ class Link:
         for host, port in self._servers:
             try:
                 connection: AbstractConnection = await aio_pika.connect(
-                    host=host, port=port, timeout=seconds, **self._options
+                    host=host, port=port, timeout=seconds, connection_class=_Connection, **self._options
                 )
             except (asyncio.CancelledError, *CLIENT_ERRORS) as exc:
                 check_cancelled()

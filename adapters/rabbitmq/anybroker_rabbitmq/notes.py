@@ -7,6 +7,7 @@ note's queue is made when it is needed, and is gone a day later. Losing a note m
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -18,6 +19,8 @@ from anybroker.adapter import Foreign, Inbound
 from .link import Link
 
 __all__ = ["note_key", "read_notes", "write_note"]
+
+_log = logging.getLogger("anybroker.rabbitmq")
 
 _EXPIRES: Final = 24 * 60 * 60 * 1000
 """Milliseconds without use until the broker deletes the queue."""
@@ -51,4 +54,16 @@ async def read_notes(link: Link, queue: str) -> dict[str, int]:
             found = await channel.basic_get(queue, no_ack=True, timeout=link.timeout)
             if not isinstance(found.delivery, Basic.GetOk):
                 return starts
-            starts |= json.loads(found.body)
+            starts |= _note(queue, found.body)
+
+
+def _note(queue: str, body: bytes) -> dict[str, int]:
+    """What one says; nothing, with a warning, where anybody else wrote it."""
+    try:
+        starts = json.loads(body)
+        if isinstance(starts, dict) and all(type(count) is int and count >= 0 for count in starts.values()):
+            return starts
+    except (ValueError, RecursionError):
+        pass
+    _log.warning("%s: a message that is not one of our notes was dropped; attempts may start again", queue)
+    return {}

@@ -18,6 +18,7 @@ from anybroker.cloudevents import HeaderBinding, TransportNames
 from anybroker.errors import InvalidEvent
 
 from .frames import field, native_table, table
+from .unreadable import UnreadableForeign, bytes_of, original
 
 __all__ = ["AmqpForeign", "Wire", "Written"]
 
@@ -53,10 +54,14 @@ class AmqpForeign(Foreign):
     def __init__(self, message: DeliveredMessage, reason: InvalidEvent) -> None:
         self.properties: Basic.Properties = message.header.properties
         native = {name: value for name, value in (self.properties.headers or {}).items() if not _is_ours(name)}
-        headers = [(name, _bytes(value)) for name, value in native.items()]
+        headers = [(name, bytes_of(value)) for name, value in native.items()]
         if self.properties.content_type is not None:
             headers.append(("content-type", self.properties.content_type.encode()))
         super().__init__(message.body, headers, None, reason)
+
+    def without_headers(self) -> Foreign:
+        """See :meth:`anybroker.adapter.Foreign.without_headers`. The other properties go too."""
+        return Foreign(self.body, (), self.key, self.reason)
 
 
 class Wire:
@@ -101,6 +106,10 @@ class Wire:
         body = event.body or b""
         if isinstance(event, AmqpForeign):
             return _written_again(event.properties, extra, body)
+        if isinstance(event, UnreadableForeign):
+            kept = {name.lower() for name, _ in event.headers if not _is_ours(name)}
+            added = [(field(name), text.encode()) for name, text in extra.items() if name not in kept]
+            return Written(*event.again(table(added)[4:], _is_ours), body)
         own = {name.lower(): value for name, value in event.headers}
         fields = [(field(name), value) for name, value in event.headers if name.lower() != "content-type"]
         fields += [(field(name), text.encode()) for name, text in extra.items() if name not in own]
@@ -117,23 +126,28 @@ class Wire:
         return known
 
     def read(self, message: DeliveredMessage, lane: Lane, position: int, token: Any) -> Inbound:
-        """One delivery. What is no CloudEvent comes as an AmqpForeign; nothing is raised."""
+        """One delivery. What is no CloudEvent comes as an AmqpForeign, what aiormq could not have read as an
+        UnreadableForeign; nothing is raised."""
+        event: Any = None
         properties = message.header.properties
         headers: Mapping[str, Any] = properties.headers or {}
+        if (raw := original(message.header)) is not None:
+            event = UnreadableForeign(raw, message.body)
+            headers = dict(event.headers)
         names = self._names
         extra: dict[str, str] = {}
         deliveries = 1
         for name, value in headers.items():
             known = names[name]
             if known:
-                extra[known] = value if type(value) is str else _bytes(value).decode("utf-8", "replace")
+                extra[known] = value if type(value) is str else bytes_of(value).decode("utf-8", "replace")
             elif name in ("x-delivery-count", "x-acquired-count") and isinstance(value, int):
                 deliveries = max(deliveries, value + 1)
-        event: Any
-        try:
-            event = self._binding.parse(list(headers.items()), message.body, content_type=properties.content_type)
-        except InvalidEvent as exc:
-            event = AmqpForeign(message, exc)
+        if event is None:
+            try:
+                event = self._binding.parse(list(headers.items()), message.body, content_type=properties.content_type)
+            except InvalidEvent as exc:
+                event = AmqpForeign(message, exc)
         return Inbound(event, lane, position, event.key, extra, message, token, 0, deliveries)
 
 
@@ -149,13 +163,6 @@ def _is_ours(name: str) -> bool:
 def _short(text: str) -> bytes:
     encoded = text.encode()[:255]
     return bytes((len(encoded),)) + encoded
-
-
-def _bytes(value: Any) -> bytes:
-    """A header's value as bytes: as they came, or the text of a value that has another type in AMQP."""
-    if isinstance(value, bytes | bytearray):
-        return bytes(value)
-    return b"" if value is None else str(value).encode()
 
 
 def _written(content_type: str | None, headers: bytes, body: bytes) -> Written:

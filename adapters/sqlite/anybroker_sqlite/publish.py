@@ -20,6 +20,8 @@ __all__ = ["SqliteSender"]
 
 _SEGMENT_BYTES = 1024 * 1024
 _TRANSACTION_EVENTS = 8192
+_MOST = 1_000_000_000 - 65_536
+"""Bytes of a segment's text or body that SQLite itself takes [SQLITE_MAX_LENGTH], less what a row has around them."""
 
 
 class _Publish:
@@ -130,7 +132,7 @@ class SqliteSender:
             # Measured only where it may matter: the attributes that most events have are short.
             if row[7] is not None or rough > limit // 8:
                 try:
-                    refused: BrokerError | None = check_size(outbound, size_of(row), limit)
+                    refused: BrokerError | None = check_size(outbound, size_of(row), limit, _MOST)
                 except ValueError as exc:  # an unpaired surrogate in a header or key
                     refused = Rejected(f"an event for {outbound.topic!r} has text that is not Unicode: {exc}")
                     refused.__cause__ = exc

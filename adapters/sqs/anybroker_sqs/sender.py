@@ -22,6 +22,8 @@ __all__ = ["SqsSender"]
 
 _ENTRIES: Final = 10
 """The most that one request takes."""
+_MOST_BYTES: Final = 1_048_576
+"""What SQS and SNS take at most, whatever this adapter's setting is."""
 _MOST_DELAY: Final = 900
 """Seconds that a standard queue delays a message; the rest of a longer delay is waited out by its receiver."""
 
@@ -152,7 +154,7 @@ class SqsSender:
         except Rejected as exc:
             report(outbound, exc)
             return
-        refused = check_size(outbound, message.size, self._limit)
+        refused = check_size(outbound, message.size, self._limit, _MOST_BYTES)
         if refused is not None:
             report(outbound, refused)
             return

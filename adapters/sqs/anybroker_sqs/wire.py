@@ -2,8 +2,9 @@
 
 Written: the event as structured JSON in the body, and message attributes ``content-type``, ``ce-type``, ``ce-source``,
 ``ce-subject`` for filter policies; transport headers as JSON in one attribute, ``anybroker``, because ten is the most
-that a message may have. Read by the shape of the message: an SNS notification envelope, structured JSON, binary
-attributes.
+that a message may have. A copy of what has ten already (a dead letter) has those that make room for it in there too. A
+message that is no event goes as it came. Read by the shape of the message: an SNS notification envelope, structured
+JSON, binary attributes.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import re
 from base64 import b64decode, b64encode
 from binascii import Error as NoBase64
 from collections.abc import Mapping
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from pydantic_core import from_json
 
@@ -24,27 +25,56 @@ from anybroker.event import Event
 
 from .names import HASHED
 
-__all__ = ["NOT_BEFORE", "Message", "Wire"]
+__all__ = ["NOT_BEFORE", "Message", "SqsForeign", "Wire"]
 
 NOT_BEFORE: Final = "anybroker-not-before"
 """The core's header; written here too where the core has not."""
 FOREIGN: Final = "application/vnd.anybroker.foreign+json"
-"""Content type of a body that wraps a message which is no CloudEvent: its bytes and headers, base64."""
+"""Content type of a body that wraps a message which is no CloudEvent and did not come from SQS: its bytes and headers,
+base64."""
 
 _OURS: Final = "anybroker"
 _ATTRIBUTES: Final = ("ce-", "ce_")
 _MOST_ATTRIBUTES: Final = 10
+_REQUIRED: Final = frozenset(("content-type", "ce-specversion", "ce-id", "ce-source", "ce-type"))
+_MOVED: Final = "anybroker-attributes"
+"""Beside our transport headers: attributes that had no place of their own, as ``{name: [type, value]}``."""
+_KEY: Final = "anybroker-key"
+"""Beside our transport headers: the message group that a foreign message came with."""
 _NO_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters that no body may have [SendMessage, "MessageBody"]."""
+
+
+Attribute: TypeAlias = Mapping[str, Any]
+"""``DataType``, and ``StringValue`` or ``BinaryValue``."""
 
 
 class Message(NamedTuple):
     """A message to be sent."""
 
     body: str
-    attributes: dict[str, dict[str, str]]
+    attributes: dict[str, Attribute]
     size: int
     """Bytes as AWS counts them: body, and name, type and value of each attribute."""
+
+
+class SqsForeign(Foreign):
+    """A message that is no CloudEvent, with its text and attributes as SQS gave them, so that its dead letter has them
+    too."""
+
+    __slots__ = ("attributes", "text")
+
+    def __init__(
+        self, text: str, attributes: Mapping[str, Attribute], key: str | None, reason: InvalidEvent | None
+    ) -> None:
+        self.text = text
+        self.attributes = attributes
+        fields = [(name, _encode(_value(attribute))) for name, attribute in attributes.items()]
+        super().__init__(_encode(text), fields, key, reason)
+
+    def without_headers(self) -> SqsForeign:
+        """See :meth:`anybroker.adapter.Foreign.without_headers`."""
+        return SqsForeign(self.text, {}, self.key, self.reason)
 
 
 class Wire:
@@ -56,28 +86,47 @@ class Wire:
     # ------------------------------------------------------------------------------------------------- writing
 
     def write(self, outbound: Outbound) -> Message:
-        """The message of an event. Raises Rejected where binary mode, which was asked for, cannot carry it."""
+        """The message of an event. Raises Rejected where binary mode, which was asked for, cannot carry it; what SQS
+        has stored once goes as structured JSON then."""
         event = outbound.event
-        if isinstance(event, Foreign):
-            body, plain = _wrap(event), {"content-type": FOREIGN}
-        elif self._binary is None:
-            body, plain = format_text(event), filter_attributes(event)
-        else:
-            body, plain = self._write_binary(self._binary, event, outbound.topic)
-        extra = outbound.headers
+        extra: Mapping[str, Any] | None = outbound.headers
         if outbound.not_before is not None and (extra is None or NOT_BEFORE not in extra):
             extra = {**(extra or {}), NOT_BEFORE: f"{outbound.not_before:.3f}"}
+        attributes: dict[str, Attribute]
+        if isinstance(event, SqsForeign):
+            body, attributes = event.text, dict(event.attributes)
+            if extra is not None:
+                own = {name.lower() for name in attributes}
+                extra = {name: text for name, text in extra.items() if name not in own}
+                if event.key is not None:
+                    extra[_KEY] = event.key
+        else:
+            if isinstance(event, Foreign):
+                body, plain = _wrap(event), {"content-type": FOREIGN}
+            elif self._binary is None:
+                body, plain = format_text(event), filter_attributes(event)
+            else:
+                try:
+                    body, plain = self._write_binary(self._binary, event, outbound.topic)
+                except Rejected:
+                    if not outbound.is_copy:
+                        raise
+                    body, plain = format_text(event), filter_attributes(event)
+            attributes = {name: {"DataType": "String", "StringValue": value} for name, value in plain.items()}
         if extra:
+            if len(attributes) >= _MOST_ATTRIBUTES:
+                if not outbound.is_copy:
+                    raise _too_many(len(attributes) + 1, outbound.topic)
+                extra = {**extra, _MOVED: _make_room(attributes)}
             # Not as ASCII: six bytes for each letter of an error in Russian are more than a dead letter has room for.
             text = json.dumps(dict(extra), separators=(",", ":"), ensure_ascii=False)
-            plain[_OURS] = _NO_XML.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
-            if len(plain) > _MOST_ATTRIBUTES:
-                raise _too_many(len(plain), outbound.topic)
+            text = _NO_XML.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+            attributes[_OURS] = {"DataType": "String", "StringValue": text}
         size = _bytes_of(body)
-        attributes = {}
-        for name, value in plain.items():
-            size += len(name) + 6 + _bytes_of(value)  # 6: "String"
-            attributes[name] = {"DataType": "String", "StringValue": value}
+        for name, attribute in attributes.items():
+            value = _value(attribute)
+            size += len(name) + len(attribute["DataType"])
+            size += len(value) if isinstance(value, bytes) else _bytes_of(value)
         return Message(body, attributes, size)
 
     def _write_binary(self, binding: HeaderBinding[str], event: Event[Any], topic: str) -> tuple[str, dict[str, str]]:
@@ -106,23 +155,22 @@ class Wire:
 
     def read(self, message: Mapping[str, Any], lane: Lane) -> Inbound:
         """One delivery, its position not set yet. What is no CloudEvent comes as a Foreign; nothing is raised."""
-        given: Mapping[str, Any] = message.get("MessageAttributes") or {}
+        given: Mapping[str, Attribute] = message.get("MessageAttributes") or {}
         system: Mapping[str, str] = message.get("Attributes") or {}
-        plain: dict[str, str | bytes] = {
-            name: value["StringValue"] if "StringValue" in value else value.get("BinaryValue", b"")
-            for name, value in given.items()
-        }
-        headers = _unpack(plain.get(_OURS))
-        if headers is None:
-            headers = {}
+        group = system.get("MessageGroupId")
+        key = None if group is None or group.startswith(HASHED) else group
+        ours = _unpack(_value(given[_OURS])) if _OURS in given else None
+        if ours is None:
+            headers: dict[str, str] = {}
         else:
-            del plain[_OURS]
+            headers, moved = ours
+            given = {**{name: attribute for name, attribute in given.items() if name != _OURS}, **moved}
+            key = headers.pop(_KEY, key)
+        plain = {name: _value(attribute) for name, attribute in given.items()}
         for name, value in plain.items():
             lower = name.lower()
             if lower != "content-type" and not lower.startswith(_ATTRIBUTES):
                 headers[lower] = value if isinstance(value, str) else value.decode("utf-8", "replace")
-        group = system.get("MessageGroupId")
-        key = None if group is None or group.startswith(HASHED) else group
         body: str = message["Body"]
         event: Event[Any] | Foreign | None = None
         if plain.get("content-type") == FOREIGN:
@@ -131,8 +179,7 @@ class Wire:
             try:
                 event = parse_text(body, plain)
             except InvalidEvent as exc:
-                fields = [(name, _encode(value)) for name, value in plain.items()]
-                event = Foreign(_encode(body), fields, key, exc)
+                event = SqsForeign(body, given, key, exc)
         own = event.key
         deliveries = int(system.get("ApproximateReceiveCount", "1"))
         return Inbound(event, lane, 0, key if own is None else own, headers, message, None, 0, deliveries)
@@ -153,17 +200,44 @@ def _too_many(count: int, topic: str) -> Rejected:
     )
 
 
-def _unpack(value: str | bytes | None) -> dict[str, str] | None:
-    """Our transport headers; None where the attribute is absent, or somebody else's."""
-    if value is None:
-        return None
+def _value(attribute: Attribute) -> str | bytes:
+    value: str | bytes = attribute["StringValue"] if "StringValue" in attribute else attribute.get("BinaryValue", b"")
+    return value
+
+
+def _make_room(attributes: dict[str, Attribute]) -> dict[str, list[str]]:
+    """Take out the last ones that may go, until there is room for ours."""
+    moved: dict[str, list[str]] = {}
+    optional = [name for name in attributes if name not in _REQUIRED]
+    while len(attributes) >= _MOST_ATTRIBUTES and optional:
+        name = optional.pop()
+        attribute = attributes.pop(name)
+        value = _value(attribute)
+        text = value if isinstance(value, str) else b64encode(value).decode()
+        moved[name] = [attribute["DataType"], text]
+    return moved
+
+
+def _unpack(value: str | bytes) -> tuple[dict[str, str], dict[str, Attribute]] | None:
+    """Our transport headers, and the attributes that have moved there; None where the attribute is somebody else's."""
     try:
         headers = from_json(value)
     except ValueError:
         return None
-    if not isinstance(headers, dict) or not all(isinstance(text, str) for text in headers.values()):
+    if not isinstance(headers, dict):
         return None
-    return headers
+    moved: dict[str, Attribute] = {}
+    try:
+        for name, (kind, text) in headers.pop(_MOVED, {}).items():
+            if kind.startswith("Binary"):
+                moved[name] = {"DataType": kind, "BinaryValue": b64decode(text, validate=True)}
+            elif isinstance(text, str):
+                moved[name] = {"DataType": kind, "StringValue": text}
+    except (ValueError, TypeError, AttributeError):
+        return None
+    if not all(isinstance(text, str) for text in headers.values()):
+        return None
+    return headers, moved
 
 
 def _wrap(foreign: Foreign) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from anybroker.bus import AdapterFactory
 from anybroker.capabilities import Acknowledgement, Capabilities
 
-from . import consuming, publishing
+from . import consuming, core, publishing
 from .breaking import BrokenBroker, Flaw
 
 __all__ = ["MUTANTS", "Mutant", "break_broker"]
@@ -241,6 +241,15 @@ _ALL = (
         ),
     ),
     Mutant(
+        "dies-of-foreign-messages",
+        consuming.DiesOfForeignMessages,
+        (
+            "test_a_message_that_the_client_cannot_read_stops_nothing",
+            "test_what_cannot_be_read_stops_no_new_consumer",
+            "test_a_foreign_message_is_kept_raw_and_the_consumer_lives_on",
+        ),
+    ),
+    Mutant(
         "ignores-the-start",
         consuming.IgnoresTheStart,
         ("test_earliest_begins_with_what_is_kept",),
@@ -263,6 +272,15 @@ _ALL = (
         (
             "test_one_dead_letter_is_replayed_or_discarded_by_its_id",
             "test_a_half_open_connection_is_noticed_by_the_consumer",
+        ),
+    ),
+    # ------------------------------------------------------------------------------------------ the core on the way out
+    Mutant(
+        "derives-ids-from-the-position",
+        core.DerivesIdsFromThePosition,
+        (
+            "test_a_second_run_that_publishes_in_another_order_loses_nothing",
+            "test_equal_data_with_another_subject_is_another_event",
         ),
     ),
     Mutant("stops-delivering", consuming.StopsDelivering, ("test_members_of_a_group_share_its_events",)),

@@ -27,7 +27,7 @@ from anybroker.adapter import (
     Topology,
 )
 from anybroker.capabilities import Acknowledgement
-from anybroker.errors import BrokerError
+from anybroker.errors import BrokerError, Unavailable
 from anybroker.event import Event
 
 from .breaking import BrokenReceiver, Flaw, changed_inbound, changed_outbound
@@ -282,6 +282,16 @@ class DropsForeignMessages(Flaw):
     async def received(self, receiver: BrokenReceiver, batch: Sequence[Inbound]) -> Sequence[Inbound]:
         """Receiver.receive."""
         return [inbound for inbound in batch if not isinstance(inbound.event, Foreign)]
+
+
+class DiesOfForeignMessages(Flaw):
+    """A message that is no CloudEvent ends the receiver that gets it."""
+
+    async def received(self, receiver: BrokenReceiver, batch: Sequence[Inbound]) -> Sequence[Inbound]:
+        """Receiver.receive."""
+        if any(isinstance(inbound.event, Foreign) for inbound in batch):
+            raise Unavailable("the client cannot read a message")
+        return batch
 
 
 class IgnoresTheStart(Flaw):

@@ -33,6 +33,8 @@ class RawMessage:
     """The broker's own ordering key."""
     past_the_topic: bool = False
     """Goes straight to the group, where that is a place of its own."""
+    native: Any = None
+    """What cannot be said in the words above, in a form of the client that sends it."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class RawClient(ABC):
 
     prefix: ClassVar[str]
     """Of the headers that attributes are in binary mode."""
+    largest: ClassVar[int]
+    """Bytes of the largest body, without key and headers, that the broker takes as the suite runs it."""
 
     @abstractmethod
     async def __aenter__(self) -> RawClient:
@@ -72,6 +76,10 @@ class RawClient(ABC):
     @abstractmethod
     async def send(self, topic: str, group: str, message: RawMessage) -> None:
         """Publish to the topic; return when the broker has it. ``group`` is the only one that matters."""
+
+    @abstractmethod
+    async def delete(self, topic: str, group: str) -> None:
+        """Delete the topic with what is in it, its only group included; return when it is gone."""
 
     @abstractmethod
     def read(self, message: RawMessage) -> BaseCloudEvent:
@@ -103,6 +111,10 @@ class RawClient(ABC):
     def carries(self, message: RawMessage) -> bool:
         """Whether messages of this broker can have that body at all."""
         return True
+
+    def unreadable(self) -> Mapping[str, RawMessage]:
+        """Messages that the broker takes and that its usual client for Python cannot read, by what is wrong."""
+        return {}
 
     def own_quirks(self) -> Mapping[str, Quirk]:
         """What programs in other languages send to this kind of broker only."""

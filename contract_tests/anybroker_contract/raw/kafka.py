@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient
 from cloudevents.core.base import BaseCloudEvent
 from cloudevents.core.bindings.kafka import KafkaMessage, from_kafka, to_binary, to_structured
 from cloudevents.core.formats.json import JSONFormat
 
+from .._waiting import eventually
 from .api import MINIMAL, Mode, Quirk, RawClient, RawMessage
 
 __all__ = ["KafkaClient"]
@@ -19,6 +21,7 @@ class KafkaClient(RawClient):
     """Record headers are bytes."""
 
     prefix: ClassVar[str] = "ce_"
+    largest: ClassVar[int] = 1_048_516
 
     def __init__(self, url: str) -> None:
         self._servers = url.removeprefix("kafka://")
@@ -26,7 +29,7 @@ class KafkaClient(RawClient):
         self._consumer: Any = None
 
     async def __aenter__(self) -> KafkaClient:
-        self._producer = AIOKafkaProducer(bootstrap_servers=self._servers)
+        self._producer = AIOKafkaProducer(bootstrap_servers=self._servers, max_request_size=2_000_000)
         await self._producer.start()
         return self
 
@@ -50,6 +53,20 @@ class KafkaClient(RawClient):
         """With acks=1, as most programs do."""
         key = None if message.key is None else message.key.encode()
         await self._producer.send_and_wait(topic, message.body, key, headers=list(message.headers.items()))
+
+    async def delete(self, topic: str, group: str) -> None:
+        """The topic; its positions go with it."""
+        admin = AIOKafkaAdminClient(bootstrap_servers=self._servers)
+        await admin.start()
+        try:
+            await admin.delete_topics([topic])
+
+            async def gone() -> bool:
+                return topic not in await admin.list_topics()
+
+            await eventually(gone, 10.0, f"Kafka still has the topic {topic!r}")
+        finally:
+            await admin.close()
 
     def read(self, message: RawMessage) -> BaseCloudEvent:
         """By the SDK, which takes no null value: an empty one is no data to it."""

@@ -22,6 +22,7 @@ class NatsClient(RawClient):
     """Publishes to a slot of the topic's stream; listens to its subjects."""
 
     prefix: ClassVar[str] = "ce-"
+    largest: ClassVar[int] = 1_048_576
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -49,6 +50,10 @@ class NatsClient(RawClient):
         """Acknowledged by the stream."""
         headers = dict(message.headers) or None
         await self._client.jetstream().publish(f"{topic}.7", message.body or b"", headers=headers)
+
+    async def delete(self, topic: str, group: str) -> None:
+        """The stream, and its consumers with it."""
+        await self._client.jetstream().delete_stream(topic.replace(".", "_"))
 
     def read(self, message: RawMessage) -> BaseCloudEvent:
         """Binary mode has the content type as an attribute."""

@@ -23,6 +23,7 @@ class SqsClient(RawClient):
     """Publishes to the topic's FIFO topic; reads the queue of a group."""
 
     prefix: ClassVar[str] = "ce-"
+    largest: ClassVar[int] = 262_144
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -85,6 +86,15 @@ class SqsClient(RawClient):
         else:
             arn = self._sns.create_topic(Name=f"{topic}.fifo", Attributes={"FifoTopic": "true"})["TopicArn"]
             self._sns.publish(TopicArn=arn, Message=body, MessageAttributes=attributes, **fifo)
+
+    async def delete(self, topic: str, group: str) -> None:
+        """The SNS topic and the group's queue."""
+        await asyncio.to_thread(self._delete, topic.replace(".", "_"), group)
+
+    def _delete(self, topic: str, group: str) -> None:
+        arn = self._sns.create_topic(Name=f"{topic}.fifo", Attributes={"FifoTopic": "true"})["TopicArn"]
+        self._sns.delete_topic(TopicArn=arn)
+        self._sqs.delete_queue(QueueUrl=self._find_queue(topic, group))
 
     def read(self, message: RawMessage) -> BaseCloudEvent:
         """Structured where the content type says so; the filter attributes beside it are no attributes then."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from inspect import isroutine
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar
 
+from .._starting import contained
 from ..capabilities import Capabilities
 from ..delivery import Delivery
 from ..errors import ConfigError
@@ -49,6 +50,8 @@ class Chain:
     stores: Stores
     problem: Callable[[str | None], None]
     """Says why the handler cannot go on now; None: it can again."""
+    giving_up: Callable[[], bool] = lambda: False
+    """Whether the engine is cancelling the handlers: a CancelledError is its own then, else the handler's."""
 
 
 class BuiltIn:
@@ -148,7 +151,7 @@ def compose(
             "asks for a transaction, and has no @idempotent(store)",
             "Put @idempotent(store) above it, with the store whose transaction the effect shares.",
         )
-    handler = innermost
+    handler = contained(innermost, chain.giving_up)
     for item in reversed(result):
         handler = item.bind(handler, chain) if isinstance(item, BuiltIn) else item.wrap(handler)
     return handler

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from .._starting import cancelled_from_outside
 from ..delivery import Delivery
-from ..errors import Retry
+from ..errors import HandlerExit, Retry
 from ._base import BuiltIn, Chain, Handler
 
 __all__ = ["dead_letter"]
@@ -28,7 +29,7 @@ class dead_letter(BuiltIn):  # noqa: N801 - used as a decorator
 
     def bind(self, call_next: Handler, chain: Chain) -> Handler:
         """The composed handler."""
-        send, stats, recovered = chain.dead_letter, chain.stats, chain.recovered
+        send, stats, recovered, giving_up = chain.dead_letter, chain.stats, chain.recovered, chain.giving_up
         if not self.enabled:
             return call_next
 
@@ -43,6 +44,10 @@ class dead_letter(BuiltIn):  # noqa: N801 - used as a decorator
                     raise
                 except Exception as exc:  # noqa: BLE001 - whatever failed is what is dead-lettered
                     failure = exc
+                except BaseException as exc:
+                    if cancelled_from_outside(exc, giving_up):
+                        raise
+                    failure = HandlerExit("the handler", exc)
             delivery.verdict = failure
             await send(delivery, failure)
             stats.dead_lettered += 1

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
+from inspect import CORO_CREATED
 from typing import Any, TypeVar
 
 from ..delivery import Delivery
 from ..errors import ConfigError
+from ..handlers import leftover
 from ._base import Handler, Middleware, attach
 
 __all__ = ["FunctionMiddleware", "from_callable", "middleware"]
@@ -28,8 +30,21 @@ class FunctionMiddleware:
         return function
 
     def wrap(self, call_next: Handler) -> Handler:
-        """The composed handler."""
-        return self._compose(call_next)
+        """The composed handler. ConfigError where the function makes none."""
+        where = f"middleware {self.__name__}"
+        handler: Callable[[Delivery], Awaitable[Any]] = self._compose(call_next)
+        given: object = handler
+        if not callable(given):
+            raise ConfigError(
+                where, f"returned {given!r} instead of a handler", "Return 'async def handler(delivery)'."
+            )
+
+        async def run(delivery: Delivery) -> None:
+            # A handler that returns what it should have awaited would have the event acknowledged unhandled.
+            if (result := await handler(delivery)) is not None:
+                await leftover(where, result)
+
+        return run
 
     def __repr__(self) -> str:
         return f"<middleware {self.__name__}>"
@@ -53,8 +68,19 @@ def middleware(function: Callable[[Delivery, Handler], Awaitable[None]], /) -> F
         )
 
     def compose(call_next: Handler) -> Handler:
-        async def run(delivery: Delivery) -> None:
-            await function(delivery, call_next)
+        async def run(delivery: Delivery) -> Any:
+            made: Awaitable[None] | None = None
+
+            def go(inwards: Delivery) -> Awaitable[None]:
+                nonlocal made
+                made = call_next(inwards)
+                return made
+
+            result: Any = await function(delivery, go)  # type: ignore[func-returns-value] # looked at, whatever it says
+            if result is None and inspect.iscoroutine(made) and inspect.getcoroutinestate(made) == CORO_CREATED:
+                made.close()
+                raise TypeError(f"middleware {name}: called call_next(delivery) and did not await it")
+            return result  # a coroutine if it forgot to await it: see wrap()
 
         return run
 

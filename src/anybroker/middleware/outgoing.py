@@ -54,7 +54,15 @@ def publish_middleware(function: Callable[[Outgoing, PublishHandler], Awaitable[
 
     def compose(call_next: PublishHandler) -> PublishHandler:
         async def run(outgoing: Outgoing) -> Receipt:
-            return await function(outgoing, call_next)
+            result: Any = await function(outgoing, call_next)
+            if inspect.iscoroutine(result):  # it forgot to await call_next: nothing would be sent
+                result = await result
+            if not isinstance(result, Receipt):
+                raise TypeError(
+                    f"publish middleware {name} returned {type(result).__name__} where a Receipt is needed: "
+                    "return await call_next(outgoing). The event may have been sent"
+                )
+            return result
 
         return run
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
 from typing import Literal
 
 from .._reconnect import Backoff
+from .._starting import cancelled_from_outside
 from ..delivery import Delivery
-from ..errors import AnybrokerError, ConfigError, EventError, Reject, Retry
+from ..errors import AttemptsExhausted, ConfigError, EventError, HandlerExit, Reject, Retry
 from ._base import BuiltIn, Chain, Handler
 
-__all__ = ["Uncounted", "retry"]
+__all__ = ["AttemptsExhausted", "Uncounted", "retry"]
 
 _Exceptions = type[Exception] | tuple[type[Exception], ...]
 
@@ -38,7 +38,9 @@ class retry(BuiltIn):  # noqa: N801 - used as a decorator
     :param gives_up_order: confirms ``mode="release"`` on an ordered subscription.
 
     What cannot be decoded or validated is never retried, and neither is :class:`~anybroker.errors.Reject`. Waits end
-    at once on shutdown, when the lane is revoked or the lease lost, without using up an attempt.
+    at once on shutdown, when the lane is revoked or the lease lost, without using up an attempt; neither does a start
+    that the end of the drain time cuts off. Whatever else a handler raises is a failed start, ``SystemExit`` and its
+    own cancellation included.
     """
 
     kind = "retry"
@@ -65,6 +67,8 @@ class retry(BuiltIn):  # noqa: N801 - used as a decorator
                 raise ConfigError(f"retry({name}=)", f"{value!r} is no number of seconds", "Use 0 or more.")
         if not factor >= 1:
             raise ConfigError("retry(factor=)", f"{factor!r} makes waits shorter", "Use 1 or more.")
+        if factor == float("inf"):
+            raise ConfigError("retry(factor=)", "inf is not a factor", "Use a number of 1 or more, such as 3.")
         self.attempts = attempts
         self.mode = mode
         self.on = _exceptions("on", on)
@@ -75,7 +79,7 @@ class retry(BuiltIn):  # noqa: N801 - used as a decorator
     def bind(self, call_next: Handler, chain: Chain) -> Handler:
         """The composed handler."""
         release = self._released(chain)
-        attempts, on, backoff = self.attempts, self.on, self._backoff
+        attempts, on, backoff, giving_up = self.attempts, self.on, self._backoff, chain.giving_up
         give_up_on: tuple[type[Exception], ...] = (Reject, EventError, *self.give_up_on)
 
         async def run(delivery: Delivery) -> None:
@@ -94,14 +98,14 @@ class retry(BuiltIn):  # noqa: N801 - used as a decorator
                 if delivery.attempt >= attempts:
                     raise
                 raise _Again(backoff.wait(delivery.attempt), release, type(exc).__name__) from exc
-            except asyncio.CancelledError as exc:
-                task = asyncio.current_task()
-                if task is None or task.cancelling():
-                    raise  # the engine's own
-                reason = "the handler raised CancelledError, and was not cancelled"
+            except Exception:
+                raise
+            except BaseException as exc:
+                if cancelled_from_outside(exc, giving_up):
+                    raise
                 if delivery.attempt >= attempts:
-                    raise AttemptsExhausted(attempts, reason) from exc
-                raise _Again(backoff.wait(delivery.attempt), release, reason) from exc
+                    raise HandlerExit("the handler", exc) from exc
+                raise _Again(backoff.wait(delivery.attempt), release, type(exc).__name__) from exc
 
         return run
 
@@ -119,13 +123,6 @@ class retry(BuiltIn):  # noqa: N801 - used as a decorator
             )
         capabilities.require("release", setting="retry(mode='release')", remedy="Use mode='hold'.")
         return True
-
-
-class AttemptsExhausted(AnybrokerError):
-    """The handler asked for another start, and there is none left."""
-
-    def __init__(self, attempts: int, reason: str) -> None:
-        super().__init__(f"no attempt left of {attempts}: {reason}")
 
 
 class Uncounted(Retry):

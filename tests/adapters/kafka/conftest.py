@@ -141,6 +141,9 @@ class FakeKafka:
         self.producers.append(FakeProducer(self))
         return self.producers[-1]
 
+    async def largest_batch(self, topic: str) -> int | None:
+        return None
+
     async def partitions(self, topics: Sequence[str]) -> dict[str, int]:
         return {topic: self.topics[topic] for topic in topics if topic in self.topics}
 

@@ -298,3 +298,21 @@ def test_a_link_that_is_gone_while_giving_back_ends_the_receiver(run: Run, joine
             await case.take()
 
     run(check())
+
+
+def test_what_is_not_a_note_is_dropped_aloud(
+    run: Run, joined: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Anybody can publish to the queue of notes: the lane goes on, with the notes that are some."""
+
+    async def check() -> None:
+        case = await joined()
+        case.link.there.add("orders:billing:0:notes")
+        case.link.notes += [b"\xff", b"[1]", b'{"/s 1": "2"}', b'{"/s 1": -2}', b"[" * 100_000, b'{"/s 1": 2}']
+        await case.deliver(0, 1, redelivered=True)
+        [inbound] = await case.take()
+        assert inbound.attempts == 2
+        assert [record.levelname for record in caplog.records] == ["WARNING"] * 5
+        assert "orders:billing:0:notes" in caplog.text
+
+    run(check())

@@ -173,8 +173,8 @@ def test_the_limit_is_exact_and_the_others_go_on(opened: Any, kit: ModuleType, r
         async with opened(max_event_bytes=100_000) as broker:
 
             def sized(count: int, reserve: int = RESERVED_BYTES) -> Outbound:
-                event = kit.Event.create(b"x" * count, source="/s", type="t", id="one")
-                return Outbound(event, "orders", reserve=reserve, hop=str(count))
+                event = kit.Event.create(b"x" * count, source="/s", type="t", id=str(count))
+                return Outbound(event, "orders", reserve=reserve)
 
             small = kit.Outbound(kit.make_event(1), "orders")
             small_too = kit.Outbound(kit.make_event(2), "orders")
@@ -184,7 +184,7 @@ def test_the_limit_is_exact_and_the_others_go_on(opened: Any, kit: ModuleType, r
             assert isinstance(too_large, EventTooLarge)
             assert too_large.limit == 100_000 - RESERVED_BYTES
             most = 100_000 - (too_large.size - too_large.limit)
-            fits, over = await broker.publish(sized(most + 1), sized(most + 2))  # a digit less of hop and of size
+            fits, over = await broker.publish(sized(most + 1), sized(most + 2))  # a digit less of id and of size
             assert isinstance(fits, Receipt), fits
             while not isinstance(over, EventTooLarge):
                 most += 1

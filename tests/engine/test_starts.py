@@ -1,0 +1,150 @@
+"""One start of a handler in the engine: how many run at once, when the held ones start, what a stall says."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from typing import Any
+
+import pytest
+from tests.engine.scripted_adapter import ScriptedBroker, inbound, until
+
+from anybroker import Bus, Event
+from anybroker.capabilities import Acknowledgement
+from anybroker.middleware import retry
+
+PER_MESSAGE: dict[str, Any] = {"acknowledgement": Acknowledgement.PER_MESSAGE}
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
+@pytest.mark.parametrize("max_in_flight", [1, 3])
+def test_eager_tasks_do_not_run_more_handlers_at_once(max_in_flight: int) -> None:
+    async def main() -> None:
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined,unused-ignore] # 3.12
+        broker = ScriptedBroker(**PER_MESSAGE)
+        bus = Bus(broker, source="test", idempotency="memory://")
+        running = most = ended = 0
+
+        @bus.subscribe("topic", group="group", max_in_flight=max_in_flight)
+        async def handle(event: Event[Any]) -> None:
+            nonlocal running, most, ended
+            running += 1
+            most = max(most, running)
+            await asyncio.sleep(0.001)
+            running -= 1
+            ended += 1
+
+        async with asyncio.timeout(20), bus:
+            lane = broker.receiver.assign("a")
+            broker.receiver.deliver(*(inbound(lane, at, f"k{at}") for at in range(20)))
+            await until(lambda: ended == 20)
+        assert most == max_in_flight
+
+    asyncio.run(main())
+
+
+def test_a_delayed_event_never_starts_early_by_the_wall_clock() -> None:
+    async def main() -> None:
+        broker = ScriptedBroker(**PER_MESSAGE)
+        bus = Bus(broker, source="test", idempotency="memory://")
+        early: list[float] = []
+        ended = 0
+
+        @bus.subscribe("topic", group="group")
+        async def handle(event: Event[Any]) -> None:
+            nonlocal ended
+            ended += 1
+            if (ahead := moments[event.id] - time.time()) > 0:
+                early.append(ahead)
+
+        async with asyncio.timeout(20), bus:
+            lane = broker.receiver.assign("a")
+            now = time.time()
+            moments = {str(at): now + 0.05 + at * 0.0005 for at in range(200)}
+            broker.receiver.deliver(*(inbound(lane, at, None, not_before=moments[str(at)]) for at in range(200)))
+            await until(lambda: ended == 200)
+        assert early == []
+
+    asyncio.run(main())
+
+
+def test_an_event_that_was_delayed_while_the_clock_was_wrong_starts_when_it_is_right(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        offset = -7200.0  # two hours back
+        real = time.time
+        monkeypatch.setattr("anybroker._pump.time.time", lambda: real() + offset)
+        monkeypatch.setattr("anybroker._pump._LOOK_AGAIN", 0.05)
+        broker = ScriptedBroker(**PER_MESSAGE)
+        bus = Bus(broker, source="test", idempotency="memory://")
+        seen: list[str] = []
+
+        @bus.subscribe("topic", group="group")
+        async def handle(event: Event[Any]) -> None:
+            seen.append(event.id)
+
+        async with asyncio.timeout(20), bus:
+            lane = broker.receiver.assign("a")
+            broker.receiver.deliver(inbound(lane, 1, "a", not_before=real() + 0.1), inbound(lane, 2, "a"))
+            await until(lambda: seen == ["2"], "the one that is due")
+            await asyncio.sleep(0.3)
+            assert seen == ["2"]
+            offset = 0.0
+            await until(lambda: seen == ["2", "1"], "the other, when the clock is right")
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("cumulative", [True, False])
+def test_a_stall_behind_one_failing_key_is_said_and_counted(cumulative: bool, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        broker = ScriptedBroker(**({} if cumulative else PER_MESSAGE))
+        bus = Bus(broker, source="test", idempotency="memory://")
+        seen: list[str] = []
+        fixed = False
+
+        @bus.subscribe("topic", group="group", max_ahead=20, middleware=[retry(attempts=1000, first=0.02, cap=0.02)])
+        async def handle(event: Event[Any]) -> None:
+            if event.key == "bad" and not fixed:
+                raise ValueError("no")
+            seen.append(event.id)
+
+        async with asyncio.timeout(20), bus:
+            lane = broker.receiver.assign("a")
+            bad = [inbound(lane, at, "bad") for at in range(20)]
+            broker.receiver.deliver(*bad, *(inbound(lane, at, f"k{at}") for at in range(20, 40)))
+            await until(lambda: bool(bus.problems), "the problem")
+            (problem,) = bus.problems.values()
+            assert "max_ahead=20 is reached" in problem
+            assert "the key with hash" in problem
+            assert "bad" not in problem
+            assert bus.subscriptions[0].stats.stalled == 1
+            fixed = True
+            await until(lambda: len(seen) == 40, "everything else")
+            await until(lambda: bus.problems == {}, "it is well again")
+
+    asyncio.run(main())
+    assert "max_ahead=20 is reached" in caplog.text
+
+
+def test_slow_handlers_are_not_a_stall() -> None:
+    async def main() -> None:
+        broker = ScriptedBroker()
+        bus = Bus(broker, source="test", idempotency="memory://")
+        free = asyncio.Event()
+
+        @bus.subscribe("topic", group="group", max_ahead=5)
+        async def handle(event: Event[Any]) -> None:
+            await free.wait()
+
+        async with asyncio.timeout(20), bus:
+            lane = broker.receiver.assign("a")
+            broker.receiver.deliver(*(inbound(lane, at, "k") for at in range(20)))
+            await until(lambda: bus.subscriptions[0].buffered >= 5)
+            await asyncio.sleep(0.5)
+            assert bus.problems == {}
+            free.set()
+
+    asyncio.run(main())
