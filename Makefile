@@ -7,7 +7,7 @@ ADAPTERS ?= all
 REQUIRE ?=
 JOBS ?= 4
 
-.PHONY: help env demo test unit coverage contract bench lint types docs mutants wheel clean
+.PHONY: help env demo test unit pythons coverage contract bench lint types docs mutants wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -41,6 +41,9 @@ unit: .venv/.dev .venv/.sdk1 ## unit tests; no broker
 	@ANYBROKER_TEST_CE1_PYTHON=$(CURDIR)/.venv/sdk1/bin/python $(BIN)/python -m pytest tests -q -n 2 $(ARGS)
 
 # Of the core, by the tests that no clock decides about: tracing slows the others too much to be fair to them.
+pythons: .venv/.dev ## unit tests, the contract in process and the demo on the other Pythons, eager tasks and uvloop
+	@.ci/pythons
+
 coverage: .venv/.dev ## how much of the core its unit tests run through
 	@$(BIN)/python -m coverage erase
 	@$(BIN)/python -m coverage run -m pytest -q -n 2 tests/engine tests/cloudevents tests/middleware tests/idempotency \

@@ -5,12 +5,35 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Coroutine, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from anybroker import Bus, MemoryBroker
+
+
+class _EagerLoops(asyncio.DefaultEventLoopPolicy):
+    """Event loops whose tasks begin to run when they are made."""
+
+    def new_event_loop(self) -> asyncio.AbstractEventLoop:
+        loop = super().new_event_loop()
+        loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined,unused-ignore] # Python 3.12
+        return loop
+
+
+def pytest_configure() -> None:
+    """``ANYBROKER_TEST_LOOP``: run on other event loops, ``eager`` or ``uvloop``."""
+    match os.environ.get("ANYBROKER_TEST_LOOP"):
+        case None:
+            pass
+        case "eager":
+            asyncio.set_event_loop_policy(_EagerLoops())
+        case "uvloop":
+            asyncio.set_event_loop_policy(import_module("uvloop").EventLoopPolicy())
+        case other:
+            raise pytest.UsageError(f"ANYBROKER_TEST_LOOP: {other!r} is neither eager nor uvloop")
 
 
 @pytest.fixture

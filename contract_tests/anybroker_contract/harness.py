@@ -53,8 +53,9 @@ class BrokerHarness:
 
     What can be done to the broker is what is overridden: ``restart()`` (end it gracefully and start it, same URL, same
     data), ``kill()`` (SIGKILL) and ``start()`` (after a kill), ``freeze()`` and ``thaw()`` (SIGSTOP and SIGCONT),
-    ``absent_url()`` (a URL where no broker answers), ``route()`` (how to put a proxy before it). They block, or are
-    ``async``, and return when it is done. ``secured()`` starts another one, with TLS and credentials.
+    ``absent_url()`` (a URL where no broker answers), ``delete()`` (a topic, as an operator does), ``route()`` (how to
+    put a proxy before it). They block, or are ``async``, and return when it is done. ``secured()`` starts another one,
+    with TLS and credentials.
     """
 
     name: ClassVar[str]
@@ -108,7 +109,7 @@ class BrokerHarness:
 
     def can(self) -> frozenset[str]:
         """The names of what can be done to this broker: by default what the subclass overrides."""
-        names = (*DISTURBANCES, "absent_url", "in_mode", "raw", "route", "secured")
+        names = (*DISTURBANCES, "absent_url", "delete", "in_mode", "raw", "route", "secured")
         found = frozenset(name for name in names if getattr(type(self), name) is not getattr(BrokerHarness, name))
         return found | {"in_mode"} if _has_content_mode(self.scheme or self.name) else found
 
@@ -138,6 +139,11 @@ class BrokerHarness:
 
     def absent_url(self) -> str:
         """A URL of this kind of broker where none answers."""
+        raise NotImplementedError
+
+    async def delete(self, topic: str) -> None:
+        """Delete the topic as an operator does, with what is in it, while Buses use it; return when it is gone. Its
+        inlets and dead-letter topics stay. By default tests of that do not apply."""
         raise NotImplementedError
 
     # ------------------------------------------------------------------------------------------- content modes

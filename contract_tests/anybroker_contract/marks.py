@@ -55,10 +55,11 @@ def refuses(*names: str) -> Callable[[_F], _F]:
 def needs_harness(*names: str) -> Callable[[_F], _F]:
     """The test does this to the broker; it runs where the harness can, on a broker of its own where it disturbs.
 
-    ``secured``: the test takes the fixture ``secured``. ``route``: it goes through a proxy of its own. ``in_mode``: it
-    publishes in one content mode. ``raw``: it speaks to the broker without anybroker."""
+    ``delete``: the test deletes a topic of its own, as an operator does. ``secured``: the test takes the fixture
+    ``secured``. ``route``: it goes through a proxy of its own. ``in_mode``: it publishes in one content mode. ``raw``:
+    it speaks to the broker without anybroker."""
     for name in names:
-        if name not in DISTURBANCES | {"absent_url", "in_mode", "raw", "route", "secured", "url"}:
+        if name not in DISTURBANCES | {"absent_url", "delete", "in_mode", "raw", "route", "secured", "url"}:
             raise ValueError(f"no harness has {name!r}")
     return pytest.mark.needs_harness(*names)
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from base64 import b64encode
 from collections.abc import Sequence
+from random import Random
 from typing import Any
 
 import pytest
 from pydantic import BaseModel
 
 from anybroker import Bus, DeadLetter, Delivery, Event, Reject, event_type
-from anybroker.adapter import Foreign
-from anybroker.errors import EventTooLarge, Rejected
+from anybroker.adapter import Foreign, Receipt
+from anybroker.errors import EventTooLarge, PublishOutcomeUnknown, Rejected
 from anybroker.middleware import retry
 from anybroker.testing import delay, fail
 
@@ -472,7 +474,8 @@ async def test_while_dead_letters_are_refused_the_other_keys_go_on(kit: Kit) -> 
 @needs_harness("raw")
 async def test_a_deleted_dead_letter_topic_is_made_again(kit: Kit) -> None:
     """A dead-letter topic that somebody deletes under load is made again: what dies afterwards is all there, and no
-    event is handled less or more than once."""
+    event is handled less than once, nor more than once unless its publish had an unknown outcome (a broker may cut the
+    connection while it deletes) and was made again."""
     topic = kit.topic()
     dead = f"{topic}.g.dlq"
     bus = kit.bus()
@@ -487,8 +490,16 @@ async def test_a_deleted_dead_letter_topic_is_made_again(kit: Kit) -> None:
         await letters(kit, bus, topic, 20)
         deleting = asyncio.create_task(client.delete(dead, "dlq"))
         count = 40
+        unknown: set[str] = set()
         while not deleting.done():
-            await kit.publish(bus, topic, 8, keys=8, first=count)
+            events = [counted(number, key=f"k{number % 8}") for number in range(count, count + 8)]
+            while events:
+                results = await bus.publish_many(topic, events)
+                events = [
+                    event for event, result in zip(events, results, strict=True) if not isinstance(result, Receipt)
+                ]
+                assert all(isinstance(result, Receipt | PublishOutcomeUnknown) for result in results)
+                unknown.update(event.id for event in events)
             count += 8
         await deleting
         await kit.publish(bus, topic, 80, keys=8, first=count)
@@ -499,7 +510,7 @@ async def test_a_deleted_dead_letter_topic_is_made_again(kit: Kit) -> None:
         found = {letter.id for letter in await letters(kit, bus, topic, 40)}
         assert bus.problems == {}
     assert found >= set(every[count + 1 :: 2])
-    assert not duplicates(log.handlings)
+    assert duplicates(log.handlings).keys() <= unknown
 
 
 @needs_harness("raw")
@@ -510,9 +521,12 @@ async def test_a_message_at_the_brokers_limit_is_dead_lettered(kit: Kit) -> None
     await kit.declared(topic, "g")
     bus = kit.bus()
     log = kit.subscribe(bus, topic)
-    room = (0, 1, 60, 400, 1_500, 3_000, 7_000)
+    room = (0, 1, 60, 400, 1_500, 7_000)
     async with kit.harness.raw() as client, bus:
-        bodies = [b"%05d" % free + b"x" * (client.largest - free - 5) for free in room]
+        noise = Random(7).randbytes(client.largest)  # what can be compressed may fit where it should not
+        if not client.carries(client.build(noise)):
+            noise = b64encode(noise)
+        bodies = [b"%05d" % free + noise[free + 5 : client.largest] for free in room]
         for number, body in enumerate(bodies):
             await client.send(topic, "g", client.build(body))
             await bus.publish(topic, counted(number))
@@ -525,7 +539,8 @@ async def test_a_message_at_the_brokers_limit_is_dead_lettered(kit: Kit) -> None
     reasons = {free: found[body].reason for free, body in zip(room, bodies, strict=True)}
     assert all(reasons[free].startswith("no CloudEvent") for free in room if free >= 400), reasons
     assert found[bodies[-1]].error
-    assert 0 < bus.subscriptions[0].stats.dead_letters_cut < len(room)
+    whole = found[bodies[-1]].error
+    assert bus.subscriptions[0].stats.dead_letters_cut == sum(letter.error != whole for letter in found.values())
 
 
 async def test_a_replay_keeps_its_leases_and_settles_one_by_one(kit: Kit) -> None:

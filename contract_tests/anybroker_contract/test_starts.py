@@ -9,7 +9,7 @@ from contextvars import ContextVar
 import pytest
 
 from anybroker import Delivery
-from anybroker.middleware import retry
+from anybroker.middleware import Handler, middleware, retry
 from anybroker.testing import fail
 
 from ._checkers import duplicates, inversions
@@ -81,9 +81,15 @@ async def test_whatever_a_handler_raises_is_a_failed_start(kit: Kit, failure: st
 
 
 async def test_a_cancellation_that_was_swallowed_ends_with_its_handler(kit: Kit) -> None:
-    """A handler that cancels its task, swallows that and returns has succeeded, and the next one is not cancelled."""
+    """A handler that cancels its task, swallows that and returns has succeeded: neither the middleware around it nor
+    the next handler is cancelled."""
     topic = kit.topic()
     bus = kit.bus()
+
+    @middleware
+    async def audit(delivery: Delivery, call_next: Handler) -> None:
+        await call_next(delivery)
+        await asyncio.sleep(0.01)
 
     async def behave(delivery: Delivery) -> None:
         if delivery.event.id == "w-0":
@@ -101,7 +107,7 @@ async def test_a_cancellation_that_was_swallowed_ends_with_its_handler(kit: Kit)
             return
         await asyncio.sleep(0.01)
 
-    log = kit.subscribe(bus, topic, behave=behave, max_in_flight=1)
+    log = kit.subscribe(bus, topic, behave=behave, max_in_flight=1, middleware=[audit])
     async with bus:
         published = await kit.publish(bus, topic, 5, keys=1)
         await log.wait_done(id_ for _, id_ in published)

@@ -60,8 +60,26 @@ class Publishing(Outbound):
         self.failure: BrokerError | None = None
 
 
+class _Failing:
+    """A topic that could not take an event: what waits for the next try, in its order."""
+
+    __slots__ = ("again", "backoff", "due", "fresh")
+
+    def __init__(self) -> None:
+        self.again: list[Publishing] = []
+        """Was not stored, and is to be sent again."""
+        self.fresh: list[Publishing] = []
+        """Came meanwhile, and has to stay behind those."""
+        self.due: float | None = None
+        """Of the loop's clock: when to try again. None: it is being tried."""
+        self.backoff = Backoff(first=0.05, cap=2.0, floor=0.01)
+
+
 class Publisher:
-    """One for each Bus: owns the sender, the deadlines, and the retries of what was certainly not stored."""
+    """One for each Bus: owns the sender, the deadlines, and the retries of what was certainly not stored.
+
+    A topic that fails waits by itself: events of the others go on meanwhile.
+    """
 
     def __init__(self, sender: Sender, deadline: float, stats: PublishStats) -> None:
         self._sender = sender
@@ -69,14 +87,13 @@ class Publisher:
         self._stats = stats
         self._loop = asyncio.get_running_loop()
         self._pending: list[Publishing] = []
-        self._again: list[Publishing] = []
+        self._failing: dict[str, _Failing] = {}
         self._in_flight: dict[Publishing, None] = {}
         self._own_deadline: dict[Publishing, None] = {}
         self._accepted: dict[tuple[str, str], int] = {}
         self._forget_at = _FORGET_AT
         self._sequence = 0
         self._wakeup: asyncio.Future[None] | None = None
-        self._backoff = Backoff(first=0.05, cap=2.0, floor=0.01)
         self._closed = False
         self._sweeper: asyncio.TimerHandle | None = None
         self._task = asyncio.create_task(self._run(), name="anybroker publish")
@@ -113,39 +130,76 @@ class Publisher:
     async def _run(self) -> None:
         loop = self._loop
         while True:
-            if not self._pending and not self._again:
-                self._wakeup = loop.create_future()
-                await self._wakeup
+            if not self._pending:
+                await self._wait_for_work()
             if self._sweeper is None:
                 self._sweeper = loop.call_later(_SWEEP, self._sweep)
-            if self._again:
-                await asyncio.sleep(self._backoff.next())
             batch = self._take()
             if batch:
                 await self._submit(batch)
 
+    async def _wait_for_work(self) -> None:
+        """Until something is published, or a topic that failed is to be tried again."""
+        loop = self._loop
+        due = min((failing.due for failing in self._failing.values() if failing.due is not None), default=None)
+        if due is not None and due <= loop.time():
+            return
+        self._wakeup = wakeup = loop.create_future()
+        timer = None if due is None else loop.call_at(due, self._wake)
+        await wakeup
+        if timer is not None:
+            timer.cancel()
+
+    def _wake(self) -> None:
+        if self._wakeup is not None:
+            self._wakeup.set_result(None)
+            self._wakeup = None
+
     def _take(self) -> list[Publishing]:
-        """The next batch: what has to be sent again, in its old order, then what is new."""
-        if self._again:
-            again, self._again = self._again, []
-            again.sort(key=_sequence)
-            under_way = self._under_way()
-            live: list[Publishing] = []
-            for item in again:
-                if item.future.done() or self._overtaken(item):
-                    continue
-                if (key := item.event.key) is not None and under_way.get((item.topic, key), 0) > item.sequence:
-                    self._again.append(item)  # the outcome of a later one decides: accepted, it must not be overtaken
-                else:
-                    live.append(item)
-            self._stats.retried += len(live)
-            self._pending[:0] = live
+        """The next batch: what has to be sent again, in its old order, then what is new; not of topics that wait."""
+        if self._failing:
+            self._take_failing()
         if len(self._pending) <= _BATCH:
             batch, self._pending = self._pending, []
         else:
             batch = self._pending[:_BATCH]
             del self._pending[:_BATCH]
         return batch
+
+    def _take_failing(self) -> None:
+        """Put what is due again before what is new, and set aside what is new of topics that wait still."""
+        now = self._loop.time()
+        due: list[Publishing] = []
+        under_way: dict[tuple[str, str], int] | None = None
+        for failing in self._failing.values():
+            if failing.due is None or failing.due > now:
+                continue
+            failing.due = None
+            again, failing.again = failing.again, []
+            again.sort(key=_sequence)
+            under_way = self._under_way() if under_way is None else under_way
+            live: list[Publishing] = []
+            for item in again:
+                if item.future.done() or self._overtaken(item):
+                    continue
+                if (key := item.event.key) is not None and under_way.get((item.topic, key), 0) > item.sequence:
+                    failing.again.append(item)  # the outcome of a later one decides: accepted, it must not be overtaken
+                else:
+                    live.append(item)
+            if failing.again:
+                failing.due = now + failing.backoff.next()
+            self._stats.retried += len(live)
+            due += live
+            due += [item for item in failing.fresh if not item.future.done()]
+            failing.fresh = []
+        new: list[Publishing] = []
+        for item in self._pending:
+            waits = self._failing.get(item.topic)
+            if waits is not None and waits.due is not None:
+                waits.fresh.append(item)
+            else:
+                new.append(item)
+        self._pending = due + new
 
     async def _submit(self, batch: list[Publishing]) -> None:
         error: BrokerError
@@ -158,7 +212,14 @@ class Publisher:
         except ConfigError as exc:
             error = Rejected(str(exc))
             error.__cause__ = exc
-        except Exception as exc:  # noqa: BLE001 - against the interface, but no reason to end all publishing
+        except asyncio.CancelledError as exc:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            _log.exception("a cancellation came out of a sender's submit()")  # the client's own, of nobody else
+            error = PublishOutcomeUnknown("the adapter gave up a batch, which may be stored in part")
+            error.__cause__ = exc
+        except Exception as exc:  # noqa: BLE001 - against the interface, but not a reason to end all publishing
             _log.exception("a sender raised from submit()")
             error = PublishOutcomeUnknown(f"the adapter failed at a batch, which may be stored in part: {exc!r}")
             error.__cause__ = exc
@@ -198,8 +259,10 @@ class Publisher:
                     accepted[where] = outbound.sequence
                 if len(accepted) > self._forget_at:
                     self._forget()
-            if self._backoff.tries:
-                self._backoff.reset()
+            if self._failing and (failing := self._failing.get(outbound.topic)) is not None:
+                failing.backoff.reset()
+                if failing.due is None and not failing.again:
+                    del self._failing[outbound.topic]
             self._in_flight.pop(outbound, None)
             if self._own_deadline:
                 self._own_deadline.pop(outbound, None)
@@ -212,10 +275,13 @@ class Publisher:
         elif isinstance(result, Unavailable) and not self._closed and outbound.deadline > self._loop.time():
             outbound.submitted = False
             outbound.failure = result
-            self._again.append(outbound)
-            if self._wakeup is not None:
-                self._wakeup.set_result(None)
-                self._wakeup = None
+            failing = self._failing.get(outbound.topic)
+            if failing is None:
+                failing = self._failing[outbound.topic] = _Failing()
+            failing.again.append(outbound)
+            if failing.due is None:
+                failing.due = self._loop.time() + failing.backoff.next()
+                self._wake()  # it looks when to wake up next
         else:
             self._fail(outbound, result)
 
@@ -290,7 +356,7 @@ class Publisher:
             await asyncio.wait(waiting, timeout=end - self._loop.time())
             await asyncio.sleep(0)  # cancelled futures leave with the report, live ones have left
             if all(future.done() for future in waiting):
-                if not self._pending and not self._again:
+                if not self._pending and not any(failing.again or failing.fresh for failing in self._failing.values()):
                     break
                 await asyncio.sleep(0.01)  # cancelled ones are queued still
         self._closed = True

@@ -611,7 +611,7 @@ class Pump:
                     continue
                 starts = starts or noted
             not_before = inbound.not_before
-            if inbound.headers:
+            if inbound.inlet and inbound.headers:  # elsewhere anybody may have written them
                 headers = inbound.headers
                 if not starts and ATTEMPTS_HEADER in headers:
                     starts = _whole(headers[ATTEMPTS_HEADER])

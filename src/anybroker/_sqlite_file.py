@@ -6,17 +6,49 @@ connection.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from threading import Lock
 from time import monotonic, sleep
+from weakref import WeakValueDictionary
 
 from .errors import ConfigError
 
-__all__ = ["make_durable", "make_tables", "primary_code"]
+__all__ = ["make_durable", "make_tables", "primary_code", "turn_of"]
 
 _PAUSE = 0.005
 """Seconds between two tries to switch a new file to WAL."""
+
+_turns: WeakValueDictionary[tuple[int, int], Lock] = WeakValueDictionary()
+_turns_lock = Lock()
+
+
+def _forget_turns() -> None:
+    """In the child of a fork: the threads that held these are not there."""
+    global _turns_lock
+    _turns_lock = Lock()
+    _turns.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_turns)
+
+
+def turn_of(path: Path) -> Lock:
+    """The lock under which the threads of this process write the file, which is there: one for all of them.
+
+    SQLite's own lock is not queued for but asked for again and again, and of a hundred threads that do so some come
+    away with nothing. The threads of one process wait in line for it here; SQLite's is for the other processes.
+    """
+    found = os.stat(path)
+    with _turns_lock:
+        key = found.st_dev, found.st_ino
+        turn = _turns.get(key)
+        if turn is None:
+            turn = _turns[key] = Lock()
+        return turn
 
 
 def primary_code(exc: sqlite3.Error) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
 from contextvars import Context
-from types import coroutine
+from types import CoroutineType, coroutine
 from typing import TYPE_CHECKING, Any
 
 from .delivery import Delivery, current_delivery
@@ -13,12 +13,22 @@ from .delivery import Delivery, current_delivery
 if TYPE_CHECKING:
     Handle = Callable[[Delivery], Awaitable[None]]
 
-__all__ = ["cancelled_from_outside", "contained", "start"]
+__all__ = ["cancelled_from_outside", "contained", "start", "take_back_cancellation"]
 
 
-def _call(handle: Handle, delivery: Delivery) -> Any:
+def _begin(handle: Handle, delivery: Delivery) -> tuple[Any, Any] | None:
+    """Up to the first wait: what goes on from there, and what is waited for; None: it has returned already."""
     current_delivery.set(delivery)
-    return handle(delivery).__await__()
+    try:
+        steps: Any = handle(delivery)
+    except StopIteration as exc:  # to whoever looks on from outside, the end of a coroutine
+        raise RuntimeError("the handler raised StopIteration") from exc
+    if steps.__class__ is not CoroutineType:
+        steps = steps.__await__()
+    try:
+        return steps, steps.send(None)
+    except StopIteration:
+        return None
 
 
 @coroutine
@@ -29,15 +39,10 @@ def start(context: Context, handle: Handle, delivery: Delivery) -> Generator[Any
     nothing else uses. Cancellation and the loop's wake-ups go to the handler as they come.
     """
     run = context.run
-    try:
-        steps = run(_call, handle, delivery)
-    except StopIteration as exc:  # the end of a coroutine to whoever looks on from outside
-        raise RuntimeError("the handler raised StopIteration") from exc
-    send = steps.send
-    try:
-        waiting = run(send, None)
-    except StopIteration:
+    begun = run(_begin, handle, delivery)
+    if begun is None:
         return
+    steps, waiting = begun
     while True:
         thrown: BaseException | None = None
         sent: Any = None
@@ -49,7 +54,7 @@ def start(context: Context, handle: Handle, delivery: Delivery) -> Generator[Any
         except BaseException as exc:  # noqa: BLE001 - it is the handler's, as in any other await
             thrown = exc
         try:
-            waiting = run(send, sent) if thrown is None else run(steps.throw, thrown)
+            waiting = run(steps.send, sent) if thrown is None else run(steps.throw, thrown)
         except StopIteration:
             return
         finally:
@@ -66,27 +71,27 @@ def cancelled_from_outside(exc: BaseException, giving_up: Callable[[], bool]) ->
 
 
 def contained(call: Handle, giving_up: Callable[[], bool]) -> Handle:
-    """The innermost handler, so that a cancellation of its own task which it asked for, and did not wait for or
-    swallowed, ends with it: what comes after it (marking it done, a dead letter) is not cancelled in its place."""
+    """The innermost handler where something is awaited after it: a cancellation of its own task which it asked for, and
+    did not wait for or swallowed, ends with it, and does not hit what comes next (marking it done, a middleware)."""
 
     async def run(delivery: Delivery) -> None:
-        task = asyncio.current_task()
         try:
             await call(delivery)
         except asyncio.CancelledError:
             raise  # a time-out's, the engine's, or its own: the one outside that knows decides
         except BaseException:
-            if task is not None and task.cancelling():
-                await _take_back(task, giving_up)
+            await take_back_cancellation(giving_up)
             raise
-        if task is not None and task.cancelling():
-            await _take_back(task, giving_up)
+        await take_back_cancellation(giving_up)
 
     return run
 
 
-async def _take_back(task: asyncio.Task[Any], giving_up: Callable[[], bool]) -> None:
-    if giving_up():
+async def take_back_cancellation(giving_up: Callable[[], bool]) -> None:
+    """What the handler that has just ended asked for, or a time-out that it missed by a moment, must not hit what is
+    awaited next. The engine's own cancellation is passed on."""
+    task = asyncio.current_task()
+    if task is None or not task.cancelling() or giving_up():
         return
     while task.cancelling():
         task.uncancel()

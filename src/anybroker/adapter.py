@@ -251,8 +251,9 @@ class Outbound:
         self.headers = headers
         """Transport headers to write beside the event, names lower-case; None: none."""
         self.not_before = not_before
-        """Seconds since the epoch before which it must not be delivered; None: at once. A broker that cannot hold it
-        carries the header ``anybroker-not-before`` (which the core writes), and the core holds it after receipt."""
+        """Seconds since the epoch before which it must not be delivered; None: at once. An adapter that cannot hold it
+        so long, or so exactly, carries it along and gives it back as ``Inbound.not_before``. At a group's inlet the
+        core writes it into a header of its own, and holds the event after receipt."""
         self.hop = hop
         """Distinguishes a dead letter, a replay or a delayed copy from the original in native deduplication."""
         self.reserve = reserve
@@ -382,7 +383,19 @@ class Lane:
 class Inbound:
     """One delivery as the adapter received it. The core reads all fields and changes none."""
 
-    __slots__ = ("attempts", "deliveries", "event", "headers", "key", "lane", "not_before", "position", "raw", "token")
+    __slots__ = (
+        "attempts",
+        "deliveries",
+        "event",
+        "headers",
+        "inlet",
+        "key",
+        "lane",
+        "not_before",
+        "position",
+        "raw",
+        "token",
+    )
 
     def __init__(
         self,
@@ -396,6 +409,7 @@ class Inbound:
         attempts: int = 0,
         deliveries: int = 1,
         not_before: float | None = None,
+        inlet: bool = False,
     ) -> None:
         self.event = event
         self.lane = lane
@@ -416,6 +430,9 @@ class Inbound:
         """The broker's own count of hand-overs, 1 for the first: a fuse only."""
         self.not_before = not_before
         """Seconds since the epoch before which it must not be handled; the core holds it until then."""
+        self.inlet = inlet
+        """Whether it came by the group's inlet (an :class:`Outbound` with a ``group``), where the library alone writes:
+        only then does the core believe the headers of its own that stand beside it."""
 
 
 class Ack:

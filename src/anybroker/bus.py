@@ -36,7 +36,7 @@ from .adapter import (
 )
 from .config import DEFAULT_URL, BusSettings, TopicSettings, load_settings, parse_url
 from .deadletter_queue import DeadLetterQueue
-from .deadletters import DEAD_LETTER_GROUP, dead_letter_headers, dead_letter_topic, send_fitting
+from .deadletters import DEAD_LETTER_GROUP, dead_letter_headers, dead_letter_topic, replay_facts, send_fitting
 from .delivery import Delivery, current_cause
 from .errors import BrokerError, ConfigError, EventTooLarge, Rejected, StateError, Unavailable
 from .event import ABSENT, Event
@@ -46,7 +46,7 @@ from .idempotency._stores import Stores
 from .middleware.function import from_callable
 from .middleware.outgoing import Outgoing, PublishHandler, PublishMiddleware
 from .middleware.trace import inject, tracing
-from .names import check_key, check_names, check_topic, one_or_several
+from .names import check_headers, check_key, check_names, check_topic, one_or_several
 from .provide import Providers
 from .stats import PublishStats
 from .subscription import Subscription, SubscriptionOptions
@@ -325,8 +325,10 @@ class Bus:
 
         ``data`` is a payload (``Event.create`` says which) or an :class:`Event`. ``key`` is the ordering key; unless
         given, what the payload's class or the topic's configuration says. ``headers`` are transport headers beside the
-        event. ``delay``: seconds before which no group gets it, where the broker can. ``deadline``: seconds by which
-        this publish has ended (default: the Bus's).
+        event: strings without line breaks under names of printable ASCII, which travel in lower case; names that the
+        event, a broker or the library owns (``ce-…``, ``content-type``, ``nats-…``, ``anybroker-…``, ``x-death``,
+        ``cc``, …) are refused. ``delay``: seconds before which no group gets it, where the broker can. ``deadline``:
+        seconds by which this publish has ended (default: the Bus's).
 
         Events of one key are accepted in the order in which ``publish`` was first stepped, also under ``gather``.
         Inside a handler, an event without ``id`` gets one that a second run of the handler gives again: a hash of the
@@ -338,6 +340,7 @@ class Bus:
         stored), ``EventError`` or ``ConfigError`` (nothing was sent), ``StateError``. Cancelled, it raises
         ``CancelledError``, and the outcome is unknown.
         """
+        out = check_headers(headers) if headers else None
         if topic not in self._known:
             await self._first_publish(topic)
         if data.__class__ is Event or self._key_of:
@@ -359,7 +362,6 @@ class Bus:
             )
             if (key := event._attributes.get("partitionkey")) is not None:
                 check_key(str(key))
-        out: dict[str, str] | None = dict(headers) if headers else None
         cause = current_cause()
         if cause is not None and not isinstance(data, Event):
             out = {} if out is None else out
@@ -517,7 +519,8 @@ class Bus:
             raise self._not_started("publish")
         if self._traced:
             inject(outgoing.headers)
-        publishing = Publishing(outgoing.event, outgoing.topic, None, outgoing.headers or None, outgoing.not_before, "")
+        headers = check_headers(outgoing.headers) if outgoing.headers else None
+        publishing = Publishing(outgoing.event, outgoing.topic, None, headers, outgoing.not_before, "")
         future = self._publisher.send(publishing, outgoing.deadline)
         outgoing.release()
         return await future
@@ -597,6 +600,7 @@ class Bus:
         not_before = wall_clock() + delay
         headers = {
             **delivery.headers,
+            **replay_facts(delivery),
             ATTEMPTS_HEADER: str(starts),
             NOT_BEFORE_HEADER: f"{not_before:.3f}",
         }

@@ -19,6 +19,7 @@ __all__ = [
     "dead_letter_headers",
     "dead_letter_topic",
     "reason_of",
+    "replay_facts",
     "send_fitting",
 ]
 
@@ -26,6 +27,7 @@ DEAD_LETTER_GROUP = "dlq"
 """The group that every dead-letter topic has, so that the dead letters wait for somebody to look."""
 
 _PREFIX = "anybroker-dead-"
+_REPLAY = ("anybroker-replays", "anybroker-replayed-at")
 _REASON_LIMIT = 1024
 _ERROR_LIMIT = 4096
 _REASON, _ERROR = _PREFIX + "reason", _PREFIX + "error"
@@ -74,7 +76,7 @@ def dead_letter_headers(delivery: Delivery, error: Exception) -> dict[str, str]:
 
     ``reason`` is cut at 1 KiB and ``error`` (the exception with its causes) at 4 KiB.
     """
-    headers = {name: value for name, value in delivery.headers.items() if not name.startswith("anybroker-")}
+    headers = dict(delivery.headers)
     facts = {
         "reason": reason_of(error),
         "error": _clip(_chain_of(error), _ERROR_LIMIT),
@@ -85,10 +87,18 @@ def dead_letter_headers(delivery: Delivery, error: Exception) -> dict[str, str]:
         "at": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "lane": delivery.lane_state.lane.name,
         "position": str(delivery.inbound.position),
-        "replays": delivery.headers.get("anybroker-replays", "0"),
+        "replays": replay_facts(delivery).get("anybroker-replays", "0"),
     }
     headers.update((_PREFIX + name, value) for name, value in facts.items() if value)
     return headers
+
+
+def replay_facts(delivery: Delivery) -> dict[str, str]:
+    """What a replay wrote beside the event; nothing where it came by another way, on which anybody may have written."""
+    inbound = delivery.inbound
+    if not inbound.inlet:
+        return {}
+    return {name: inbound.headers[name] for name in _REPLAY if name in inbound.headers}
 
 
 Send = Callable[[Event[Any] | Foreign, dict[str, str]], Awaitable[Any]]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .adapter import Foreign, Inbound
 from .event import Event
+from .names import is_owned
 
 if TYPE_CHECKING:
     from ._lanes import LaneState
@@ -64,8 +65,13 @@ class Delivery:
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """Transport headers: what travelled beside the event and is no CloudEvents attribute."""
-        return self.inbound.headers
+        """Transport headers: what travelled beside the event, names lower-case, as text; the publisher's own and the
+        trace context. What belongs to the event, to a broker or to the library is not among them, so that they can be
+        passed on with what the handler publishes."""
+        headers = self.inbound.headers
+        if headers and any(map(is_owned, headers)):
+            return {name: value for name, value in headers.items() if not is_owned(name)}
+        return headers
 
     @property
     def is_foreign(self) -> bool:

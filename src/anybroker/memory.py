@@ -159,7 +159,9 @@ class _Group:
             event = outbound.event
             if not isinstance(event, Foreign):
                 event = event._without_data()  # as from any broker: the bytes, not the publisher's own object
-            inbound = Inbound(event, lane, position, key, outbound.headers or _NO_HEADERS, outbound, None, starts)
+            headers = outbound.headers or _NO_HEADERS
+            inlet = outbound.group is not None
+            inbound = Inbound(event, lane, position, key, headers, outbound, None, starts, inlet=inlet)
             if shared:
                 self.own(inbound, member)
             batch.append(inbound)
@@ -293,6 +295,12 @@ class MemorySender:
                     report(outbound, Rejected(f"group {outbound.group!r} of topic {name!r} does not exist"))
                     continue
                 chosen = (groups[outbound.group],)
+            if outbound.headers is not None:
+                try:
+                    outbound.headers = dict(outbound.headers)  # read here as by any broker, not when it is received
+                except Exception as exc:  # noqa: BLE001 - whatever it is, it fails this event alone
+                    report(outbound, Rejected(f"an event for topic {name!r} has headers that cannot be read: {exc!r}"))
+                    continue
             if outbound.not_before is not None and (delay := outbound.not_before - time()) > 0:
                 for group in chosen:
                     group.put_later(delay, outbound)

@@ -1,21 +1,44 @@
-"""Names of topics and groups, limited to what every broker carries and refused alike on each."""
+"""Names of topics, groups and transport headers, limited to what every broker carries and refused alike on each."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from .errors import ConfigError
 
-__all__ = ["MAX_KEY_BYTES", "MAX_NAMES", "check_key", "check_names", "check_topic", "one_or_several"]
+__all__ = [
+    "MAX_HEADER_NAME",
+    "MAX_KEY_BYTES",
+    "MAX_NAMES",
+    "check_headers",
+    "check_key",
+    "check_names",
+    "check_topic",
+    "is_owned",
+    "one_or_several",
+]
 
 MAX_NAMES = 60
 """Characters of a topic and a group together."""
 MAX_KEY_BYTES = 512
 """UTF-8 bytes of an ordering key."""
+MAX_HEADER_NAME = 255
+"""Characters of a transport header's name."""
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?")
 _checked: set[str] = set()
+
+_HEADER_NAME = re.compile(r"[!-9;-~]+")
+_OWNED_PREFIXES = (
+    *("ce-", "ce_", "cloudevents"),  # the event's attributes, on one transport or another
+    "anybroker-",
+    "nats-",  # commands to the server
+    *("x-death", "x-first-death-", "x-last-death-", "x-delivery-", "x-acquired-"),  # written by the broker
+)
+_OWNED = frozenset(("content-type", "anybroker", "cc", "bcc"))
+_header_names: dict[str, str] = {}
+"""Names that were checked, in lower case by what was given; bounded."""
 
 
 def _check(what: str, name: object) -> str:
@@ -75,3 +98,73 @@ def one_or_several(what: str, given: str | Iterable[str]) -> tuple[str, ...]:
         if not isinstance(item, str):
             raise ConfigError(what, f"{item!r} is not text", "Give one text, or a list of them.")
     return listed
+
+
+def is_owned(name: str) -> bool:
+    """Whether a transport header of this name, in lower case, belongs to the event, to a broker or to the library: on
+    some broker it would change the event, or be a command."""
+    return name.startswith(_OWNED_PREFIXES) or name in _OWNED
+
+
+def check_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """The transport headers with their names in lower case, or ConfigError for what some broker would not carry, or
+    would obey: before anything is sent, and alike on all of them.
+    """
+    if not isinstance(headers, Mapping):
+        raise ConfigError(
+            "publish(headers=)", f"is a {type(headers).__name__}, not a mapping", "Use a dict of strings, or None."
+        )
+    checked: dict[str, str] = {}
+    for name, value in headers.items():
+        lower = _header_names.get(name) if name.__class__ is str else None
+        if lower is None:
+            lower = _check_header_name(name)
+        if lower in checked:
+            raise _wrong_header(name, "is there twice: names of headers have no case", "Give it once, in lower case.")
+        checked[lower] = value if value.__class__ is str and value.isprintable() else _check_value(name, value)
+    return checked
+
+
+def _check_header_name(name: object) -> str:
+    if not isinstance(name, str):
+        raise _wrong_header(name, f"has a name that is a {type(name).__name__}", "Use a string.")
+    if _HEADER_NAME.fullmatch(name) is None:
+        raise _wrong_header(
+            name,
+            "has a name that not every broker carries",
+            "Use printable ASCII characters without a space or a colon, such as 'x-tenant'.",
+        )
+    if len(name) > MAX_HEADER_NAME:
+        raise _wrong_header(name, f"has a name of {len(name)} characters", f"Use {MAX_HEADER_NAME} at most.")
+    lower = str.lower(name)
+    if is_owned(lower):
+        raise _wrong_header(
+            name,
+            "has a name that belongs to the event, to a broker or to the library",
+            f"Use another name, such as 'x-{lower}'. To pass headers on, give delivery.headers: it has none of these.",
+        )
+    if len(_header_names) >= 1024:
+        _header_names.clear()
+    _header_names[name] = lower
+    return lower
+
+
+def _check_value(name: object, value: object) -> str:
+    if not isinstance(value, str):
+        raise _wrong_header(name, f"has a value that is a {type(value).__name__}", "Use a string, such as str(value).")
+    if "\r" in value or "\n" in value:
+        raise _wrong_header(name, "has a line break in its value", "Encode it, as JSON or base64.")
+    try:
+        value.encode()
+    except UnicodeEncodeError as exc:
+        raise _wrong_header(
+            name,
+            f"has a value that is not Unicode text: an unpaired surrogate at position {exc.start}",
+            "Decode what it was made of without 'surrogateescape', or encode it as base64.",
+        ) from None
+    return str.__str__(value)
+
+
+def _wrong_header(name: object, problem: str, remedy: str) -> ConfigError:
+    shown = repr(name)
+    return ConfigError(f"publish(headers=), {shown if len(shown) <= 60 else shown[:59] + '…'}", problem, remedy)

@@ -279,3 +279,67 @@ def test_what_is_remembered_of_accepted_keys_is_bounded() -> None:
         await publisher.close(1.0)
 
     run(main)
+
+
+def to(topic: str, number: int, key: str | None = "k") -> Publishing:
+    return Publishing(Event.create(number, type="t", source="s", key=key), topic, None, None, None, "")
+
+
+def test_a_topic_that_fails_delays_no_other() -> None:
+    async def main() -> None:
+        sender = Scripted(lambda number, tries: Unavailable("full") if number < 1000 else True)
+        publisher = Publisher(sender, 30.0, PublishStats())
+        loop = asyncio.get_running_loop()
+        failing = [publisher.send(to("full", number)) for number in range(5)]
+        took: list[float] = []
+        for number in range(1000, 1050):
+            await asyncio.sleep(0.02)  # over many of the failing topic's waits
+            began = loop.time()
+            await publisher.send(to("healthy", number))
+            took.append(loop.time() - began)
+        assert sorted(took)[len(took) // 2] < 0.01
+        assert max(took) < 0.05
+        assert sender.tries[0] > 2
+        for future in failing:
+            future.cancel()
+        await publisher.close(0.1)
+
+    run(main)
+
+
+def test_what_comes_meanwhile_of_a_failing_topic_stays_behind_what_failed() -> None:
+    async def main() -> None:
+        sender = Scripted(lambda number, tries: Unavailable("full") if number == 0 and tries < 4 else True)
+        publisher = Publisher(sender, 5.0, PublishStats())
+        futures = [publisher.send(to("t", 0))]
+        await sender.submitted.wait()
+        for number in range(1, 20):
+            futures.append(publisher.send(to("t", number, f"k{number % 3}")))
+            await asyncio.sleep(0.001)
+        receipts = await asyncio.gather(*futures)
+        assert [receipt.broker_id for receipt in receipts] == [str(n) for n in range(20)]
+        accepted = [number for batch in sender.batches for number in batch]
+        assert accepted.index(1) > 0
+        assert [number for number in accepted if number][:19] == sorted(set(accepted) - {0})
+        assert not publisher._failing  # nothing is kept of a topic that is well again
+        await publisher.close(1.0)
+
+    run(main)
+
+
+def test_a_cancellation_out_of_the_adapter_does_not_end_publishing() -> None:
+    async def main() -> None:
+        class Stray(Scripted):
+            async def submit(self, batch: Sequence[Outbound], report: Report) -> None:
+                if not self.batches:
+                    self.batches.append([])
+                    raise asyncio.CancelledError
+                await super().submit(batch, report)
+
+        publisher = Publisher(Stray(lambda number, tries: True), 5.0, PublishStats())
+        with pytest.raises(PublishOutcomeUnknown):
+            await publisher.send(publishing(1))
+        assert (await publisher.send(publishing(2))).broker_id == "2"
+        await publisher.close(1.0)
+
+    run(main)

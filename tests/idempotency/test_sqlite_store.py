@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,13 @@ def tables(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(path)
 
 
+@contextmanager
+def looking_into(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection of the test's own: what it changes is committed, and it is closed."""
+    with closing(tables(path)) as db, db:
+        yield db
+
+
 # -------------------------------------------------------------------------------------------------------- the file
 
 
@@ -75,7 +83,7 @@ def test_marks_survive_the_process_and_are_synced(path: Path, run: Run) -> None:
         await again.close()
 
     run(main())
-    with tables(path) as db:
+    with looking_into(path) as db:
         assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
@@ -107,7 +115,7 @@ def test_a_missing_folder_is_refused(tmp_path: Path, run: Run) -> None:
 
 
 def test_another_version_of_the_tables_is_refused(path: Path, run: Run) -> None:
-    with tables(path) as db:
+    with looking_into(path) as db:
         db.execute("CREATE TABLE anybroker_idempotency(version INTEGER)")
         db.execute("INSERT INTO anybroker_idempotency VALUES (7)")
     with pytest.raises(ConfigError, match="has version 7 of the tables, and this release reads 1"):
@@ -115,7 +123,7 @@ def test_another_version_of_the_tables_is_refused(path: Path, run: Run) -> None:
 
 
 def test_it_lives_beside_the_tables_of_the_application(path: Path, run: Run) -> None:
-    with tables(path) as db:
+    with looking_into(path) as db:
         db.execute("CREATE TABLE account(cents INTEGER)")
 
     async def main() -> None:
@@ -125,7 +133,7 @@ def test_it_lives_beside_the_tables_of_the_application(path: Path, run: Run) -> 
         await store.close()
 
     run(main())
-    with tables(path) as db:
+    with looking_into(path) as db:
         names = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     assert names >= {"account", "anybroker_claim", "anybroker_step"}
 
@@ -252,7 +260,7 @@ def shop(path: Path) -> SqliteStore:
 
 
 def charges(path: Path) -> list[int]:
-    with tables(path) as db:
+    with looking_into(path) as db:
         return [cents for (cents,) in db.execute("SELECT cents FROM charge ORDER BY rowid")]
 
 
@@ -284,7 +292,7 @@ def test_a_step_runs_once_and_gives_the_same_again(shop: SqliteStore, path: Path
 
     run(main())
     assert charges(path) == [1, 2, 3]
-    with tables(path) as db:
+    with looking_into(path) as db:
         assert db.execute("SELECT count(*) FROM anybroker_step").fetchone() == (1,)  # of the one that is not done
 
 
@@ -504,7 +512,7 @@ def test_two_processes_claim_each_event_once(path: Path, workers: Workers) -> No
     assert [process.wait(20) for process in processes] == [0, 0, 0]
     assert sum(map(len, had)) == 400
     assert set.union(*had) == {str(number) for number in range(400)}
-    with tables(path) as db:
+    with looking_into(path) as db:
         assert db.execute("SELECT count(*), sum(done) FROM anybroker_claim").fetchone() == (400, 400)
 
 

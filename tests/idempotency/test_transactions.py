@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Coroutine
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def store(path: Path) -> SqliteStore:
 
 
 def charges(path: Path) -> list[int]:
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path)) as db:
         return [number for (number,) in db.execute("SELECT number FROM charge ORDER BY rowid")]
 
 
@@ -264,7 +265,7 @@ def test_a_process_that_dies_around_its_effect(run: Run, store: SqliteStore, tmp
             assert len({event.id for event in recorder.events}) == 1
 
     run(main())
-    with sqlite3.connect(shop) as db:
+    with closing(sqlite3.connect(shop)) as db:
         assert db.execute("SELECT count(*) FROM charge").fetchone() == (1,)
         assert db.execute("SELECT sum(done), count(*) FROM anybroker_claim").fetchone() == (1, 1)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -27,9 +28,11 @@ from anybroker.errors import ConfigError, Unavailable
 from . import topology as topologies
 from .closing import Closing
 from .cluster import Cluster
+from .discovery import find_again
 from .failures import kafka_errors
 from .knock import knock
 from .names import group_id, inlet
+from .noise import calm
 from .receiver import KafkaReceiver
 from .secrecy import hide_passwords
 from .sender import KafkaSender
@@ -42,6 +45,8 @@ _SETTLING = 10.0
 """Seconds that the core may take for the last commit of a revoked lane, after the drain."""
 _PATIENCE = 2.0
 """Seconds that close() waits for clients which wait for Kafka."""
+_METADATA_MS = 5000
+"""So old may what a client knows of topics be: partitions that were added are found no sooner."""
 _FOREVER_MS = 2**31 - 1
 _HEARTBEAT_MS = 1000
 """Members hear of a rebalance with their next heartbeat, and all stand still until the last one has."""
@@ -70,9 +75,11 @@ class KafkaAdapter:
         self._settings = settings
         self._context = context
         hide_passwords()
+        calm()
         self._servers = servers(url)
         self._options = client_options(url, settings, context)
         self._wire = Wire(settings.content_mode)
+        self._creates = False
         self._closing: Closing | None = None
         self._cluster: Cluster | None = None
         self._epochs = itertools.count(1)
@@ -99,7 +106,9 @@ class KafkaAdapter:
             AIOKafkaClient(**self._options),
             self._settings.request_timeout,
             self._settings.isolation == "read_committed",
+            timeout,
         )
+        find_again(cluster.client, self._servers, self._options)
         try:
             with kafka_errors(f"connecting to {self._url}"):
                 async with asyncio.timeout(seconds):
@@ -116,6 +125,7 @@ class KafkaAdapter:
 
     async def declare(self, topology: Topology, mode: Literal["create", "verify"], /) -> None:
         """See :meth:`anybroker.adapter.Adapter.declare`. Topics and inlets are created, groups get a position."""
+        self._creates = self._creates or mode == "create"
         with kafka_errors("declaring topics and groups"):
             await topologies.declare(self._connected(), topology, mode, self._settings.replication_factor)
 
@@ -137,14 +147,17 @@ class KafkaAdapter:
 
     def _make_producer(self) -> AIOKafkaProducer:
         settings = self._settings
-        return AIOKafkaProducer(
+        producer = AIOKafkaProducer(
             **self._options,
+            metadata_max_age_ms=_METADATA_MS,
             acks=settings.acks,
             enable_idempotence=True,
             compression_type=None if settings.compression == "none" else settings.compression,
             max_batch_size=settings.batch_bytes,
             max_request_size=settings.max_message_bytes,
         )
+        find_again(producer.client, self._servers, self._options)
+        return producer
 
     async def open_receiver(self, subscription: SubscriptionSpec, listener: LaneListener, /) -> KafkaReceiver:
         """See :meth:`anybroker.adapter.Adapter.open_receiver`. Lanes come afterwards, when the group has rebalanced."""
@@ -152,7 +165,7 @@ class KafkaAdapter:
         assert self._closing is not None
         topic, group = subscription.topic, subscription.group
         with kafka_errors(f"joining the group {group!r} of {topic!r}"):
-            await topologies.check_group(cluster, topic, group)
+            await topologies.check_group(cluster, topic, group, self._creates)
             receiver = KafkaReceiver(
                 self._make_consumer(group_id(topic, group)),
                 group_id(topic, group),
@@ -163,6 +176,7 @@ class KafkaAdapter:
                 self._closing,
                 timeout=self._settings.request_timeout,
                 drain=self._context.drain + _SETTLING,
+                fit=partial(topologies.check_group, cluster, topic, group, True) if self._creates else None,
             )
             try:
                 async with asyncio.timeout(self._context.connect_timeout):
@@ -176,8 +190,9 @@ class KafkaAdapter:
         settings, context = self._settings, self._context
         lease = int(context.lease * 1000)
         rebalance = max(settings.rebalance_timeout, context.drain + _SETTLING + 20)
-        return AIOKafkaConsumer(
+        consumer = AIOKafkaConsumer(
             **self._options,
+            metadata_max_age_ms=_METADATA_MS,
             group_id=group,
             enable_auto_commit=False,
             auto_offset_reset="earliest",  # after retention has deleted the position: more is better than less
@@ -191,6 +206,8 @@ class KafkaAdapter:
             max_partition_fetch_bytes=settings.fetch_bytes // 4,
             client_rack=settings.rack,
         )
+        find_again(consumer._client, self._servers, self._options)
+        return consumer
 
     async def backlog(self, topic: str, group: str, /) -> Backlog:
         """See :meth:`anybroker.adapter.ReportsBacklog.backlog`. Finished ones count until the position passes them."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from aiokafka.client import CoordinationType
 from aiokafka.errors import (
@@ -17,31 +17,56 @@ from aiokafka.errors import (
     KafkaConnectionError,
     KafkaError,
     LeaderNotAvailableError,
+    RequestTimedOutError,
     UnknownTopicOrPartitionError,
     for_code,
 )
-from aiokafka.protocol.admin import CreateTopicsRequest, DescribeConfigsRequest, DescribeGroupsRequest
+from aiokafka.protocol.admin import (
+    CreatePartitionsRequest,
+    CreateTopicsRequest,
+    DescribeConfigsRequest,
+    DescribeGroupsRequest,
+)
 from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
-from aiokafka.protocol.metadata import MetadataRequest
+from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
-__all__ = ["BEGINNING", "END", "Cluster"]
+from .gaps import look
+from .identity import TopicInfo, TopicsRequest, unmark
+
+__all__ = ["BEGINNING", "END", "Cluster", "Positions"]
 
 BEGINNING, END = -2, -1
 """Moments that :meth:`Cluster.offsets` takes beside milliseconds since the epoch."""
 _NO_OFFSET = -1
 _NO_MEMBER = ("", -1)
+_LOOK_BYTES = 16_384
+"""Of each partition, when looking for its first event behind a position; a broker gives one whole batch at least."""
+_PARTITIONS_AT_ONCE = 50
+"""Partitions in one request for new topics: a broker takes seconds for hundreds, and a request has its time-out."""
 _TOPIC, _LARGEST = 2, "max.message.bytes"
 _T = TypeVar("_T")
+
+
+class Positions(NamedTuple):
+    """A group's committed positions that count, and those that do not."""
+
+    commits: dict[TopicPartition, OffsetAndMetadata]
+    """With their notes as they were given; partitions without one are left out."""
+    stale: dict[TopicPartition, int]
+    """Committed for a topic of the same name that was deleted since: they say nothing of this one."""
+    topics: dict[str, TopicInfo]
 
 
 class Cluster:
     """One connection for all of an adapter's questions. Every call raises what aiokafka raises, or TimeoutError."""
 
-    def __init__(self, client: Any, timeout: float, read_committed: bool) -> None:
+    def __init__(self, client: Any, timeout: float, read_committed: bool, patience: float | None = None) -> None:
+        """``timeout``: seconds for one question; ``patience``: for making topics, however many they are."""
         self.client = client  # an AIOKafkaClient; aiokafka's types are not whole
         self._timeout = timeout
+        self._patience = timeout if patience is None else max(patience, timeout)
         self._isolation = int(read_committed)
 
     async def start(self) -> None:
@@ -58,35 +83,67 @@ class Cluster:
         """Close the connections."""
         await self.client.close()
 
+    async def topics(self, names: Iterable[str]) -> dict[str, TopicInfo]:
+        """Each topic as it is now; a topic that is not there is left out, and not made."""
+        asked = list(names)
+
+        async def ask() -> dict[str, TopicInfo]:
+            reply = await self._ask(TopicsRequest(asked))
+            found: dict[str, TopicInfo] = {}
+            for topic in reply.to_object()["topics"]:
+                error = for_code(topic["error_code"])
+                if error is UnknownTopicOrPartitionError:
+                    continue
+                if topic["error_code"] and error is not LeaderNotAvailableError:
+                    raise error(topic["topic"])
+                found[topic["topic"]] = TopicInfo.read(topic)
+            return found
+
+        return await self._patiently(ask) if asked else {}
+
     async def partitions(self, topics: Iterable[str]) -> dict[str, int]:
         """How many partitions each topic has; a topic that is not there is left out, and not made."""
-        names = list(topics)
-        if not names:
-            return {}
-        reply = await self._ask(MetadataRequest(names, allow_auto_topic_creation=False))
-        counts: dict[str, int] = {}
-        for topic in reply.to_object()["topics"]:
-            error = for_code(topic["error_code"])
-            if error is UnknownTopicOrPartitionError:
-                continue
-            if topic["error_code"] and error is not LeaderNotAvailableError:
-                raise error(topic["topic"])
-            counts[topic["topic"]] = len(topic["partitions"])
-        return counts
+        return {name: topic.partitions for name, topic in (await self.topics(topics)).items()}
 
     async def create(
         self, topics: Iterable[tuple[str, int, int, Mapping[str, str]]]
     ) -> dict[str, tuple[type[KafkaError], str]]:
         """Create topics, each with its partitions, replicas and configuration; the errors by topic, with a text."""
-        controller = self.client.cluster.controller
         wanted: list[Any] = [
             (name, lanes, replicas, [], list(config.items())) for name, lanes, replicas, config in topics
         ]
-        request = CreateTopicsRequest(wanted, int(self._timeout * 1000), False)
-        reply = await self._ask(request, None if controller is None else controller.nodeId)
-        return {
-            name: (for_code(code), "".join(filter(None, text[:1]))) for name, code, *text in reply.topic_errors if code
-        }
+        milliseconds = int(self._timeout * 1000)
+        problems: dict[str, tuple[type[KafkaError], str]] = {}
+        deadline = asyncio.get_running_loop().time() + self._patience
+        for part in _parts(wanted):
+            reply = await self._of_controller(CreateTopicsRequest(part, milliseconds, False), deadline)
+            for name, code, *text in reply.topic_errors:
+                if (
+                    code and for_code(code) is not RequestTimedOutError
+                ):  # it is on its way, and waited for by the caller
+                    problems[name] = for_code(code), "".join(filter(None, text[:1]))
+        return problems
+
+    async def grow(self, topic: str, partitions: int) -> None:
+        """Give the topic that many partitions; nothing if it has as many by now."""
+        wanted: Any = [(topic, (partitions, None))]  # None: the broker places them
+        deadline = asyncio.get_running_loop().time() + self._patience
+        request = CreatePartitionsRequest(wanted, int(self._timeout * 1000), False)
+        reply = await self._of_controller(request, deadline)
+        for name, code, text in reply.topic_errors:
+            if code and (await self.partitions([name])).get(name, 0) < partitions:
+                raise for_code(code)(text or name)
+
+    async def _of_controller(self, request: Any, deadline: float) -> Any:
+        """Ask the controller; again where it gives no answer in time, for what it does may take longer."""
+        while True:
+            controller = self.client.cluster.controller
+            try:
+                return await self._ask(request, None if controller is None else controller.nodeId)
+            except KafkaError as exc:
+                if not exc.retriable or asyncio.get_running_loop().time() >= deadline:
+                    raise
+                await self.client.force_metadata_update()
 
     async def largest_batch(self, topic: str) -> int | None:
         """Bytes of a record batch that the topic takes [max.message.bytes]; None where the broker does not say."""
@@ -116,6 +173,21 @@ class Cluster:
             return {tp: commit for tp, commit in found.items() if commit.offset != _NO_OFFSET}
 
         return await self._patiently(ask)
+
+    async def positions(self, group: str, tps: Iterable[TopicPartition]) -> Positions:
+        """The group's committed positions, those of topics that were deleted and made again set apart."""
+        asked = list(tps)
+        topics = await self.topics({tp.topic for tp in asked})
+        commits: dict[TopicPartition, OffsetAndMetadata] = {}
+        stale: dict[TopicPartition, int] = {}
+        for tp, commit in (await self.committed(group, asked)).items() if asked else ():
+            identity, note = unmark(commit.metadata)
+            now = topics[tp.topic].identity if tp.topic in topics else ""
+            if identity and now and identity != now:
+                stale[tp] = commit.offset
+            else:
+                commits[tp] = OffsetAndMetadata(commit.offset, note)
+        return Positions(commits, stale, topics)
 
     async def commit(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
         """Set the positions of a group without members; ``UnknownMemberIdError`` if it has some."""
@@ -170,6 +242,54 @@ class Cluster:
             self.client.add_topic(topic)  # so that the metadata has its leaders; waited for below
         return await self._patiently(ask)
 
+    async def count(self, ranges: Mapping[TopicPartition, tuple[int, int]]) -> int:
+        """How many events a consumer would be given between these offsets (from, up to): exact where there are none or
+        few; beyond the first ones that are found, every offset counts as one."""
+        total = 0
+        left = dict(ranges)
+        cluster = self.client.cluster
+
+        async def ask() -> dict[TopicPartition, tuple[int, int]]:
+            by_leader: dict[int, list[tuple[TopicPartition, tuple[int, int, int]]]] = defaultdict(list)
+            for tp, (at, _) in left.items():
+                leader = cluster.leader_for_partition(tp)
+                if leader is None or leader < 0:
+                    raise LeaderNotAvailableError(tp)
+                by_leader[leader].append((tp, (tp.partition, at, _LOOK_BYTES)))
+            seen: dict[TopicPartition, tuple[int, int]] = {}
+            for leader, entries in by_leader.items():
+                size = _LOOK_BYTES * len(entries)
+                request = FetchRequest(0, 0, size, self._isolation, _by_topic(entries), rack_id="")
+                reply = await self._ask(request, leader)
+                for topic, partitions in reply.topics:
+                    for partition, code, _, *data in partitions:
+                        _check(code, topic)
+                        tp = TopicPartition(topic, partition)
+                        aborted = data[2] if reply.API_VERSION >= 11 else data[-2] if reply.API_VERSION >= 4 else None
+                        seen[tp] = look(tp, data[-1], aborted, left[tp][0], self._isolation)
+            return seen
+
+        while left:
+            seen = await self._patiently(ask)
+            following: dict[TopicPartition, tuple[int, int]] = {}
+            for tp, (at, end) in left.items():
+                events, reached = seen.get(tp, (0, at))
+                if events:
+                    total += events + max(0, end - reached)
+                elif reached < end:  # only gaps; or nothing was given, because others filled the answer
+                    following[tp] = reached, end
+            if following == left:
+                total += sum(end - at for at, end in left.values())
+                break
+            left = following
+        return total
+
+    async def learn(self, topics: Iterable[str]) -> None:
+        """Keep the leaders of all these topics, by one request instead of one for each."""
+        for topic in topics:
+            self.client.add_topic(topic)
+        await self.client.force_metadata_update()
+
     async def until_there(self, topics: Iterable[str]) -> dict[str, int]:
         """:meth:`partitions` of topics that were just created, as soon as a broker knows all of them."""
         names = list(topics)
@@ -180,7 +300,7 @@ class Cluster:
                 raise UnknownTopicOrPartitionError(", ".join(name for name in names if name not in counts))
             return counts
 
-        return await self._patiently(ask)
+        return await self._patiently(ask, self._patience)
 
     async def _ask(self, request: Any, where: int | str | None = None) -> Any:
         """Send to a node, to the coordinator of a group (its name), or to any node."""
@@ -189,14 +309,14 @@ class Cluster:
             where = await client.coordinator_lookup(CoordinationType.GROUP, where)
         return await client.send(client.get_random_node() if where is None else where, request)
 
-    async def _patiently(self, ask: Callable[[], Awaitable[_T]]) -> _T:
+    async def _patiently(self, ask: Callable[[], Awaitable[_T]], seconds: float | None = None) -> _T:
         """Ask until leaders and coordinators that are being elected are there, one round of metadata between two tries.
 
         What aiokafka's own calls do for records; raw requests have to ask again themselves. Bounded by the time-out.
         """
         last: KafkaError | None = None
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self._timeout if seconds is None else seconds):
                 while True:
                     try:
                         return await ask()
@@ -210,6 +330,20 @@ class Cluster:
             if last is None:
                 raise
             raise last from None
+
+
+def _parts(topics: Iterable[Any]) -> Iterable[list[Any]]:
+    """The topics in their order, so many at a time as one request may make."""
+    part: list[Any] = []
+    partitions = 0
+    for topic in topics:
+        if part and partitions + topic[1] > _PARTITIONS_AT_ONCE:
+            yield part
+            part, partitions = [], 0
+        part.append(topic)
+        partitions += topic[1]
+    if part:
+        yield part
 
 
 def _by_topic(entries: Iterable[tuple[TopicPartition, _T]]) -> list[tuple[str, list[_T]]]:

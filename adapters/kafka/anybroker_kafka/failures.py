@@ -9,7 +9,7 @@ from aiokafka import errors as kafka
 
 from anybroker.errors import AnybrokerError, BrokerError, ConfigError, PublishOutcomeUnknown, Rejected, Unavailable
 
-__all__ = ["CLIENT_ERRORS", "failure", "kafka_errors", "publish_failure", "said", "too_large"]
+__all__ = ["CLIENT_ERRORS", "failure", "kafka_errors", "named", "publish_failure", "said", "too_large"]
 
 CLIENT_ERRORS = (kafka.KafkaError, OSError, TimeoutError)
 """What aiokafka's calls raise: its own errors, the network's (TLS included) and time-outs."""
@@ -40,12 +40,27 @@ _HINTS: dict[type[BaseException], str] = {
     kafka.InconsistentGroupProtocolError: "Other members of the consumer group use another assignment strategy than "
     "this adapter's 'range': stop them, or choose another group name.",
 }
+_MEANINGS: dict[type[BaseException], str] = {
+    kafka.NotEnoughReplicasError: "fewer replicas are in sync than the topic's min.insync.replicas: start the brokers "
+    "that are missing",
+    kafka.NotEnoughReplicasAfterAppendError: "fewer replicas are in sync than the topic's min.insync.replicas: start "
+    "the brokers that are missing",
+    kafka.InvalidTimestampError: "this machine's clock and the broker's are too far apart (a broker takes timestamps "
+    "up to message.timestamp.after.max.ms ahead, one hour by default): set the clock of this machine",
+}
+"""Of errors that callers read, where the name alone does not say what to do."""
 _OUTCOME_UNKNOWN = (kafka.OutOfOrderSequenceNumber, kafka.ProducerFenced, kafka.UnknownProducerId, kafka.UnknownError)
 
 
 def said(exc: BaseException) -> str:
     """What an exception says, in one line that is never empty."""
     return str(exc) or type(exc).__name__
+
+
+def named(error: type[BaseException]) -> str:
+    """One of Kafka's errors by its name, and what it means."""
+    name = error.__name__.removesuffix("Error")
+    return f"{name}: {_MEANINGS[error]}" if error in _MEANINGS else name
 
 
 def failure(exc: BaseException, doing: str) -> AnybrokerError:
@@ -82,11 +97,13 @@ def publish_failure(exc: BaseException, topic: str) -> BrokerError:
     """What a batch's error says of each event in it, the cause set."""
     error: BrokerError
     if isinstance(exc, kafka.BrokerResponseError) and not exc.retriable and not isinstance(exc, _OUTCOME_UNKNOWN):
-        error = Rejected(f"Kafka refused an event for topic {topic!r}: {said(exc)}")
+        what = named(type(exc)) if type(exc) in _MEANINGS else said(exc)
+        error = Rejected(f"Kafka refused an event for topic {topic!r}: {what}")
     else:
         # Also what aiokafka may have sent and given up on, such as a partition without a leader.
         error = PublishOutcomeUnknown(
-            f"Kafka gave no clear answer for an event to topic {topic!r} ({said(exc)}): it may be stored. "
+            f"Kafka gave no clear answer for an event to topic {topic!r} "
+            f"({named(type(exc)) if type(exc) in _MEANINGS else said(exc)}): it may be stored. "
             "Publish it again under the same id"
         )
     error.__cause__ = exc

@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any
 
-from aiokafka.conn import create_conn
 from aiokafka.protocol.admin import SaslHandShakeRequest
 from aiokafka.protocol.metadata import MetadataRequest
 
@@ -14,6 +13,7 @@ from anybroker.adapter import BrokerUrl
 from anybroker.errors import AnybrokerError, ConfigError, Unavailable
 from anybroker.tls import tls_failure, tls_refusal
 
+from .discovery import ask
 from .failures import CLIENT_ERRORS, failure, said
 
 __all__ = ["knock"]
@@ -28,7 +28,7 @@ async def knock(url: BrokerUrl, servers: Sequence[tuple[str, int]], options: dic
     last: BaseException | None = None
     for host, port in servers:
         try:
-            await _ask(host, port, options, MetadataRequest([]))  # a listener that wants a password refuses this
+            await ask(host, port, options, MetadataRequest([]))  # a listener that wants a password refuses this
         except CLIENT_ERRORS as exc:
             error = await _why(exc, host, port, options)
             if isinstance(error, ConfigError):
@@ -43,14 +43,6 @@ async def knock(url: BrokerUrl, servers: Sequence[tuple[str, int]], options: dic
     ) from last
 
 
-async def _ask(host: str, port: int, options: dict[str, Any], request: Any) -> Any:
-    connection = await create_conn(host, port, **options)
-    try:
-        return await connection.send(request)
-    finally:
-        connection.close()
-
-
 async def _why(exc: BaseException, host: str, port: int, options: dict[str, Any]) -> AnybrokerError:
     where = f"{host}:{port}"
     error = tls_failure(exc, where) or failure(exc, f"connecting to {where}")
@@ -59,7 +51,7 @@ async def _why(exc: BaseException, host: str, port: int, options: dict[str, Any]
     # The connection was ended without a word.
     if "sasl_mechanism" not in options:
         with contextlib.suppress(*CLIENT_ERRORS):  # then that is not why
-            answer = await _ask(host, port, options, SaslHandShakeRequest("PLAIN"))
+            answer = await ask(host, port, options, SaslHandShakeRequest("PLAIN"))
             if answer.enabled_mechanisms:
                 return ConfigError(
                     "url",

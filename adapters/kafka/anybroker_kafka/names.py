@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiokafka.structs import TopicPartition
 
-__all__ = ["group_id", "inlet", "lane_name"]
+__all__ = ["group_id", "inlet", "inlet_of", "lane_name"]
 
 
 def group_id(topic: str, group: str) -> str:
@@ -14,7 +14,12 @@ def group_id(topic: str, group: str) -> str:
 
 def inlet(topic: str, group: str) -> str:
     """The topic that only this group reads, beside its topic: replays and delayed releases."""
-    return f"{topic}.{group}.retry"
+    return inlet_of(group_id(topic, group))
+
+
+def inlet_of(group: str) -> str:
+    """The same, by the name of the consumer group."""
+    return f"{group}.retry"
 
 
 def lane_name(tp: TopicPartition) -> str:

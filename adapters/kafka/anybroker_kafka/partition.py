@@ -15,7 +15,7 @@ from anybroker.adapter import Outbound, Receipt, Report, check_size
 from anybroker.errors import BrokerError, EventTooLarge, PublishOutcomeUnknown, Rejected, Unavailable
 
 from .closing import looked_at
-from .failures import publish_failure, said, too_large
+from .failures import named, publish_failure, said, too_large
 from .wire import Headers
 
 if TYPE_CHECKING:
@@ -156,15 +156,22 @@ class Partition:
         """
         batch.report(
             PublishOutcomeUnknown(
-                f"Kafka did not confirm an event for topic {self._topic!r} within {self._sender.deadline:.0f} s: it "
-                "may be stored. Publish it again under the same id"
+                f"Kafka did not confirm an event for topic {self._topic!r} within {self._sender.deadline:.0f} s"
+                f"{self._why()}: it may be stored. Publish it again under the same id"
             )
         )
         batch.items.clear()
-        self._stuck = f"Kafka has not confirmed an earlier event for {self._topic}/{self._number}: not stored"
+        self._stuck = (
+            f"Kafka has not confirmed an earlier event for {self._topic}/{self._number}{self._why()}: not stored"
+        )
         self._refuse(batch, Unavailable(self._stuck))
         await asyncio.wait({future, self._sender.closed}, return_when=asyncio.FIRST_COMPLETED)
         self._stuck = None
+
+    def _why(self) -> str:
+        """What Kafka has said to the batch meanwhile, where it said anything."""
+        refusal = self._sender.refusals.get((self._topic, self._number))
+        return "" if refusal is None else f" ({named(refusal)})"
 
     def _refuse(self, batch: Batch, error: BrokerError, cause: BaseException | None = None) -> None:
         """Nothing of the batch was handed to Kafka: report it and all that waits behind it, so that none overtakes."""

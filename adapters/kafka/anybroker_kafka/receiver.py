@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
 from aiokafka.errors import (
@@ -16,17 +17,22 @@ from aiokafka.errors import (
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from anybroker.adapter import Commit, Inbound, Lane, LaneListener, Settlement
-from anybroker.errors import BrokerError, LeaseLost, Unavailable
+from anybroker.errors import BrokerError, ConfigError, LeaseLost, Unavailable
 
 from .closing import Closing, looked_at
-from .cluster import BEGINNING, Cluster
+from .cluster import BEGINNING, Cluster, Positions
 from .failures import CLIENT_ERRORS, failure, said
-from .names import lane_name
+from .identity import TopicInfo, mark
+from .names import inlet_of, lane_name
 from .records import KafkaInbound, Native, read_as_parsed
 from .wire import Wire
 
 __all__ = ["KafkaReceiver"]
 
+_log = logging.getLogger("anybroker.kafka")
+
+WATCH = 3.0
+"""Seconds between two looks at whether the topics are still those that the lanes are of."""
 POLL = 0.5
 """Seconds of one ``getmany``: a later ``receive`` takes up what an earlier one did not wait for."""
 _Records = Mapping[TopicPartition, Sequence[KafkaInbound | Native]]
@@ -51,9 +57,13 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
         *,
         timeout: float,
         drain: float,
+        fit: Callable[[], Awaitable[None]] | None = None,
+        watch: float = WATCH,
     ) -> None:
+        """``fit``: gives the inlet as many partitions as the topic has, where the adapter may."""
         self._consumer = consumer
         self._group = group
+        self._inlet = inlet_of(group)
         self._cluster = cluster
         self._wire = wire
         self._listener = listener
@@ -61,6 +71,12 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
         self._closing = closing
         self._timeout = timeout
         self._drain = drain
+        self._fit = fit
+        self._watch_every = watch
+        self._topics: tuple[str, ...] = ()
+        self._known: dict[str, TopicInfo] = {}
+        self._settled: dict[TopicPartition, OffsetAndMetadata] = {}
+        self._watcher: asyncio.Task[None] | None = None
         self._lanes: dict[TopicPartition, Lane] = {}
         self._held: dict[Lane, TopicPartition] = {}
         self._assigned = False
@@ -72,11 +88,40 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
         self._committing: asyncio.Task[None] | None = None
         self._changed = asyncio.get_running_loop().create_future()
 
-    async def start(self, topics: Iterable[str]) -> None:
+    async def start(self, topics: tuple[str, ...]) -> None:
         """Connect and ask to join; the lanes come later, through the listener."""
+        self._topics = topics
         await self._consumer.start()
         read_as_parsed(self._consumer, self._wire.read)
         self._consumer.subscribe(list(topics), listener=self)
+        self._watcher = asyncio.create_task(self._watch(), name=f"anybroker kafka watch {self._group}")
+        self._watcher.add_done_callback(looked_at)
+
+    async def _watch(self) -> None:
+        """Notice what aiokafka does not: it waits without a word for a topic that is gone, and reads one that was made
+        again at the old one's offsets. Another receiver says what is missing, and starts where the new topic begins."""
+        missed = 0
+        while True:
+            await asyncio.sleep(self._watch_every)
+            try:
+                now = await self._cluster.topics(self._topics)
+                gone = [name for name in self._topics if name not in now]
+                missed = missed + 1 if gone else 0  # one broker may be late with its metadata
+                again = [name for name, topic in now.items() if topic.replaces(self._known.get(name))]
+                if missed > 1:
+                    self._end(Unavailable(f"Kafka has no topic {', '.join(map(repr, gone))} any more"))
+                    return
+                if again:
+                    self._end(Unavailable(f"the topic {', '.join(map(repr, again))} was deleted and made again"))
+                    return
+                if self._fit is not None and len({topic.partitions for topic in now.values()}) > 1:
+                    await self._fit()
+            except CLIENT_ERRORS as exc:
+                _log.debug("looking at the topics of %r failed: %s", self._group, said(exc))
+            except (BrokerError, ConfigError) as exc:
+                _log.warning(
+                    "the inlet of %r cannot be given as many partitions as its topic has: %s", self._group, exc
+                )
 
     # ------------------------------------------------------------------------------------------------- receiving
 
@@ -159,9 +204,11 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
         for tp, batch in records.items():
             lane = self._lanes.get(tp)
             if lane is not None:
+                by_inlet = tp.topic == self._inlet
                 for item in batch:
                     inbound = item if isinstance(item, KafkaInbound) else self._wire.read(tp, item)
                     inbound.lane = lane
+                    inbound.inlet = by_inlet
                     inbounds.append(inbound)
         return inbounds
 
@@ -171,9 +218,12 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
         if not isinstance(error, BrokerError):
             error = Unavailable(str(error))
         error.__cause__ = exc
-        self._failure = error
+        return self._end(error)
+
+    def _end(self, error: BrokerError) -> BrokerError:
+        self._failure = self._failure or error
         self._wake()
-        return error
+        return self._failure
 
     def _wake(self) -> None:
         """Let a waiting ``receive`` look again."""
@@ -209,13 +259,18 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
         tps = sorted(assigned)
         try:
             async with asyncio.timeout(self._timeout):
-                commits = await self._cluster.committed(self._group, tps) if tps else {}
-                begins = await self._cluster.offsets({tp: BEGINNING for tp in tps if tp not in commits})
+                found = await self._cluster.positions(self._group, tps) if tps else Positions({}, {}, {})
+                begins = await self._cluster.offsets(dict.fromkeys(tps, BEGINNING))
+            commits = found.commits
             self._forget()
+            self._known = found.topics
             for tp in tps:
                 # From where its note says, and not from what aiokafka reads by itself: of a coordinator that is
                 # loading it believes that there is no commit.
                 self._consumer.seek(tp, commits[tp].offset if tp in commits else begins[tp])
+                if tp in commits:
+                    self._settled[tp] = self._marked(tp, commits[tp].offset, commits[tp].metadata)
+            self._tell(tps, found, begins)
         except CLIENT_ERRORS as exc:
             self._dead(exc, "reading the committed positions")
             return
@@ -228,10 +283,34 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
         self._assigned = True
         self._wake()
 
+    def _marked(self, tp: TopicPartition, position: int, note: str) -> OffsetAndMetadata:
+        """A commit that says which topic it is of: one that comes too late must not be taken for the next one's."""
+        topic = self._known.get(tp.topic)
+        return OffsetAndMetadata(position, mark(note, "" if topic is None else topic.identity))
+
+    def _tell(self, tps: Collection[TopicPartition], found: Positions, begins: Mapping[TopicPartition, int]) -> None:
+        """Where lanes start elsewhere than the group has stopped, and why."""
+        group, stale, commits = self._group, found.stale, found.commits
+        if stale:
+            old = ", ".join(f"{lane_name(tp)} up to {offset}" for tp, offset in stale.items())
+            _log.warning(
+                "%r had handled %s, in topics that were made again since: it starts at their beginning", group, old
+            )
+        if new := ", ".join(lane_name(tp) for tp in tps if tp not in commits and tp not in stale):
+            _log.warning("%r has no position in %s: it starts at the oldest event there", group, new)
+        for tp in tps:
+            if tp in commits and commits[tp].offset < begins[tp]:
+                lost = begins[tp] - commits[tp].offset
+                _log.warning(
+                    "%r goes on at %d in %s: %d offsets before it were deleted by retention, and not handled",
+                    group, begins[tp], lane_name(tp), lost,
+                )  # fmt: skip
+
     def _forget(self) -> None:
         """Nothing that was polled until now belongs to the lanes to come; a poll that still waits will bring theirs."""
         self._lanes.clear()
         self._held.clear()
+        self._settled.clear()
         self._left.clear()
         if self._poll is not None and self._poll.done():
             self._poll = None
@@ -242,19 +321,34 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
     # -------------------------------------------------------------------------------------------------- settling
 
     async def settle(self, batch: Sequence[Settlement], /) -> Sequence[BrokerError | None]:
-        """See :meth:`anybroker.adapter.Receiver.settle`. One commit for all lanes; works inside ``revoked`` too."""
+        """See :meth:`anybroker.adapter.Receiver.settle`. One commit for all lanes; works inside ``revoked`` too.
+
+        Only what is not committed already: a commit that says nothing new could be of a topic that is gone.
+        """
         offsets: dict[TopicPartition, OffsetAndMetadata] = {}
+        gone: dict[Lane, BrokerError] = {}
         for item in batch:
             if isinstance(item, Commit) and (tp := self._held.get(item.lane)) is not None:
-                offsets[tp] = OffsetAndMetadata(item.position, item.note)
+                wanted = self._marked(tp, item.position, item.note)
+                if self._settled.get(tp) == wanted:
+                    continue
+                if self._consumer.partitions_for_topic(tp.topic) is None:
+                    # aiokafka would try until there is one of that name, and commit the old one's position to it.
+                    gone[item.lane] = Unavailable(f"Kafka has no topic {tp.topic!r} now: its positions are not kept")
+                    continue
+                offsets[tp] = wanted
         error = await self._commit(offsets) if offsets else None
-        return [self._verdict(item, error) for item in batch]
+        if offsets and error is None:
+            self._settled |= {tp: wanted for tp, wanted in offsets.items() if tp in self._lanes}
+        return [self._verdict(item, error, gone) for item in batch]
 
-    def _verdict(self, item: Settlement, error: BrokerError | None) -> BrokerError | None:
+    def _verdict(
+        self, item: Settlement, error: BrokerError | None, gone: Mapping[Lane, BrokerError]
+    ) -> BrokerError | None:
         if not isinstance(item, Commit):
             return Unavailable("Kafka settles positions, not single deliveries: a Commit was expected")
         if item.lane in self._held:
-            return error
+            return gone.get(item.lane, error)
         return LeaseLost(f"partition {item.lane.name} has gone to another member of {self._group!r}")
 
     async def _commit(self, offsets: dict[TopicPartition, OffsetAndMetadata]) -> BrokerError | None:
@@ -313,6 +407,8 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
         await self.stop()
         if not self._closed:
             self._closed = True
+            if self._watcher is not None:
+                self._watcher.cancel()
             await self._closing.begin(self._leave(), self._timeout)
 
     async def _leave(self) -> None:

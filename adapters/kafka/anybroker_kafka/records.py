@@ -73,6 +73,7 @@ class KafkaInbound(Inbound):
         self.attempts = 0
         self.deliveries = 1
         self.not_before = None
+        self.inlet = False
         self._partition = partition
         self._key = record.key
         self._timestamp = record.timestamp

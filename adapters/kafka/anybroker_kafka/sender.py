@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
 from aiokafka.producer.message_accumulator import BatchBuilder
-from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from anybroker.adapter import Outbound, Report, murmur2
 from anybroker.errors import BrokerError, Rejected, Unavailable
@@ -18,11 +18,14 @@ from .cluster import Cluster
 from .failures import CLIENT_ERRORS, failure
 from .names import inlet
 from .partition import Partition
+from .refusals import note_refusals
 from .wire import Headers, Wire
 
 __all__ = ["KafkaSender"]
 
 _MAX_KEYS = 16_384
+_GZIP = 1
+"""In a record batch's attributes: the one compression that needs no library."""
 _LAST_WORDS = 0.5
 """Seconds that a request under way has for its answer when the sender is closed and Kafka does not answer."""
 
@@ -34,11 +37,13 @@ class _Topic:
         self.name = name
         self.problem: str | None = None
         self.partitions: list[Partition] = []
+        self.lanes = 0
+        """How many of them the topic has now: one that was made again may have fewer."""
         self.turn = 0
 
     def next(self) -> Partition:
         """Another partition for events without a key, in turn."""
-        self.turn = (self.turn + 1) % len(self.partitions)
+        self.turn = (self.turn + 1) % self.lanes
         return self.partitions[self.turn]
 
 
@@ -77,6 +82,8 @@ class KafkaSender:
         self._old: dict[AIOKafkaProducer, asyncio.Task[None]] = {}
         self._topics: dict[tuple[str, str | None], _Topic] = {}
         self._keys: dict[str, tuple[bytes, int]] = {}
+        self.refusals: dict[tuple[str, int], type[KafkaError]] = {}
+        """By topic and partition: what Kafka has answered to a batch that the client tries again."""
 
     async def submit(self, batch: Sequence[Outbound], report: Report, /) -> None:
         """See :meth:`anybroker.adapter.Sender.submit`. Raises before anything is handed over, or not at all."""
@@ -89,18 +96,22 @@ class KafkaSender:
         sticky: dict[_Topic, Partition] = {}
         for outbound in batch:
             topic = topics[outbound.topic, outbound.group]
-            partitions = topic.partitions
             if topic.problem is not None:
                 report(outbound, Rejected(topic.problem))
                 continue
-            value, headers = write(outbound)
-            text = outbound.key
-            if text is None:
-                partition = sticky.get(topic) or sticky.setdefault(topic, topic.next())
-                partition.append(outbound, report, None, value, headers)
-            else:
-                key, number = keys.get(text) or self._learn(text)
-                partitions[number % len(partitions)].append(outbound, report, key, value, headers)
+            try:
+                value, headers = write(outbound)
+                text = outbound.key
+                if text is None:
+                    partition = sticky.get(topic) or sticky.setdefault(topic, topic.next())
+                    partition.append(outbound, report, None, value, headers)
+                else:
+                    key, number = keys.get(text) or self._learn(text)
+                    topic.partitions[number % topic.lanes].append(outbound, report, key, value, headers)
+            except Exception as exc:  # noqa: BLE001 - whatever it is, it is this event's, and must not be the others'
+                error = Rejected(f"an event for topic {outbound.topic!r} cannot be written as a record: {exc!r}")
+                error.__cause__ = exc
+                report(outbound, error)
 
     def encode(self, outbound: Outbound) -> tuple[bytes | None, bytes | None, Headers]:
         """Key, value and headers of the record."""
@@ -132,6 +143,10 @@ class KafkaSender:
                 if isinstance(error, BrokerError):
                     raise error from exc
                 known, found.problem = (), str(error)
+        else:
+            found.problem = None  # it may have been made again
+        if known:
+            found.lanes = len(known)
         while len(found.partitions) < len(known):
             found.partitions.append(Partition(self, found.name, len(found.partitions)))
 
@@ -141,7 +156,7 @@ class KafkaSender:
         """An empty batch; one producer's is as good as another's. ``compressed``: in any case."""
         batch = self._batches.create_batch()
         if compressed and not self._batches._message_accumulator._compression_type:  # no public way for one batch
-            batch = BatchBuilder(1, DefaultRecordBatchBuilder.CODEC_GZIP)
+            batch = BatchBuilder(1, _GZIP)
         return batch
 
     async def most(self, topic: str) -> int | None:
@@ -171,6 +186,7 @@ class KafkaSender:
             # A batch whose partition has no leader would be given up after the request time-out, its outcome unknown,
             # though a broker needs longer to come back. No public setting parts the two; without this line it is so.
             producer._message_accumulator._batch_ttl = self.deadline
+            note_refusals(producer.client, self.refusals)
             self._producer = self._batches = producer
             return producer
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -18,6 +19,8 @@ from .failures import failure
 from .names import group_id, inlet
 
 __all__ = ["backlog", "check_group", "declare", "seek"]
+
+_log = logging.getLogger("anybroker.kafka")
 
 
 async def declare(
@@ -42,6 +45,11 @@ async def declare(
     if missing:
         await _create(cluster, {name: wanted[name] for name in missing}, replication_factor)
         there |= await cluster.until_there(missing)
+    for topic in topology.topics:
+        lanes = wanted[topic.name][0]
+        if there[topic.name] == lanes:
+            for group in topic.groups:
+                await _fit_inlet(cluster, topic.name, group.name, lanes, there, mode == "create")
     for name, (lanes, _) in wanted.items():
         if there[name] != lanes:
             raise ConfigError(
@@ -50,6 +58,8 @@ async def declare(
                 f"Set lanes = {there[name]} in the configuration. Another number of partitions moves keys between them "
                 "and loses their order: make a new topic, publish there, and let the groups finish the old one first.",
             )
+    if sum(len(topic.groups) for topic in topology.topics) > 1:
+        await cluster.learn(wanted)
     for topic in topology.topics:
         for group in topic.groups:
             tps = _partitions(topic.name, group.name, there[topic.name])
@@ -61,6 +71,30 @@ async def declare(
 
 def _partitions(topic: str, group: str, lanes: int) -> list[TopicPartition]:
     return [TopicPartition(name, number) for name in (topic, inlet(topic, group)) for number in range(lanes)]
+
+
+async def _fit_inlet(cluster: Cluster, topic: str, group: str, lanes: int, there: dict[str, int], create: bool) -> None:
+    """Give the group's inlet as many partitions as its topic has: keys of both are to meet in one member."""
+    name = inlet(topic, group)
+    has = there[name]
+    if has < lanes and create:
+        _log.warning("the topic %r has %d partitions now: its inlet %r gets as many (%d)", topic, lanes, name, has)
+        await cluster.grow(name, lanes)
+        there[name] = lanes
+    elif has < lanes:
+        raise ConfigError(
+            f"topics.{topic}.lanes",
+            f"the topic {topic!r} has {lanes} partitions, and the inlet of {group!r} ({name!r}) has {has}",
+            f'Set provision="create" for one start, or run: kafka-topics.sh --alter --topic {name} '
+            f"--partitions {lanes}.",
+        )
+    elif has > lanes:
+        raise ConfigError(
+            f"topics.{topic}.lanes",
+            f"the topic {topic!r} has {lanes} partitions, and the inlet of {group!r} ({name!r}) has {has}",
+            f"Wait until nothing waits for the group, then run: kafka-topics.sh --delete --topic {name} "
+            '(provision="create" makes it again).',
+        )
 
 
 async def _create(cluster: Cluster, topics: Mapping[str, tuple[int, float | None]], replication_factor: int) -> None:
@@ -91,19 +125,29 @@ async def _make_group(cluster: Cluster, group: str, tps: list[TopicPartition], s
     Safe against other processes that do the same. The start is looked up before the last look at the commits, so if
     another one's commit comes in between, it stands at or behind ours: an event may come twice, none is left out. And
     a group that has members takes no commit from outside; those partitions are the members' own.
+
+    Partitions that a group lacks which is there already were added, or made again, while it was: all that is in them
+    is the group's, whatever its start.
     """
-    committed = await cluster.committed(group, tps)
-    missing = [tp for tp in tps if tp not in committed]
+    found = await cluster.positions(group, tps)
+    missing = [tp for tp in tps if tp not in found.commits]
     if not missing:
         return
+    if found.commits or found.stale:
+        start = "earliest"
+        _log.warning("the group %r has no position in %s: it goes on at the oldest event there", group, _named(missing))
     positions = await _positions(cluster, missing, start)
-    committed = await cluster.committed(group, missing)
+    committed = (await cluster.positions(group, missing)).commits
     positions = {tp: offset for tp, offset in positions.items() if tp not in committed}
     if positions:
         try:
             await cluster.commit(group, positions)
         except UnknownMemberIdError:
             pass  # it has members by now: see above
+
+
+def _named(tps: Iterable[TopicPartition]) -> str:
+    return ", ".join(f"{tp.topic}/{tp.partition}" for tp in tps)
 
 
 async def _positions(cluster: Cluster, tps: Iterable[TopicPartition], to: Start) -> dict[TopicPartition, int]:
@@ -116,8 +160,12 @@ async def _positions(cluster: Cluster, tps: Iterable[TopicPartition], to: Start)
     return ends
 
 
-async def check_group(cluster: Cluster, topic: str, group: str) -> None:
-    """ConfigError if the topic, its inlet for the group, or the group itself is not there."""
+async def check_group(cluster: Cluster, topic: str, group: str, create: bool = False) -> None:
+    """ConfigError if the topic, its inlet for the group, or the group itself is not there.
+
+    Positions in one partition are enough: what was added or made again beside it is read from its beginning.
+    ``create``: an inlet that has fewer partitions than the topic by now gets as many.
+    """
     name = inlet(topic, group)
     there = await cluster.partitions((topic, name))
     missing = [each for each in (topic, name) if each not in there]
@@ -125,9 +173,11 @@ async def check_group(cluster: Cluster, topic: str, group: str) -> None:
         raise ConfigError(
             "topics", f"Kafka has no topic {', '.join(map(repr, missing))}", "Declare the topic and the group first."
         )
-    tps = _partitions(topic, group, there[topic])
+    if create and there[name] < there[topic]:
+        await _fit_inlet(cluster, topic, group, there[topic], there, create)
+    tps = [TopicPartition(each, number) for each, count in there.items() for number in range(count)]
     committed = await cluster.committed(group_id(topic, group), tps)
-    if len(committed) < len(tps) and not await cluster.members(group_id(topic, group)):
+    if not committed and not await cluster.members(group_id(topic, group)):
         raise ConfigError(
             f"topics.{topic}.groups",
             f"the consumer group {group_id(topic, group)!r} of {group!r} has no committed positions: it is not there",
@@ -136,14 +186,19 @@ async def check_group(cluster: Cluster, topic: str, group: str) -> None:
 
 
 async def backlog(cluster: Cluster, topic: str, group: str) -> Backlog:
-    """The ends less the committed positions, the inlet included."""
+    """The events between the committed positions and the ends, the inlet included.
+
+    Offsets are not events: a transaction ends with a marker that has one, and so has what was aborted. So the part
+    next to the committed positions is looked at, as far as the first event.
+    """
     there = await cluster.partitions((topic, inlet(topic, group)))
     tps = [TopicPartition(name, number) for name, count in there.items() for number in range(count)]
-    committed = await cluster.committed(group_id(topic, group), tps)
+    committed = (await cluster.positions(group_id(topic, group), tps)).commits
     begins = await cluster.offsets(dict.fromkeys(tps, BEGINNING))
     ends = await cluster.offsets(dict.fromkeys(tps, END))
     at = {tp: max(begins[tp], committed[tp].offset) if tp in committed else begins[tp] for tp in tps}
-    return Backlog(waiting=sum(max(0, ends[tp] - at[tp]) for tp in tps), in_flight=0)
+    waiting = {tp: (at[tp], ends[tp]) for tp in tps if at[tp] < ends[tp]}
+    return Backlog(waiting=await cluster.count(waiting) if waiting else 0, in_flight=0)
 
 
 async def seek(cluster: Cluster, topic: str, group: str, to: Start) -> None:

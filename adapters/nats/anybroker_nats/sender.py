@@ -200,8 +200,12 @@ class NatsSender:
     def _add(self, parts: list[bytes], outbound: Outbound, report: Report, now: float, limit: int) -> int:
         """Add the command of one event, which from now on waits for its confirmation; returns its bytes, about."""
         key = outbound.key
-        slot = getrandbits(_SLOT_BITS) if key is None else slot_of(key)
-        copy_id = outbound.deduplication_id()
+        try:
+            slot = getrandbits(_SLOT_BITS) if key is None else slot_of(key)
+            copy_id = outbound.deduplication_id()
+        except UnicodeEncodeError as exc:
+            report(outbound, _rejected(f"an event for topic {outbound.topic!r} has a key or id that is not text", exc))
+            return 0
         control = f"Nats-Msg-Id: {copy_id}\r\n"
         delayed = outbound.not_before is not None and outbound.not_before > now and self._schedules
         where = self._routes.get((outbound.topic, outbound.group)) or self._route(outbound.topic, outbound.group)
@@ -219,7 +223,7 @@ class NatsSender:
             command = f"HPUB {schedule_subject(outbound.topic)}.{copy_id} ".encode() + self._prefix
         try:
             headers, body = self._wire.write(outbound, control)
-        except ValueError as exc:
+        except Exception as exc:  # noqa: BLE001 - raised, it would leave what was counted before it unwritten
             what = f"an event for topic {outbound.topic!r} has a header that NATS cannot carry"
             report(outbound, _rejected(what, exc))
             return 0

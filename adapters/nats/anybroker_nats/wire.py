@@ -20,6 +20,8 @@ _OURS: Final = "anybroker-"
 _PREFIX: Final = "ce-"
 _NATS: Final = "nats-"
 """Headers that instruct the server, or that it adds. Sent again they would do it again, or be refused."""
+_INLET: Final = b".@."
+"""In the subject of what was sent to one group; no topic's or group's name has it."""
 _UNSAFE: Final = re.compile(r'[\x00-\x1f\x7f%"]|^ | $')
 """What clients cut off a header's value, and what :func:`percent_decode` would take for its own."""
 _find_text: Final = re.compile(r"([^:\r\n]+): ?([^\r\n]*)\r\n").findall
@@ -74,13 +76,15 @@ class Wire:
     ) -> Inbound:
         """One delivery; ``raw`` is nats-py's ``Msg``. What is no CloudEvent comes as a Foreign; nothing is raised."""
         headers, text = _fields(block)
+        inlet = _INLET in subject
         raw = Msg(client, subject.decode(), reply.decode(), body, dict(text))
         try:
             event = self._binding.parse(headers, body)
         except InvalidEvent as exc:
             own = [(name, _bytes(value)) for name, value in headers if not name.lower().startswith((_NATS, _OURS))]
-            return Inbound(Foreign(body, own, None, exc), lane, position, None, self._extra(text), raw)
-        return Inbound(event, lane, position, event.key, self._extra(text), raw)
+            foreign = Foreign(body, own, None, exc)
+            return Inbound(foreign, lane, position, None, self._extra(text), raw, inlet=inlet)
+        return Inbound(event, lane, position, event.key, self._extra(text), raw, inlet=inlet)
 
     def _extra(self, headers: list[tuple[str, str]]) -> dict[str, str]:
         """The transport headers: those that are no attributes and not the server's."""

@@ -34,6 +34,9 @@ _AROUND: Final = 8
 """Bytes of a frame that are not its payload."""
 _CONTENT_HEADER: Final = 14
 """Bytes of a content header before the properties, which all travel in one frame with it."""
+_BOUND: Final = 1.0
+"""Seconds for which the ladder's end, once bound to an exchange, counts as bound. An exchange that was deleted, and
+perhaps made again, has lost the binding: what falls off the ladder then is dropped, and RabbitMQ tells no one."""
 _WRITE: Final = 65_536
 """Bytes that are written before the socket has to take them: the high-water mark of asyncio's transports."""
 
@@ -66,6 +69,7 @@ class _Confirmation:
             self.set_result(None)  # returned by the topic itself, which has no group: nobody waits for it
             return
         else:
+            self.sender.forget(outbound.topic, outbound.group)
             where = f"topic {outbound.topic!r}" + (f", group {outbound.group!r}" if outbound.group else "")
             error = Rejected(f"{where}: no queue takes the event. One was deleted: declare it again")
         error.__cause__ = exc
@@ -79,12 +83,13 @@ class _Confirmation:
 class _Route:
     """An exchange, with the frame that begins each publish to it; of 64 slots there are few."""
 
-    __slots__ = ("delayed", "exchange", "frames")
+    __slots__ = ("bound_until", "exchange", "frames")
 
     def __init__(self, exchange: str) -> None:
         self.exchange = exchange
         self.frames: dict[int, bytes] = {}
-        self.delayed = False
+        self.bound_until = 0.0
+        """Of the loop's clock: until when the end of the ladder counts as bound to it."""
 
 
 class RabbitmqSender:
@@ -133,6 +138,7 @@ class RabbitmqSender:
             self._frame = (channel.connection.connection_tune.frame_max or _FRAME) - _AROUND
             self._unwritten = 0
             self._routes.clear()  # their frames name the channel, and an exchange may be gone
+            self._highest_rung = -1  # so may the ladder
             opened = channel
             channel.closing.add_done_callback(lambda closing: self._lost(opened, closing_reason(closing)))
         return channel
@@ -159,6 +165,11 @@ class RabbitmqSender:
             if self._idle is not None and not channel.message_id_delivery_tag and not self._idle.done():
                 self._idle.set_result(None)
 
+    def forget(self, topic: str, group: str | None) -> None:
+        """Something of the way there was deleted: look again before the next publish, and make the ladder again."""
+        self._routes.pop((topic, group), None)
+        self._highest_rung = -1
+
     # --------------------------------------------------------------------------------------------------- submit
 
     async def submit(self, batch: Sequence[Outbound], report: Report, /) -> None:
@@ -168,11 +179,14 @@ class RabbitmqSender:
         channel = await self.open()
         routes = self._routes
         now = time()
+        clock = asyncio.get_running_loop().time
         ready: list[tuple[Outbound, _Route, int]] = []
         for outbound in batch:
             route = routes.get((outbound.topic, outbound.group))
             seconds = 0 if outbound.not_before is None else int(outbound.not_before - now)
-            if route is None or (seconds > 0 and (not route.delayed or rungs_of(seconds)[0] > self._highest_rung)):
+            if route is None or (
+                seconds > 0 and (route.bound_until < clock() or rungs_of(seconds)[0] > self._highest_rung)
+            ):
                 try:
                     route = await self._prepare(outbound.topic, outbound.group, seconds)
                 except (Rejected, ConfigError) as exc:
@@ -196,10 +210,12 @@ class RabbitmqSender:
         self, parts: list[bytes], channel: Channel, route: _Route, outbound: Outbound, report: Report, seconds: int
     ) -> int:
         """Add the frames of one event, which from now on waits for its confirmation; returns their bytes, about."""
+        key = outbound.key
         try:
             flags, before, after, body = self._wire.write(outbound)
-        except (ValueError, TypeError) as exc:
-            error = Rejected(f"an event for topic {outbound.topic!r} has a header that AMQP cannot carry: {exc}")
+            slot = getrandbits(_SLOT_BITS) if key is None else slot_of(key)
+        except Exception as exc:  # noqa: BLE001 - raised, it would leave what was counted before it unwritten
+            error = Rejected(f"an event for topic {outbound.topic!r} has a header or key that AMQP cannot carry: {exc}")
             error.__cause__ = exc
             report(outbound, error)
             return 0
@@ -214,8 +230,6 @@ class RabbitmqSender:
         if refused is not None:
             report(outbound, refused)
             return 0
-        key = outbound.key
-        slot = getrandbits(_SLOT_BITS) if key is None else slot_of(key)
         number = channel.number
         if seconds > 0:
             rung, way = rungs_of(seconds)
@@ -270,10 +284,15 @@ class RabbitmqSender:
                         'once with such a delay from a Bus with provision="create"'
                     )
                 self._highest_rung = rung
-            if not route.delayed:
-                async with self._control.scratch("binding an exchange to the queues for delays") as channel:
-                    await channel.exchange_bind(route.exchange, DUE, due_binding(route.exchange))
-                route.delayed = True
+            clock = asyncio.get_running_loop().time
+            if route.bound_until < clock():
+                try:
+                    async with self._control.scratch("binding an exchange to the queues for delays") as channel:
+                        await channel.exchange_bind(route.exchange, DUE, due_binding(route.exchange))
+                except ConfigError:
+                    self.forget(topic, group)  # one of the two was deleted
+                    raise
+                route.bound_until = clock() + _BOUND
         return route
 
     # ---------------------------------------------------------------------------------------------------- close

@@ -18,6 +18,7 @@ from anybroker.cloudevents import HeaderBinding, TransportNames
 from anybroker.errors import InvalidEvent
 
 from .frames import field, native_table, table
+from .ladder import DUE
 from .unreadable import UnreadableForeign, bytes_of, original
 
 __all__ = ["AmqpForeign", "Wire", "Written"]
@@ -137,6 +138,9 @@ class Wire:
         names = self._names
         extra: dict[str, str] = {}
         deliveries = 1
+        delivery: Any = message.delivery
+        # No topic has a colon in its name, each group's exchange has; the ladder keeps whereto in the routing key.
+        inlet = ":" in (delivery.routing_key if delivery.exchange == DUE else delivery.exchange)
         for name, value in headers.items():
             known = names[name]
             if known:
@@ -148,12 +152,21 @@ class Wire:
                 event = self._binding.parse(list(headers.items()), message.body, content_type=properties.content_type)
             except InvalidEvent as exc:
                 event = AmqpForeign(message, exc)
-        return Inbound(event, lane, position, event.key, extra, message, token, 0, deliveries)
+        not_before = _seconds(extra.get(NOT_BEFORE)) if extra else None
+        return Inbound(event, lane, position, event.key, extra, message, token, 0, deliveries, not_before, inlet)
 
 
 def _fits(content_type: str) -> bool:
     """Whether binary mode can carry it in the content-type property."""
     return len(content_type) <= 255 and content_type.isascii() and not content_type.lower().startswith(_ENVELOPE)
+
+
+def _seconds(text: str | None) -> float | None:
+    """When it may be handled: the ladder counts in whole seconds, and the core waits for what is left of the last."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return None
 
 
 def _is_ours(name: str) -> bool:

@@ -43,12 +43,15 @@ class Member:
     def __init__(self, member: int, group: int, topic: str, ordered: bool, lane: Lane, lease: float) -> None:
         self.member = member
         self.group = group
+        self._own = {"group": group, "member": member}
         self._topic = topic
         self._ordered = ordered
         self._lane = lane
         self._lease = lease
         self._open: dict[int, int] = {}
         """Sequence number and number of the delivery of what is claimed and not settled."""
+        self._handled: set[int] = set()
+        """Sequence numbers of what is to be acked, and is not yet as far as is known."""
         self._epoch = -1
         self._lost = 0
         self._segment: Segment | None = None
@@ -66,14 +69,14 @@ class Member:
             topic = store.topic(self._topic)
             if topic is not None:
                 store.trim(topic)
-        row = store.execute(_STATE, (group, member, now)).fetchone()
+        row = store.execute(_STATE, {"group": group, "member": member, "now": now}).fetchone()
         if row is None:
             raise LeaseLost(f"this receiver of {self._topic!r} was taken for dead by another: its FIFO is gone")
         lost, hungry, cursor, last, due, parked, shared, yielding = row
         self._refresh(store, lost)
         if due is not None and due <= wall:
-            store.execute(_FALL_DUE, (group, wall))
-            store.execute(_FALLEN_DUE, (group, wall))
+            store.execute(_FALL_DUE, {"group": group, "now": wall})
+            store.execute(_FALLEN_DUE, {"group": group, "now": wall})
             parked = 1
         poll = store.settings.poll
         if yielding and self._ordered and self._open and hungry <= now:
@@ -82,14 +85,14 @@ class Member:
         ahead = not parked or self._take_parked(store, limit, taken)
         more = False
         if ahead and cursor < last:
-            blocked = {key for (key,) in store.execute(_OTHERS, (group, member))} if shared and self._ordered else set()
+            blocked = {key for (key,) in store.execute(_OTHERS, self._own)} if shared and self._ordered else set()
             more = self._take_new(store, limit, cursor, last, wall, blocked, taken)
         if taken:
             self._open.update([(seq, deliveries) for seq, _, deliveries, _ in taken])
             if hungry:
                 store.execute("UPDATE ab_member SET hungry = 0 WHERE id = ?", (member,))
             return taken, 0.0
-        due, waiting = store.execute(_AHEAD, (group,)).fetchone()
+        due, waiting = store.execute(_AHEAD, self._own).fetchone()
         if waiting:
             store.execute("UPDATE ab_member SET hungry = ? WHERE id = ?", (now + 2 * poll, member))
         return taken, 0.0 if more else poll if due is None else max(due - wall, 0.0)
@@ -97,8 +100,9 @@ class Member:
     def _take_parked(self, store: Store, limit: int, taken: list[Taken]) -> bool:
         """What was put aside and may be had now. Whether to look further ahead then: what comes later may be taken
         only when all that may be had of this is."""
-        group, member = self.group, self.member
-        rows = store.execute(_READY if self._ordered else _READY_UNORDERED, (group, member, limit)).fetchall()
+        group = self.group
+        ready = _READY if self._ordered else _READY_UNORDERED
+        rows = store.execute(ready, {**self._own, "limit": limit}).fetchall()
         claims: list[_Claim] = []
         size = 0
         for row in rows:
@@ -145,7 +149,8 @@ class Member:
             if not blocked and not segment.delayed:  # the usual case: all of it, without a look at each
                 keys = [row[5] if self._ordered else None for row in rows]
                 until = time.monotonic() + self._lease
-                store.execute(_CLAIM_RUN, (self.group, self.member, first, until, to_json(keys).decode()))
+                run = {"first": first, "until": until, "keys": to_json(keys).decode()}
+                store.execute(_CLAIM_RUN, {**self._own, **run})
                 seq += len(rows)
                 size += segment.bytes_of(at, at + len(rows))
                 taken += zip(range(first, seq), repeat(0), repeat(1), repeat(segment), strict=False)
@@ -168,15 +173,15 @@ class Member:
                 taken += [(claim[0], 0, 1, segment) for claim in claims]
         self._segment = segment
         if aside:
-            store.execute(_PUT_ASIDE, (self.group, to_json(aside).decode()))
+            store.execute(_PUT_ASIDE, {**self._own, "events": to_json(aside).decode()})
         if later:
-            store.execute(_PUT_LATER, (self.group, to_json(later).decode()))
+            store.execute(_PUT_LATER, {**self._own, "events": to_json(later).decode()})
         store.execute("UPDATE ab_group SET cursor = ? WHERE id = ?", (seq - 1, self.group))
         return seq <= last
 
     def _add(self, store: Store, claims: list[_Claim]) -> None:
         until = time.monotonic() + self._lease
-        store.execute(_CLAIM, (self.group, self.member, until, to_json(claims).decode()))
+        store.execute(_CLAIM, {**self._own, "until": until, "claims": to_json(claims).decode()})
 
     def _refresh(self, store: Store, lost: int) -> None:
         """Read again what is ours, where a rollback or another member may have changed it."""
@@ -192,7 +197,7 @@ class Member:
 
     def settle(self, batch: Sequence[Settlement], store: Store) -> list[BrokerError | None]:
         group, member, lane = self.group, self.member, self._lane
-        row = store.execute(_MEMBER, (member, group)).fetchone()
+        row = store.execute(_MEMBER, self._own).fetchone()
         self._refresh(store, -1 if row is None else row[0])
         opened = self._open
         results: list[BrokerError | None] = []
@@ -223,28 +228,42 @@ class Member:
                     (group, member, first, last),
                 )
             else:
-                store.execute(_UNCLAIM, (group, member, to_json(acked).decode()))
+                store.execute(_UNCLAIM, {**self._own, "events": to_json(acked).decode()})
             if released or (row is not None and row[1]):
                 store.wake_group(group)  # what was given back, or what waited for these keys
         return results
 
     def _release(self, store: Store, released: list[tuple[int, int, float]]) -> None:
-        group, member, wall = self.group, self.member, time.time()
+        wall = time.time()
         now = [(seq, attempts) for seq, attempts, delay in released if delay <= 0]
         later = [(seq, attempts, wall + delay) for seq, attempts, delay in released if delay > 0]
         if now:
-            store.execute(_GIVE_BACK, (group, member, to_json(now).decode()))
+            store.execute(_GIVE_BACK, {**self._own, "events": to_json(now).decode()})
         if later:
-            store.execute(_GIVE_BACK_LATER, (group, member, to_json(later).decode()))
+            store.execute(_GIVE_BACK_LATER, {**self._own, "events": to_json(later).decode()})
+
+    def settling(self, batch: Sequence[Settlement]) -> None:
+        """In the event loop, before :meth:`settle`: remember what is handled, whatever becomes of that."""
+        self._handled.update(item.inbound.token for item in batch if isinstance(item, Ack))
+
+    def settled(self, batch: Sequence[Settlement]) -> None:
+        """In the event loop: the transaction of that settlement is committed."""
+        self._handled.difference_update(item.inbound.token for item in batch if isinstance(item, Ack))
+
+    def leave(self, store: Store) -> None:
+        """Give back all that is not handled. What is, and could not be acked so far, is acked now."""
+        if self._handled:
+            store.execute(_UNCLAIM, {**self._own, "events": to_json(sorted(self._handled)).decode()})
+        leave(self.group, self.member, store)
 
     def extend(self, batch: Sequence[Inbound], store: Store) -> list[BrokerError | None]:
-        row = store.execute(_MEMBER, (self.member, self.group)).fetchone()
+        row = store.execute(_MEMBER, self._own).fetchone()
         self._refresh(store, -1 if row is None else row[0])
         opened = self._open
         ours = [item for item in batch if item.lane is self._lane and opened.get(item.token) == item.deliveries]
         if ours:
             until, seqs = time.monotonic() + self._lease, to_json([item.token for item in ours]).decode()
-            store.execute(_EXTEND, (self.group, self.member, seqs, until))
+            store.execute(_EXTEND, {**self._own, "events": seqs, "until": until})
         kept = set(map(id, ours))
         return [
             None
@@ -255,7 +274,7 @@ class Member:
 
 
 def leave(group: int, member: int, store: Store) -> None:
-    """Give back all that a member has, and forget the member."""
+    """Give back all that a member has, and forget the member. Idempotent."""
     store.execute(_GIVE_ALL_BACK, (group, member))
     store.execute("DELETE FROM ab_claim WHERE grp = ? AND owner = ?", (group, member))
     store.execute("DELETE FROM ab_member WHERE id = ?", (member,))
@@ -268,11 +287,11 @@ def release_dead(store: Store, group: int) -> None:
         if member not in store.members and not ring(store.wake_folder / wake, wake=False):
             leave(group, member, store)
             (store.wake_folder / wake).unlink(missing_ok=True)
-    now = time.monotonic()
-    expired = store.execute(_EXPIRED, (group, now)).fetchall()
+    at = {"group": group, "now": time.monotonic()}
+    expired = store.execute(_EXPIRED, at).fetchall()
     if expired:
-        store.execute(_GIVE_EXPIRED_BACK, (group, now))
-        store.execute(_DROP_EXPIRED, (group, now))
+        store.execute(_GIVE_EXPIRED_BACK, at)
+        store.execute(_DROP_EXPIRED, at)
         for (member,) in expired:
             store.execute("UPDATE ab_member SET lost = lost + 1 WHERE id = ?", (member,))
         store.wake_group(group)
@@ -280,76 +299,80 @@ def release_dead(store: Store, group: int) -> None:
 
 _STATE = """
 SELECT m.lost, m.hungry, g.cursor, t.last,
-    (SELECT min(due) FROM ab_delayed WHERE grp = ?1),
-    EXISTS (SELECT 1 FROM ab_parked WHERE grp = ?1),
-    EXISTS (SELECT 1 FROM ab_claim WHERE grp = ?1 AND owner < ?2)
-        OR EXISTS (SELECT 1 FROM ab_claim WHERE grp = ?1 AND owner > ?2),
-    EXISTS (SELECT 1 FROM ab_member WHERE grp = ?1 AND id <> ?2 AND hungry > ?3)
-FROM ab_member m JOIN ab_group g ON g.id = m.grp JOIN ab_topic t ON t.id = g.topic WHERE m.id = ?2
+    (SELECT min(due) FROM ab_delayed WHERE grp = :group),
+    EXISTS (SELECT 1 FROM ab_parked WHERE grp = :group),
+    EXISTS (SELECT 1 FROM ab_claim WHERE grp = :group AND owner < :member)
+        OR EXISTS (SELECT 1 FROM ab_claim WHERE grp = :group AND owner > :member),
+    EXISTS (SELECT 1 FROM ab_member WHERE grp = :group AND id <> :member AND hungry > :now)
+FROM ab_member m JOIN ab_group g ON g.id = m.grp JOIN ab_topic t ON t.id = g.topic WHERE m.id = :member
 """
-_MEMBER = "SELECT lost, EXISTS (SELECT 1 FROM ab_parked WHERE grp = ?2) FROM ab_member WHERE id = ?1"
+_MEMBER = "SELECT lost, EXISTS (SELECT 1 FROM ab_parked WHERE grp = :group) FROM ab_member WHERE id = :member"
 _FALL_DUE = """
 INSERT INTO ab_parked(grp, seq, key, attempts, deliveries)
-SELECT grp, seq, key, attempts, deliveries FROM ab_delayed WHERE grp = ?1 AND due <= ?2 ORDER BY due, seq LIMIT 10000
+SELECT grp, seq, key, attempts, deliveries FROM ab_delayed WHERE grp = :group AND due <= :now
+ORDER BY due, seq LIMIT 10000
 """
 _FALLEN_DUE = """
-DELETE FROM ab_delayed WHERE grp = ?1 AND (due, seq) IN
-    (SELECT due, seq FROM ab_delayed WHERE grp = ?1 AND due <= ?2 ORDER BY due, seq LIMIT 10000)
+DELETE FROM ab_delayed WHERE grp = :group AND (due, seq) IN
+    (SELECT due, seq FROM ab_delayed WHERE grp = :group AND due <= :now ORDER BY due, seq LIMIT 10000)
 """
 _OTHERS = """
-SELECT DISTINCT key FROM ab_claim WHERE grp = ?1 AND owner < ?2 AND key IS NOT NULL
-UNION SELECT DISTINCT key FROM ab_claim WHERE grp = ?1 AND owner > ?2 AND key IS NOT NULL
+SELECT DISTINCT key FROM ab_claim WHERE grp = :group AND owner < :member AND key IS NOT NULL
+UNION SELECT DISTINCT key FROM ab_claim WHERE grp = :group AND owner > :member AND key IS NOT NULL
 """
 _READY = f"""
 SELECT seq, key, attempts, deliveries + 1 FROM ab_parked
-WHERE grp = ?1 AND (key IS NULL OR key NOT IN ({_OTHERS})) ORDER BY seq LIMIT ?3
+WHERE grp = :group AND (key IS NULL OR key NOT IN ({_OTHERS})) ORDER BY seq LIMIT :limit
 """
 _READY_UNORDERED = """
-SELECT seq, key, attempts, deliveries + 1 FROM ab_parked WHERE grp = ?1 AND ?2 IS NOT NULL ORDER BY seq LIMIT ?3
+SELECT seq, key, attempts, deliveries + 1 FROM ab_parked WHERE grp = :group ORDER BY seq LIMIT :limit
 """
 _COUNT_PARKED = "SELECT count(*) FROM (SELECT 1 FROM ab_parked WHERE grp = ? LIMIT ?)"
 _AHEAD = """
-SELECT (SELECT min(due) FROM ab_delayed WHERE grp = ?1), EXISTS (SELECT 1 FROM ab_parked WHERE grp = ?1)
+SELECT (SELECT min(due) FROM ab_delayed WHERE grp = :group), EXISTS (SELECT 1 FROM ab_parked WHERE grp = :group)
 """
 _CLAIM = """
 INSERT INTO ab_claim(grp, owner, seq, key, until, attempts, deliveries)
-SELECT ?1, ?2, value ->> 0, value ->> 1, ?3, value ->> 2, value ->> 3 FROM json_each(?4)
+SELECT :group, :member, value ->> 0, value ->> 1, :until, value ->> 2, value ->> 3 FROM json_each(:claims)
 """
 _CLAIM_RUN = """
 INSERT INTO ab_claim(grp, owner, seq, key, until, attempts, deliveries)
-SELECT ?1, ?2, ?3 + key, value, ?4, 0, 1 FROM json_each(?5)
+SELECT :group, :member, :first + key, value, :until, 0, 1 FROM json_each(:keys)
 """
 _PUT_ASIDE = """
 INSERT INTO ab_parked(grp, seq, key, attempts, deliveries)
-SELECT ?1, value ->> 0, value ->> 1, 0, 0 FROM json_each(?2)
+SELECT :group, value ->> 0, value ->> 1, 0, 0 FROM json_each(:events)
 """
 _PUT_LATER = """
 INSERT INTO ab_delayed(grp, due, seq, key, attempts, deliveries)
-SELECT ?1, value ->> 2, value ->> 0, value ->> 1, 0, 0 FROM json_each(?2)
+SELECT :group, value ->> 2, value ->> 0, value ->> 1, 0, 0 FROM json_each(:events)
 """
-_UNCLAIM = "DELETE FROM ab_claim WHERE grp = ?1 AND owner = ?2 AND seq IN (SELECT value FROM json_each(?3))"
+_UNCLAIM = (
+    "DELETE FROM ab_claim WHERE grp = :group AND owner = :member AND seq IN (SELECT value FROM json_each(:events))"
+)
 _GIVE_BACK = """
 INSERT INTO ab_parked(grp, seq, key, attempts, deliveries)
 SELECT c.grp, c.seq, c.key, j.value ->> 1, c.deliveries
-FROM json_each(?3) j JOIN ab_claim c ON c.grp = ?1 AND c.owner = ?2 AND c.seq = j.value ->> 0
+FROM json_each(:events) j JOIN ab_claim c ON c.grp = :group AND c.owner = :member AND c.seq = j.value ->> 0
 """
 _GIVE_BACK_LATER = """
 INSERT INTO ab_delayed(grp, due, seq, key, attempts, deliveries)
 SELECT c.grp, j.value ->> 2, c.seq, c.key, j.value ->> 1, c.deliveries
-FROM json_each(?3) j JOIN ab_claim c ON c.grp = ?1 AND c.owner = ?2 AND c.seq = j.value ->> 0
+FROM json_each(:events) j JOIN ab_claim c ON c.grp = :group AND c.owner = :member AND c.seq = j.value ->> 0
 """
 _GIVE_ALL_BACK = """
 INSERT INTO ab_parked(grp, seq, key, attempts, deliveries)
 SELECT grp, seq, key, attempts, deliveries FROM ab_claim WHERE grp = ? AND owner = ?
 """
 _EXTEND = """
-UPDATE ab_claim SET until = ?4 WHERE grp = ?1 AND owner = ?2 AND seq IN (SELECT value FROM json_each(?3))
+UPDATE ab_claim SET until = :until
+WHERE grp = :group AND owner = :member AND seq IN (SELECT value FROM json_each(:events))
 """
-_EXPIRED = "SELECT DISTINCT owner FROM ab_claim WHERE grp = ?1 AND until < ?2"
+_EXPIRED = "SELECT DISTINCT owner FROM ab_claim WHERE grp = :group AND until < :now"
 # With an expired claim go the others that its member has of the same key: what follows may not be ahead of it.
 _STALE = """
-grp = ?1 AND (until < ?2 OR (key IS NOT NULL AND (owner, key) IN
-    (SELECT owner, key FROM ab_claim WHERE grp = ?1 AND until < ?2)))
+grp = :group AND (until < :now OR (key IS NOT NULL AND (owner, key) IN
+    (SELECT owner, key FROM ab_claim WHERE grp = :group AND until < :now)))
 """
 _GIVE_EXPIRED_BACK = f"""
 INSERT INTO ab_parked(grp, seq, key, attempts, deliveries)

@@ -13,7 +13,7 @@ from anybroker.errors import BrokerError, Rejected
 
 from .recent import Entry, RecentIds
 from .schema import SEGMENT_EVENTS, SHIFT
-from .store import PUBLISH, Store
+from .store import PUBLISH, Job, Store
 from .wire import encode, size_of
 
 __all__ = ["SqliteSender"]
@@ -29,10 +29,14 @@ class _Publish:
 
     rank = PUBLISH
 
-    def __init__(self, sender: SqliteSender, recent: RecentIds) -> None:
+    def __init__(self, sender: SqliteSender, recent: RecentIds, entries: list[Entry] | None = None) -> None:
         self._sender = sender
         self._recent = recent
-        self._entries: list[Entry] | None = None
+        self._entries = entries
+
+    def parts(self) -> Sequence[Job]:
+        """Each event by itself: one that cannot be stored fails alone."""
+        return [_Publish(self._sender, self._recent, [entry]) for entry in self._entries or ()] or (self,)
 
     def run(self, store: Store) -> None:
         if self._entries is None:
@@ -128,17 +132,20 @@ class SqliteSender:
         entries: list[Entry] = []
         limit = self._limit
         for outbound in batch:
-            row, body, rough = encode(outbound)
-            # Measured only where it may matter: the attributes that most events have are short.
-            if row[7] is not None or rough > limit // 8:
-                try:
-                    refused: BrokerError | None = check_size(outbound, size_of(row), limit, _MOST)
-                except ValueError as exc:  # an unpaired surrogate in a header or key
-                    refused = Rejected(f"an event for {outbound.topic!r} has text that is not Unicode: {exc}")
-                    refused.__cause__ = exc
-                if refused is not None:
-                    report(outbound, refused)
-                    continue
+            refused: BrokerError | None = None
+            try:
+                row, body, rough = encode(outbound)
+                # Measured only where it may matter: the attributes that most events have are short.
+                if row[7] is not None or rough > limit // 8:
+                    refused = check_size(outbound, size_of(row), limit, _MOST)
+            except Exception as exc:  # noqa: BLE001 - whatever it is, it is this event's, and must not be the others'
+                error = Rejected(f"an event for {outbound.topic!r} cannot be written as a row: {exc!r}")
+                error.__cause__ = exc
+                report(outbound, error)
+                continue
+            if refused is not None:
+                report(outbound, refused)
+                continue
             entries.append(Entry(outbound, row, body, report))
         with self._lock:
             self._waiting += entries
@@ -161,7 +168,10 @@ class SqliteSender:
     async def close(self) -> None:
         """Sender.close. Closing the adapter does the same, so after that there is nothing to do."""
         while not self._store.closed:
-            await self._store.call(_nothing)
+            try:
+                await self._store.call(_nothing)
+            except BrokerError:
+                pass  # what was handed over before had the same end, and it is reported
             if not self._scheduled:
                 return
 

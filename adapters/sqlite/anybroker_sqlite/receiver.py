@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Collection, Sequence
 from functools import partial
 
 from anybroker.adapter import Inbound, Lane, Settlement, SubscriptionSpec
 from anybroker.errors import BrokerError, Unavailable
 
-from .claims import Member, Taken, leave
-from .schema import SHIFT
+from .claims import Member, Taken
+from .schema import SHIFT, FileGone
 from .store import CLAIM, SETTLE, Store
 from .wake import Fifo
 from .wire import decode
 
 __all__ = ["SqliteReceiver"]
+
+_log = logging.getLogger("anybroker.sqlite")
 
 
 class SqliteReceiver:
@@ -51,10 +54,16 @@ class SqliteReceiver:
             self._rung = False
             try:
                 taken, pause = await store.call(partial(self._member.claim, limit), CLAIM)
-                self._failing_since = None
-            except Unavailable:
+                if self._failing_since is not None:
+                    self._failing_since = None
+                    _log.info("%s: the file can be written again", self.lane.name)
+            except FileGone:
+                raise
+            except Unavailable as exc:
                 # Locked, or the disk is full: what is claimed stays ours until the lease ends, so this is no end yet.
-                self._failing_since = self._failing_since or loop.time()
+                if self._failing_since is None:
+                    self._failing_since = loop.time()
+                    _log.warning("%s: looking for events failed, and goes on: %s", self.lane.name, exc)
                 if loop.time() > self._failing_since + self._lease:
                     raise
                 taken, pause = [], poll
@@ -97,17 +106,23 @@ class SqliteReceiver:
             at = seq - segment.first
             row = segment.rows[at]
             event, headers = decode(row, segment.body(at))
-            result.append(Inbound(event, lane, seq & mask, row[5], headers, row, seq, attempts, deliveries))
+            inlet = segment.only_group is not None
+            result.append(
+                Inbound(event, lane, seq & mask, row[5], headers, row, seq, attempts, deliveries, inlet=inlet)
+            )
         return result
 
     # ------------------------------------------------------------------------------------------------ settling
 
     async def settle(self, batch: Sequence[Settlement], /) -> Sequence[BrokerError | None]:
         """Receiver.settle: in one transaction, with whatever else waits for the disk."""
+        self._member.settling(batch)
         try:
-            return await self._store.call(partial(self._member.settle, batch), SETTLE)
+            results = await self._store.call(partial(self._member.settle, batch), SETTLE)
         except BrokerError as exc:
             return [exc] * len(batch)
+        self._member.settled(batch)
+        return results
 
     async def extend(self, batch: Sequence[Inbound], /) -> Sequence[BrokerError | None]:
         """ExtendsLease.extend."""
@@ -134,8 +149,10 @@ class SqliteReceiver:
         await self.stop()
         self._store.remove_member(self._member.member)
         try:
-            await self._store.call(partial(leave, self._member.group, self._member.member), SETTLE)
-        except BrokerError:
-            pass  # the file cannot be written now: the next member finds the FIFO without a reader
+            await self._store.call(self._member.leave, SETTLE)
+        except BrokerError as exc:  # the next member finds the FIFO without a reader
+            _log.warning(
+                "%s: leaving the group failed, and another member gives back what this one had: %s", self.lane.name, exc
+            )
         finally:
             self._fifo.close()

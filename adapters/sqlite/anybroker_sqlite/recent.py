@@ -74,7 +74,7 @@ class RecentIds:
         fresh: list[Entry] = []
         first = topic.last + 1
         for entry in entries:
-            found = store.execute(_FIND, (entry.fingerprint,)).fetchone()
+            found = store.execute(_FIND, {"h": entry.fingerprint}).fetchone()
             if found is not None:
                 other = fresh[found[0] - first].row if found[0] >= first else _row(store.segment(found[0]), found[0])
                 if other is None or _same(entry.row, other):
@@ -137,8 +137,8 @@ def _same(one: Row, other: Row) -> bool:
 
 
 _ADD = [
-    f"INSERT OR IGNORE INTO temp.ab_recent{table}(h, seq) SELECT value, ?1 + key FROM json_each(?2) "
+    f"INSERT OR IGNORE INTO temp.ab_recent{table}(h, seq) SELECT value, ? + key FROM json_each(?) "
     f"WHERE NOT EXISTS (SELECT 1 FROM temp.ab_recent{1 - table} WHERE h = value)"
     for table in (0, 1)
 ]
-_FIND = "SELECT seq FROM temp.ab_recent0 WHERE h = ?1 UNION ALL SELECT seq FROM temp.ab_recent1 WHERE h = ?1"
+_FIND = "SELECT seq FROM temp.ab_recent0 WHERE h = :h UNION ALL SELECT seq FROM temp.ab_recent1 WHERE h = :h"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from pathlib import Path
+from threading import Lock
 
-from anybroker._sqlite_file import make_durable, make_tables, primary_code
+from anybroker._sqlite_file import make_durable, make_tables, primary_code, turn_of
 from anybroker.errors import ConfigError, Unavailable
 
-__all__ = ["SEGMENT_EVENTS", "SHIFT", "VERSION", "connect", "describe", "text_of"]
+__all__ = ["SEGMENT_EVENTS", "SHIFT", "VERSION", "FileGone", "Files", "connect", "describe", "in_use", "text_of"]
 
 VERSION = 1
 """The schema's version, kept in ``ab_meta``."""
@@ -66,11 +68,57 @@ CREATE VIEW ab_event AS
 """
 
 
-def connect(path: Path, busy_timeout: float) -> sqlite3.Connection:
-    """Open the file, make it if it is not there, and see to its tables and its durability.
+class FileGone(Unavailable):
+    """The file that is open is not the one that its name leads to any more: what is written to it would be lost."""
+
+
+class Files:
+    """Notices that the database, or its log, was deleted, replaced or emptied while it is open.
+
+    SQLite does not: it goes on to write into files that have no name, and says that all is stored.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Of a database that is open."""
+        self._path = path
+        self._database = _identity(os.stat(path))
+        self._log: tuple[int, int] | None = None
+        """Not known before the first transaction: SQLite makes it."""
+
+    def check(self) -> None:
+        """Within a transaction. Raises FileGone."""
+        problem: str | None = None
+        try:
+            found = os.stat(self._path)
+            if _identity(found) != self._database:
+                problem = "was replaced by another file"
+            elif not found.st_size:
+                problem = "was emptied"
+            else:
+                log = _identity(os.stat(f"{self._path}-wal"))
+                self._log = self._log or log
+                if log != self._log:
+                    problem = "has another log (its -wal file was replaced)"
+        except OSError as exc:
+            problem = f"cannot be found any more, or its -wal file cannot ({exc.strerror})"
+        if problem is not None:
+            raise FileGone(
+                f"{self._path} {problem}, while it was open: nothing is stored in it any more. Put the file back, and "
+                "start the programs that use it again"
+            )
+
+
+def _identity(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
+
+
+def connect(path: Path, busy_timeout: float, timeout: float) -> tuple[sqlite3.Connection, Lock]:
+    """Open the file, make it if it is not there, and see to its tables and its durability. The lock is the one under
+    which the threads of this process write the file.
 
     Runs in the thread that will use the connection. ``ConfigError`` for a missing folder, a file that is no database
-    or of another version; ``Unavailable`` where it is locked or the disk is full.
+    or of another version; ``Unavailable`` where another process has it locked for ``busy_timeout`` seconds, other
+    threads of this one use it for ``timeout`` seconds, or the disk is full.
     """
     if sqlite3.sqlite_version_info < (3, 38):
         raise ConfigError("sqlite", f"is version {sqlite3.sqlite_version}", "Use a Python with SQLite 3.38 or later.")
@@ -79,7 +127,13 @@ def connect(path: Path, busy_timeout: float) -> sqlite3.Connection:
     connection: sqlite3.Connection | None = None
     try:
         connection = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None, cached_statements=256)
-        _prepare(connection, path, busy_timeout)
+        turn = turn_of(path)
+        if not turn.acquire(timeout=timeout):
+            raise Unavailable(in_use(path, timeout))
+        try:
+            _prepare(connection, path, busy_timeout)
+        finally:
+            turn.release()
     except sqlite3.Error as exc:
         if connection is not None:
             connection.close()
@@ -88,7 +142,12 @@ def connect(path: Path, busy_timeout: float) -> sqlite3.Connection:
         if connection is not None:
             connection.close()
         raise
-    return connection
+    return connection, turn
+
+
+def in_use(path: Path, seconds: float) -> str:
+    """What to say when other threads of this process have kept the file for so long."""
+    return f"{path} has been in use by other Buses of this process for {seconds:g} s: nothing was stored"
 
 
 def _prepare(connection: sqlite3.Connection, path: Path, busy_timeout: float) -> None:
@@ -127,7 +186,22 @@ def text_of(exc: sqlite3.Error, path: Path) -> str:
     """What happened, to which file, and what to do."""
     code = primary_code(exc)
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return f"{path} is locked by another process for longer than busy_timeout: nothing was stored"
+        return f"{path} is locked by another process, or by a transaction left open in this one: nothing was stored"
     if code == sqlite3.SQLITE_FULL:
         return f"the disk of {path} (or the one for temporary files) is full: nothing was stored. Free space on it"
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return f"{path} is damaged ({exc}): nothing was stored. Put a copy of it back, and start the programs again"
+    if code == sqlite3.SQLITE_IOERR:
+        full = " The disk is full: free space on it" if _is_full(path) else ""
+        return f"the system could not read or write {path} ({exc}, {exc.sqlite_errorname}).{full}"
     return f"SQLite failed on {path}: {exc}"
+
+
+def _is_full(path: Path) -> bool:
+    """Whether its disk has room for less than a page: SQLite says "disk I/O error" where its index of the log had
+    none."""
+    try:
+        found = os.statvfs(path.parent)
+    except OSError:
+        return False
+    return found.f_bavail * found.f_frsize < 65_536

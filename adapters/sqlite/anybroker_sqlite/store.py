@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
 import sqlite3
 import threading
@@ -20,9 +21,9 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
-from anybroker.errors import AnybrokerError, BrokerError, PublishOutcomeUnknown, Unavailable
+from anybroker.errors import AnybrokerError, BrokerError, PublishOutcomeUnknown, Rejected, Unavailable
 
-from .schema import SHIFT, connect, text_of
+from .schema import SHIFT, FileGone, Files, connect, in_use, text_of
 from .settings import SqliteSettings
 from .wake import ring
 from .wire import Segment
@@ -30,6 +31,8 @@ from .wire import Segment
 __all__ = ["ADMIN", "CLAIM", "PUBLISH", "SETTLE", "Job", "Store", "Topic"]
 
 T = TypeVar("T")
+
+_log = logging.getLogger("anybroker.sqlite")
 
 PUBLISH, SETTLE, ADMIN, CLAIM = range(4)
 """The order of work within a transaction."""
@@ -57,6 +60,10 @@ class Job(Protocol):
     rank: int
 
     def run(self, store: Store) -> None: ...
+    def parts(self) -> Sequence[Job]:
+        """After a run that failed by a fault of ours: the same work in smaller pieces; one: it cannot be cut."""
+        ...
+
     def finish(self, error: BrokerError | None) -> None: ...
 
 
@@ -70,7 +77,11 @@ class _Call(Generic[T]):
         self._result: T | None = None
         self._error: AnybrokerError | None = None
 
+    def parts(self) -> Sequence[Job]:
+        return (self,)
+
     def run(self, store: Store) -> None:
+        self._error = None  # it may have been run before, in a transaction that failed
         if self.rank != ADMIN:  # these raise before they write anything, or not at all
             try:
                 self._result = self._function(store)
@@ -119,6 +130,10 @@ class Store:
         self._ended: asyncio.Future[None] | None = None
         self._thread: threading.Thread | None = None
         self._connection: sqlite3.Connection | None = None
+        self._file_turn: threading.Lock
+        """Which thread of this process may write the file: there may be other Buses."""
+        self._patience = 0.0
+        self._files: Files
         self._segments: OrderedDict[int, Segment] = OrderedDict()
         self._cached = 0
         self._woken: set[int] = set()
@@ -130,6 +145,7 @@ class Store:
         """Start the thread and open the file. Raises what :func:`connect` raises; then nothing is left open."""
         opened: asyncio.Future[None] = self._loop.create_future()
         # A daemon: a program that forgets to close must be able to end; what was committed is safe.
+        self._patience = max(timeout, self.settings.busy_timeout)
         self._thread = threading.Thread(target=self._main, args=(opened, timeout), name="anybroker sqlite", daemon=True)
         self._thread.start()
         try:
@@ -188,16 +204,20 @@ class Store:
 
     def _main(self, opened: asyncio.Future[None], timeout: float) -> None:
         try:
-            self._connection = connect(self.path, min(timeout, self.settings.busy_timeout))
+            busy_timeout = min(timeout, self.settings.busy_timeout)
+            self._connection, self._file_turn = connect(self.path, busy_timeout, timeout)
         except Exception as exc:  # noqa: BLE001 - whatever it is, the coroutine that waits has to have it
             self._tell(_fail, opened, exc)
             return
+        self._files = Files(self.path)
         self.execute = self._connection.execute
         self._script = self._connection.executescript
         self._tell(_succeed, opened)
-        while self._turn():
-            pass
-        self._connection.close()
+        try:
+            while self._turn():
+                pass
+        finally:
+            self._connection.close()
         if self._ended is not None:
             self._tell(_succeed, self._ended)
 
@@ -231,22 +251,39 @@ class Store:
         try:
             error = self._transact(jobs)
         except Exception as exc:  # noqa: BLE001 - a fault in one job must not end the thread, nor hit the others
-            if len(jobs) > 1:
-                for job in jobs:
+            parts = jobs if len(jobs) > 1 else jobs[0].parts()
+            if len(parts) > 1:
+                for job in parts:
                     self._do([job])
                 return
-            error = BrokerError(f"{self.path}: {type(exc).__name__}: {exc}")
+            text = f"{self.path}: {type(exc).__name__}: {exc}"
+            if jobs[0].rank == CLAIM:  # no passing trouble: its receiver has to be opened anew
+                error = BrokerError(text)
+            elif jobs[0].rank == PUBLISH and not isinstance(exc, MemoryError):
+                error = Rejected(f"{text}. Nothing was stored")
+            else:
+                error = Unavailable(f"{text}. Nothing was stored")
             error.__cause__ = exc
+            _log.error("%s", text, exc_info=exc)
         woken, self._woken = self._woken, set()
         self._tell(self._finish, jobs, error, woken)
 
     def _transact(self, jobs: list[Job]) -> BrokerError | None:
         """One transaction. The error is why nothing of it was stored, or why that is unknown."""
+        if not self._file_turn.acquire(timeout=self._patience):
+            return Unavailable(in_use(self.path, self._patience))
+        try:
+            return self._transact_in_turn(jobs)
+        finally:
+            self._file_turn.release()
+
+    def _transact_in_turn(self, jobs: list[Job]) -> BrokerError | None:
         committing = False
         try:
             self._sync(jobs[0].rank != CLAIM)
             self._begin()
             self._begun = True
+            self._files.check()
             for job in jobs:
                 job.run(self)
             bells = self._bells() if self._woken else ()
@@ -262,8 +299,16 @@ class Store:
             error = PublishOutcomeUnknown(f"{text}, while committing") if unknown else Unavailable(text)
             error.__cause__ = exc
             return error
-        except Exception:
+        except FileGone as exc:
             self._roll_back()
+            return exc
+        except Exception as exc:
+            self._roll_back()
+            if committing:
+                text = f"{self.path}: {type(exc).__name__}: {exc}, while committing"
+                error = PublishOutcomeUnknown(text)
+                error.__cause__ = exc
+                return error
             raise
         for bell in bells:
             ring(self.wake_folder / bell, wake=True)
@@ -339,16 +384,17 @@ class Store:
     def segment(self, seq: int) -> Segment | None:
         """The segment with this sequence number, or the next one of the topic; None: there is none."""
         row = self.execute(
-            "SELECT first FROM ab_segment WHERE first BETWEEN (?1 >> 40 << 40) AND ?1 ORDER BY first DESC LIMIT 1",
-            (seq,),
+            "SELECT first FROM ab_segment WHERE first BETWEEN (:seq >> 40 << 40) AND :seq ORDER BY first DESC LIMIT 1",
+            {"seq": seq},
         ).fetchone()
         if row is not None:
             found = self._load(row[0])
             if found.last >= seq:
                 return found
         row = self.execute(
-            "SELECT first FROM ab_segment WHERE first > ?1 AND first < ((?1 >> 40) + 1 << 40) ORDER BY first LIMIT 1",
-            (seq,),
+            "SELECT first FROM ab_segment WHERE first > :seq AND first < ((:seq >> 40) + 1 << 40) "
+            "ORDER BY first LIMIT 1",
+            {"seq": seq},
         ).fetchone()
         return None if row is None else self._load(row[0])
 

@@ -117,13 +117,14 @@ def backlog(topic: str, group: str, store: Store) -> Backlog:
     id_, _, cursor = _group(store, topic, group)
     row = store.execute(
         """
-        SELECT (SELECT coalesce(sum(min(count, first + count - 1 - ?2)), 0) FROM ab_segment
-                WHERE first BETWEEN ?2 + 1 - ?3 AND ((?2 >> 40) + 1 << 40) - 1 AND first + count - 1 > ?2
-                    AND (only_group IS NULL OR only_group = ?1))
-            + (SELECT count(*) FROM ab_parked WHERE grp = ?1) + (SELECT count(*) FROM ab_delayed WHERE grp = ?1),
-            (SELECT count(*) FROM ab_claim WHERE grp = ?1)
+        SELECT (SELECT coalesce(sum(min(count, first + count - 1 - :cursor)), 0) FROM ab_segment
+                WHERE first BETWEEN :cursor + 1 - :most AND ((:cursor >> 40) + 1 << 40) - 1
+                    AND first + count - 1 > :cursor AND (only_group IS NULL OR only_group = :group))
+            + (SELECT count(*) FROM ab_parked WHERE grp = :group)
+            + (SELECT count(*) FROM ab_delayed WHERE grp = :group),
+            (SELECT count(*) FROM ab_claim WHERE grp = :group)
         """,
-        (id_, cursor, SEGMENT_EVENTS),
+        {"group": id_, "cursor": cursor, "most": SEGMENT_EVENTS},
     ).fetchone()
     return Backlog(*row)
 

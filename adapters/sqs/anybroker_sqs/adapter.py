@@ -26,7 +26,7 @@ from .names import notes_name
 from .queue import Queue
 from .receiver import SqsReceiver
 from .sender import SqsSender
-from .settings import SqsSettings
+from .settings import TOPIC_BYTES, SqsSettings
 from .topology import Places
 from .wire import Wire
 
@@ -49,7 +49,7 @@ class SqsAdapter:
         deduplication=Support.NATIVE,
         lease_extension=Support.NATIVE,
         backlog=Support.NATIVE,
-        max_event_bytes=_DEFAULT.max_message_bytes,
+        max_event_bytes=TOPIC_BYTES,
         max_delay=43_200.0,
         poll=float(_DEFAULT.wait),
     )
@@ -63,7 +63,9 @@ class SqsAdapter:
         self._places = Places(self._aws, settings)
         self._epochs = itertools.count(1)
         self.capabilities = replace(
-            type(self).capabilities, max_event_bytes=settings.max_message_bytes, poll=float(settings.wait)
+            type(self).capabilities,
+            max_event_bytes=settings.max_message_bytes or TOPIC_BYTES,
+            poll=float(settings.wait),
         )
 
     @property

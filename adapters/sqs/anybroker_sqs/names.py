@@ -10,7 +10,10 @@ import re
 from functools import lru_cache
 from hashlib import blake2b
 
-__all__ = ["HASHED", "message_group", "notes_name", "queue_name", "redrive_name", "topic_name"]
+__all__ = ["DEAD_LETTERS", "HASHED", "message_group", "notes_name", "queue_name", "redrive_name", "topic_name"]
+
+DEAD_LETTERS = "dlq"
+"""The group of every topic for dead letters (see ``Topology``)."""
 
 HASHED = "#"
 """Begins message groups that are not the key itself."""

@@ -14,11 +14,11 @@ from typing import Any, Final
 from pydantic_core import from_json
 
 from anybroker.adapter import Inbound, Lane
-from anybroker.errors import BrokerError, Unavailable
+from anybroker.errors import BrokerError
 
 from .aws import Aws
-from .failures import CLIENT_ERRORS, is_missing, settle_failure
-from .wire import NOT_BEFORE, Wire
+from .failures import CLIENT_ERRORS, is_missing, settle_failed, settle_failure
+from .wire import Wire
 
 __all__ = ["ENTRIES", "Queue"]
 
@@ -41,15 +41,18 @@ class Queue:
         self._notes = notes
         """The name of the queue for notes, made when there is one to write."""
         self._notes_url = ""
+        self._name = url.rsplit("/", 1)[-1].removesuffix(".fifo")
         self._read = wire.read
         self._lane = lane
         self.lease = lease
 
-    def poll(self, limit: int, wait: int) -> list[Inbound]:
+    def poll(self, limit: int, wait: int) -> tuple[float, list[Inbound]]:
         """Up to ``limit`` (ten at most) deliveries, hidden from others for the lease; empty after ``wait`` seconds.
+        With them the time, on the monotonic clock, from which the lease counts: the event loop may see them late.
 
         What must not be handled yet is hidden until then, and left out. Raises our errors."""
         with self._aws.errors("receiving"):
+            began = time.monotonic()
             answer: Any = self._aws.polling.receive_message(
                 QueueUrl=self._url,
                 MaxNumberOfMessages=limit,
@@ -58,14 +61,19 @@ class Queue:
                 MessageAttributeNames=["All"],
                 MessageSystemAttributeNames=["ApproximateReceiveCount", "MessageGroupId"],
             )
-            batch = [self._read(message, self._lane) for message in answer.get("Messages", ())]
+            since = min(time.monotonic(), began + wait)  # SQS has answered by then, whenever we were awake to see it
+            batch = [self._read(message, self._lane, self._name) for message in answer.get("Messages", ())]
             again = {inbound.raw["MessageId"]: inbound for inbound in batch if inbound.deliveries > 1}
             if again:
                 self._recall(again)
+                if time.monotonic() - since > self.lease / 6:  # looking for notes has cost too much of the lease
+                    now = time.monotonic()
+                    if not any(self.hide(dict.fromkeys(batch, self.lease))):
+                        since = now
             early = {inbound: seconds for inbound in batch if (seconds := _seconds_left(inbound)) > 0}
             if early:
                 self.hide(early)
-            return [inbound for inbound in batch if inbound not in early] if early else batch
+            return since, [inbound for inbound in batch if inbound not in early] if early else batch
 
     def delete(self, batch: Iterable[Inbound]) -> list[BrokerError | None]:
         """Up to ten are done. One result for each."""
@@ -87,9 +95,7 @@ class Queue:
         try:
             answer = request(QueueUrl=self._url, Entries=entries)
         except CLIENT_ERRORS as exc:
-            error = Unavailable(f"SQS at {self._aws.where} did not settle deliveries: {exc}")
-            error.__cause__ = exc
-            return [error] * len(entries)
+            return [settle_failed(exc, self._aws.where)] * len(entries)
         for failed in answer.get("Failed", ()):
             results[int(failed["Id"])] = settle_failure(failed)
         return results
@@ -134,6 +140,6 @@ class Queue:
 def _seconds_left(inbound: Inbound) -> int:
     """Whole seconds until it may be handled; the core waits for what is left of the last one."""
     try:
-        return int(float(inbound.headers.get(NOT_BEFORE, 0)) - time.time())
+        return 0 if inbound.not_before is None else int(inbound.not_before - time.time())
     except (ValueError, OverflowError):
         return 0

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain
+from time import monotonic
 from typing import TypeVar
 
 from anybroker.adapter import Ack, Commit, Inbound, Lane, LaneListener, Release, Settlement
 from anybroker.errors import AnybrokerError, BrokerError, LeaseLost, Unavailable
 
+from .failures import is_passing, may_be_done
 from .queue import ENTRIES, Queue
 
 __all__ = ["SqsReceiver"]
@@ -30,7 +32,10 @@ class SqsReceiver:
 
     A poll is never given up, because SQS would go on to hand messages to it: what comes after the end goes back.
     A poll that fails changes nothing about the messages that were handed over, which can still be settled: the member
-    is dead only when polls have failed for a whole lease, or for a reason that only a person can mend.
+    is dead only when polls have failed for a whole lease, or for a reason that only a person can fix. Credentials that
+    have expired, a clock that is wrong and too many messages in flight are none of those.
+
+    A settlement that failed leaves the delivery ours: it is extended, and may be handed over again.
     """
 
     def __init__(
@@ -49,7 +54,7 @@ class SqsReceiver:
         self._wait = wait
         self._pollers = pollers
         self._threads = ThreadPoolExecutor(pollers, "anybroker-sqs-poll")
-        self._polls: dict[asyncio.Future[list[Inbound]], int] = {}
+        self._polls: dict[asyncio.Future[tuple[float, list[Inbound]]], int] = {}
         """Polls under way, and how many messages each may bring."""
         self._wide = 1
         """How many polls are wanted at once."""
@@ -58,6 +63,10 @@ class SqsReceiver:
         self._unsettled: dict[Inbound, None] = {}
         self._settling: frozenset[Inbound] = frozenset()
         """What the settlement under way is about."""
+        self._releasing: frozenset[Inbound] = frozenset()
+        """What it gives back: to extend that would hide it from others."""
+        self._acked: dict[Inbound, bool] = {}
+        """What was to be deleted and could not be, or (True) perhaps was: the answer was lost."""
         self._position = 0
         self._waiter: asyncio.Future[None] | None = None
         self._failure: BrokerError | None = None
@@ -104,20 +113,38 @@ class SqsReceiver:
             self._polls[poll] = count
             poll.add_done_callback(self._polled)
 
-    def _polled(self, poll: asyncio.Future[list[Inbound]]) -> None:
+    def _polled(self, poll: asyncio.Future[tuple[float, list[Inbound]]]) -> None:
         count = self._polls.pop(poll)
         if poll.cancelled():
             return
         error = poll.exception()
         if error is None:
+            if self._failing_since is not None:
+                _log.info("%s: polls are answered again", self._lane.name)
             self._failing_since = None
-            batch = poll.result()
-            until = self._until()
-            self._buffer.extend((until, inbound) for inbound in batch)
+            since, batch = poll.result()
+            self._arrived(batch, monotonic() - since)
             self._wide = min(self._wide * 2, self._pollers) if len(batch) == count else max(self._wide // 2, 1)
         elif self._failure is None:
             self._failed(error)
         self._wake()
+
+    def _arrived(self, batch: Collection[Inbound], ago: float) -> None:
+        """A poll has brought these, so many seconds ago: its thread or the event loop may have been slow."""
+        if batch and ago >= self._queue.lease:
+            # Others may have had them meanwhile, and SQS has opened their message groups: to hand these over now would
+            # be out of order. Nor may they be given back: they may be another member's.
+            _log.warning(
+                "%s: %d messages came %.0f s after SQS had handed them over, later than the lease of %d s: another "
+                "member may have them, and they are left alone",
+                self._lane.name,
+                len(batch),
+                ago,
+                self._queue.lease,
+            )
+            return
+        until = self._until() - ago
+        self._buffer.extend((until, inbound) for inbound in batch)
 
     def _failed(self, error: BaseException) -> None:
         """A poll has failed: once a second another one, for as long as what we hold can be ours."""
@@ -127,7 +154,8 @@ class SqsReceiver:
         if self._failing_since is None:
             self._failing_since = now
             _log.warning("%s: a poll failed, and is made again: %s", self._lane.name, error)
-        if not isinstance(error, Unavailable) or now - self._failing_since >= self._queue.lease:
+        passing = isinstance(error, Unavailable) or is_passing(error.__cause__)
+        if not passing or now - self._failing_since >= self._queue.lease:
             self._failure = error if isinstance(error, BrokerError) else Unavailable(str(error))
             self._failure.__cause__ = error.__cause__ if isinstance(error, AnybrokerError) else error
 
@@ -162,38 +190,57 @@ class SqsReceiver:
             if not isinstance(item, Ack | Release):
                 raise TypeError("SQS settles each message by itself")
             if item.inbound in self._unsettled:
-                del self._unsettled[item.inbound]
                 if isinstance(item, Ack):
                     acked[item.inbound] = None
                 else:
                     released[item.inbound] = item.attempts
-        self._settling = frozenset((*acked, *released))
-        attempts = {inbound.raw["MessageId"]: starts for inbound, starts in released.items() if starts}
-        if attempts:
-            try:
-                await self._run(partial(self._queue.note, attempts))
-            except AnybrokerError:
-                pass  # without the note attempts start again; the events must not wait for that
-        results = {**await self._in_tens(acked, self._queue.delete), **await self._hide(released, 0)}
-        self._settling = frozenset()
+        self._settling, self._releasing = frozenset((*acked, *released)), frozenset(released)
+        try:
+            attempts = {inbound.raw["MessageId"]: starts for inbound, starts in released.items() if starts}
+            if attempts:
+                await self._note(attempts)
+            results = {**await self._in_tens(acked, self._queue.delete), **await self._hide(released, 0)}
+        finally:
+            self._settling = self._releasing = frozenset()
+        for inbound, result in results.items():
+            if result is None or isinstance(result, LeaseLost):
+                self._forget(inbound)
+            elif inbound in acked:
+                self._acked[inbound] = self._acked.get(inbound, False) or may_be_done(result.__cause__)
         gone = LeaseLost("a delivery is settled already, or not ours any more")
         return [results.pop(item.inbound, gone) for item in batch if not isinstance(item, Commit)]
 
+    async def _note(self, attempts: Mapping[str, int]) -> None:
+        try:
+            await self._run(partial(self._queue.note, attempts))
+        except (AnybrokerError, RuntimeError) as exc:  # attempts start again then; the events must not wait for that
+            _log.warning(
+                "%s: the attempts of %d messages could not be noted, and count from 0 where they come next: %s",
+                self._lane.name,
+                len(attempts),
+                exc,
+            )
+
     async def extend(self, batch: Sequence[Inbound], /) -> Sequence[BrokerError | None]:
         """See :meth:`anybroker.adapter.ExtendsLease.extend`. What waits in the buffer is extended with it."""
-        ours = [inbound for inbound in batch if inbound in self._unsettled]
-        settling = self._settling
+        ours = [inbound for inbound in batch if inbound in self._unsettled and inbound not in self._releasing]
+        settling = self._being_settled()
         results = await self._hide([*ours, *(inbound for _, inbound in self._buffer)], self._queue.lease)
         until = self._until()
         self._buffer = deque(
             (until if inbound in results and results[inbound] is None else old, inbound)
             for old, inbound in self._buffer
         )
-        refused = {inbound for inbound, result in results.items() if isinstance(result, LeaseLost)}
+        settling |= self._being_settled()
+        refused = {inbound for inbound, result in results.items() if isinstance(result, LeaseLost)} - settling
         results.update(dict.fromkeys(refused))  # what was settled meanwhile is not lost
         lost = LeaseLost("a delivery is settled already, or not ours any more")
         results.update(dict.fromkeys(await self._give_up(refused), lost))
         return [None if inbound in settling else results.get(inbound, lost) for inbound in batch]
+
+    def _being_settled(self) -> frozenset[Inbound]:
+        """What may be settled already, so that SQS may not know it any more."""
+        return self._settling.union(inbound for inbound, perhaps in self._acked.items() if perhaps)
 
     async def _give_up(self, lost: Collection[Inbound]) -> list[Inbound]:
         """Forget what is lost, and give back what came after it in its message group, which would overtake it."""
@@ -202,9 +249,14 @@ class SqsReceiver:
         gone = _with_followers(lost, (*self._unsettled, *(inbound for _, inbound in self._buffer)))
         self._drop_from_buffer(gone)
         for inbound in gone:
-            self._unsettled.pop(inbound, None)
+            self._forget(inbound)
         await self._hide([inbound for inbound in gone if inbound not in lost], 0)
         return gone
+
+    def _forget(self, inbound: Inbound) -> None:
+        """It is settled, or not ours any more."""
+        self._unsettled.pop(inbound, None)
+        self._acked.pop(inbound, None)
 
     def _drop_from_buffer(self, these: Collection[Inbound]) -> list[Inbound]:
         """Take them out of the buffer, and what came after them in their message groups; all of that."""
@@ -226,7 +278,12 @@ class SqsReceiver:
         """One request for each ten of them, side by side; the result of each of them."""
         items = list(batch)
         tens = [items[at : at + ENTRIES] for at in range(0, len(items), ENTRIES)]
-        answers = await asyncio.gather(*(self._run(partial(request, ten)) for ten in tens))
+        try:
+            answers = await asyncio.gather(*(self._run(partial(request, ten)) for ten in tens))
+        except RuntimeError as exc:  # the threads are gone
+            closed = Unavailable("the SQS adapter is closed")
+            closed.__cause__ = exc
+            return dict.fromkeys(items, closed)
         return dict(zip(items, chain.from_iterable(answers), strict=True))
 
     async def _run(self, function: Callable[[], _R]) -> _R:
@@ -261,9 +318,16 @@ class SqsReceiver:
         self._closed = True
         try:
             await self._leaving
-            unsettled = list(self._unsettled)
+            acked = list(self._acked)
+            unsettled = [inbound for inbound in self._unsettled if inbound not in self._acked]
             self._unsettled.clear()
+            self._acked.clear()
+            # What was handled and could not be deleted is not given back, which would be a duplicate for certain.
+            results = await self._in_tens(acked, self._queue.delete)
             await self._hide(unsettled, 0)
+            left = sum(isinstance(result, Unavailable) for result in results.values())
+            if left:
+                _log.warning("%s: %d handled messages could not be deleted, and come again", self._lane.name, left)
         finally:
             self._threads.shutdown(wait=False)
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from time import time
 from typing import Any, Final, TypeAlias
+
+from botocore.exceptions import ClientError
 
 from anybroker.adapter import Outbound, Receipt, Report, check_size
 from anybroker.errors import BrokerError, ConfigError, Rejected, Unavailable
 
 from .aws import Aws
-from .failures import CLIENT_ERRORS, entry_failure, is_missing, publish_failure
+from .failures import CLIENT_ERRORS, entry_failure, is_missing, is_passing, most_bytes, publish_failure
 from .names import HASHED, message_group
+from .settings import MOST_BYTES, TOPIC_BYTES
 from .topology import Destination, Places
 from .wire import Wire
 
@@ -22,8 +26,6 @@ __all__ = ["SqsSender"]
 
 _ENTRIES: Final = 10
 """The most that one request takes."""
-_MOST_BYTES: Final = 1_048_576
-"""What SQS and SNS take at most, whatever this adapter's setting is."""
 _MOST_DELAY: Final = 900
 """Seconds that a standard queue delays a message; the rest of a longer delay is waited out by its receiver."""
 
@@ -110,15 +112,24 @@ class _Way:
         return dropped
 
 
+def _too_large(way: _Way, entry: _Entry, most: int) -> BrokerError:
+    """AWS has refused it for its size: it takes ``most`` bytes, or fewer than this, whatever it said when we asked."""
+    if not 0 < most < entry.size:
+        most = TOPIC_BYTES if entry.size > TOPIC_BYTES else entry.size - 1
+    way.destination = replace(way.destination, limit=min(most, way.destination.limit))
+    refused = check_size(entry.outbound, entry.size, most, most)
+    return refused or Rejected(f"AWS takes no message of {entry.size} bytes")
+
+
 class SqsSender:
     """See :class:`anybroker.adapter.Sender`."""
 
-    def __init__(self, aws: Aws, places: Places, wire: Wire, *, requests: int, limit: int) -> None:
+    def __init__(self, aws: Aws, places: Places, wire: Wire, *, requests: int, limit: int | None) -> None:
         self._aws = aws
         self._places = places
         self._write = wire.write
         self._requests = requests
-        self._limit = limit
+        self._limit = MOST_BYTES if limit is None else limit
         self._ways: dict[_Where, _Way] = {}
         self._turns: deque[_Way] = deque()
         self._under_way = 0
@@ -137,8 +148,10 @@ class SqsSender:
             if way is None and where not in failed:
                 try:
                     way = self._ways[where] = _Way(where, await self._places.destination(*where))
-                except (BrokerError, ConfigError) as exc:
-                    failed[where] = exc if isinstance(exc, BrokerError) else Rejected(str(exc))
+                except BrokerError as exc:
+                    failed[where] = exc
+                except ConfigError as exc:
+                    failed[where] = Unavailable(str(exc)) if is_passing(exc.__cause__) else Rejected(str(exc))
                     failed[where].__cause__ = exc.__cause__
             if way is None:
                 report(outbound, failed[where])
@@ -154,7 +167,13 @@ class SqsSender:
         except Rejected as exc:
             report(outbound, exc)
             return
-        refused = check_size(outbound, message.size, self._limit, _MOST_BYTES)
+        except Exception as exc:  # noqa: BLE001 - whatever it is, it is this event's, and must not be the others'
+            error = Rejected(f"an event for topic {outbound.topic!r} cannot be written as a message: {exc!r}")
+            error.__cause__ = exc
+            report(outbound, error)
+            return
+        most = way.destination.limit
+        refused = check_size(outbound, message.size, min(most, self._limit), most)
         if refused is not None:
             report(outbound, refused)
             return
@@ -184,7 +203,7 @@ class SqsSender:
         turns = self._turns
         while turns and self._under_way < self._requests:
             way = turns.popleft()
-            batch = way.take(self._limit)
+            batch = way.take(min(way.destination.limit, self._limit))
             if batch:
                 turns.append(way)
                 self._under_way += 1
@@ -209,13 +228,23 @@ class SqsSender:
         topic = way.where[0]
         results: list[Receipt | BrokerError]
         if isinstance(answer, dict):
-            results = [publish_failure(None, topic)] * len(batch)
+            results = [publish_failure(None, topic) for _ in batch]
             for stored in answer.get("Successful", ()):
                 results[int(stored["Id"])] = Receipt(topic, stored["MessageId"])
             for failed in answer.get("Failed", ()):
-                results[int(failed["Id"])] = entry_failure(failed, topic)
+                at = int(failed["Id"])
+                most = most_bytes(failed.get("Code"), failed.get("Message"))
+                results[at] = entry_failure(failed, topic) if most is None else _too_large(way, batch[at], most)
         else:
-            results = [publish_failure(answer, topic) for _ in batch]
+            most = None if not isinstance(answer, ClientError) else most_bytes("", answer)
+            if most is not None and len(batch) == 1:
+                results = [_too_large(way, batch[0], most)]
+            elif most is not None:  # all of it together: in smaller batches from now on
+                most = most or min(TOPIC_BYTES, sum(entry.size for entry in batch) - 1)
+                way.destination = replace(way.destination, limit=min(most, way.destination.limit))
+                results = [Unavailable(f"AWS takes {most} bytes at once, and none of this batch") for _ in batch]
+            else:
+                results = [publish_failure(answer, topic) for _ in batch]
             if answer is not None and is_missing(answer):
                 self._ways.pop(way.where, None)
         groups: set[str] = set()

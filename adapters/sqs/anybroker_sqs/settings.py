@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr
 
@@ -11,7 +11,12 @@ from anybroker.adapter import BrokerUrl
 from anybroker.errors import ConfigError
 from anybroker.tls import TlsSettings
 
-__all__ = ["SqsSettings"]
+__all__ = ["MOST_BYTES", "TOPIC_BYTES", "SqsSettings"]
+
+MOST_BYTES: Final = 1_048_576
+"""The most that AWS takes in one message; what a queue takes that was made without a word about it."""
+TOPIC_BYTES: Final = 262_144
+"""What a topic takes that was made without a word about it."""
 
 
 def _pairs(value: object) -> object:
@@ -53,12 +58,12 @@ class SqsSettings(TlsSettings):
     )
     threads: int = Field(default=16, ge=1, le=64, description="Requests under way at once, polls not counted.")
     request_timeout: float = Field(default=5.0, ge=1, le=60, description="Seconds until a request counts as lost.")
-    max_message_bytes: int = Field(
-        default=262_144,
+    max_message_bytes: int | None = Field(
+        default=None,
         ge=65_536,
-        le=1_048_576,
-        description="Bytes of one message and of one batch, attributes counted [MaximumMessageSize of SNS topics; more "
-        "than the default is set when a topic is made].",
+        le=MOST_BYTES,
+        description="Bytes of one message and of one batch, attributes counted [MaximumMessageSize of SNS topics: set "
+        "when a topic is made]. None: what each topic or queue takes, as it says itself; a new topic 262,144.",
     )
     content_mode: Literal["structured", "binary"] = Field(
         default="structured",

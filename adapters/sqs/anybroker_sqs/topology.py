@@ -17,13 +17,12 @@ from anybroker.adapter import Backlog, GroupSpec, TopicSpec, Topology
 from anybroker.errors import ConfigError, Rejected
 
 from .aws import Aws
-from .failures import CLIENT_ERRORS, is_missing
-from .names import queue_name, redrive_name, topic_name
-from .settings import SqsSettings
+from .failures import CLIENT_ERRORS, is_denied, is_missing
+from .names import DEAD_LETTERS, queue_name, redrive_name, topic_name
+from .settings import MOST_BYTES, TOPIC_BYTES, SqsSettings
 
 __all__ = ["Destination", "Places"]
 
-_DEFAULT_BYTES = 262_144
 _LEAST_RETENTION, _MOST_RETENTION = 60, 1_209_600
 """Seconds for which SQS can keep a message."""
 _HANDED_OVER = 1_000
@@ -39,6 +38,8 @@ class Destination:
     """The topic's ARN, or the queue's URL."""
     is_topic: bool
     fifo: bool
+    limit: int = MOST_BYTES
+    """Bytes that AWS takes there in one message, and in one batch."""
 
 
 class Places:
@@ -121,9 +122,23 @@ class Places:
         for fifo in (True, False):
             address = self._look(topic, group, fifo)
             if address is not None:
-                return Destination(address, group is None, fifo)
+                return Destination(address, group is None, fifo, self._limit(address, group is None))
         what = f"topic {topic!r}" if group is None else f"queue of the group {group!r} of topic {topic!r}"
         raise Rejected(f"AWS at {self._aws.where} has no {what}. Declare it first")
+
+    def _limit(self, address: str, is_topic: bool) -> int:
+        """What it takes at most, as it says itself; AWS's default where we may not ask."""
+        default = TOPIC_BYTES if is_topic else MOST_BYTES
+        try:
+            if is_topic:
+                found: Any = self._aws.sns.get_topic_attributes(TopicArn=address)
+            else:
+                found = self._aws.sqs.get_queue_attributes(QueueUrl=address, AttributeNames=["MaximumMessageSize"])
+        except CLIENT_ERRORS as exc:
+            if not is_denied(exc):
+                raise
+            return default
+        return int(found.get("Attributes", {}).get("MaximumMessageSize", default))
 
     def _check_topic(self, topic: TopicSpec) -> None:
         direct = self._only_group(topic)
@@ -162,8 +177,11 @@ class Places:
         direct = self._only_group(topic)
         if direct is None and self._is_there(topic.name, None, topic.ordered) is None:
             attributes = {"FifoTopic": "true", "FifoThroughputScope": "MessageGroup"} if topic.ordered else {}
-            if self._max_bytes > _DEFAULT_BYTES:
-                attributes["MaximumMessageSize"] = str(self._max_bytes)
+            most = self._max_bytes or TOPIC_BYTES
+            if any(group.name == DEAD_LETTERS for group in topic.groups):
+                most = MOST_BYTES  # what comes here was stored elsewhere, in a queue that may take that much
+            if most > TOPIC_BYTES:
+                attributes["MaximumMessageSize"] = str(most)
             self._aws.sns.create_topic(Name=topic_name(topic.name, topic.ordered), Attributes=attributes)
         for group in topic.groups if direct is None else (GroupSpec(direct, topic.ordered),):
             self._make_group(topic, group, direct is not None)

@@ -23,7 +23,7 @@ from anybroker.cloudevents import HeaderBinding, filter_attributes, format_text,
 from anybroker.errors import InvalidEvent, Rejected
 from anybroker.event import Event
 
-from .names import HASHED
+from .names import HASHED, queue_name
 
 __all__ = ["NOT_BEFORE", "Message", "SqsForeign", "Wire"]
 
@@ -34,6 +34,8 @@ FOREIGN: Final = "application/vnd.anybroker.foreign+json"
 base64."""
 
 _OURS: Final = "anybroker"
+_INLET: Final = "anybroker-inlet"
+"""Beside what was sent straight to a group's queue, which SNS also sends to: the queue's name, without ``.fifo``."""
 _ATTRIBUTES: Final = ("ce-", "ce_")
 _MOST_ATTRIBUTES: Final = 10
 _REQUIRED: Final = frozenset(("content-type", "ce-specversion", "ce-id", "ce-source", "ce-type"))
@@ -43,6 +45,7 @@ _KEY: Final = "anybroker-key"
 """Beside our transport headers: the message group that a foreign message came with."""
 _NO_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters that no body may have [SendMessage, "MessageBody"]."""
+_SURROGATES: Final = re.compile("[\ud800-\udfff]")
 
 
 Attribute: TypeAlias = Mapping[str, Any]
@@ -92,6 +95,8 @@ class Wire:
         extra: Mapping[str, Any] | None = outbound.headers
         if outbound.not_before is not None and (extra is None or NOT_BEFORE not in extra):
             extra = {**(extra or {}), NOT_BEFORE: f"{outbound.not_before:.3f}"}
+        if outbound.group is not None:
+            extra = {**(extra or {}), _INLET: queue_name(outbound.topic, outbound.group, False)}
         attributes: dict[str, Attribute]
         if isinstance(event, SqsForeign):
             body, attributes = event.text, dict(event.attributes)
@@ -120,6 +125,10 @@ class Wire:
                 extra = {**extra, _MOVED: _make_room(attributes)}
             # Not as ASCII: six bytes for each letter of an error in Russian are more than a dead letter has room for.
             text = json.dumps(dict(extra), separators=(",", ":"), ensure_ascii=False)
+            try:
+                text.encode()
+            except UnicodeEncodeError as exc:
+                raise Rejected(f"an event for topic {outbound.topic!r} has a header that is not Unicode") from exc
             text = _NO_XML.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
             attributes[_OURS] = {"DataType": "String", "StringValue": text}
         size = _bytes_of(body)
@@ -153,8 +162,10 @@ class Wire:
 
     # ------------------------------------------------------------------------------------------------- reading
 
-    def read(self, message: Mapping[str, Any], lane: Lane) -> Inbound:
-        """One delivery, its position not set yet. What is no CloudEvent comes as a Foreign; nothing is raised."""
+    def read(self, message: Mapping[str, Any], lane: Lane, queue: str = "") -> Inbound:
+        """One delivery, its position not set yet. What is no CloudEvent comes as a Foreign; nothing is raised.
+
+        ``queue``: the name of the group's queue, by which is known what was sent to this group alone."""
         given: Mapping[str, Attribute] = message.get("MessageAttributes") or {}
         system: Mapping[str, str] = message.get("Attributes") or {}
         group = system.get("MessageGroupId")
@@ -181,8 +192,30 @@ class Wire:
             except InvalidEvent as exc:
                 event = SqsForeign(body, given, key, exc)
         own = event.key
+        inlet = headers.pop(_INLET, None)
+        not_before = _seconds(headers.get(NOT_BEFORE)) if headers else None
         deliveries = int(system.get("ApproximateReceiveCount", "1"))
-        return Inbound(event, lane, 0, key if own is None else own, headers, message, None, 0, deliveries)
+        return Inbound(
+            event,
+            lane,
+            0,
+            key if own is None else own,
+            headers,
+            message,
+            None,
+            0,
+            deliveries,
+            not_before,
+            inlet is not None and inlet == queue,
+        )
+
+
+def _seconds(text: str | None) -> float | None:
+    """When it may be handled."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return None
 
 
 def _bytes_of(text: str) -> int:
@@ -223,7 +256,7 @@ def _unpack(value: str | bytes) -> tuple[dict[str, str], dict[str, Attribute]] |
     try:
         headers = from_json(value)
     except ValueError:
-        return None
+        headers = _unpack_surrogates(value)
     if not isinstance(headers, dict):
         return None
     moved: dict[str, Attribute] = {}
@@ -238,6 +271,18 @@ def _unpack(value: str | bytes) -> tuple[dict[str, str], dict[str, Attribute]] |
     if not all(isinstance(text, str) for text in headers.values()):
         return None
     return headers, moved
+
+
+def _unpack_surrogates(value: str | bytes) -> Any:
+    """The same where an unpaired surrogate, which an earlier release wrote, is in one of them; None: no JSON."""
+    try:
+        headers = json.loads(value)
+    except ValueError:
+        return None
+    if not isinstance(headers, dict):
+        return None
+    clean = {_SURROGATES.sub("\ufffd", name): text for name, text in headers.items()}
+    return {name: _SURROGATES.sub("\ufffd", text) if isinstance(text, str) else text for name, text in clean.items()}
 
 
 def _wrap(foreign: Foreign) -> str:

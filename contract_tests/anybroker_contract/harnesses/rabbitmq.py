@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from anybroker.adapter import SLOTS
+
 from ..brokers.ports import free_port
 from ..brokers.rabbitmq import find_4
 from ..harness import Secured
@@ -27,6 +29,17 @@ class RabbitmqHarness(ServerHarness):
     def absent_url(self) -> str:
         """A port where nobody listens."""
         return f"amqp://127.0.0.1:{free_port()}"
+
+    async def delete(self, topic: str) -> None:
+        """The topic's exchange, and its group ``g`` with what waits for it."""
+        import aio_pika
+
+        connection = await aio_pika.connect(self.started)
+        async with connection, connection.channel() as channel:
+            await channel.exchange_delete(topic)
+            await channel.exchange_delete(f"{topic}:g")
+            for name in ("members", *range(SLOTS)):  # that one is not there is no error
+                await channel.queue_delete(f"{topic}:g:{name}")
 
     def secured(self, folder: Path) -> Secured:
         """Another one, with TLS and credentials."""

@@ -77,6 +77,7 @@ _ALL = (
             "test_publishing_to_a_missing_topic_is_an_error_at_once",
             "test_one_bad_entry_of_a_batch_fails_alone",
             "test_resets_under_load_lose_nothing",
+            "test_a_topic_that_is_gone_fails_alone",
         ),
     ),
     Mutant(
@@ -142,7 +143,23 @@ _ALL = (
     Mutant(
         "dead-letters-get-lost",
         publishing.DeadLettersGetLost,
-        ("test_attempts_are_exact_and_the_dead_letter_says_why",),
+        (
+            "test_attempts_are_exact_and_the_dead_letter_says_why",
+            "test_a_dead_letter_refused_once_holds_nothing_up",
+            "test_while_dead_letters_are_refused_the_other_keys_go_on",
+        ),
+    ),
+    Mutant(
+        "remembers-a-refusal",
+        publishing.RemembersARefusal,
+        ("test_a_deleted_dead_letter_topic_is_made_again",),
+        a_server,
+    ),
+    Mutant(
+        "keeps-the-reserve-from-dead-letters",
+        publishing.KeepsTheReserveFromDeadLetters,
+        ("test_a_message_at_the_brokers_limit_is_dead_lettered",),
+        lambda capabilities: capabilities.adapter not in ("memory", "sqlite", "rabbitmq"),
     ),
     Mutant(
         "never-connects-again",
@@ -167,6 +184,12 @@ _ALL = (
         consuming.TakesAReleaseForAnAck,
         ("test_what_was_not_started_at_close_is_neither_counted_nor_dead_lettered",),
         per_message,
+    ),
+    Mutant(
+        "takes-a-name-for-a-topic",
+        consuming.TakesANameForATopic,
+        ("test_a_topic_made_again_is_consumed_from_its_beginning",),
+        cumulative,
     ),
     Mutant(
         "commits-past-an-open-event",
@@ -274,7 +297,65 @@ _ALL = (
             "test_a_half_open_connection_is_noticed_by_the_consumer",
         ),
     ),
+    Mutant(
+        "lets-leases-run-out",
+        consuming.LetsLeasesRunOut,
+        ("test_a_replay_keeps_its_leases_and_settles_one_by_one",),
+        lambda capabilities: bool(capabilities.lease_extension),
+    ),
+    # ---------------------------------------------------------------------------------------------- the core's engine
+    Mutant(
+        "shares-one-context",
+        core.SharesOneContext,
+        ("test_a_context_variable_of_one_start_is_not_seen_in_the_next",),
+    ),
+    Mutant("keeps-the-cause", core.KeepsTheCause, ("test_what_a_background_task_publishes_later_has_no_cause",)),
+    Mutant(
+        "takes-every-exit-for-its-own",
+        core.TakesEveryExitForItsOwn,
+        ("test_whatever_a_handler_raises_is_a_failed_start",),
+    ),
+    Mutant(
+        "keeps-a-cancellation",
+        core.KeepsACancellation,
+        ("test_a_cancellation_that_was_swallowed_ends_with_its_handler",),
+    ),
+    Mutant(
+        "counts-a-start-that-is-cut-off",
+        core.CountsAStartThatIsCutOff,
+        ("test_a_start_that_the_drain_cuts_off_does_not_count",),
+    ),
+    Mutant(
+        "forgets-what-could-not-be-settled",
+        core.ForgetsWhatCouldNotBeSettled,
+        ("test_a_settlement_that_failed_is_made_again",),
+    ),
     # ------------------------------------------------------------------------------------------ the core on the way out
+    Mutant(
+        "fails-the-whole-batch-for-one-write",
+        publishing.FailsTheWholeBatchForOneWrite,
+        ("test_an_event_that_cannot_be_written_fails_alone",),
+    ),
+    Mutant(
+        "believes-every-header",
+        consuming.BelievesEveryHeader,
+        ("test_headers_of_ours_are_not_believed_from_others",),
+    ),
+    Mutant(
+        "forgets-the-inlet",
+        consuming.ForgetsTheInlet,
+        ("test_dead_letter_replay_fail_and_replay_again",),
+    ),
+    Mutant(
+        "sends-headers-unchecked",
+        core.SendsHeadersUnchecked,
+        (
+            "test_a_header_that_cannot_travel_is_refused_alone",
+            "test_names_that_belong_to_the_event_or_to_a_broker_are_refused",
+            "test_names_of_headers_travel_in_lower_case",
+            "test_generated_headers_arrive_equal_or_are_refused",
+        ),
+    ),
     Mutant(
         "derives-ids-from-the-position",
         core.DerivesIdsFromThePosition,

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal, cast
 
 from anybroker.adapter import (
     Ack,
@@ -69,6 +69,24 @@ class TakesAReleaseForAnAck(Flaw):
     async def settle(self, receiver: BrokenReceiver, batch: Sequence[Settlement]) -> Sequence[BrokerError | None]:
         """Receiver.settle."""
         return await receiver.inner.settle([Ack(item.inbound) if isinstance(item, Release) else item for item in batch])
+
+
+class TakesANameForATopic(Flaw):
+    """What was committed in a lane counts as done in every later lane of that name, also of a topic made again."""
+
+    def __init__(self) -> None:
+        self.done: dict[str, int] = {}
+
+    async def received(self, receiver: BrokenReceiver, batch: Sequence[Inbound]) -> Sequence[Inbound]:
+        """Receiver.receive."""
+        return [inbound for inbound in batch if inbound.position >= self.done.get(inbound.lane.name, 0)]
+
+    async def settle(self, receiver: BrokenReceiver, batch: Sequence[Settlement]) -> Sequence[BrokerError | None]:
+        """Receiver.settle."""
+        for item in batch:
+            if isinstance(item, Commit):
+                self.done[item.lane.name] = max(item.position, self.done.get(item.lane.name, 0))
+        return await receiver.inner.settle(batch)
 
 
 class CommitsPastAnOpenEvent(Flaw):
@@ -370,3 +388,33 @@ class DeafAfterAReconnect(Flaw):
             await receiver.stop()
         self.opened.add(place)
         return receiver
+
+
+class LetsLeasesRunOut(Flaw):
+    """Extending a lease succeeds and does nothing."""
+
+    async def open_receiver(self, adapter: Adapter, subscription: SubscriptionSpec, listener: LaneListener) -> Receiver:
+        """Adapter.open_receiver."""
+        receiver: Any = await adapter.open_receiver(subscription, listener)
+
+        async def extend(batch: Sequence[Inbound], /) -> Sequence[BrokerError | None]:
+            return [None] * len(batch)
+
+        receiver.extend = extend
+        return cast("Receiver", receiver)
+
+
+class BelievesEveryHeader(Flaw):
+    """Whatever is received counts as sent by the library to this group."""
+
+    async def received(self, receiver: BrokenReceiver, batch: Sequence[Inbound]) -> Sequence[Inbound]:
+        """Receiver.receive."""
+        return [changed_inbound(inbound, inlet=True) for inbound in batch]
+
+
+class ForgetsTheInlet(Flaw):
+    """What comes by the group's inlet counts as published by anybody."""
+
+    async def received(self, receiver: BrokenReceiver, batch: Sequence[Inbound]) -> Sequence[Inbound]:
+        """Receiver.receive."""
+        return [changed_inbound(inbound, inlet=False) for inbound in batch]

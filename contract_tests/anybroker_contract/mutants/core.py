@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from hashlib import blake2b
+from importlib import import_module
 from typing import Any, ClassVar, Literal
 
-from anybroker import Delivery, Event, _outgoing
+from anybroker import Delivery, Event, _outgoing, _pump, _settle, _starting, bus
 from anybroker.adapter import Adapter, Topology
+from anybroker.delivery import current_delivery
 
 from .breaking import Flaw
 
@@ -42,6 +44,17 @@ class CoreFlaw(Flaw):
         await adapter.close()
 
 
+class SendsHeadersUnchecked(CoreFlaw):
+    """Whatever headers a caller gives go to the adapter as they are."""
+
+    module: ClassVar[Any] = bus
+    replaced: ClassVar[Mapping[str, str]] = {"check_headers": "as_given"}
+
+    def as_given(self, headers: Any) -> dict[Any, Any]:
+        """As it was before they were checked."""
+        return dict(headers)
+
+
 class DerivesIdsFromThePosition(CoreFlaw):
     """What a handler publishes gets an id of its position alone."""
 
@@ -54,3 +67,69 @@ class DerivesIdsFromThePosition(CoreFlaw):
         position = cause.published[b""] = cause.published.get(b"", 0) + 1
         text = f"{cause.event.source}\0{cause.event.id}\0{cause.group}\0{topic}\0{event.type}\0{event.key}\0{position}"
         return blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+class SharesOneContext(CoreFlaw):
+    """Handlers run in the context of whichever worker they get."""
+
+    module: ClassVar[Any] = _pump
+    replaced: ClassVar[Mapping[str, str]] = {"start": "start"}
+
+    async def start(self, _: object, handle: Any, delivery: Delivery) -> None:
+        """As it was before each start had a context of its own."""
+        current_delivery.set(delivery)
+        await handle(delivery)
+
+
+class KeepsTheCause(CoreFlaw):
+    """What a handler leaves behind publishes in the name of the event that is finished."""
+
+    module: ClassVar[Any] = bus
+    replaced: ClassVar[Mapping[str, str]] = {"current_cause": "cause"}
+
+    def cause(self) -> Delivery | None:
+        """As it was before a start had an end."""
+        return current_delivery.get()
+
+
+class TakesEveryExitForItsOwn(CoreFlaw):
+    """A handler's own cancellation, or its SystemExit, is taken for the engine's."""
+
+    module: ClassVar[Any] = import_module("anybroker.middleware.retry")
+    replaced: ClassVar[Mapping[str, str]] = {"cancelled_from_outside": "always"}
+
+    def always(self, *_: object) -> bool:
+        """As it was before they were told apart."""
+        return True
+
+
+class KeepsACancellation(CoreFlaw):
+    """A cancellation that a handler asked for hits what comes after it."""
+
+    module: ClassVar[Any] = _starting
+    replaced: ClassVar[Mapping[str, str]] = {"take_back_cancellation": "nothing"}
+
+    async def nothing(self, *_: object) -> None:
+        """As it was before it was taken back."""
+
+
+class CountsAStartThatIsCutOff(CoreFlaw):
+    """A start that the drain time cuts off uses up an attempt."""
+
+    module: ClassVar[Any] = _pump
+    replaced: ClassVar[Mapping[str, str]] = {"_starts": "attempt"}
+
+    def attempt(self, delivery: Delivery) -> int:
+        """As it was before it counted nothing."""
+        return delivery.attempt
+
+
+class ForgetsWhatCouldNotBeSettled(CoreFlaw):
+    """A settlement that failed is not made again."""
+
+    module: ClassVar[Any] = _settle.Settler
+    replaced: ClassVar[Mapping[str, str]] = {"_sort_out": "forget"}
+
+    def forget(self, *_: object) -> bool:
+        """As it was before it was kept."""
+        return False

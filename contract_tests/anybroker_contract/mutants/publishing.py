@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from anybroker.adapter import Foreign, Outbound, Receipt, Report, Sender
-from anybroker.errors import BrokerError, PublishOutcomeUnknown, Unavailable
+from anybroker.adapter import RESERVED_BYTES, Foreign, Outbound, Receipt, Report, Sender
+from anybroker.errors import BrokerError, EventTooLarge, PublishOutcomeUnknown, Rejected, Unavailable
 from anybroker.event import Event
 
 from .breaking import Flaw, changed_outbound
@@ -317,3 +317,43 @@ class SendsAgainTooSoon(Flaw):
         if open_ones:
             copies = [changed_outbound(item, hop=f"{item.hop}|again") for item in open_ones.values()]
             await sender.submit(copies, lambda _copy, _result: None)
+
+
+class RemembersARefusal(Flaw):
+    """A topic that is not there once is never there again."""
+
+    def __init__(self) -> None:
+        self.refused: dict[str, BrokerError] = {}
+
+    async def submit(self, sender: Sender, batch: Sequence[Outbound], report: Report) -> None:
+        """Sender.submit."""
+
+        def remember(outbound: Outbound, result: Receipt | BrokerError) -> None:
+            if isinstance(result, Rejected) and not isinstance(result, EventTooLarge):
+                self.refused[outbound.topic] = result
+            report(outbound, result)
+
+        for outbound in batch:
+            if outbound.topic in self.refused:
+                report(outbound, self.refused[outbound.topic])
+        kept = [outbound for outbound in batch if outbound.topic not in self.refused]
+        if kept:
+            await sender.submit(kept, remember)
+
+
+class KeepsTheReserveFromDeadLetters(Flaw):
+    """Dead letters are held to the limit of ordinary events."""
+
+    async def submit(self, sender: Sender, batch: Sequence[Outbound], report: Report) -> None:
+        """Sender.submit."""
+        await submit_changed(sender, batch, report, reserve=lambda _: RESERVED_BYTES)
+
+
+class FailsTheWholeBatchForOneWrite(Flaw):
+    """An event that cannot be written makes all of its batch fail."""
+
+    async def submit(self, sender: Sender, batch: Sequence[Outbound], report: Report) -> None:
+        """Sender.submit."""
+        for outbound in batch:
+            dict(outbound.headers or {})
+        await sender.submit(batch, report)

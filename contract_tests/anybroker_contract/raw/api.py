@@ -77,6 +77,9 @@ class RawClient(ABC):
     async def send(self, topic: str, group: str, message: RawMessage) -> None:
         """Publish to the topic; return when the broker has it. ``group`` is the only one that matters."""
 
+    async def clutter(self, topic: str) -> None:  # noqa: B027 - most brokers have nothing of that kind
+        """Leave in the topic what takes a place there and is no message, where the broker has such a thing."""
+
     @abstractmethod
     async def delete(self, topic: str, group: str) -> None:
         """Delete the topic with what is in it, its only group included; return when it is gone."""

@@ -54,6 +54,18 @@ class KafkaClient(RawClient):
         key = None if message.key is None else message.key.encode()
         await self._producer.send_and_wait(topic, message.body, key, headers=list(message.headers.items()))
 
+    async def clutter(self, topic: str) -> None:
+        """A transaction in each of the first partitions, aborted: its records and its markers have offsets."""
+        producer = AIOKafkaProducer(bootstrap_servers=self._servers, transactional_id=f"clutter {topic}")
+        await producer.start()
+        try:
+            for partition in sorted(await producer.partitions_for(topic)):
+                await producer.begin_transaction()
+                await producer.send_and_wait(topic, b"never read", partition=partition)
+                await producer.abort_transaction()
+        finally:
+            await producer.stop()
+
     async def delete(self, topic: str, group: str) -> None:
         """The topic; its positions go with it."""
         admin = AIOKafkaAdminClient(bootstrap_servers=self._servers)

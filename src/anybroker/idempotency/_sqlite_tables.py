@@ -146,8 +146,8 @@ def _claim(connection: sqlite3.Connection, jobs: list[Job]) -> None:
     before = connection.execute("SELECT coalesce(max(fence), 0) FROM anybroker_claim").fetchone()[0]
     connection.execute(
         "INSERT INTO anybroker_claim(key, owner, lease, expires, since, until) SELECT value ->> 0, value ->> 1, "
-        "value ->> 2, value ->> 3, ?2, ?2 + (value ->> 2) FROM json_each(?1) WHERE true ON CONFLICT(key) DO NOTHING",
-        (rows, now),
+        "value ->> 2, value ->> 3, ?, ? + (value ->> 2) FROM json_each(?) WHERE true ON CONFLICT(key) DO NOTHING",
+        (now, now, rows),
     )
     found = from_json(
         connection.execute(
@@ -217,8 +217,8 @@ def _extend(connection: sqlite3.Connection, jobs: list[Job]) -> None:
         claims: Sequence[SqliteClaim] = job.value
         fences = to_json([claim.fence for claim in claims]).decode()
         changed = connection.execute(
-            "UPDATE anybroker_claim SET until = ?2 + lease WHERE fence IN (SELECT value FROM json_each(?1))",
-            (fences, now),
+            "UPDATE anybroker_claim SET until = ? + lease WHERE fence IN (SELECT value FROM json_each(?))",
+            (now, fences),
         ).rowcount
         held = None if changed == len(claims) else _still_there(connection, fences)
         job.result = [held is None or claim.fence in held for claim in claims]
@@ -235,8 +235,8 @@ def _step(connection: _Connection, job: Job) -> None:
     claim, step, function = job.value
     row = connection.execute(
         "SELECT s.key IS NOT NULL, s.result FROM anybroker_claim c LEFT JOIN anybroker_step s "
-        "ON s.key = c.key AND s.step = ?2 WHERE c.fence = ?1 AND c.done = 0",
-        (claim.fence, step),
+        "ON s.key = c.key AND s.step = ? WHERE c.fence = ? AND c.done = 0",
+        (step, claim.fence),
     ).fetchone()
     if row is None:
         job.error = ClaimLost("another owner has the event: nothing was written")

@@ -63,6 +63,8 @@ class BuiltIn:
 
     kind: ClassVar[str]
     place: ClassVar[int]
+    waits_after: ClassVar[bool] = False
+    """Whether it awaits something after a handler that it has not looked at the cancellation of."""
 
     def __new__(cls, *arguments: Any, **_: Any) -> Self:
         """Says so where the brackets are missing."""
@@ -151,7 +153,8 @@ def compose(
             "asks for a transaction, and has no @idempotent(store)",
             "Put @idempotent(store) above it, with the store whose transaction the effect shares.",
         )
-    handler = contained(innermost, chain.giving_up)
+    waits_after = any(getattr(item, "waits_after", True) for item in result)
+    handler = contained(innermost, chain.giving_up) if waits_after else innermost
     for item in reversed(result):
         handler = item.bind(handler, chain) if isinstance(item, BuiltIn) else item.wrap(handler)
     return handler

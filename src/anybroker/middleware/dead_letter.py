@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .._starting import cancelled_from_outside
+from .._starting import cancelled_from_outside, take_back_cancellation
 from ..delivery import Delivery
 from ..errors import HandlerExit, Retry
 from ._base import BuiltIn, Chain, Handler
@@ -48,6 +48,7 @@ class dead_letter(BuiltIn):  # noqa: N801 - used as a decorator
                     if cancelled_from_outside(exc, giving_up):
                         raise
                     failure = HandlerExit("the handler", exc)
+                await take_back_cancellation(giving_up)
             delivery.verdict = failure
             await send(delivery, failure)
             stats.dead_lettered += 1

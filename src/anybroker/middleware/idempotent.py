@@ -58,6 +58,7 @@ class idempotent(BuiltIn):  # noqa: N801 - used as a decorator
 
     kind = "idempotent"
     place = 5
+    waits_after = True
 
     def __init__(
         self,

@@ -22,7 +22,7 @@ class Outgoing:
         self.topic = topic
         self.event = event
         self.headers = headers
-        """Transport headers: they travel beside the event."""
+        """Transport headers: they travel beside the event. What is added is held to the rules of ``publish``."""
         self.not_before: float | None = None
         self.deadline: float | None = None
         self.release: Callable[[], None] = _nothing

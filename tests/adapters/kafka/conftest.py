@@ -14,6 +14,8 @@ from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, TopicPartition
 from anybroker.adapter import Lane, Outbound, Receipt
 from anybroker.errors import BrokerError
 from anybroker.event import Event
+from anybroker_kafka.cluster import Positions
+from anybroker_kafka.identity import TopicInfo
 
 
 def event(id: str = "1", key: str | None = None, data: Any = "data") -> Event[Any]:
@@ -183,8 +185,12 @@ class FakeConsumer:
         self.returned = asyncio.Event()
         self.calls = 0
         self.stopped = False
+        self.gone: set[str] = set()
 
     async def start(self) -> None: ...
+
+    def partitions_for_topic(self, topic: str) -> set[int] | None:
+        return None if topic in self.gone else {0, 1, 2}
 
     def subscribe(self, topics: Sequence[str], listener: Any) -> None:
         self.topics = list(topics)
@@ -247,12 +253,20 @@ class FakeOffsets:
 
     def __init__(self) -> None:
         self.commits: dict[TopicPartition, OffsetAndMetadata] = {}
+        self.stale: dict[TopicPartition, int] = {}
+        self.infos: dict[str, TopicInfo] = {}
         self.error: Exception | None = None
+        self.looked = asyncio.Event()
 
-    async def committed(self, group: str, tps: Collection[TopicPartition]) -> dict[TopicPartition, OffsetAndMetadata]:
+    async def positions(self, group: str, tps: Collection[TopicPartition]) -> Positions:
         if self.error is not None:
             raise self.error
-        return {tp: self.commits[tp] for tp in tps if tp in self.commits}
+        commits = {tp: self.commits[tp] for tp in tps if tp in self.commits}
+        return Positions(commits, {tp: self.stale[tp] for tp in tps if tp in self.stale}, dict(self.infos))
+
+    async def topics(self, names: Collection[str]) -> dict[str, TopicInfo]:
+        self.looked.set()
+        return {name: self.infos[name] for name in names if name in self.infos}
 
     async def offsets(self, moments: dict[TopicPartition, int]) -> dict[TopicPartition, int]:
         return dict.fromkeys(moments, 0)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from aiokafka import errors as kafka
+from aiokafka.protocol.metadata import MetadataRequest_v5
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from anybroker_kafka.cluster import Cluster
@@ -110,7 +111,7 @@ def test_topics_are_looked_for_without_making_them(run: Run) -> None:
     ]
     asked, client = cluster(SimpleNamespace(to_object=lambda: {"topics": topics}))
     assert run(asked.partitions(["orders", "young", "missing"])) == {"orders": 3, "young": 1}
-    assert client.requests[0]._allow_auto_topic_creation is False
+    assert client.requests[0].build(MetadataRequest_v5).allow_auto_topic_creation is False
 
 
 def test_a_group_with_members_takes_no_position_from_outside(run: Run) -> None:

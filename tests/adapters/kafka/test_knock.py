@@ -33,7 +33,7 @@ def test_a_connection_with_tls_that_ends_without_a_word_is_asked_why(
     async def refused(host: str, port: int, context: ssl.SSLContext) -> ConfigError:
         return ConfigError("tls_cert_file", f"{host}:{port} refused it", "Name another one.")
 
-    monkeypatch.setattr("anybroker_kafka.knock.create_conn", end)
+    monkeypatch.setattr("anybroker_kafka.discovery.create_conn", end)
     monkeypatch.setattr("anybroker_kafka.knock.tls_refusal", refused)
     address = BrokerUrl(scheme, (("a", 1),))
     adapter = KafkaAdapter(address, KafkaSettings.model_validate({}), AdapterContext("shop", "shop-1"))
@@ -58,7 +58,7 @@ def test_a_listener_that_asks_for_a_password_is_named(monkeypatch: pytest.Monkey
     async def connect(*_: Any, **__: Any) -> Connection:
         return Connection()
 
-    monkeypatch.setattr("anybroker_kafka.knock.create_conn", connect)
+    monkeypatch.setattr("anybroker_kafka.discovery.create_conn", connect)
     adapter = KafkaAdapter(BrokerUrl("kafka", (("a", 1),)), KafkaSettings.model_validate({}), AdapterContext("s", "1"))
     with pytest.raises(ConfigError, match="SCRAM-SHA-256") as caught:
         asyncio.run(adapter.connect())

@@ -15,7 +15,7 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from anybroker.adapter import GroupSpec, Start, TopicSpec, Topology
 from anybroker.errors import ConfigError
 from anybroker_kafka import topology
-from anybroker_kafka.cluster import BEGINNING, END
+from anybroker_kafka.cluster import BEGINNING, END, Positions
 
 Run = Callable[[Any], Any]
 ORDERS = TopicPartition("orders", 0)
@@ -31,6 +31,7 @@ class FakeCluster:
         self.configs: dict[str, tuple[int, Mapping[str, str]]] = {}
         self.begin, self.end, self.at_time = 5, 9, 7
         self.commits: dict[str, dict[TopicPartition, OffsetAndMetadata]] = {}
+        self.stale: dict[TopicPartition, int] = {}
         self.present = 0
         self.refuse: dict[int, type[kafka.KafkaError]] = {}
         self.calls: list[str] = []
@@ -60,6 +61,18 @@ class FakeCluster:
             self.before_last_look()
         commits = self.commits.get(group, {})
         return {tp: commits[tp] for tp in tps if tp in commits}
+
+    async def positions(self, group: str, tps: Collection[TopicPartition]) -> Positions:
+        stale = {tp: offset for tp, offset in self.stale.items() if tp in tps}
+        return Positions(await self.committed(group, tps), stale, {})
+
+    async def grow(self, topic: str, partitions: int) -> None:
+        self.topics[topic] = partitions
+
+    async def learn(self, topics: Iterable[str]) -> None: ...
+
+    async def count(self, ranges: Mapping[TopicPartition, tuple[int, int]]) -> int:
+        return sum(end - at for at, end in ranges.values())
 
     async def commit(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
         self.calls.append("commit")
@@ -188,3 +201,46 @@ def test_seek_refuses_members_and_what_was_deleted(run: Run, cluster: Any) -> No
     cluster.present = 1
     with pytest.raises(ConfigError, match="has members"):
         run(topology.seek(cluster, "orders", "billing", "new"))
+
+
+def test_what_was_added_or_made_again_beside_a_group_is_all_the_groups(run: Run, cluster: Any) -> None:
+    """At its end, what was published between would be skipped, acknowledged and never handled."""
+    cluster.commits = {"orders.billing": {INLET: OffsetAndMetadata(6, "note")}}
+    run(topology.declare(cluster, orders("new"), "create", -1))
+    assert offsets(cluster) == {INLET: 6, ORDERS: 5}
+    cluster.stale = {ORDERS: 700}
+    cluster.commits["orders.billing"].clear()
+    run(topology.declare(cluster, orders("new"), "create", -1))
+    assert offsets(cluster) == {INLET: 5, ORDERS: 5}
+
+
+def test_a_group_with_some_positions_is_there(run: Run, cluster: Any) -> None:
+    run(topology.declare(cluster, orders(lanes=2), "create", -1))
+    del cluster.commits["orders.billing"][ORDERS]  # Kafka forgets them with the topic
+    run(topology.check_group(cluster, "orders", "billing"))
+    cluster.commits.clear()
+    with pytest.raises(ConfigError, match="not there"):
+        run(topology.check_group(cluster, "orders", "billing"))
+
+
+def test_inlets_follow_a_topic_that_was_given_more_partitions(run: Run, cluster: Any) -> None:
+    by_default = Topology((TopicSpec("orders", (GroupSpec("billing"),), lanes=4, default_lanes=True),))
+    run(topology.declare(cluster, by_default, "create", -1))
+    cluster.topics["orders"] = 8
+    with pytest.raises(ConfigError, match=r"kafka-topics\.sh --alter --topic orders\.billing\.retry --partitions 8"):
+        run(topology.declare(cluster, by_default, "verify", -1))
+    run(topology.declare(cluster, by_default, "create", -1))
+    assert cluster.topics["orders.billing.retry"] == 8
+    assert offsets(cluster)[TopicPartition("orders", 7)] == 5, "from its beginning: the group was there before it"
+    cluster.topics["orders"] = 2
+    with pytest.raises(ConfigError, match=r"kafka-topics\.sh --delete --topic orders\.billing\.retry"):
+        run(topology.declare(cluster, by_default, "create", -1))
+
+
+def test_a_receiver_finds_an_inlet_that_fits(run: Run, cluster: Any) -> None:
+    run(topology.declare(cluster, orders(lanes=4), "create", -1))
+    cluster.topics["orders"] = 8
+    run(topology.check_group(cluster, "orders", "billing"))
+    assert cluster.topics["orders.billing.retry"] == 4, "it may not change anything"
+    run(topology.check_group(cluster, "orders", "billing", create=True))
+    assert cluster.topics["orders.billing.retry"] == 8

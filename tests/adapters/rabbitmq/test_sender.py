@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from aiormq.exceptions import DeliveryError, PublishError
+from aiormq.exceptions import ChannelNotFoundEntity, DeliveryError, PublishError
 from pamqp.commands import Basic
 
 from anybroker.adapter import Outbound, Receipt, slot_of
@@ -262,5 +262,39 @@ def test_a_close_cut_short_says_what_is_unknown(run: Run, case: Callable[..., Ca
                 await this.sender.close()
         assert this.types() == {"1": PublishOutcomeUnknown}
         assert this.publish.closed
+
+    run(check())
+
+
+def test_the_ladders_end_is_bound_again_and_again(
+    run: Run, case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A topic that was deleted and made again has lost the binding: what is due would reach nobody, silently."""
+
+    async def check() -> None:
+        this = case()
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        monkeypatch.setattr(loop, "time", lambda: now)
+        due = ("orders", "anybroker:delay:due", "*." * 20 + "orders.*")
+        for id, later in (("1", 0.0), ("2", 0.5), ("3", 1.2)):
+            now += later
+            await this.submit(id, not_before=NOW + 4)
+        assert this.control.asked("bind exchange").count(due) == 2
+
+    run(check())
+
+
+def test_what_was_deleted_of_the_ladder_is_made_again(run: Run, case: Callable[..., Case]) -> None:
+    async def check() -> None:
+        this = case()
+        await this.submit("1", not_before=NOW + 1)
+        this.bounce(1, "anybroker:delay:0")  # its queue is gone
+        await this.submit("2", not_before=NOW + 1)
+        this.channel.lose(ChannelNotFoundEntity("NOT_FOUND - no exchange 'anybroker:delay:0' in vhost '/'"))
+        await this.submit("3", not_before=NOW + 1)
+        made = [name for name, arguments in this.control.asked("queue") if name == "anybroker:delay:0"]
+        assert len(made) == 3
+        assert this.types() == {"1": Rejected, "2": PublishOutcomeUnknown}
 
     run(check())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import random
 import threading
 import time
 from collections import deque
@@ -77,6 +78,16 @@ class FakeClient:
         self.polls_end.set()
         """While it is not set, polls are not answered."""
         self.polls_began = threading.Semaphore(0)
+        self.answers_end = threading.Event()
+        self.answers_end.set()
+        """A poll that takes messages while it is not set is answered once this same event is."""
+        self.handed_over = threading.Semaphore(0)
+        self.slow: random.Random | None = None
+        """Answers to polls take a few milliseconds then, some more than others."""
+        self.polls = self.most_polls = 0
+        """Polls under way that have taken messages, and how many there were at most."""
+        self.in_flight: dict[str, tuple[str, dict[str, Any]]] = {}
+        """By receipt handle: queue URL and message. On a FIFO they close their message groups."""
         self.most_at_once = 0
         self._at_once = 0
         self._lock = threading.Lock()
@@ -104,6 +115,10 @@ class FakeClient:
             with self._lock:
                 self._at_once -= 1
         good = [each["Id"] for each in entries if each["Id"] not in self.failed]
+        for entry in entries:
+            if entry["Id"] not in self.failed and entry.get("VisibilityTimeout", 0) == 0 and "ReceiptHandle" in entry:
+                with self._lock:
+                    self.in_flight.pop(entry["ReceiptHandle"], None)
         return {
             "Successful": [{"Id": id, "MessageId": f"stored {next(self._numbers)}"} for id in good],
             "Failed": [{"Id": id, **said} for id, said in self.failed.items() if int(id) < len(entries)],
@@ -167,7 +182,7 @@ class FakeClient:
 
     def get_queue_attributes(self, **parameters: Any) -> dict[str, Any]:
         self._note("get_queue_attributes", parameters)
-        return {"Attributes": self.queues[parameters["QueueUrl"]]}
+        return {"Attributes": {"MaximumMessageSize": "1048576", **self.queues[parameters["QueueUrl"]]}}
 
     def receive_message(self, **parameters: Any) -> dict[str, Any]:
         self._note("receive_message", parameters)
@@ -178,8 +193,35 @@ class FakeClient:
         assert self.polls_end.wait(10)
         if not waiting:
             time.sleep(0.02)  # what SQS does: it waits, in the thread of the poll
-        count = min(len(waiting), parameters["MaxNumberOfMessages"])
-        return {"Messages": [waiting.popleft() for _ in range(count)]} if count else {}
+        answered = self.answers_end
+        with self._lock:
+            messages = self._hand_over(parameters["QueueUrl"], waiting, parameters["MaxNumberOfMessages"])
+            self.polls += bool(messages)
+            self.most_polls = max(self.most_polls, self.polls)
+        if messages:
+            self.handed_over.release()
+            if self.slow is not None:
+                time.sleep(self.slow.uniform(0, 0.01))
+        assert answered.wait(10)
+        with self._lock:
+            self.polls -= bool(messages)
+        return {"Messages": messages} if messages else {}
+
+    def _hand_over(self, url: str, waiting: deque[dict[str, Any]], most: int) -> list[dict[str, Any]]:
+        """As SQS does: of a message group that is in flight, nothing more."""
+        closed = {message["Attributes"].get("MessageGroupId") for _, message in self.in_flight.values()} - {None}
+        messages = [message for message in waiting if message["Attributes"].get("MessageGroupId") not in closed][:most]
+        for message in messages:
+            waiting.remove(message)
+            self.in_flight[message["ReceiptHandle"]] = url, message
+        return messages
+
+    def expire(self) -> None:
+        """The leases of all that is in flight have ended."""
+        with self._lock:
+            for url, message in reversed(self.in_flight.values()):
+                self.waiting[url].appendleft(message)
+            self.in_flight.clear()
 
 
 class FakeAws:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
+import threading
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -11,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from botocore.exceptions import ReadTimeoutError
 
 from anybroker.adapter import Ack, Commit, Inbound, Lane, Release
 from anybroker.errors import LeaseLost, Unavailable
@@ -30,14 +33,14 @@ def document(number: int) -> str:
 class Case:
     """A member of the group whose queue is ``orders``."""
 
-    def __init__(self, aws: Any, kit: SimpleNamespace, *, pollers: int = 4) -> None:
+    def __init__(self, aws: Any, kit: SimpleNamespace, *, pollers: int = 4, wait: int = 1) -> None:
         self.aws = aws
         self.client = aws.client
         self.kit = kit
         self.ear = kit.Ear()
         lane = Lane("orders/1", 1)
         self.queue = Queue(aws, "orders", "notes", Wire(), lane, LEASE)
-        self.receiver = SqsReceiver(self.queue, lane, self.ear, aws.pool, wait=1, pollers=pollers)
+        self.receiver = SqsReceiver(self.queue, lane, self.ear, aws.pool, wait=wait, pollers=pollers)
 
     def arrive(self, *numbers: int, **options: Any) -> None:
         """Put messages into the queue."""
@@ -88,7 +91,7 @@ def case(aws: Any, kit: SimpleNamespace) -> Any:
 
 def test_messages_come_in_order_on_one_lane(case: Any) -> None:
     async def main() -> None:
-        run = case()
+        run = case(pollers=1)  # without message groups, SQS promises no order between polls that are side by side
         run.arrive(*range(25))
         batch = await run.take(25)
         assert ids(batch) == [str(number) for number in range(25)]
@@ -104,9 +107,11 @@ def test_messages_come_in_order_on_one_lane(case: Any) -> None:
 def test_no_more_than_was_asked_for(case: Any) -> None:
     async def main() -> None:
         run = case()
-        run.arrive(*range(30))
-        assert ids(await run.receiver.receive(3, lanes=None, timeout=5)) == ["0", "1", "2"]
+        run.arrive(*range(30), group="a")
+        batch = await run.receiver.receive(3, lanes=None, timeout=5)
+        assert ids(batch) == ["0", "1", "2"]
         assert max(poll["MaxNumberOfMessages"] for poll in run.polls()) <= 3
+        await run.receiver.settle([Ack(inbound) for inbound in batch])
         assert ids(await run.receiver.receive(100, lanes=None, timeout=5))[0] == "3"
         await run.receiver.close()
 
@@ -439,5 +444,260 @@ def test_close_gives_back_what_was_not_settled(case: Any) -> None:
         await run.take(12)
         await run.receiver.close()
         assert sorted(run.settled(HIDE)) == sorted((f"m{number}", 0) for number in range(12))
+
+    asyncio.run(main())
+
+
+def test_pollers_side_by_side_keep_the_order_of_each_message_group(case: Any) -> None:
+    async def main() -> None:
+        run = case()
+        run.client.slow = random.Random(7)
+        groups = "abcde"
+        for number in range(200):
+            run.arrive(number, group=groups[number // 40])  # SQS hands over many of a group at once
+        came: dict[str, list[int]] = {group: [] for group in groups}
+        async with asyncio.timeout(30):
+            while sum(map(len, came.values())) < 200:
+                batch = await run.receiver.receive(100, lanes=None, timeout=1)
+                for inbound in batch:
+                    came[inbound.key].append(int(inbound.event.id))
+                assert not any(await run.receiver.settle([Ack(inbound) for inbound in batch]))
+        assert all(numbers == sorted(numbers) for numbers in came.values())
+        assert run.client.most_polls > 1, "none of this was side by side"
+        await run.receiver.close()
+
+    asyncio.run(main())
+
+
+def test_an_answer_later_than_the_lease_is_not_handed_out_behind_what_came_meanwhile(
+    case: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread of a poll, or the process, may stand still: others have had the messages by then."""
+
+    async def main() -> None:
+        run = case(wait=0)
+        run.arrive(0, group="z")
+        (full,) = await run.take(1, limit=1)  # a full poll: from now on two at once
+        await run.receiver.settle([Ack(full)])
+        assert run.client.handed_over.acquire(blocking=False)
+        late = run.client.answers_end = threading.Event()
+        run.arrive(3, group="a")
+        assert await run.receiver.receive(2, lanes=None, timeout=0.01) == []
+        assert await asyncio.to_thread(run.client.handed_over.acquire, timeout=10)
+        run.client.answers_end = run.client.polls_end  # the others are answered at once
+        run.client.expire()
+        run.arrive(13, group="a")
+        came = await run.receiver.receive(100, lanes=None, timeout=10)
+        assert ids(came) == ["3", "13"]
+        assert await run.receiver.settle([Ack(inbound) for inbound in came]) == [None, None]
+        monkeypatch.setattr("anybroker_sqs.receiver.monotonic", lambda: time.monotonic() + LEASE)
+        late.set()
+        assert ids(await run.receiver.receive(100, lanes=None, timeout=0.2)) == []
+        assert run.settled(HIDE) == [], "it may be another member's"
+        assert "later than the lease" in caplog.text
+        await run.receiver.close()
+
+    asyncio.run(main())
+
+
+THROTTLED = {"Code": "RequestThrottled", "Message": "slow down", "SenderFault": True}
+
+
+def test_one_failed_entry_of_ten_is_still_ours_and_can_be_settled_again(case: Any) -> None:
+    async def main() -> None:
+        run = case()
+        run.arrive(*range(10), group="a")
+        batch = await run.take(10)
+        run.client.failed = {"4": THROTTLED}
+        results = await run.receiver.settle([Ack(inbound) for inbound in batch])
+        assert [type(result) for result in results] == [type(None)] * 4 + [Unavailable] + [type(None)] * 5
+        run.client.failed = {}
+        assert await run.receiver.extend([batch[4]]) == [None]
+        assert run.settled(HIDE) == [("m4", LEASE)]
+        again = await run.receiver.settle([Ack(inbound) for inbound in batch])
+        assert [type(result) for result in again] == [LeaseLost] * 4 + [type(None)] + [LeaseLost] * 5
+        assert run.settled(DELETE)[10:] == [("m4", None)], "what is done is not asked for again"
+        assert run.client.in_flight == {}
+        await run.receiver.close()
+        assert len(run.settled(HIDE)) == 1
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [("RequestThrottled", 403), ("ThrottlingException", 400), ("ServiceUnavailable", 503), ("ExpiredToken", 403)],
+    ids=lambda error: error[0],
+)
+def test_while_sqs_puts_off_everything_what_is_held_stays_ours(case: Any, kit: SimpleNamespace, error: Any) -> None:
+    async def main() -> None:
+        run = case()
+        run.arrive(*range(20), group="a")
+        batch = await run.take(10)
+        run.client.raises = kit.refusal(error[0], status=error[1])
+        settlements = [Ack(inbound) for inbound in batch[:9]] + [Release(batch[9], 1)]
+        for _ in range(3):
+            assert {type(result) for result in await run.receiver.settle(settlements)} == {Unavailable}
+            assert {type(result) for result in await run.receiver.extend(batch)} == {Unavailable}
+        run.client.raises = None
+        assert await run.receiver.extend(batch) == [None] * 10
+        assert await run.receiver.settle(settlements) == [None] * 10
+        assert ids(await run.take(10)) == [str(number) for number in range(10, 20)]
+        await run.receiver.close()
+
+    asyncio.run(main())
+
+
+def test_a_lost_answer_to_a_delete_is_no_lost_lease(case: Any, kit: SimpleNamespace) -> None:
+    """The message may be deleted: what follows in its message group goes on."""
+
+    async def main() -> None:
+        run = case()
+        run.arrive(*range(3), group="a")
+        batch = await run.take(3)
+        run.client.raises = ReadTimeoutError(endpoint_url="http://x")
+        (result,) = await run.receiver.settle([Ack(batch[0])])
+        assert isinstance(result, Unavailable)
+        run.client.raises = None
+        run.client.failed = {"0": {"Code": "ReceiptHandleIsInvalid", "Message": "gone", "SenderFault": True}}
+        assert await run.receiver.extend(batch) == [None] * 3
+        run.client.failed = {}
+        assert await run.receiver.settle([Ack(inbound) for inbound in batch]) == [None] * 3
+        await run.receiver.close()
+        assert {seconds for _, seconds in run.settled(HIDE)} == {LEASE}, "nothing was given back"
+
+    asyncio.run(main())
+
+
+def test_a_failed_delete_whose_lease_is_lost_then_takes_its_followers_along(case: Any) -> None:
+    async def main() -> None:
+        run = case()
+        run.arrive(*range(3), group="a")
+        batch = await run.take(3)
+        run.client.failed = {"0": THROTTLED}
+        assert isinstance((await run.receiver.settle([Ack(batch[0])]))[0], Unavailable)
+        run.client.failed = {"0": {"Code": "MessageNotInflight", "Message": "old", "SenderFault": True}}
+        assert [type(result) for result in await run.receiver.extend(batch)] == [LeaseLost] * 3
+        run.client.failed = {}
+        assert [type(result) for result in await run.receiver.settle([Ack(batch[0])])] == [LeaseLost]
+        await run.receiver.close()
+
+    asyncio.run(main())
+
+
+def test_what_is_being_given_back_is_not_extended(case: Any) -> None:
+    async def main() -> None:
+        run = case()
+        run.arrive(0)
+        batch = await run.take(1)
+        run.client.gate.clear()
+        settling = asyncio.create_task(run.receiver.settle([Release(batch[0], 0)]))
+        assert await asyncio.to_thread(run.client.began.acquire, timeout=10)
+        assert await run.receiver.extend(batch) == [None]
+        run.client.gate.set()
+        assert await settling == [None]
+        assert run.settled(HIDE) == [("m0", 0)]
+        await run.receiver.close()
+
+    asyncio.run(main())
+
+
+def test_close_deletes_what_was_handled_and_does_not_give_it_back(case: Any, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        run = case()
+        run.arrive(*range(3))
+        batch = await run.take(3)
+        run.client.failed = {"0": THROTTLED, "1": THROTTLED}
+        await run.receiver.settle([Ack(inbound) for inbound in batch[:2]])
+        run.client.failed = {"1": THROTTLED}
+        await run.receiver.close()
+        assert run.settled(DELETE) == [("m0", None), ("m1", None)] * 2
+        assert run.settled(HIDE) == [("m2", 0)]
+        assert "1 handled messages could not be deleted" in caplog.text
+
+    asyncio.run(main())
+
+
+PASSING = [
+    ("ExpiredToken", 403, "The security token included in the request is expired"),
+    ("ExpiredTokenException", 400, "expired"),
+    ("AWS.SimpleQueueService.OverLimit", 403, "Too many messages"),
+    ("OverLimit", 403, "Too many messages"),
+    ("RequestThrottled", 403, "Request is throttled."),
+    ("InvalidSignatureException", 403, "Signature expired: 20260101T000000Z is now earlier than 20260101T001000Z"),
+    ("SignatureDoesNotMatch", 403, "Signature not yet current: 20260101T000000Z is still later than 2025"),
+    ("RequestTimeTooSkewed", 403, "The difference between the request time and the current time is too large."),
+    ("RequestExpired", 400, "Request has expired."),
+    ("RequestTimeout", 408, "idle"),
+    ("InternalFailure", 500, "oh"),
+]
+
+
+@pytest.mark.parametrize("code", PASSING, ids=lambda code: code[0])
+def test_polls_that_are_refused_for_a_passing_reason_are_made_again(
+    case: Any, kit: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: Any
+) -> None:
+    async def main() -> None:
+        monkeypatch.setattr("anybroker_sqs.receiver._BETWEEN_FAILURES", 0.02)
+        run = case()
+        run.arrive(*range(5), group="a")
+        held = await run.take(5)
+        run.client.raises = kit.refusal(code[0], "ReceiveMessage", code[1], code[2])
+        assert await run.receiver.receive(10, lanes=None, timeout=0.1) == []
+        run.client.raises = None
+        assert await run.receiver.settle([Ack(inbound) for inbound in held]) == [None] * 5
+        run.arrive(5, group="a")
+        assert ids(await run.take(1)) == ["5"]
+        assert code[2] in caplog.text, "the reason is reported"
+        await run.receiver.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        ("AccessDenied", 403, "no"),
+        ("AccessDeniedException", 400, "no"),
+        ("AWS.SimpleQueueService.NonExistentQueue", 400, "The specified queue does not exist."),
+        ("InvalidClientTokenId", 403, "The security token included in the request is invalid."),
+        ("InvalidSignatureException", 403, "The request signature we calculated does not match the signature"),
+    ],
+    ids=lambda code: code[0],
+)
+def test_polls_that_only_a_person_can_help_end_the_receiver_at_once(case: Any, kit: SimpleNamespace, code: Any) -> None:
+    async def main() -> None:
+        run = case()
+        run.client.raises = kit.refusal(code[0], "ReceiveMessage", code[1], code[2])
+        with pytest.raises(Unavailable, match=code[2]):
+            await run.receiver.receive(10, lanes=None, timeout=5)
+        run.client.raises = None
+        await run.receiver.close()
+
+    asyncio.run(main())
+
+
+def test_what_was_held_of_a_queue_that_is_gone_is_not_ours(case: Any, kit: SimpleNamespace) -> None:
+    async def main() -> None:
+        run = case()
+        run.arrive(0)
+        (inbound,) = await run.take(1)
+        run.client.raises = kit.refusal("AWS.SimpleQueueService.NonExistentQueue", "DeleteMessageBatch")
+        assert [type(result) for result in await run.receiver.settle([Ack(inbound)])] == [LeaseLost]
+        run.client.raises = None
+        await run.receiver.close()
+
+    asyncio.run(main())
+
+
+def test_settling_after_the_adapter_is_closed_raises_nothing(case: Any, aws: Any) -> None:
+    async def main() -> None:
+        run = case()
+        run.arrive(0, 1)
+        batch = await run.take(2)
+        aws.pool.shutdown()
+        results = await run.receiver.settle([Ack(batch[0]), Release(batch[1], 1)])
+        assert [type(result) for result in results] == [Unavailable, Unavailable]
+        await run.receiver.close()
 
     asyncio.run(main())

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from botocore.exceptions import CredentialRetrievalError, EndpointConnectionError, NoCredentialsError, ReadTimeoutError
 
-from anybroker.adapter import Foreign, Outbound, Receipt
-from anybroker.errors import BrokerError, EventTooLarge, PublishOutcomeUnknown, Rejected, Unavailable
+from anybroker.adapter import RESERVED_BYTES, Foreign, Outbound, Receipt
+from anybroker.errors import BrokerError, ConfigError, EventTooLarge, PublishOutcomeUnknown, Rejected, Unavailable
 from anybroker_sqs.sender import SqsSender
 from anybroker_sqs.topology import Destination
 from anybroker_sqs.wire import Wire
@@ -41,7 +41,7 @@ class FakePlaces:
 class Case:
     """A sender, and what it reported, by event id, in order."""
 
-    def __init__(self, aws: Any, *, requests: int = 4, limit: int = 100_000) -> None:
+    def __init__(self, aws: Any, *, requests: int = 4, limit: int | None = 100_000) -> None:
         self.client = aws.client
         self.places = FakePlaces()
         self.results: dict[str, Receipt | BrokerError] = {}
@@ -339,5 +339,117 @@ def test_close_waits_for_what_was_handed_over(kit: SimpleNamespace, aws: Any) ->
         await run.sender.close()
         with pytest.raises(Unavailable, match="closed"):
             await run.submit(Outbound(kit.event("late"), "orders"))
+
+    asyncio.run(main())
+
+
+def test_each_place_has_its_own_limit(kit: SimpleNamespace, case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        monkeypatch.setattr(f"{__name__}.PLAIN", Destination("arn:plain", True, False, 50_000))
+        async with case(limit=None) as run:
+            large = "x" * 60_000
+            await run.submit(
+                Outbound(kit.event("1", data=large), "orders"),
+                Outbound(kit.event("2", data=large), "plain"),
+                Outbound(kit.event("3", data=large), "plain", "g"),
+            )
+            results = await run.reported()
+            assert [type(results[id]) for id in "123"] == [Receipt, EventTooLarge, Receipt]
+            assert results["2"].limit == 50_000 - RESERVED_BYTES
+
+    asyncio.run(main())
+
+
+def test_events_whose_end_is_not_known_have_an_error_each(kit: SimpleNamespace, case: Any) -> None:
+    """The core writes the event into it."""
+
+    async def main() -> None:
+        async with case() as run:
+            run.client._batch = lambda *_: {"Successful": []}
+            await run.submit(*(Outbound(kit.event(id), "orders") for id in "12"))
+            results = await run.reported()
+            assert {type(result) for result in results.values()} == {PublishOutcomeUnknown}
+            assert results["1"] is not results["2"]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (("ExpiredToken", 403, "expired"), Unavailable),
+        (("RequestTimeTooSkewed", 403, "skew"), Unavailable),
+        (("InvalidSignatureException", 403, "Signature expired: 1 is now earlier than 2"), Unavailable),
+        (("AccessDenied", 403, "no"), Rejected),
+    ],
+)
+def test_a_place_that_cannot_be_looked_up_now_is_asked_for_again(
+    kit: SimpleNamespace, case: Any, monkeypatch: pytest.MonkeyPatch, code: Any, kind: type[BrokerError]
+) -> None:
+    async def main() -> None:
+        async with case() as run:
+
+            async def refuse(*_: Any) -> Any:
+                raise ConfigError("keys", "refused") from kit.refusal(code[0], "GetTopicAttributes", code[1], code[2])
+
+            with monkeypatch.context() as patch:
+                patch.setattr(run.places, "destination", refuse)
+                await run.submit(Outbound(kit.event("1"), "orders"))
+            assert [type(result) for result in (await run.reported()).values()] == [kind]
+            await run.submit(Outbound(kit.event("2"), "orders"))
+            assert isinstance((await run.reported())["2"], Receipt)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("said", "limit"),
+    [
+        ("Invalid parameter: Message too long. Maximum size is 70000 bytes.", 70_000),
+        ("One or more parameters are invalid. Reason: Message must be shorter than 70000 bytes.", 70_000),
+        ("Invalid parameter: Message too long", 79_000),
+    ],
+)
+@pytest.mark.parametrize("whole", [False, True])
+def test_what_aws_refuses_for_its_size_is_too_large_and_its_limit_is_known_then(
+    kit: SimpleNamespace, case: Any, monkeypatch: pytest.MonkeyPatch, said: str, limit: int, whole: bool
+) -> None:
+    """A dead letter is trimmed then, and sent again; it would be stuck if this were only a refusal."""
+
+    async def main() -> None:
+        monkeypatch.setattr("anybroker_sqs.sender.TOPIC_BYTES", 79_000)
+        async with case() as run:
+            if whole:
+                run.client.raises = kit.refusal("InvalidParameter", "PublishBatch", 400, said)
+            else:
+                run.client.failed = {"0": {"Code": "InvalidParameter", "Message": said, "SenderFault": True}}
+            large = kit.event("1", data="x" * 80_000)
+            await run.submit(Outbound(large, "plain", hop="dead|1", reserve=0))
+            refused = (await run.reported())["1"]
+            assert isinstance(refused, EventTooLarge)
+            assert refused.limit == limit
+            assert refused.size > 80_000
+            run.client.raises, run.client.failed = None, {}
+            before = len(run.client.requests)
+            await run.submit(Outbound(kit.event("2", data="x" * 80_000), "plain", hop="dead|2", reserve=0))
+            assert isinstance((await run.reported())["2"], EventTooLarge)
+            assert len(run.client.requests) == before, "not asked for again"
+
+    asyncio.run(main())
+
+
+def test_a_batch_that_is_too_large_together_goes_in_smaller_ones(kit: SimpleNamespace, case: Any) -> None:
+    async def main() -> None:
+        async with case(limit=None) as run:
+            said = "Batch requests cannot be longer than 70000 bytes. You have sent 120000 bytes."
+            run.client.raises = kit.refusal("BatchRequestTooLong", "PublishBatch", 400, said)
+            events = [kit.event(id, data="x" * 40_000) for id in "12"]
+            await run.submit(*(Outbound(event, "plain") for event in events))
+            assert {type(result) for result in (await run.reported()).values()} == {Unavailable}
+            run.client.raises = None
+            again = [kit.event(id, data="x" * 40_000) for id in "34"]
+            await run.submit(*(Outbound(event, "plain") for event in again))
+            assert [type((await run.reported())[id]) for id in "34"] == [Receipt, Receipt]
+            assert [len(each["PublishBatchRequestEntries"]) for each in run.client.of("publish_batch")] == [2, 1, 1]
 
     asyncio.run(main())

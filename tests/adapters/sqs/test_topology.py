@@ -139,9 +139,10 @@ def test_destinations(aws: Any) -> None:
     async def look(topic: str, group: str | None = None) -> Destination:
         return await found.destination(topic, group)
 
-    assert asyncio.run(look("shop.orders")) == Destination("arn:aws:sns:us-east-1:1:shop_orders.fifo", True, True)
+    arn = "arn:aws:sns:us-east-1:1"
+    assert asyncio.run(look("shop.orders")) == Destination(f"{arn}:shop_orders.fifo", True, True, 262_144)
     assert asyncio.run(look("shop.orders", "billing")) == Destination("shop_orders__billing.fifo", False, True)
-    assert asyncio.run(look("plain")) == Destination("arn:aws:sns:us-east-1:1:plain", True, False)
+    assert asyncio.run(look("plain")) == Destination(f"{arn}:plain", True, False, 262_144)
     assert asyncio.run(look("plain", "g")) == Destination("plain__g", False, False)
     for missing in (("other", None), ("plain", "other")):
         with pytest.raises(Rejected, match="other"):
@@ -204,3 +205,37 @@ def test_what_aws_refuses_is_one_error(aws: Any, kit: Any, code: str, status: in
         declare(places(aws), TOPIC)
     assert getattr(caught.value, "setting", None) == setting
     assert caught.value.__cause__ is aws.client.raises
+
+
+def test_the_limit_is_what_the_topic_or_the_queue_says(aws: Any) -> None:
+    found = places(aws, direct="plain:only")
+    declare(found, TOPIC, TopicSpec("large"), TopicSpec("plain", (GroupSpec("only"),)))
+    aws.client.topics["large.fifo"]["MaximumMessageSize"] = "1048576"
+    aws.client.queues["plain__only.fifo"]["MaximumMessageSize"] = "300000"
+
+    def limit(topic: str, group: str | None = None) -> int:
+        return asyncio.run(found.destination(topic, group)).limit
+
+    assert limit("shop.orders") == 262_144, "of a topic that does not say"
+    assert limit("shop.orders", "billing") == 1_048_576
+    assert limit("large") == 1_048_576
+    assert limit("plain") == 300_000
+
+
+def test_who_may_not_ask_for_the_limit_of_a_queue_has_the_default(
+    aws: Any, kit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = places(aws)
+    declare(found, TOPIC)
+
+    def refuse(**_: Any) -> None:
+        raise kit.refusal("AccessDenied", "GetQueueAttributes", 403)
+
+    monkeypatch.setattr(aws.client, "get_queue_attributes", refuse)
+    assert asyncio.run(found.destination("shop.orders", "billing")).limit == 1_048_576
+
+
+def test_a_topic_for_dead_letters_takes_whatever_a_queue_has(aws: Any) -> None:
+    declare(places(aws), TopicSpec("orders.billing.dlq", (GroupSpec("dlq"),)), TOPIC)
+    assert aws.client.topics["orders_billing_dlq.fifo"]["MaximumMessageSize"] == "1048576"
+    assert "MaximumMessageSize" not in aws.client.topics["shop_orders.fifo"]

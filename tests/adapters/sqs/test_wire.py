@@ -189,3 +189,39 @@ def test_an_event_in_json_needs_no_attributes(kit: SimpleNamespace) -> None:
 
 def test_a_message_group_of_ours_is_no_key(kit: SimpleNamespace) -> None:
     assert Wire().read(kit.received(json.dumps(MINIMAL), group="#0123"), LANE).key is None
+
+
+@pytest.mark.parametrize("headers", [{"good": "yes", "bad": "\ud800"}, {"b\udfffd": "yes"}])
+def test_a_header_with_an_unpaired_surrogate_is_refused(kit: SimpleNamespace, headers: dict[str, str]) -> None:
+    with pytest.raises(Rejected, match="not Unicode"):
+        Wire().write(Outbound(kit.event(), "orders", headers=headers))
+
+
+def test_headers_that_were_written_with_an_unpaired_surrogate_stay_apart(kit: SimpleNamespace) -> None:
+    stored = {"anybroker": '{"good":"yes","bad":"a\\ud800b","n\\udc00":"x"}'}
+    message = kit.received(json.dumps(MINIMAL), stored)
+    assert Wire().read(message, LANE).headers == {"good": "yes", "bad": "a\ufffdb", "n\ufffd": "x"}
+
+
+@pytest.mark.parametrize(
+    ("attributes", "body"),
+    [
+        ({f"a{n}": "v" for n in range(6)}, b"x"),
+        ({f"a{n}": "v" for n in range(20)}, b"x"),
+        ({"subject": "s"}, None),
+        ({}, b"\xff"),
+        ({}, b"\0"),
+    ],
+    ids=["ten attributes", "more than ten", "no data", "not text", "not XML"],
+)
+def test_a_copy_of_what_is_stored_goes_structured_where_binary_mode_cannot_carry_it(
+    attributes: dict[str, str], body: bytes | None
+) -> None:
+    event: Event[Any] = Event({**MINIMAL, **attributes, "datacontenttype": "application/octet-stream"}, body)
+    headers = {"anybroker-dead-letter-reason": "a long one"}
+    with pytest.raises(Rejected):
+        Wire("binary").write(Outbound(event, "orders", headers=headers))
+    message = sent(Outbound(event, "orders.g.dlq", headers=headers, hop="dead|1", reserve=0), "binary")
+    inbound = arrived(message)
+    assert inbound.event == event
+    assert inbound.headers == headers

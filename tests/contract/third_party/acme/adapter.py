@@ -111,7 +111,7 @@ def inbound_of(record: Record, lane: Lane, position: int) -> Inbound:
     else:
         kept = [(name, value.encode("latin-1")) for name, value in json.loads(headers.pop("acme-foreign")).items()]
         event = Foreign(record.body, kept, record.key, InvalidEvent("it was sent as no event"))
-    return Inbound(event, lane, position, record.key, headers, record)
+    return Inbound(event, lane, position, record.key, headers, record, inlet=lane.name.startswith("@"))
 
 
 class AcmeSender:
@@ -135,8 +135,11 @@ class AcmeSender:
     async def submit(self, batch: Sequence[Outbound], report: Report, /) -> None:
         """Sender.submit."""
         for outbound in batch:
-            log = self._log_for(outbound)
-            record = record_of(outbound)
+            try:
+                log, record = self._log_for(outbound), record_of(outbound)
+            except Exception as exc:  # noqa: BLE001 - whatever it is, it fails this event alone
+                report(outbound, Rejected(f"the event cannot be written as a record: {exc!r}"))
+                continue
             beside = sum(len(name) + len(value.encode()) for name, value in record.headers.items())
             too_large = check_size(outbound, len(record.body) + beside, LIMIT)
             if isinstance(log, Rejected) or too_large is not None:
