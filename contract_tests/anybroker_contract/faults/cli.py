@@ -21,6 +21,7 @@ from ..brokers.errors import BrokerFailed
 from ..brokers.progress import progress
 from ..harness import BrokerHarness, BrokerUnavailable
 from ..harnesses import BUILT_IN, VARIANTS
+from ..mutants import MUTANTS
 from .deletion import DELETIONS
 from .history import read
 from .report import Outcome, as_json, show
@@ -65,6 +66,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--histories", type=Path, default=Path(".faults"), metavar="DIR", help="where histories go (default: .faults)"
     )
     parser.add_argument("--keep", action="store_true", help="keep the history of a run that held, too")
+    parser.add_argument("--mutant", choices=MUTANTS, metavar="NAME", help="with a broken adapter: it has to be found")
     parser.add_argument("--check", type=Path, metavar="FILE", help="check this history again, and end")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     parser.add_argument("--list", action="store_true", help="print the scenarios and end")
@@ -157,6 +159,7 @@ class Runs:
             self._seed,
             lambda text: self._say(harness.name, f"{scenario.name}: {text}"),
             through_proxy=scenario.through_proxy,
+            mutant=options.mutant,
         )
         error: str | None = None
         try:

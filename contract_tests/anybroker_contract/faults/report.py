@@ -53,7 +53,7 @@ def show(console: Console, outcomes: Sequence[Outcome], left_out: Sequence[str])
     table = Table(box=None, pad_edge=False)
     table.add_column("scenario", no_wrap=True)
     table.add_column("broker", no_wrap=True)
-    for name in ("events", "lost", "inversions", "duplicates", "recovery s"):
+    for name in ("events", "lost", "inversions", "duplicates", "recovery s", "took s"):
         table.add_column(name, justify="right")
     table.add_column("verdict", no_wrap=True)
     for outcome in outcomes:
@@ -69,6 +69,7 @@ def show(console: Console, outcomes: Sequence[Outcome], left_out: Sequence[str])
             f"{verdict.inversions:,}",
             f"{verdict.duplicates:,} (≤ {verdict.bound:,})",
             recovery,
+            f"{outcome.seconds:.0f}",
             f"[{COLOURS[verdict.word]}]{verdict.word}[/]",
         )
     console.print(table)

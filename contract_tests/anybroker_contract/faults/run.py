@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import signal
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from anybroker import Bus
 from anybroker.capabilities import Capabilities
@@ -71,6 +71,8 @@ class Run:
     seed: int
     say: Callable[[str], None]
     through_proxy: bool = False
+    mutant: str | None = None
+    """A deliberately broken adapter, to show that the run finds it."""
     topic: str = field(default_factory=lambda: f"f-{secrets.token_hex(4)}")
     members: list[Process] = field(default_factory=list)
     """Those that run."""
@@ -146,6 +148,7 @@ class Run:
             {
                 "role": "publisher",
                 "url": self.url,
+                "mutant": self.mutant,
                 "topic": self.topic,
                 "writer": "w",
                 "events": size.events,
@@ -169,6 +172,7 @@ class Run:
             {
                 "role": "member",
                 "url": self.url,
+                "mutant": self.mutant,
                 "topic": self.topic,
                 "lease": size.lease,
                 "drain": size.drain,
@@ -206,8 +210,6 @@ class Run:
 
     async def finish(self) -> None:
         """Let the publisher come to its end, wait until everything is handled or nothing moves, and end the members."""
-        import signal
-
         size = self.size
         if size.events is None:
             self.publisher.signal(signal.SIGTERM)
@@ -252,7 +254,3 @@ class Run:
     def dead_letters(self) -> str:
         """The dead-letter topic."""
         return dead_letter_topic(self.topic, GROUP)
-
-    def sized(self, **changes: Any) -> None:
-        """Change the size before the start."""
-        self.size = replace(self.size, **changes)

@@ -61,7 +61,7 @@ async def hand_over_kill(run: Run) -> None:
     for _ in range(run.size.times):
         await asyncio.sleep(run.size.every)
         await run.nemesis.turn_member(run.nemesis.random.choice(run.members))
-        await asyncio.sleep(run.nemesis.random.uniform(0.0, 0.4))
+        await asyncio.sleep(run.nemesis.random.uniform(0.0, 1.5))  # it leaves, joins, and the others share again
         await run.nemesis.kill_broker(0.5)
     await asyncio.sleep(run.size.every)
 
@@ -82,8 +82,7 @@ async def _one_after_the_other(run: Run, end: Callable[[Process], Awaitable[None
     for _ in range(run.size.times):
         await asyncio.sleep(run.size.every)
         leaving = run.take_member()
-        _, new = await asyncio.gather(end(leaving), run.begin_member())
-        del new
+        await asyncio.gather(end(leaving), run.begin_member())
     for member in run.members:
         await member.ready(run.tracker)
 

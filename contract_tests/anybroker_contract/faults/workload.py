@@ -41,6 +41,15 @@ def number_of(id_: str) -> int:
     return int(id_.rpartition("-")[2])
 
 
+def target(options: dict[str, Any]) -> Any:
+    """What the Bus is given: the URL, or what makes a deliberately broken adapter."""
+    if options["mutant"] is None:
+        return options["url"]
+    from ..mutants import break_broker
+
+    return break_broker(options["url"], options["mutant"])
+
+
 # ------------------------------------------------------------------------------------------------------- publishing
 
 
@@ -60,7 +69,7 @@ class Publisher:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stopped.set)
         bus = Bus(
-            options["url"],
+            target(options),
             source="faults",
             consume=False,
             publish_deadline=options["deadline"],
@@ -120,7 +129,7 @@ class Member:
         self._options = options
         self._history = history
         self._bus = Bus(
-            options["url"],
+            target(options),
             source="faults",
             lease=options["lease"],
             drain=options["drain"],
