@@ -7,7 +7,7 @@ ADAPTERS ?= all
 REQUIRE ?=
 JOBS ?= 4
 
-.PHONY: help env demo test unit pythons coverage contract bench lint types docs mutants wheel clean
+.PHONY: help env demo test unit pythons coverage contract faults bench lint types docs mutants wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -54,6 +54,9 @@ coverage: .venv/.dev ## how much of the core its unit tests run through
 contract: .venv/.dev ## the contract suite (ADAPTERS="kafka", REQUIRE=all)
 	@$(BIN)/python -m pytest -p anybroker_contract.plugin --pyargs anybroker_contract -q -n $(JOBS) \
 		$(foreach a,$(ADAPTERS),--adapter $(a)) $(if $(REQUIRE),--require-brokers $(REQUIRE)) $(CONTRACT_ARGS)
+
+faults: .venv/.dev ## brokers and members killed, stopped and cut under load (ARGS="--broker kafka --tier long")
+	@$(BIN)/python -m anybroker_contract.faults $(ARGS)
 
 bench: .venv/.dev ## microseconds per event, and ratios to bare clients (ARGS="--json")
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --group bench

@@ -116,8 +116,7 @@ class Publisher:
             self._own_deadline[publishing] = None
         self._pending.append(publishing)
         if self._wakeup is not None:
-            self._wakeup.set_result(None)
-            self._wakeup = None
+            self._wake()
         return future
 
     @property
@@ -151,9 +150,9 @@ class Publisher:
             timer.cancel()
 
     def _wake(self) -> None:
-        if self._wakeup is not None:
-            self._wakeup.set_result(None)
-            self._wakeup = None
+        wakeup, self._wakeup = self._wakeup, None
+        if wakeup is not None and not wakeup.done():  # cancelled where the event loop is ending
+            wakeup.set_result(None)
 
     def _take(self) -> list[Publishing]:
         """The next batch: what has to be sent again, in its old order, then what is new; not of topics that wait."""

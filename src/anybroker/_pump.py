@@ -33,7 +33,7 @@ from .adapter import (
 )
 from .capabilities import Acknowledgement
 from .delivery import Delivery, current_delivery
-from .errors import BrokerError, ConfigError, HandlerExit, PoisonedError, Retry, Unavailable, text_of
+from .errors import AnybrokerError, BrokerError, ConfigError, HandlerExit, PoisonedError, Retry, Unavailable, text_of
 from .stats import SubscriptionStats
 
 __all__ = ["ATTEMPTS_HEADER", "NOT_BEFORE_HEADER", "Pump", "PumpSettings"]
@@ -877,7 +877,7 @@ class Pump:
         assert self._release_copy is not None
         try:
             await self._release_copy(delivery, starts, delay)
-        except (BrokerError, asyncio.CancelledError) as exc:
+        except (AnybrokerError, asyncio.CancelledError) as exc:
             if self._stopping or delivery.lane_state.gone:
                 self._give_back(delivery, starts)
                 self._next(delivery)

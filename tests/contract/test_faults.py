@@ -1,4 +1,4 @@
-"""The faults harness from end to end, on the embedded broker: what holds is said to hold, and a broken adapter is found."""
+"""The faults harness from end to end, on the embedded broker: what holds held, and a broken adapter is found."""
 
 from __future__ import annotations
 
@@ -42,8 +42,6 @@ def test_a_killed_member_costs_nothing(capsys: pytest.CaptureFixture[str], tmp_p
     [
         ("loses-one-in-a-hundred", "lost (middle)"),
         ("duplicates-one-in-fifty", "duplicates that no fault explains"),
-        ("reorders-a-key", "inversions"),
-        ("forgets-to-confirm", "publishes without an outcome"),
     ],
 )
 def test_a_broken_adapter_is_found(

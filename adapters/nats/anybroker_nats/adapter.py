@@ -11,6 +11,7 @@ from anybroker.adapter import (
     AdapterSettings,
     Backlog,
     BrokerUrl,
+    GroupSpec,
     LaneListener,
     SubscriptionSpec,
     Topology,
@@ -60,6 +61,7 @@ class NatsAdapter:
         self._settings = settings
         self._lease = context.lease
         self._patience = context.publish_deadline / 3
+        self._creates = False
         self._wire = Wire(settings.content_mode)
         self._link = Link(servers, options, login, context.connect_timeout, settings.request_timeout)
         self._epochs = itertools.count(1)
@@ -107,6 +109,7 @@ class NatsAdapter:
 
     async def declare(self, topology: Topology, mode: Literal["create", "verify"], /) -> None:
         """See :meth:`anybroker.adapter.Adapter.declare`. Streams and consumers."""
+        self._creates = self._creates or mode == "create"
         for topic in topology.topics:
             if mode == "create":
                 await topologies.declare_topic(self._link, topic, self._settings, self._lease, self._schedules)
@@ -123,6 +126,9 @@ class NatsAdapter:
         """See :meth:`anybroker.adapter.Adapter.open_receiver`. Lanes come afterwards, with their first deliveries. The
         group gets this Bus's lease, and keeps the lanes that it has (another number was refused by ``declare``)."""
         topic, group = subscription.topic, subscription.group
+        if self._creates:
+            spec = GroupSpec(group, subscription.ordered, subscription.start)
+            await topologies.repair_group(self._link, topic, spec, self._lease)
         lanes = await topologies.check_group(self._link, topic, group, subscription.ordered, None)
         await topologies.set_lease(self._link, topic, group, lanes, self._lease)
         receiver = NatsReceiver(

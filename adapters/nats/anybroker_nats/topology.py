@@ -9,6 +9,7 @@ import asyncio
 import itertools
 import logging
 import math
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -28,6 +29,7 @@ __all__ = [
     "is_there",
     "lease_of",
     "nanoseconds",
+    "repair_group",
     "set_lease",
     "verify_topic",
 ]
@@ -38,6 +40,8 @@ _NOT_FOUND: Final = 404
 _OTHER_STREAM: Final = (10058, 10065)
 """The name, or a subject, belongs to another stream."""
 _OTHER_CONSUMER: Final = (10148, 10013, 10105)
+_BEING_MADE: Final = 10.0
+"""Seconds for which another process may be on the way of making a group."""
 _LANES: Final = "anybroker-lanes"
 """In a consumer's metadata: how many lanes its group has; 0 for an unordered group."""
 
@@ -176,17 +180,31 @@ def _numbers(lanes: int) -> list[int | None]:
 
 
 async def _create_group(link: Link, topic: str, group: GroupSpec, lanes: int, lease: float) -> None:
-    """What is missing of it: whoever made it may have been stopped half-way.
+    """What is missing of it: the process that made it may have been stopped half-way, or a part of it was deleted.
 
-    The first one alone: of two processes that want different numbers of lanes the second is refused right there.
+    The first one alone: of two processes that want different numbers of lanes the second is refused right there. A part
+    begins where the group began: it is owed everything since, and what it had acknowledged is not known any more.
     """
     numbers = _numbers(lanes)
     there = await asyncio.gather(*(_consumer(link, topic, group.name, lane) for lane in numbers))
     missing = [lane for lane, found in zip(numbers, there, strict=True) if found is None]
     if not missing:
         return
-    made = [await _create(link, topic, group, missing[0], lanes, lease)]
-    made += await asyncio.gather(*(_create(link, topic, group, lane, lanes, lease) for lane in missing[1:]))
+    start = _start(group.start)
+    if group.start == "new" and (begun := _begun(there)) is not None:
+        start = {"deliver_policy": "by_start_time", "opt_start_time": begun}
+        if _seconds_since(begun) > _BEING_MADE:
+            _log.warning(
+                "%d of the %d lanes of the group %r of %r are gone, and are made again from its beginning (%s) on: "
+                "what they had handled since then, and is still kept, comes again",
+                len(missing),
+                len(numbers),
+                group.name,
+                topic,
+                begun,
+            )
+    made = [await _create(link, topic, group, missing[0], lanes, lease, start)]
+    made += await asyncio.gather(*(_create(link, topic, group, lane, lanes, lease, start) for lane in missing[1:]))
     other = await _consumer(link, topic, group.name, None if lanes else 0)
     if other is not None:  # another process made it of the other kind, side by side; both would get every event
         for lane in itertools.compress(missing, made):
@@ -194,7 +212,22 @@ async def _create_group(link: Link, topic: str, group: GroupSpec, lanes: int, le
         _compare(topic, group.name, group.ordered, None, _lanes(other))
 
 
-async def _create(link: Link, topic: str, group: GroupSpec, lane: int | None, lanes: int, lease: float) -> bool:
+def _begun(consumers: Iterable[dict[str, Any] | None]) -> str | None:
+    """When the first of these was made, as the server writes it; None where there is none."""
+    return min((found["created"] for found in consumers if found is not None), key=_moment, default=None)
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def _seconds_since(text: str) -> float:
+    return (datetime.now(UTC) - _moment(text)).total_seconds()
+
+
+async def _create(
+    link: Link, topic: str, group: GroupSpec, lane: int | None, lanes: int, lease: float, start: dict[str, str]
+) -> bool:
     """False: another process was faster, with another lease or start."""
     name = consumer_name(group.name, lane)
     config: dict[str, Any] = {
@@ -207,7 +240,7 @@ async def _create(link: Link, topic: str, group: GroupSpec, lane: int | None, la
         "max_deliver": -1,
         "max_ack_pending": -1,
         "metadata": {_LANES: str(lanes)},
-        **_start(group.start),
+        **start,
     }
     if lane is not None:
         config |= {
@@ -250,18 +283,27 @@ def _lanes(info: dict[str, Any]) -> int:
 
 
 async def _lanes_of(link: Link, topic: str, group: str) -> int | None:
-    """How many lanes a group has: 0 for an unordered one, None if it is not there."""
+    """How many lanes a group has: 0 for an unordered one, None if it is not there. Any of its lanes tells."""
     for lane in (0, None):
         found = await _consumer(link, topic, group, lane)
         if found is not None:
-            if (lanes := _lanes(found)) >= 0:
-                return lanes
-            raise ConfigError(
-                f"topics.{topic}.groups",
-                f"the stream {stream_name(topic)!r} has a consumer {found['name']!r} that is not anybroker's",
-                "Name the group otherwise, or delete that consumer.",
-            )
-    return None
+            return _ours(topic, found)
+    stream = await _find(link, f"STREAM.INFO.{stream_name(topic)}")
+    if stream is None or not (stream.get("state") or {}).get("consumer_count"):
+        return None
+    others = await asyncio.gather(*(_consumer(link, topic, group, lane) for lane in range(1, SLOTS)))
+    first = next((found for found in others if found is not None), None)
+    return None if first is None else _ours(topic, first)
+
+
+def _ours(topic: str, found: dict[str, Any]) -> int:
+    if (lanes := _lanes(found)) >= 0:
+        return lanes
+    raise ConfigError(
+        f"topics.{topic}.groups",
+        f"the stream {stream_name(topic)!r} has a consumer {found['name']!r} that is not anybroker's",
+        "Name the group otherwise, or delete that consumer.",
+    )
 
 
 def _compare(topic: str, group: str, ordered: bool, lanes: int | None, there: int) -> None:
@@ -274,6 +316,14 @@ def _compare(topic: str, group: str, ordered: bool, lanes: int | None, there: in
             "Use the same everywhere. Another number of lanes moves keys between consumers and loses their order: make "
             "a new group, and let the old one finish.",
         )
+
+
+async def repair_group(link: Link, topic: str, group: GroupSpec, lease: float) -> None:
+    """Make again what was deleted of a group; nothing where all of it is missing."""
+    with nats_errors(f"looking for the group {group.name!r} of {topic!r}"):
+        lanes = await _lanes_of(link, topic, group.name)
+        if lanes is not None and group.ordered == (lanes > 0):
+            await _create_group(link, topic, group, lanes, lease)
 
 
 async def check_group(link: Link, topic: str, group: str, ordered: bool, lanes: int | None) -> int:

@@ -29,6 +29,7 @@ class Server:
         self.consumers: dict[str, Any] = {}
         self.changes: list[str] = []
         self.taken = False
+        self.clock = "2026-01-02T03:04:05.123456789Z"
 
     async def api(self, operation: str, body: Any = None) -> Any:
         await asyncio.sleep(0)
@@ -46,7 +47,15 @@ class Server:
         config = body if what == "STREAM" else body["config"]
         if what == "CONSUMER" and body["action"] == "create" and rest in there and there[rest]["config"] != config:
             raise ApiError({"code": 400, "err_code": 10148})
-        there[rest] = {"name": rest.rpartition(".")[2], "config": config, "num_pending": 3, "num_ack_pending": 2}
+        there[rest] = {
+            "name": rest.rpartition(".")[2],
+            "config": config,
+            "created": self.clock,
+            "num_pending": 3,
+            "num_ack_pending": 2,
+        }
+        for stream in self.streams.values():
+            stream["state"] = {"consumer_count": len(self.consumers)}
         return there[rest]
 
     async def declare(self, *groups: GroupSpec, lease: float = 20.0, **options: Any) -> None:
@@ -231,3 +240,28 @@ def test_backlog_adds_the_lanes_up(run: Run, kit: SimpleNamespace) -> None:
     counted = run(backlog(server.link, "shop.orders", "g"))
     assert (counted.waiting, counted.in_flight, counted.lag) == (12, 8, 20)
     assert run(backlog(server.link, "shop.orders", "loose")).lag == 5
+
+
+@pytest.mark.parametrize("gone", [(0,), (1,), (0, 2)])
+def test_a_part_of_a_group_that_was_deleted_begins_where_the_group_began(
+    gone: tuple[int, ...], run: Run, kit: SimpleNamespace, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At ``new`` it would skip what was published since: acknowledged events, and nobody would know."""
+    server = Server(kit)
+    run(server.declare(GroupSpec("g"), lanes=3))
+    for lane in gone:
+        del server.consumers[f"shop_orders.g@{lane}"]
+    server.clock = "2026-02-02T03:04:05Z"
+    run(server.declare(GroupSpec("g"), default_lanes=True))
+    assert len(server.consumers) == 3
+    for lane in range(3):
+        config = server.consumers[f"shop_orders.g@{lane}"]["config"]
+        assert config["metadata"] == {"anybroker-lanes": "3"}
+        if lane in gone:
+            assert (config["deliver_policy"], config["opt_start_time"]) == (
+                "by_start_time",
+                "2026-01-02T03:04:05.123456789Z",
+            )
+        else:
+            assert config["deliver_policy"] == "new"
+    assert f"{len(gone)} of the 3 lanes of the group 'g' of 'shop.orders' are gone" in caplog.text
