@@ -185,6 +185,37 @@ async def test_attempts_survive_a_clean_restart_of_the_consumer(kit: Kit) -> Non
     assert log.attempts("w-0") == [1, 2, 3]
 
 
+async def test_attempts_survive_a_clean_restart_of_an_unordered_consumer(kit: Kit) -> None:
+    """Also where order does not matter, and others wait behind the event that failed while its member was leaving."""
+    topic = kit.topic()
+    log = kit.log()
+    unordered = {topic: {"groups": ["g"], "ordered": False}}
+    first = kit.bus(topics=unordered)
+    closing: asyncio.Task[None] | None = None
+
+    async def fail_while_closing(delivery: Delivery) -> None:
+        nonlocal closing
+        if delivery.event.id == "w-0" and delivery.attempt == 1:
+            closing = closing or asyncio.create_task(first.close())
+            await asyncio.sleep(0.3)
+            raise ValueError("fails while its member leaves")
+
+    await kit.declared(topic, "g", ordered=False)
+    async with kit.bus(consume=False, topics=unordered) as publisher:
+        published = await kit.publish(publisher, topic, 60)
+    middleware = [retry(attempts=5, first=0.01)]
+    kit.subscribe(first, topic, log=log, behave=fail_while_closing, max_in_flight=2, middleware=middleware)
+    await first.start()
+    await log.until(lambda: closing is not None and closing.done(), "the first member has left")
+    second = kit.bus(topics=unordered)
+    kit.subscribe(second, topic, log=log, middleware=middleware)
+    async with second:
+        await log.wait_done(id_ for _, id_ in published)
+        await kit.drained(second, topic)
+    assert log.attempts("w-0") == [1, 2]
+    assert not duplicates(log.handlings)
+
+
 async def test_a_handler_slower_than_the_lease_is_not_redelivered(kit: Kit) -> None:
     """The lease of an event is kept while its handler runs, and while it waits behind one that does."""
     topic = kit.topic()

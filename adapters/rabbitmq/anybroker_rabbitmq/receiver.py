@@ -143,7 +143,7 @@ class RabbitmqReceiver:
     async def _begin(self, consumer: _Consumer) -> None:
         """The broker has sent us the lane's first delivery: the lane is ours, and no other member has an older one."""
         topic, group = self.spec.topic, self.spec.group
-        if consumer.buffer[0].redelivered:
+        if not self.spec.ordered or consumer.buffer[0].redelivered:  # in order, what was given back comes first
             try:
                 consumer.notes = await read_notes(self._link, notes_queue(topic, group, consumer.number))
             except AnybrokerError as exc:

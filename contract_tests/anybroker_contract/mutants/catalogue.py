@@ -206,7 +206,10 @@ _ALL = (
     Mutant(
         "forgets-attempts",
         consuming.ForgetsAttempts,
-        ("test_attempts_survive_a_clean_restart_of_the_consumer",),
+        (
+            "test_attempts_survive_a_clean_restart_of_the_consumer",
+            "test_attempts_survive_a_clean_restart_of_an_unordered_consumer",
+        ),
     ),
     Mutant(
         "counts-what-was-not-started",
