@@ -121,7 +121,7 @@ class Pump:
         self._resumed.set()
         self._not_ours: set[Inbound] = set()
         self._stuck_for: dict[Inbound, int] = {}
-        self._stuck_backoff = Backoff(first=0.5, cap=30.0, floor=0.1)
+        self._stuck_backoff = Backoff(first=0.5, cap=10.0, floor=0.1)
         self.giving_up = False
         """Whether handlers are being cancelled: the drain time is over."""
         self._broken: BrokerError | None = None

@@ -129,7 +129,14 @@ class Partition:
             self._refuse(batch, exc)
             return
         try:
-            future = await producer.send_batch(batch.builder, self._topic, partition=self._number)
+            sending = producer.send_batch(batch.builder, self._topic, partition=self._number)
+            if producer.client.cluster.partitions_for_topic(self._topic) is None:
+                future = await sender.while_used(producer, sending)  # it asks first
+            else:
+                future = await sending
+        except BrokerError as exc:
+            self._refuse(batch, exc)
+            return
         except (KafkaError, AssertionError) as exc:  # a dead producer, a partition that is gone: nothing was sent
             sender.replace(producer)
             self._refuse(batch, Unavailable(f"Kafka's producer failed for topic {self._topic!r}: {said(exc)}"), exc)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
@@ -23,6 +23,7 @@ from .wire import Headers, Wire
 
 __all__ = ["KafkaSender"]
 
+_T = TypeVar("_T")
 _MAX_KEYS = 16_384
 _GZIP = 1
 """In a record batch's attributes: the one compression that needs no library."""
@@ -82,6 +83,8 @@ class KafkaSender:
         self._old: dict[AIOKafkaProducer, asyncio.Task[None]] = {}
         self._topics: dict[tuple[str, str | None], _Topic] = {}
         self._keys: dict[str, tuple[bytes, int]] = {}
+        self._replaced: dict[AIOKafkaProducer, asyncio.Future[None]] = {}
+        """Of each producer that is used: done when another takes its place."""
         self.refusals: dict[tuple[str, int], type[KafkaError]] = {}
         """By topic and partition: what Kafka has answered to a batch that the client tries again."""
 
@@ -136,7 +139,7 @@ class KafkaSender:
             # Ask first: aiokafka would wait for a topic that is not there, and make it on a broker that allows that.
             try:
                 there = await self._cluster.partitions([found.name])
-                known = await producer.partitions_for(found.name) if there else ()
+                known = await self.while_used(producer, producer.partitions_for(found.name)) if there else ()
                 found.problem = None if there else f"Kafka has no topic {found.name!r}. Declare it first"
             except CLIENT_ERRORS as exc:
                 error = failure(exc, f"looking for the topic {found.name!r}")
@@ -188,10 +191,31 @@ class KafkaSender:
             producer._message_accumulator._batch_ttl = self.deadline
             note_refusals(producer.client, self.refusals)
             self._producer = self._batches = producer
+            self._replaced[producer] = asyncio.get_running_loop().create_future()
             return producer
+
+    async def while_used(self, producer: AIOKafkaProducer, call: Coroutine[Any, Any, _T]) -> _T:
+        """The result of a producer's call that asks for metadata: once the producer is closed, it would never come.
+        Raises ``Unavailable`` when another has taken its place; nothing was sent then."""
+        replaced = self._replaced.get(producer)
+        if replaced is None:
+            call.close()
+            raise Unavailable("the producer was replaced")
+        asking = asyncio.ensure_future(call)
+        either: set[asyncio.Future[Any]] = {asking, replaced}
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not asking.done():
+                asking.cancel()
+        if asking.cancelled() or not asking.done():
+            raise Unavailable("the producer was replaced while it looked for the topic")
+        return asking.result()
 
     def replace(self, producer: AIOKafkaProducer) -> None:
         """Use this one no more; batches of other partitions that it has under way are finished by it."""
+        if (replaced := self._replaced.pop(producer, None)) is not None:
+            replaced.set_result(None)
         if self._producer is producer:
             self._producer = None
             self._old[producer] = self._closing.leave(self._retire(producer))

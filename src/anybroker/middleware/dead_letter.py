@@ -18,7 +18,7 @@ class dead_letter(BuiltIn):  # noqa: N801 - used as a decorator
     and id are untouched; reason, error, attempts, origin and times stand beside them in transport headers.
 
     ``enabled=False`` switches it off: an event that fails for good then stays, is tried again with a growing wait of
-    up to 30 s, and keeps its key closed.
+    up to 10 s, and keeps its key closed.
     """
 
     kind = "dead_letter"
