@@ -42,8 +42,9 @@ class _Uuid(AbstractType[bytes]):  # type: ignore[misc] # aiokafka has no types
 
 
 class _Response(Response):  # type: ignore[misc] # aiokafka has no types
-    API_KEY = 3
-    API_VERSION = 10
+    # Properties in the base class, numbers in its subclasses: so does aiokafka itself.
+    API_KEY = 3  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
+    API_VERSION = 10  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
     SCHEMA = Schema(
         ("throttle_time_ms", Int32),
         (

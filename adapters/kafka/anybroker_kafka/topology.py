@@ -189,8 +189,10 @@ async def backlog(cluster: Cluster, topic: str, group: str) -> Backlog:
     """The events between the committed positions and the ends, the inlet included.
 
     Offsets are not events: a transaction ends with a marker that has one, and so has what was aborted. So the part
-    next to the committed positions is looked at, as far as the first event.
+    next to the committed positions is looked at, as far as the first event. ConfigError for a missing group: a
+    mistyped name must not read as "nothing waits".
     """
+    await check_group(cluster, topic, group)
     there = await cluster.partitions((topic, inlet(topic, group)))
     tps = [TopicPartition(name, number) for name, count in there.items() for number in range(count)]
     committed = (await cluster.positions(group_id(topic, group), tps)).commits

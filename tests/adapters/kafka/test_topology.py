@@ -244,3 +244,11 @@ def test_a_receiver_finds_an_inlet_that_fits(run: Run, cluster: Any) -> None:
     assert cluster.topics["orders.billing.retry"] == 4, "it may not change anything"
     run(topology.check_group(cluster, "orders", "billing", create=True))
     assert cluster.topics["orders.billing.retry"] == 8
+
+
+@pytest.mark.parametrize("wrong", [("ordres", "billing"), ("orders", "biling")])
+def test_the_backlog_of_what_is_not_there_is_refused(wrong: tuple[str, str], run: Run, cluster: Any) -> None:
+    """A lag alarm with a typo would stay green."""
+    run(topology.declare(cluster, orders(), "create", -1))
+    with pytest.raises(ConfigError):
+        run(topology.backlog(cluster, *wrong))
