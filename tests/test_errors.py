@@ -11,8 +11,8 @@ import anybroker
 from anybroker import errors
 from anybroker.errors import BatchFailed, Reject, Retry
 
-INSIDE = {"RolledBack"}
-"""Raised and caught inside one file: no user meets them."""
+INSIDE = {"RolledBack", "FileGone"}
+"""Caught inside, or met by users as the class that they derive from."""
 
 
 def drawn() -> dict[str, str]:

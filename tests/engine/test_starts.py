@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
 from typing import Any
@@ -18,6 +19,7 @@ PER_MESSAGE: dict[str, Any] = {"acknowledgement": Acknowledgement.PER_MESSAGE}
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
+@pytest.mark.skipif(os.environ.get("ANYBROKER_TEST_LOOP") == "uvloop", reason="uvloop has no eager tasks of its own")
 @pytest.mark.parametrize("max_in_flight", [1, 3])
 def test_eager_tasks_do_not_run_more_handlers_at_once(max_in_flight: int) -> None:
     async def main() -> None:
