@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import AsyncExitStack
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from .delivery import Delivery
 from .errors import BatchFailed, ConfigError
 from .handlers import HandlerSpec, Wants, caller, decoder, leftover
-from .provide import Providers
+from .provide import ProvidedStack, Providers
 
 if TYPE_CHECKING:
     from ._pump import Pump
@@ -150,22 +149,15 @@ class BatchCollector:
                 future.set_exception(failure)
 
     async def _start(self, items: list[_Item]) -> None:
-        failure: BaseException | None = None
-        async with AsyncExitStack() as stack:
-            try:
-                kwargs: dict[str, Any] = {}
-                for parameter in self._spec.parameters:
-                    if parameter.wants is Wants.PROVIDED:
-                        kwargs[parameter.name] = await self._providers.get(parameter.type, stack)
-                    else:
-                        kwargs[parameter.name] = [item.value for item in items]
-                if (result := await self._call(**kwargs)) is not None:
-                    await leftover(self._spec.where, result)
-            except BaseException as exc:
-                failure = exc
-                raise
-        if failure is not None:
-            raise failure  # what was provided swallowed it
+        async with ProvidedStack() as stack:
+            kwargs: dict[str, Any] = {}
+            for parameter in self._spec.parameters:
+                if parameter.wants is Wants.PROVIDED:
+                    kwargs[parameter.name] = await self._providers.get(parameter.type, stack)
+                else:
+                    kwargs[parameter.name] = [item.value for item in items]
+            if (result := await self._call(**kwargs)) is not None:
+                await leftover(self._spec.where, result)
 
 
 def _can_be_raised(failure: object) -> bool:

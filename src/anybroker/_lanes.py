@@ -6,6 +6,7 @@ from asyncio import Event as AsyncEvent
 from collections import deque
 from collections.abc import Collection
 from heapq import heapify, heappop, heappush
+from math import inf
 from typing import TYPE_CHECKING
 
 from ._ledger import LaneLedger
@@ -14,7 +15,10 @@ from .adapter import Inbound, Lane
 if TYPE_CHECKING:
     from .delivery import Delivery
 
-__all__ = ["LaneState", "Strands"]
+__all__ = ["LOOK_AGAIN", "LaneState", "Strands"]
+
+LOOK_AGAIN = 5.0
+"""Seconds after which the wall clock is asked again whether an event that is not due yet is due."""
 
 
 class LaneState:
@@ -107,12 +111,16 @@ class Strands:
             self._held_keys.add(key)
             self.parked += len(self._waiting[key] or ())
 
-    def put_off(self, delivery: Delivery, until: float, not_before: float = 0.0) -> None:
-        """Keep a delivery that has not entered its strand until a moment of the loop's clock; its key stays open.
-        ``not_before``: the moment of the wall clock that it waits for, which may come earlier or later."""
+    def put_off(self, delivery: Delivery, now: float, wall: float, not_before: float) -> float:
+        """Keep a delivery that has not entered its strand until that moment of the wall clock; its key stays open.
+
+        Returns when to look next, by the loop's clock: soon enough to notice that the wall clock was set meanwhile.
+        """
+        until = now + min(not_before - wall, LOOK_AGAIN)
         self._sequence += 1
         self._outside[delivery.inbound] = not_before
         heappush(self._held, (until, self._sequence, delivery))
+        return until
 
     def take_held(self, inbound: Inbound) -> Delivery | None:
         """Take a held delivery out before it is due; its key stays closed, and it is the head still. None: not held."""
@@ -132,32 +140,19 @@ class Strands:
         )
         return min(heads, key=lambda delivery: delivery.inbound.position, default=None)
 
-    def pop_early(self, now: float, wall: float) -> list[tuple[Delivery, float]]:
-        """Take out what was put off, is to be looked at now, and is early still by the wall clock; with its moment."""
-        early: list[tuple[Delivery, float]] = []
-        if not self._outside:
-            return early
-        later: list[tuple[float, int, Delivery]] = []
-        while self._held and self._held[0][0] <= now:
-            item = heappop(self._held)
-            not_before = self._outside.get(item[2].inbound)
-            if not_before is not None and not_before > wall:
-                early.append((item[2], not_before))
-            else:
-                later.append(item)
-        for item in later:
-            heappush(self._held, item)
-        return early
-
     def next_due(self) -> float | None:
         """The loop time at which the first held delivery is due."""
         return self._held[0][0] if self._held else None
 
-    def pop_due(self, now: float) -> Delivery | None:
-        """A held delivery that is due, or None; its key stays closed, and it is the head still."""
+    def pop_due(self, now: float, wall: float = inf) -> Delivery | None:
+        """A held delivery that is due, or None; its key stays closed, and it is the head still. What was put off, and
+        is early by the wall clock, is put off again."""
         while self._held and self._held[0][0] <= now:
             delivery = heappop(self._held)[2]
-            if self._unheld(delivery):
+            not_before = self._outside.get(delivery.inbound) if self._outside else None
+            if not_before is not None and not_before > wall:
+                self.put_off(delivery, now, wall, not_before)
+            elif self._unheld(delivery):
                 return delivery
         return None
 

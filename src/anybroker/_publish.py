@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ._reconnect import Backoff
+from ._starting import cancelled_by_nobody
 from .adapter import RESERVED_BYTES, Foreign, Outbound, Receipt, Sender
 from .errors import BrokerError, ConfigError, PublishOutcomeUnknown, Rejected, StateError, Unavailable
 from .event import Event
@@ -212,10 +213,9 @@ class Publisher:
             error = Rejected(str(exc))
             error.__cause__ = exc
         except asyncio.CancelledError as exc:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
+            if not cancelled_by_nobody():
                 raise
-            _log.exception("a cancellation came out of a sender's submit()")  # the client's own, of nobody else
+            _log.exception("a cancellation came out of a sender's submit()")
             error = PublishOutcomeUnknown("the adapter gave up a batch, which may be stored in part")
             error.__cause__ = exc
         except Exception as exc:  # noqa: BLE001 - against the interface, but not a reason to end all publishing

@@ -21,7 +21,7 @@ from ._lease import LeaseKeeper
 from ._ledger import LaneLedger
 from ._reconnect import Backoff
 from ._settle import Settler
-from ._starting import cancelled_from_outside, start
+from ._starting import cancelled_by_nobody, cancelled_from_outside, start
 from .adapter import (
     Adapter,
     BalancesLanes,
@@ -46,8 +46,6 @@ NOT_BEFORE_HEADER = "anybroker-not-before"
 """Seconds since the epoch before which the core does not start a handler."""
 
 _RECEIVE_TIMEOUT = 5.0
-_LOOK_AGAIN = 5.0
-"""Seconds after which the wall clock is asked again whether an event that is not due yet is due."""
 _RESTRICTED_TIMEOUT = 0.2
 """How long to wait in a receive that leaves full lanes out: so long may one of them have room and get nothing."""
 _YIELD_EVERY = 32
@@ -258,11 +256,10 @@ class Pump:
         except BrokerError as exc:
             _log.warning("%s: %s failed: %s", self._name, what, exc)
         except asyncio.CancelledError as exc:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
+            if not cancelled_by_nobody():
                 raise
-            _log.error("%s: %s failed", self._name, what, exc_info=exc)  # nobody has cancelled us: the client's own
-        except Exception:  # noqa: BLE001 - against the interface, and no reason to leave the rest undone
+            _log.error("%s: %s failed", self._name, what, exc_info=exc)
+        except Exception:  # noqa: BLE001 - against the interface, and not a reason to leave the rest undone
             _log.exception("%s: %s failed", self._name, what)
 
     def only_blocked(self, collected: int) -> bool:
@@ -355,15 +352,14 @@ class Pump:
             except (BrokerError, ConfigError) as exc:  # a topic that was deleted may be made again
                 self.problem = f"reconnecting: {exc}"
                 continue
-            except Exception as exc:  # noqa: BLE001 - against the interface, and no reason to consume no more
+            except Exception as exc:  # noqa: BLE001 - against the interface, and not a reason to stop consuming
                 self.problem = f"reconnecting: {exc!r}"
                 _log.exception("%s: opening a receiver failed", self._name)
                 continue
             except asyncio.CancelledError as exc:
-                task = asyncio.current_task()
-                if task is None or task.cancelling():
+                if not cancelled_by_nobody():
                     raise
-                self.problem = f"reconnecting: {exc!r}"  # nobody has cancelled us: it is the client's own
+                self.problem = f"reconnecting: {exc!r}"
                 _log.error("%s: opening a receiver failed", self._name, exc_info=exc)
                 continue
             self.stats.reconnects += 1
@@ -564,12 +560,11 @@ class Pump:
                     await self._reopen(backoff, exc)
                     continue
                 except asyncio.CancelledError as exc:
-                    task = asyncio.current_task()
-                    if task is None or task.cancelling():
+                    if not cancelled_by_nobody():
                         raise
-                    await self._reopen_after_failure(backoff, exc)  # nobody has cancelled us: it is the client's own
+                    await self._reopen_after_failure(backoff, exc)
                     continue
-                except Exception as exc:  # noqa: BLE001 - against the interface, and no reason to consume no more
+                except Exception as exc:  # noqa: BLE001 - against the interface, and not a reason to stop consuming
                     await self._reopen_after_failure(backoff, exc)
                     continue
                 if batch:
@@ -767,8 +762,6 @@ class Pump:
             if self._room_waiter is not None:
                 self._room_changed()
             if cancelling():  # asked for by the handler, or by who ends the loop: another worker goes on
-                self._workers.discard(task)
-                self._wake_workers()
                 return
             turn += 1
             if turn == _YIELD_EVERY:
@@ -911,9 +904,7 @@ class Pump:
 
         Waits are on the loop's clock, and the wall clock may be set meanwhile: it is looked at again every few seconds.
         """
-        until = asyncio.get_running_loop().time() + min(not_before - time.time(), _LOOK_AGAIN)
-        self._strands.put_off(delivery, until, not_before)
-        self._look_at(until)
+        self._look_at(self._strands.put_off(delivery, asyncio.get_running_loop().time(), time.time(), not_before))
 
     def _look_at(self, until: float) -> None:
         loop = asyncio.get_running_loop()
@@ -927,9 +918,7 @@ class Pump:
         loop = asyncio.get_running_loop()
         self._timer = None
         now, wall = loop.time(), time.time()
-        for early, not_before in self._strands.pop_early(now, wall):
-            self._strands.put_off(early, now + min(not_before - wall, _LOOK_AGAIN), not_before)
-        while (delivery := self._strands.pop_due(now)) is not None:
+        while (delivery := self._strands.pop_due(now, wall)) is not None:
             self._ready.append(delivery)
         due = self._strands.next_due()
         if due is not None:

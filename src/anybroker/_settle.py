@@ -48,7 +48,7 @@ class Settler:
         self._ours = ours
         self._trouble = trouble
         self._failed_in_a_row = 0
-        self._again: list[Settlement] = []
+        self._again: list[Ack | Release] = []
         self._being_made_again = 0
         self._pending: list[Settlement] = []
         self._dirty: dict[LaneState, None] = {}
@@ -145,7 +145,7 @@ class Settler:
         batch = self._pending
         self._pending = []
         if self._again:
-            again = [item for item in self._again if not isinstance(item, Commit) and self._ours(item.inbound.lane)]
+            again = [item for item in self._again if self._ours(item.inbound.lane)]
             self._stats.stale_settlements += len(self._again) - len(again)
             batch[:0] = again
             self._again = []

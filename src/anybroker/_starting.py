@@ -13,7 +13,7 @@ from .delivery import Delivery, current_delivery
 if TYPE_CHECKING:
     Handle = Callable[[Delivery], Awaitable[None]]
 
-__all__ = ["cancelled_from_outside", "contained", "start", "take_back_cancellation"]
+__all__ = ["cancelled_by_nobody", "cancelled_from_outside", "contained", "start", "take_back_cancellation"]
 
 
 def _begin(handle: Handle, delivery: Delivery) -> tuple[Any, Any] | None:
@@ -85,6 +85,13 @@ def contained(call: Handle, giving_up: Callable[[], bool]) -> Handle:
         await take_back_cancellation(giving_up)
 
     return run
+
+
+def cancelled_by_nobody() -> bool:
+    """While a CancelledError is handled: whether this task was not cancelled, so that it came out of what was awaited,
+    such as a client that gave up one of its own tasks."""
+    task = asyncio.current_task()
+    return task is not None and not task.cancelling()
 
 
 async def take_back_cancellation(giving_up: Callable[[], bool]) -> None:

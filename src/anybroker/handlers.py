@@ -27,7 +27,7 @@ from .event import Event
 from .event import declared_type as _declared
 from .idempotency._store import Transaction
 from .idempotency._transaction import current_transaction
-from .provide import Providers
+from .provide import ProvidedStack, Providers
 
 __all__ = ["HandlerSpec", "Parameter", "Wants", "caller", "decoder", "invoker", "leftover", "read_handler"]
 
@@ -372,18 +372,11 @@ def invoker(spec: HandlerSpec, providers: Providers, executor: Executor | None) 
         return call
 
     async def call_with_provided(delivery: Delivery) -> None:
-        failure: BaseException | None = None
-        async with AsyncExitStack() as stack:
-            try:
-                args, kwargs = gather(delivery)
-                await _fill(spec, providers, stack, args, kwargs)
-                if (result := await function(*args, **kwargs)) is not None:
-                    await leftover(where, result)
-            except BaseException as exc:
-                failure = exc
-                raise
-        if failure is not None:
-            raise failure  # what was provided swallowed it, and would have had the event acknowledged
+        async with ProvidedStack() as stack:
+            args, kwargs = gather(delivery)
+            await _fill(spec, providers, stack, args, kwargs)
+            if (result := await function(*args, **kwargs)) is not None:
+                await leftover(where, result)
 
     return call_with_provided
 
@@ -486,25 +479,18 @@ def _in_thread(spec: HandlerSpec, providers: Providers, executor: Executor | Non
 
     async def call(delivery: Delivery) -> None:
         loop = asyncio.get_running_loop()
-        failure: BaseException | None = None
-        async with AsyncExitStack() as stack:
-            try:
-                args, kwargs = gather(delivery)
-                if provided:
-                    await _fill(spec, providers, stack, args, kwargs)
-                context = copy_context()
-                result, raised = await uncancelled(
-                    loop.run_in_executor(executor, _contained, partial(context.run, function, *args, **kwargs))
-                )
-                if raised is not None:
-                    raise raised if _ordinary(raised) else HandlerExit(where, raised)
-                if result is not None:
-                    await leftover(where, await result if inspect.isawaitable(result) else result)
-            except BaseException as exc:
-                failure = exc
-                raise
-        if failure is not None:
-            raise failure  # what was provided swallowed it
+        async with ProvidedStack() as stack:
+            args, kwargs = gather(delivery)
+            if provided:
+                await _fill(spec, providers, stack, args, kwargs)
+            context = copy_context()
+            result, raised = await uncancelled(
+                loop.run_in_executor(executor, _contained, partial(context.run, function, *args, **kwargs))
+            )
+            if raised is not None:
+                raise raised if _ordinary(raised) else HandlerExit(where, raised)
+            if result is not None:
+                await leftover(where, await result if inspect.isawaitable(result) else result)
 
     return call
 

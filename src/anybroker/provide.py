@@ -14,6 +14,16 @@ __all__ = ["Providers"]
 Scope = Literal["process", "delivery"]
 
 
+class ProvidedStack(AsyncExitStack):
+    """Ends what was provided to one start of a handler. An exception goes on, whatever one of them makes of it: a
+    context manager that swallows it would have the event acknowledged."""
+
+    async def __aexit__(self, *details: Any) -> Literal[False]:
+        """Ends all of them, and lets the exception through."""
+        await super().__aexit__(*details)
+        return False
+
+
 class Providers:
     """Factories by type. A factory returns the value, an awaitable of it, or a context manager around it."""
 
