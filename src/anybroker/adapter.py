@@ -26,7 +26,7 @@ from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkabl
 from pydantic import BaseModel, ConfigDict
 
 from .capabilities import Capabilities
-from .errors import BrokerError, EventTooLarge, InvalidEvent
+from .errors import BrokerError, EventTooLarge, InvalidEvent, Rejected
 from .event import Event
 
 __all__ = [
@@ -63,6 +63,7 @@ __all__ = [
     "check_size",
     "murmur2",
     "slot_of",
+    "unwritable",
 ]
 
 DEFAULT_LANES = 4
@@ -339,6 +340,14 @@ def check_size(outbound: Outbound, size: int, limit: int, most: float | None = N
         size=size,
         limit=free,
     )
+
+
+def unwritable(outbound: Outbound, exc: Exception, what: str) -> Rejected:
+    """The error to report for an event that could not be written as a ``what`` (``record``, ``message``): whatever its
+    writing raised is its own failure, and not that of the others in its batch."""
+    error = Rejected(f"an event for topic {outbound.topic!r} cannot be written as a {what}: {exc!r}")
+    error.__cause__ = exc
+    return error
 
 
 class Sender(Protocol):

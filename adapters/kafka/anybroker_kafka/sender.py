@@ -10,7 +10,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from aiokafka.producer.message_accumulator import BatchBuilder
 
-from anybroker.adapter import Outbound, Report, murmur2
+from anybroker.adapter import Outbound, Report, murmur2, unwritable
 from anybroker.errors import BrokerError, Rejected, Unavailable
 
 from .closing import Closing, looked_at
@@ -112,9 +112,7 @@ class KafkaSender:
                     key, number = keys.get(text) or self._learn(text)
                     topic.partitions[number % topic.lanes].append(outbound, report, key, value, headers)
             except Exception as exc:  # noqa: BLE001 - whatever it is, it is this event's, and must not be the others'
-                error = Rejected(f"an event for topic {outbound.topic!r} cannot be written as a record: {exc!r}")
-                error.__cause__ = exc
-                report(outbound, error)
+                report(outbound, unwritable(outbound, exc, "record"))
 
     def encode(self, outbound: Outbound) -> tuple[bytes | None, bytes | None, Headers]:
         """Key, value and headers of the record."""

@@ -43,7 +43,6 @@ class Presence:
         self._inbox = inbox
         self._until = 0.0
         """When the pull ends by itself; in the past: there is none."""
-        self._refused = False
 
     async def join(self) -> None:
         """Be counted from now on. Where the consumer cannot be made now, :meth:`count` tries again."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from pydantic_core import to_json
 
-from anybroker.adapter import Outbound, Receipt, Report, check_size
+from anybroker.adapter import Outbound, Receipt, Report, check_size, unwritable
 from anybroker.errors import BrokerError, Rejected
 
 from .recent import Entry, RecentIds
@@ -139,9 +139,7 @@ class SqliteSender:
                 if row[7] is not None or rough > limit // 8:
                     refused = check_size(outbound, size_of(row), limit, _MOST)
             except Exception as exc:  # noqa: BLE001 - whatever it is, it is this event's, and must not be the others'
-                error = Rejected(f"an event for {outbound.topic!r} cannot be written as a row: {exc!r}")
-                error.__cause__ = exc
-                report(outbound, error)
+                report(outbound, unwritable(outbound, exc, "row"))
                 continue
             if refused is not None:
                 report(outbound, refused)

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias
 
 from botocore.exceptions import ClientError
 
-from anybroker.adapter import Outbound, Receipt, Report, check_size
+from anybroker.adapter import Outbound, Receipt, Report, check_size, unwritable
 from anybroker.errors import BrokerError, ConfigError, Rejected, Unavailable
 
 from .aws import Aws
@@ -168,9 +168,7 @@ class SqsSender:
             report(outbound, exc)
             return
         except Exception as exc:  # noqa: BLE001 - whatever it is, it is this event's, and must not be the others'
-            error = Rejected(f"an event for topic {outbound.topic!r} cannot be written as a message: {exc!r}")
-            error.__cause__ = exc
-            report(outbound, error)
+            report(outbound, unwritable(outbound, exc, "message"))
             return
         most = way.destination.limit
         refused = check_size(outbound, message.size, min(most, self._limit), most)
