@@ -9,14 +9,10 @@ __all__ = ["DELETIONS"]
 
 async def kafka(url: str, topic: str) -> None:
     """The topic."""
-    from aiokafka.admin import AIOKafkaAdminClient
+    from ..raw.kafka import KafkaClient
 
-    admin = AIOKafkaAdminClient(bootstrap_servers=url.removeprefix("kafka://").partition("?")[0])
-    await admin.start()
-    try:
-        await admin.delete_topics([topic])
-    finally:
-        await admin.close()
+    async with KafkaClient(url) as client:
+        await client.delete(topic, "")
 
 
 async def rabbitmq(url: str, topic: str) -> None:
@@ -31,13 +27,10 @@ async def rabbitmq(url: str, topic: str) -> None:
 
 async def nats(url: str, topic: str) -> None:
     """The topic's stream, and with it the consumers."""
-    import nats as client
+    from ..raw.nats import NatsClient
 
-    connection = await client.connect(url.partition("?")[0])
-    try:
-        await connection.jetstream().delete_stream(topic.replace(".", "_"))
-    finally:
-        await connection.close()
+    async with NatsClient(url) as client:
+        await client.delete(topic, "")
 
 
 DELETIONS: Mapping[str, Callable[[str, str], Awaitable[None]]] = {"kafka": kafka, "rabbitmq": rabbitmq, "nats": nats}

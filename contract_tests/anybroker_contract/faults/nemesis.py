@@ -58,11 +58,6 @@ class Nemesis:
             await asyncio.sleep(down)
             await self._do("start")
 
-    async def restart_broker(self) -> None:
-        """A graceful end, and a start."""
-        async with self.fault("broker restarted"):
-            await self._do("restart")
-
     async def freeze_broker(self, seconds: float) -> None:
         """SIGSTOP, and SIGCONT after so many seconds."""
         async with self.fault(f"broker stopped for {seconds:g} s"):

@@ -6,7 +6,6 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from .._waiting import eventually
 from ..brokers.ports import free_port
 from ..harness import BrokerUnavailable, Secured
 from ..proxy import Rewrite
@@ -43,18 +42,8 @@ class KafkaHarness(ServerHarness):
 
     async def delete(self, topic: str) -> None:
         """By Kafka's admin client."""
-        from aiokafka.admin import AIOKafkaAdminClient
-
-        async def gone() -> bool:
-            return topic not in await admin.list_topics()
-
-        admin = AIOKafkaAdminClient(bootstrap_servers=self.started.removeprefix("kafka://"))
-        await admin.start()
-        try:
-            await admin.delete_topics([topic])
-            await eventually(gone, 30.0, f"Kafka keeps {topic}")
-        finally:
-            await admin.close()
+        async with self.raw() as client:
+            await client.delete(topic, "g")
 
     def raw(self) -> RawClient:
         """By the broker's own client, which is imported now."""

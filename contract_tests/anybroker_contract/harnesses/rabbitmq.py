@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from anybroker.adapter import SLOTS
-
 from ..brokers.ports import free_port
 from ..brokers.rabbitmq import find_4
 from ..harness import Secured
@@ -32,14 +30,8 @@ class RabbitmqHarness(ServerHarness):
 
     async def delete(self, topic: str) -> None:
         """The topic's exchange, and its group ``g`` with what waits for it."""
-        import aio_pika
-
-        connection = await aio_pika.connect(self.started)
-        async with connection, connection.channel() as channel:
-            await channel.exchange_delete(topic)
-            await channel.exchange_delete(f"{topic}:g")
-            for name in ("members", *range(SLOTS)):  # that one is not there is no error
-                await channel.queue_delete(f"{topic}:g:{name}")
+        async with self.raw() as client:
+            await client.delete(topic, "g")
 
     def secured(self, folder: Path) -> Secured:
         """Another one, with TLS and credentials."""

@@ -76,7 +76,7 @@ class KafkaClient(RawClient):
             async def gone() -> bool:
                 return topic not in await admin.list_topics()
 
-            await eventually(gone, 10.0, f"Kafka still has the topic {topic!r}")
+            await eventually(gone, 30.0, f"Kafka still has the topic {topic!r}")
         finally:
             await admin.close()
 

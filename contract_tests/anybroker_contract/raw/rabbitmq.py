@@ -15,6 +15,8 @@ from cloudevents.core.bindings.amqp import AMQPMessage, from_amqp
 from cloudevents.core.bindings.rabbitmq import RabbitMQMessage, from_rabbitmq, to_binary, to_structured
 from cloudevents.core.formats.json import JSONFormat
 
+from anybroker.adapter import SLOTS
+
 from .api import MINIMAL, Mode, Quirk, RawClient, RawMessage
 
 __all__ = ["RabbitmqClient"]
@@ -81,8 +83,8 @@ class RabbitmqClient(RawClient):
     async def delete(self, topic: str, group: str) -> None:
         """The exchanges, and the queues that lie behind them."""
         async with self._connection.channel() as channel:
-            for queue in (f"{topic}:{group}:0", f"{topic}:{group}:members"):
-                await channel.queue_delete(queue)
+            for name in ("members", *range(SLOTS)):  # that one is not there is not an error
+                await channel.queue_delete(f"{topic}:{group}:{name}")
             for exchange in (topic, f"{topic}:{group}"):
                 await channel.exchange_delete(exchange)
 
