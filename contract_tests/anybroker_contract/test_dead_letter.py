@@ -36,13 +36,15 @@ async def broken(_: Delivery) -> None:
     raise ValueError("broken on purpose")
 
 
-async def letters(kit: Kit, bus: Bus, topic: str, count: int, group: str = "g") -> Sequence[DeadLetter]:
-    """The dead letters of the group, as soon as there are so many."""
+async def letters(
+    kit: Kit, bus: Bus, topic: str, count: int, group: str = "g", *, limit: int = 100
+) -> Sequence[DeadLetter]:
+    """The dead letters of the group, the first ``limit`` of them, as soon as there are so many."""
     queue = bus.dead_letters(topic, group)
     queue.patience = kit.brief
     loop = asyncio.get_running_loop()
     end = loop.time() + kit.patience
-    while len(found := await queue.list()) < count:
+    while len(found := await queue.list(limit)) < count:
         assert loop.time() < end, f"{len(found)} of {count} dead letters within {kit.patience:g} s"
     return found
 
@@ -516,7 +518,7 @@ async def test_a_deleted_dead_letter_topic_is_made_again(kit: Kit) -> None:
         await log.wait_done(every[0::2])
         await log.until(lambda: len(log.handlings) >= len(every), "every event started")
         await kit.drained(bus, topic)
-        found = {letter.id for letter in await letters(kit, bus, topic, 40)}
+        found = {letter.id for letter in await letters(kit, bus, topic, 40, limit=len(every))}
         assert bus.problems == {}
     assert found >= set(every[count + 1 :: 2])
     assert duplicates(log.handlings).keys() <= unknown
