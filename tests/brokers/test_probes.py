@@ -91,6 +91,7 @@ Answers = Callable[[str, int], None]
 
 SERVING: list[tuple[Answers, list[Step]]] = [
     (kafka.answers, kafka_steps()),
+    (kafka.answers, kafka_steps(brokers=2, group=16)),  # another server has the group
     (nats.answers, [b"INFO {}\r\n", NATS_ASKS, b"PING\r\n", 6, b"MSG _INBOX.anybroker 1 2\r\n{}\r\n"]),
     (redis.answers, [6, b"+PONG\r\n"]),
     (postgres.answers, [8, b"R\0\0\0\x08\0\0\0\0"]),

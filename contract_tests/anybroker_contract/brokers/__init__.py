@@ -7,7 +7,18 @@ See ``start_brokers`` for where each comes from.
 
 from .api import Broker, Source, Unavailable
 from .choose import start_brokers
+from .cluster import Cluster, start_cluster
 from .errors import BrokerFailed
 from .kinds import ALL, KINDS
 
-__all__ = ["ALL", "KINDS", "Broker", "BrokerFailed", "Source", "Unavailable", "start_brokers"]
+__all__ = [
+    "ALL",
+    "KINDS",
+    "Broker",
+    "BrokerFailed",
+    "Cluster",
+    "Source",
+    "Unavailable",
+    "start_brokers",
+    "start_cluster",
+]

