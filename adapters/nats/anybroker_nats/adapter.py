@@ -20,7 +20,7 @@ from anybroker.capabilities import Acknowledgement, Capabilities, Support
 from anybroker.errors import ConfigError, Unavailable
 
 from . import topology as topologies
-from .failures import CLIENT_ERRORS, ApiError, said
+from .failures import CLIENT_ERRORS, FORBIDDEN, ApiError, said
 from .link import Link
 from .receiver import NatsReceiver
 from .sender import NatsSender
@@ -99,6 +99,12 @@ class NatsAdapter:
         try:
             await self._link.api("INFO")
         except ApiError as exc:
+            if exc.code == FORBIDDEN:
+                raise ConfigError(
+                    "url",
+                    f"JetStream does not answer: {exc}",
+                    "Let the user publish to $JS.API.>, $JS.ACK.> and the topics' subjects, and subscribe to _INBOX.>.",
+                ) from exc
             if exc.code == 503 and exc.number == 10039:
                 raise ConfigError(
                     "url", f"JetStream is not enabled for this account: {exc}", "Enable it on the server."

@@ -16,7 +16,7 @@ from anybroker.errors import AnybrokerError, BrokerError, ConfigError, LeaseLost
 from .answers import Answers
 from .client import RawClient
 from .consumer import ACK, NAK, PROGRESS, Arrived, Consumer
-from .failures import CLIENT_ERRORS, ApiError, nats_errors, said
+from .failures import CLIENT_ERRORS, FORBIDDEN, ApiError, Refusal, nats_errors, said
 from .link import Link
 from .names import PRIORITY_GROUP, consumer_name, note_subject, stream_name
 from .notes import note, read_notes
@@ -90,6 +90,8 @@ class NatsReceiver:
         self._timer: asyncio.TimerHandle | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._failure: BrokerError | None = None
+        self._mute: str | None = None
+        """Why acknowledgements do not count: the user may not publish them."""
         self._stopped = False
         self._closed = False
 
@@ -221,9 +223,10 @@ class NatsReceiver:
                 consumer.starts |= await read_notes(self._link, self.spec.topic, self.spec.group)
                 consumer.look = False
         except ApiError as exc:
-            error = Unavailable(f"NATS has no consumer {consumer.name!r} any more: {exc}")
+            what = "shows this user no consumer" if exc.code == FORBIDDEN else "has no consumer"
+            error = Unavailable(f"NATS {what} {consumer.name!r} any more: {exc}")
             error.__cause__ = exc
-            if exc.code == 404:
+            if exc.code in (404, FORBIDDEN):
                 self._fail(error)
             consumer.sync_at = consumer.retry_at = consumer.verify_at = now + _AGAIN
         except (BrokerError, *CLIENT_ERRORS):
@@ -409,24 +412,28 @@ class NatsReceiver:
     async def settle(self, batch: Sequence[Settlement], /) -> Sequence[BrokerError | None]:
         """See :meth:`anybroker.adapter.Receiver.settle`. None means handed over; with ``confirm_acks``, confirmed."""
         results: list[BrokerError | None] = []
-        acks: list[tuple[int, bytes]] = []
+        acks: list[tuple[int, Inbound, bytes]] = []
         naks: list[bytes] = []
         noted: dict[int, int] = {}
+        confirm = self._confirm_acks or self._mute is not None
         for at, item in enumerate(batch):
             if not isinstance(item, Ack | Release):
                 raise TypeError("NATS settles each message by itself")
             inbound = item.inbound
             consumer: Consumer = inbound.token
             sequence = inbound.position
-            reply = consumer.unsettled.pop(sequence, None) if consumer.lane is inbound.lane else None
+            reply = consumer.unsettled.get(sequence) if consumer.lane is inbound.lane else None
             if reply is None:
                 results.append(LeaseLost(f"a delivery of {inbound.lane.name} is settled, or not ours any more"))
                 continue
             results.append(None)
             if isinstance(item, Ack):
-                consumer.remember_ack(sequence, reply)
-                acks.append((at, reply))
+                acks.append((at, inbound, reply))
+                if not confirm:
+                    del consumer.unsettled[sequence]
+                    consumer.remember_ack(sequence, reply)
                 continue
+            del consumer.unsettled[sequence]
             if item.attempts:
                 noted[sequence] = consumer.starts[sequence] = item.attempts
             if consumer.ordered and consumer.handing_over is None:
@@ -436,14 +443,21 @@ class NatsReceiver:
         if naks:
             await self._note(noted)
         commands = [b"PUB " + reply + NAK for reply in naks]
-        if not self._confirm_acks:
-            commands += [b"PUB " + reply + ACK for _, reply in acks]
+        if not confirm:
+            commands += [b"PUB " + reply + ACK for _, _, reply in acks]
         if commands and not self._write(b"".join(commands)):
             lost = Unavailable("the connection to NATS is lost: what was done is acknowledged when it is back")
             results = [lost if result is None else result for result in results]
-        elif self._confirm_acks and self._answers is not None:
-            for number in await self._answers.ask([(b"PUB " + reply, ACK) for _, reply in acks]):
-                results[acks[number][0]] = Unavailable("NATS did not confirm an acknowledgement in time")
+        elif confirm and self._answers is not None:
+            unanswered = set(await self._answers.ask([(b"PUB " + reply, ACK) for _, _, reply in acks]))
+            for number, (at, inbound, reply) in enumerate(acks):
+                if number in unanswered:  # it stays ours, to be settled again
+                    results[at] = Unavailable(self._mute or "NATS did not confirm an acknowledgement in time")
+                elif inbound.token.lane is inbound.lane:
+                    inbound.token.unsettled.pop(inbound.position, None)
+                    inbound.token.remember_ack(inbound.position, reply)
+            if acks and not unanswered:
+                self._mute = None
         return results
 
     async def _note(self, starts: dict[int, int]) -> None:
@@ -620,6 +634,18 @@ class NatsReceiver:
             consumer.unsync()
             consumer.retry_at = 0.0
         self._wake()
+
+    def refused(self, refusal: Refusal) -> None:
+        """Watcher: without pulls there is nothing to do here; without acknowledgements everything comes again."""
+        if not refusal.publishing:
+            return
+        pulls = {f"$js.api.consumer.msg.next.{self._stream}.{consumer.name}" for consumer in self._consumers}
+        if refusal.subject in pulls:
+            self._fail(Unavailable(f"NATS does not let this user consume: {refusal.text}"))
+        elif refusal.subject.startswith("$js.ack.") and f".{self._stream}." in refusal.subject:
+            self._mute = f"NATS does not let this user acknowledge, so events come again: {refusal.text}"
+            if self._answers is not None:
+                self._answers.give_up()
 
     def gone(self) -> None:
         """Watcher: nats-py does not connect again."""

@@ -26,7 +26,6 @@ __all__ = [
     "backlog",
     "check_group",
     "declare_topic",
-    "is_there",
     "lease_of",
     "nanoseconds",
     "repair_group",
@@ -65,12 +64,6 @@ def lease_of(info: dict[str, Any]) -> float:
     config = info.get("config") or {}
     found: float = config.get("priority_timeout") or config.get("ack_wait") or math.inf
     return found / 1e9
-
-
-async def is_there(link: Link, topic: str) -> bool:
-    """Whether the topic's stream exists."""
-    with nats_errors(f"looking for the stream of {topic!r}"):
-        return await _find(link, f"STREAM.INFO.{stream_name(topic)}") is not None
 
 
 async def _find(link: Link, operation: str) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ import pytest
 
 from anybroker.adapter import Ack, Inbound, Lane, Release, SubscriptionSpec
 from anybroker.errors import LeaseLost, Unavailable
+from anybroker_nats.failures import Refusal, refusal_of
 from anybroker_nats.receiver import NatsReceiver
 from anybroker_nats.wire import Wire
 
@@ -510,5 +511,58 @@ def test_leaving_without_a_connection_takes_the_inboxes_along(run: Run, case: Ca
         this.client.is_connected = False
         await this.receiver.close()
         assert this.client.listeners == {}, "the next connection would subscribe them again"
+
+    run(check())
+
+
+def violation(subject: str) -> Refusal:
+    found = refusal_of(Exception(f'nats: permissions violation for publish to "{subject.lower()}"'))
+    assert found is not None
+    return found
+
+
+def test_who_may_not_pull_is_told_so(run: Run, case: Callable[..., Any]) -> None:
+    async def check() -> None:
+        this = await case()
+        await this.receive(timeout=0.01)
+        this.receiver.refused(violation("$JS.API.CONSUMER.MSG.NEXT.orders.other"))
+        await this.receive(timeout=0.01)
+        this.receiver.refused(violation("$JS.API.CONSUMER.MSG.NEXT.orders.g@0"))
+        with pytest.raises(Unavailable, match="does not let this user consume: permissions violation"):
+            await this.receive()
+        await this.receiver.close()
+
+    run(check())
+
+
+def test_an_acknowledgement_that_is_not_allowed_is_made_again_until_it_is(
+    run: Run, case: Callable[..., Any], until: Run
+) -> None:
+    """The first one is handed over before the server says no; after that each is waited for, and what was handled stays
+    ours and is not handled again."""
+
+    async def check() -> None:
+        this = await case(ordered=False)
+        this.receiver._answers._timeout = 60.0
+        this.deliver(1, 2)
+        first, second = await this.receive()
+        assert await this.receiver.settle([Ack(first)]) == [None]
+        this.receiver.refused(violation("$JS.ACK.orders.g.1.1.1.1.0"))
+        settling = asyncio.create_task(this.receiver.settle([Ack(second)]))
+        await until(lambda: 2 in [sequence for sequence, _ in this.acks()])
+        this.receiver.refused(violation("$JS.ACK.orders.g.1.2.2.1.0"))
+        (result,) = await asyncio.wait_for(settling, 5)
+        assert isinstance(result, Unavailable)
+        assert "does not let this user acknowledge" in str(result)
+        this.deliver(2, deliveries=2, pending=False)
+        assert await this.receive(timeout=0.01) == []
+        settling = asyncio.create_task(this.receiver.settle([Ack(second)]))
+        await until(lambda: bool(this.client.data))
+        for command in this.client.written():
+            if command.reply:
+                this.client.listeners["_INBOX.me.a.*"](command.reply.encode(), b"", b"", None)
+        assert await asyncio.wait_for(settling, 5) == [None]
+        assert isinstance((await this.receiver.settle([Ack(second)]))[0], LeaseLost)
+        await this.receiver.close()
 
     run(check())
