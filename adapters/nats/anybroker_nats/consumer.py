@@ -61,6 +61,9 @@ class Consumer:
         """Whether the lane is still ours, as far as we know: no other member is pinned."""
         self.verify_at = 0.0
         """When to ask the server whose the lane is, if that is not known."""
+        self.unpin = False
+        """The connection was lost while the lane was ours without a pin: one that the server gave to it reached nobody,
+        and would keep the lane until it runs out."""
         self.free = False
         """The server said that no member is pinned: to extend what we have keeps it from none."""
         self.handing_over: asyncio.Task[None] | None = None

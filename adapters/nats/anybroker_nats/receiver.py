@@ -71,7 +71,7 @@ class NatsReceiver:
         self._epochs = epochs
         self._lease = lease
         self._wait = ack_wait(lease, spec.ordered)
-        self._expires = min(_PULL, lease / 3)
+        self._expires = _expires(lease, spec.ordered)
         self._confirm_acks = confirm_acks
         self._stream = stream_name(spec.topic)
         numbers: list[int | None] = list(range(lanes)) if lanes else [None]
@@ -238,7 +238,7 @@ class NatsReceiver:
         info = await self._link.api(f"CONSUMER.INFO.{self._stream}.{consumer.name}")
         lease = lease_of(info)
         if lease < self._lease:  # a member that came later has given the group a shorter one
-            self._lease, self._expires = lease, min(_PULL, lease / 3)
+            self._lease, self._expires = lease, _expires(lease, self.spec.ordered)
             self._wait = ack_wait(lease, self.spec.ordered)
             self._rearm()
         return info
@@ -248,6 +248,13 @@ class NatsReceiver:
         pin = consumer.pin
         info = await self._info(consumer)
         consumer.verify_at = asyncio.get_running_loop().time() + _AGAIN
+        if consumer.unpin and not consumer.pin:
+            consumer.unpin = False
+            if _pinned(
+                info
+            ):  # another member that has it all the same gives back what it has, and this one waits for it
+                await self._unpin(consumer)
+                return
         if consumer.pin == pin and not consumer.leaving and not consumer.verified:
             self._compare(consumer, _pinned(info))
 
@@ -498,7 +505,7 @@ class NatsReceiver:
         if client is None or self._failure is not None:
             return
         for consumer in self._consumers:
-            if now - consumer.extended > self._lease:
+            if now - consumer.extended > (self._lease if consumer.ordered else self._wait):
                 self._expired(consumer, now)  # without a connection too: nothing of it may begin here any more
             elif consumer.ordered and now - consumer.extended > self._wait and consumer.handing_over is None:
                 if client.is_connected and consumer.verified:
@@ -595,6 +602,9 @@ class NatsReceiver:
         if consumer is not None and not self._closed and consumer.handing_over is None:
             await self._leave(consumer)
 
+    async def _unpin(self, consumer: Consumer) -> None:
+        await self._link.api(f"CONSUMER.UNPIN.{self._stream}.{consumer.name}", {"group": PRIORITY_GROUP})
+
     async def _leave(self, consumer: Consumer) -> None:
         """Let the lane go, then give back what is out, in order. The member that is pinned next waits for all of it."""
         consumer.leaving = True
@@ -603,8 +613,7 @@ class NatsReceiver:
             await self._note(started)
             if consumer.pin and consumer.verified:
                 try:
-                    body = {"group": PRIORITY_GROUP}
-                    await self._link.api(f"CONSUMER.UNPIN.{self._stream}.{consumer.name}", body)
+                    await self._unpin(consumer)
                 except (BrokerError, ApiError, *CLIENT_ERRORS):
                     pass  # the pin runs out by itself: this member pulls no more with it
             self._write(b"".join([b"PUB " + reply + NAK for reply in consumer.out()]))
@@ -620,6 +629,7 @@ class NatsReceiver:
     def lost(self) -> None:
         """Watcher: nats-py connects again; what is out stays ours for the lease."""
         for consumer in self._consumers:
+            consumer.unpin = consumer.unpin or (consumer.ordered and consumer.lane is not None and not consumer.pin)
             consumer.unsync()
             consumer.doubt()
         if self._answers is not None:
@@ -699,6 +709,11 @@ class NatsReceiver:
             await asyncio.gather(*(self._leave(consumer) for consumer in self._consumers))
         if self._answers is not None:
             await self._unlisten(self._answers.subscription)
+
+
+def _expires(lease: float, ordered: bool) -> float:
+    """Seconds that a pull waits: so long it may swallow messages after its connection vanished without a word."""
+    return min(_PULL, lease / 3) if ordered else min(_PULL, lease / 8)
 
 
 def _pinned(info: dict[str, Any]) -> bytes:

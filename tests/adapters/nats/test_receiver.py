@@ -14,7 +14,9 @@ import pytest
 from anybroker.adapter import Ack, Inbound, Lane, Release, SubscriptionSpec
 from anybroker.errors import LeaseLost, Unavailable
 from anybroker_nats.failures import Refusal, refusal_of
-from anybroker_nats.receiver import NatsReceiver
+from anybroker_nats.receiver import NatsReceiver, _expires
+from anybroker_nats.settings import NatsSettings
+from anybroker_nats.topology import ack_wait
 from anybroker_nats.wire import Wire
 
 Run = Callable[[Any], Any]
@@ -566,3 +568,46 @@ def test_an_acknowledgement_that_is_not_allowed_is_made_again_until_it_is(
         await this.receiver.close()
 
     run(check())
+
+
+def test_a_pin_that_went_to_a_lost_connection_keeps_the_lane_from_nobody(
+    run: Run, case: Callable[..., Any], until: Run
+) -> None:
+    """The only member has a lane from which nothing has come. The first message pins its pull on a connection that is
+    dead: nobody knows the pin, and the server would keep the lane for it until it runs out."""
+
+    async def check() -> None:
+        this = await case()
+        await this.receive(timeout=0.01)
+        assert len(this.ear.held) == 1
+        this.client.is_connected = False
+        this.receiver.lost()
+        this.pinned, this.unacknowledged = "nobody", 1
+
+        def unpin(_: Any) -> dict[str, Any]:
+            this.pinned = ""
+            return {}
+
+        this.link.answers["CONSUMER.UNPIN.orders.g@0"] = unpin
+        this.client.is_connected = True
+        this.receiver.back()
+        await this.receive(timeout=0.01)
+        assert this.pinned == ""
+        this.pinned = "p2"
+        this.deliver(1, pin="p2", deliveries=2, pending=False)
+        assert ids(await this.receive(timeout=2)) == ["1"]
+        assert len(this.ear.held) == 1
+        assert this.ear.given == []
+        assert [operation for operation, _ in this.link.asked].count("CONSUMER.UNPIN.orders.g@0") == 1
+        await this.receiver.close()
+
+    run(check())
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_what_a_dead_path_swallows_comes_again_within_15_seconds(ordered: bool) -> None:
+    """With our defaults: the last pull swallows until it ends, and what it got is delivered again after ``ack_wait``;
+    the path is found dead within three pings."""
+    ping = NatsSettings().ping_interval
+    assert _expires(20.0, ordered) + ack_wait(20.0, ordered) <= 15
+    assert 3 * ping <= 15
