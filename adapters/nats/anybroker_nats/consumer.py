@@ -21,7 +21,8 @@ PROGRESS: Final = b" 4\r\n+WPI\r\n"
 
 _REMEMBERED: Final = 10_000
 """Acknowledgements that are sent again after a loss of the connection: more than can be on their way."""
-_find_pin: Final = re.compile(rb"\r\nNats-Pin-Id: ?([^\r]+)").search
+_find_pin: Final = re.compile(rb"Nats-Pin-Id: ?([^\r\n]+)\r\n\r\n\Z").search
+"""The server writes it at the end of what it delivers; further up it is the publisher's, who cannot know it."""
 
 
 class Arrived(NamedTuple):
