@@ -75,7 +75,7 @@ class _Failing:
         """Came meanwhile, and has to stay behind those."""
         self.due: float | None = None
         """Of the loop's clock: when to try again. None: it is being tried."""
-        self.backoff = Backoff(first=0.05, cap=2.0, floor=0.01)
+        self.backoff = Backoff(first=0.05, cap=1.0, floor=0.01)
 
 
 class Publisher:

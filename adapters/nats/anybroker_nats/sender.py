@@ -38,7 +38,7 @@ _WRITE: Final = 65_536
 """Bytes that are handed to the client together."""
 _SLOW: Final = 0.25
 """Seconds without a confirmation after which the stream is asked whether it has a leader, and another one."""
-_ASK: Final = 1.0
+_ASK: Final = 0.5
 """Seconds that it has to answer: meanwhile nothing is handed over."""
 _NOT_FOUND: Final = 404
 _ACK: Final = re.compile(
@@ -182,7 +182,8 @@ class NatsSender:
         last = self._last
         stream = self._streams.setdefault(topic, _Stream(""))
         try:
-            leader = await self._leader(topic)
+            cluster = await self._cluster(topic)
+            leader = str(cluster.get("leader") or "")
         except ApiError as exc:
             if exc.code == FORBIDDEN:
                 return
@@ -202,23 +203,23 @@ class NatsSender:
                 stream.before = 0
                 self._give_up(lost)
             else:
-                stream.reason = "its stream answers, and does not say why: can its server write, or is its disk full?"
+                stream.reason = _why_slow(cluster)
             stream.leader = leader or stream.leader
         if not stream.warned and any(each.outbound.topic == topic for each in self._waiting.values()):
             stream.warned = True
             _log.warning("events for topic %r are not confirmed: %s", topic, stream.reason)
 
-    async def _leader(self, topic: str) -> str:
-        """Which server leads the topic's stream; empty where there is no cluster. Raises ApiError, and what nats-py
-        raises."""
+    async def _cluster(self, topic: str) -> dict[str, Any]:
+        """Which servers have the topic's stream, and which of them leads; empty where there is no cluster. Raises
+        ApiError, and what nats-py raises."""
         info: dict[str, Any] = await self._link.api(f"STREAM.INFO.{stream_name(topic)}", timeout=_ASK)
-        return str((info.get("cluster") or {}).get("leader") or "")
+        return info.get("cluster") or {}
 
     async def _find(self, topic: str) -> BrokerError | None:
         """Look for the topic's stream; why it takes no event, or None."""
         try:
             with nats_errors(f"looking for the stream of {topic!r}"):
-                self._streams[topic] = _Stream(await self._leader(topic))
+                self._streams[topic] = _Stream(str((await self._cluster(topic)).get("leader") or ""))
         except ConfigError as exc:
             cause = exc.__cause__
             if isinstance(cause, ApiError) and cause.code == FORBIDDEN:
@@ -395,6 +396,15 @@ class NatsSender:
             if self._looking is not None:
                 self._looking.cancel()
             self.lost()
+
+
+def _why_slow(cluster: dict[str, Any]) -> str:
+    """Of a stream that answers, and does not confirm: the server says no more."""
+    others = cluster.get("replicas") or ()
+    there = 1 + sum(not each.get("offline") for each in others)
+    if others and 2 * there <= 1 + len(others):
+        return f"{there} of {1 + len(others)} servers with its stream are there, too few to store it"
+    return "its stream answers, and does not say why: can its server write, or is its disk full?"
 
 
 def _unknown(outbound: Outbound, why: str) -> PublishOutcomeUnknown:

@@ -336,3 +336,32 @@ def test_a_user_without_jetstreams_api_is_told_so_at_the_start(run: Run) -> None
             assert "is it enabled" not in str(error).lower()
 
     run(check())
+
+
+def test_a_start_waits_for_a_leader_as_long_as_it_may(run: Run) -> None:
+    """Servers that elect their leader take requests and say nothing; one that never has one ends the start in time."""
+
+    async def check() -> None:
+        async with serving(Server()) as server:
+            server.answers_api = False
+            asked = 0
+
+            def later(line: bytes) -> bytes:
+                nonlocal asked
+                asked += line.startswith(b"PUB $JS.API.INFO")
+                server.answers_api = asked >= 1  # the next one is answered
+                return b""
+
+            server.on = later
+            url = BrokerUrl("nats", (("127.0.0.1", server.port),))
+            patient = NatsAdapter(url, NatsSettings(), AdapterContext("shop", "shop-1", connect_timeout=20.0))
+            await asyncio.wait_for(patient.connect(), 15)
+            assert asked == 2
+            await patient.close()
+            server.answers_api = False
+            server.on = lambda line: b""
+            error = await failure(adapter(server))
+            assert isinstance(error, Unavailable)
+            assert "leader" in str(error)
+
+    run(check())

@@ -611,3 +611,47 @@ def test_what_a_dead_path_swallows_comes_again_within_15_seconds(ordered: bool) 
     ping = NatsSettings().ping_interval
     assert _expires(20.0, ordered) + ack_wait(20.0, ordered) <= 15
     assert 3 * ping <= 15
+
+
+def test_who_lost_its_pin_gives_back_at_once_what_it_has_not_begun(run: Run, case: Callable[..., Any]) -> None:
+    """The member that is pinned next waits for it, perhaps for ever: nothing of it comes to an end here."""
+
+    async def check() -> None:
+        this = await case()
+        this.deliver(1, 2, 3)
+        (first,) = await this.receive(1)
+        this.client.written()
+        this.status("423 Nats-Wrong-Pin-Id")
+        assert this.acks() == [(2, b"-NAK"), (3, b"-NAK")]
+        this.deliver(4, pin="p1")  # it was on its way under the pin that is lost
+        assert this.acks() == [(4, b"-NAK")]
+        assert await this.receive(timeout=0.01) == []
+        assert await this.receiver.settle([Ack(first)]) == [None]
+        await this.receiver.close()
+
+    run(check())
+
+
+def test_who_lost_its_pin_extends_nothing_until_the_server_says_whose_the_lane_is(
+    run: Run, case: Callable[..., Any]
+) -> None:
+    async def check() -> None:
+        this = await case(lease=60.0)
+        (consumer,) = this.receiver._consumers
+
+        def extended() -> list[tuple[int, bytes]]:
+            consumer.extended -= 5  # of the 20 s for which the server waits
+            this.receiver._extend()
+            return [(sequence, word) for sequence, word in this.acks() if word == b"+WPI"]
+
+        this.deliver(1)
+        await this.receive()
+        assert extended() == [(1, b"+WPI")]
+        this.status("423 Nats-Wrong-Pin-Id")
+        assert extended() == []
+        this.pinned = "p9"
+        await this.receive(timeout=0.01)
+        assert extended() == [], "another member has the lane, and waits"
+        await this.receiver.close()
+
+    run(check())

@@ -443,6 +443,7 @@ def test_a_topic_without_an_answer_keeps_none_of_the_others_back(run: Run, case:
         (ApiError({"code": 503, "description": "not available"}), "its stream says: not available"),
         (TimeoutError(), "has it a leader?"),
         ({"config": {}}, "is its disk full?"),
+        ({"cluster": {"leader": "a", "replicas": [{"offline": True}, {"offline": True}]}}, "1 of 3 servers"),
     ],
 )
 def test_what_is_never_answered_ends_with_what_the_stream_says(
