@@ -67,6 +67,10 @@ class BrokerHarness:
     started: str = ""
     """What ``setup`` returned, in every process."""
 
+    handed_over_again: ClassVar[float] = 25.0
+    """Seconds by which an event that went to a half-open connection is handled on the next one, with our defaults: the
+    lease and five, or less where the broker can be told sooner."""
+
     # ------------------------------------------------------------------------------------------ once a session
 
     def setup(self) -> str:

@@ -197,6 +197,42 @@ async def test_a_half_open_connection_is_noticed_by_the_consumer(kit: Kit) -> No
     assert inversions([("k", f"w-{number}") for number in range(3)], log.handlings) == []
 
 
+@pytest.mark.timeout(130)
+@needs_harness("route")
+async def test_what_went_to_a_half_open_connection_is_handled_again(kit: Kit) -> None:
+    """Events that are published while a consumer's connection swallows them are handled, each within the time that the
+    broker's harness names, ordered or not."""
+    topics = {kit.topic(): True, kit.topic(): False}
+    proxy = await kit.proxy()
+    bus = kit.bus(target=kit.through(proxy), lease=LEASE)
+    logs = {topic: kit.subscribe(bus, topic, ordered=ordered) for topic, ordered in topics.items()}
+    loop = asyncio.get_running_loop()
+    published: dict[str, float] = {}
+    async with bus, kit.bus(consume=False) as publisher:
+        for topic, log in logs.items():
+            await publisher.publish(topic, counted(0, key="k", writer="before"))
+            await log.wait_done(["before-0"])
+        await kit.settled_elsewhere()
+        assert proxy.freeze() > 0
+        for number in range(12):  # half a second apart: some go to what waits on the old connection, some to nobody
+            for topic in topics:
+                event = counted(number, key=f"k{number % 3}", writer=f"{topic}+")
+                published[event.id] = loop.time()
+                await publisher.publish(topic, event)
+            await asyncio.sleep(0.5)
+        for topic, log in logs.items():
+            await log.wait_done(
+                (f"{topic}+-{number}" for number in range(12)), patience=kit.harness.handed_over_again + 10.0
+            )
+    late = {
+        handling.id: round(handling.started - published[handling.id], 1)
+        for log in logs.values()
+        for handling in log.handlings
+        if handling.id in published and handling.started - published[handling.id] > kit.harness.handed_over_again
+    }
+    assert late == {}
+
+
 WEATHERS = {
     "latency": Weather(latency=(0.0, 0.6)),
     "slices": Weather(slices=(1, 3)),

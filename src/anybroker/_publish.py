@@ -27,6 +27,8 @@ _SWEEP = 0.1
 _BATCH = 2_000
 """The most events in one ``submit``."""
 _FORGET_AT = 10_000
+_SAID_AT = 3
+"""The failure of a topic in a row that is logged: one or two are the network's everyday."""
 
 
 class Publishing(Outbound):
@@ -73,7 +75,7 @@ class _Failing:
         """Came meanwhile, and has to stay behind those."""
         self.due: float | None = None
         """Of the loop's clock: when to try again. None: it is being tried."""
-        self.backoff = Backoff(first=0.05, cap=2.0, floor=0.01)
+        self.backoff = Backoff(first=0.05, cap=1.0, floor=0.01)
 
 
 class Publisher:
@@ -280,6 +282,8 @@ class Publisher:
             failing.again.append(outbound)
             if failing.due is None:
                 failing.due = self._loop.time() + failing.backoff.next()
+                if failing.backoff.tries == _SAID_AT:
+                    _log.warning("topic %r takes no event now, tried again: %s", outbound.topic, result)
                 self._wake()  # it looks when to wake up next
         else:
             self._fail(outbound, result)
@@ -331,7 +335,10 @@ class Publisher:
                 f"no confirmation from the broker for an event to {item.topic!r} by the publish deadline: it may be "
                 "stored. Publish it again under the same id (the error's 'event')"
             )
-        error = Unavailable(f"the broker could not take an event to {item.topic!r} by the publish deadline: not stored")
+        why = f" (at last: {item.failure})" if item.failure is not None else ""
+        error = Unavailable(
+            f"the broker could not take an event to {item.topic!r} by the publish deadline: not stored{why}"
+        )
         error.__cause__ = item.failure
         return error
 

@@ -136,16 +136,20 @@ def test_no_confirmation_by_the_deadline_is_unknown_and_carries_the_event() -> N
     run(main)
 
 
-def test_unavailable_until_the_deadline_is_unavailable_with_its_cause() -> None:
+def test_unavailable_until_the_deadline_is_unavailable_with_its_cause(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         refused = Unavailable("refused")
         publisher = Publisher(Scripted(lambda number, tries: refused), 0.3, PublishStats())
         with pytest.raises(Unavailable, match="not stored") as caught:
             await publisher.send(publishing(1))
         assert caught.value.__cause__ is refused
+        assert "(at last: refused)" in str(caught.value)
         await publisher.close(0.1)
 
     run(main)
+    assert [record.getMessage() for record in caplog.records] == [
+        "topic 'topic' takes no event now, tried again: refused"
+    ]
 
 
 def test_rejected_is_not_tried_again_and_fails_alone() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal, TypeVar
 
 from anybroker.adapter import (
     AdapterContext,
@@ -14,13 +16,14 @@ from anybroker.adapter import (
     GroupSpec,
     LaneListener,
     SubscriptionSpec,
+    TopicSpec,
     Topology,
 )
 from anybroker.capabilities import Acknowledgement, Capabilities, Support
 from anybroker.errors import ConfigError, Unavailable
 
 from . import topology as topologies
-from .failures import CLIENT_ERRORS, ApiError, said
+from .failures import CLIENT_ERRORS, FORBIDDEN, ApiError, said
 from .link import Link
 from .receiver import NatsReceiver
 from .sender import NatsSender
@@ -33,6 +36,11 @@ _OLDEST: Final = (2, 11)
 """The first version with priority groups, which keep a lane with one member."""
 _SCHEDULES: Final = (2, 12)
 """The first version that holds a message until its time."""
+_AGAIN: Final = 0.2
+"""Seconds between two looks at whether JetStream has a leader, while a process starts."""
+_ASK: Final = 1.0
+"""Seconds that it has to answer at the start: a cluster without a leader says nothing, and has one soon."""
+_T = TypeVar("_T")
 
 
 class NatsAdapter:
@@ -61,6 +69,9 @@ class NatsAdapter:
         self._settings = settings
         self._lease = context.lease
         self._patience = context.publish_deadline / 3
+        self._connect_timeout = context.connect_timeout
+        self._starting_until = 0.0
+        """Of the loop's clock: so long a leader is waited for."""
         self._creates = False
         self._wire = Wire(settings.content_mode)
         self._link = Link(servers, options, login, context.connect_timeout, settings.request_timeout)
@@ -77,6 +88,7 @@ class NatsAdapter:
 
     async def connect(self) -> None:
         """See :meth:`anybroker.adapter.Adapter.connect`."""
+        self._starting_until = asyncio.get_running_loop().time() + 0.9 * self._connect_timeout
         await self._link.connect()
         client = await self._link.client()
         version = client.connected_server_version
@@ -84,7 +96,7 @@ class NatsAdapter:
         try:
             if known < _OLDEST:
                 raise ConfigError("url", f"the server is NATS {version!r}", "Use nats-server 2.11 or newer.")
-            await self._check_jetstream()
+            await self._while_it_starts(self._check_jetstream)
         except BaseException:
             await self._link.close()
             raise
@@ -95,26 +107,50 @@ class NatsAdapter:
             delay=Support.NATIVE if self._schedules else Support.ABSENT,
         )
 
+    async def _while_it_starts(self, call: Callable[[], Awaitable[_T]]) -> _T:
+        """Servers that were started just now elect their leaders, and say nothing until then: what the start asks for
+        is asked for again, within ``connect_timeout``. Later ``Unavailable`` is the core's to try again."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                return await call()
+            except Unavailable:
+                if loop.time() + _AGAIN >= self._starting_until:
+                    raise
+            await asyncio.sleep(_AGAIN)
+
     async def _check_jetstream(self) -> None:
+        left = self._starting_until - asyncio.get_running_loop().time()
         try:
-            await self._link.api("INFO")
+            await self._link.api("INFO", timeout=max(0.1, min(_ASK, left)))
         except ApiError as exc:
+            if exc.code == FORBIDDEN:
+                raise ConfigError(
+                    "url",
+                    f"JetStream does not answer: {exc}",
+                    "Let the user publish to $JS.API.>, $JS.ACK.> and the topics' subjects, and subscribe to _INBOX.>.",
+                ) from exc
             if exc.code == 503 and exc.number == 10039:
                 raise ConfigError(
                     "url", f"JetStream is not enabled for this account: {exc}", "Enable it on the server."
                 ) from exc
             raise Unavailable(f"JetStream does not answer: {exc}") from exc
         except CLIENT_ERRORS as exc:
-            raise Unavailable(f"JetStream does not answer ({said(exc)}). Is it enabled (nats-server -js)?") from exc
+            raise Unavailable(
+                f"JetStream does not answer ({said(exc)}). Is it enabled (nats-server -js)? A cluster needs a leader"
+            ) from exc
 
     async def declare(self, topology: Topology, mode: Literal["create", "verify"], /) -> None:
         """See :meth:`anybroker.adapter.Adapter.declare`. Streams and consumers."""
         self._creates = self._creates or mode == "create"
         for topic in topology.topics:
-            if mode == "create":
-                await topologies.declare_topic(self._link, topic, self._settings, self._lease, self._schedules)
-            else:
-                await topologies.verify_topic(self._link, topic)
+            await self._while_it_starts(lambda topic=topic: self._declare(topic, mode))  # type: ignore[misc]
+
+    async def _declare(self, topic: TopicSpec, mode: Literal["create", "verify"]) -> None:
+        if mode == "create":
+            await topologies.declare_topic(self._link, topic, self._settings, self._lease, self._schedules)
+        else:
+            await topologies.verify_topic(self._link, topic)
 
     async def open_sender(self) -> NatsSender:
         """See :meth:`anybroker.adapter.Adapter.open_sender`."""
@@ -125,6 +161,9 @@ class NatsAdapter:
     async def open_receiver(self, subscription: SubscriptionSpec, listener: LaneListener, /) -> NatsReceiver:
         """See :meth:`anybroker.adapter.Adapter.open_receiver`. Lanes come afterwards, with their first deliveries. The
         group gets this Bus's lease, and keeps the lanes that it has (another number was refused by ``declare``)."""
+        return await self._while_it_starts(lambda: self._open_receiver(subscription, listener))
+
+    async def _open_receiver(self, subscription: SubscriptionSpec, listener: LaneListener) -> NatsReceiver:
         topic, group = subscription.topic, subscription.group
         if self._creates:
             spec = GroupSpec(group, subscription.ordered, subscription.start)

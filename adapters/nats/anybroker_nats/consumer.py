@@ -21,7 +21,8 @@ PROGRESS: Final = b" 4\r\n+WPI\r\n"
 
 _REMEMBERED: Final = 10_000
 """Acknowledgements that are sent again after a loss of the connection: more than can be on their way."""
-_find_pin: Final = re.compile(rb"\r\nNats-Pin-Id: ?([^\r]+)").search
+_find_pin: Final = re.compile(rb"Nats-Pin-Id: ?([^\r\n]+)\r\n\r\n\Z").search
+"""The server writes it at the end of what it delivers; further up it is the publisher's, who cannot know it."""
 
 
 class Arrived(NamedTuple):
@@ -61,6 +62,9 @@ class Consumer:
         """Whether the lane is still ours, as far as we know: no other member is pinned."""
         self.verify_at = 0.0
         """When to ask the server whose the lane is, if that is not known."""
+        self.unpin = False
+        """The connection was lost while the lane was ours without a pin: one that the server gave to it reached nobody,
+        and would keep the lane until it runs out."""
         self.free = False
         """The server said that no member is pinned: to extend what we have keeps it from none."""
         self.handing_over: asyncio.Task[None] | None = None

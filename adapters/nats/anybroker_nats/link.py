@@ -6,12 +6,12 @@ import asyncio
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Protocol
 
 from anybroker.errors import AnybrokerError, ConfigError, Unavailable
 
 from .client import RawClient
-from .failures import CLIENT_ERRORS, ApiError, connect_failure, said
+from .failures import CLIENT_ERRORS, FORBIDDEN, ApiError, Refusal, connect_failure, refusal_of, said
 
 __all__ = ["Link", "Watcher"]
 
@@ -21,6 +21,10 @@ _CLOSE: Final = 3.0
 """Seconds that closing may take; a connection that does not answer ends by itself."""
 _RECONNECT_WAIT: Final = 0.5
 """Seconds between two tries of nats-py with the same server."""
+_TELL: Final = 60.0
+"""Seconds between two warnings about one kind of subject that the user may not use."""
+_KINDS: Final = 1_000
+"""How many kinds of subject are remembered for that."""
 
 
 class Watcher(Protocol):
@@ -36,6 +40,10 @@ class Watcher(Protocol):
 
     def gone(self) -> None:
         """nats-py has given it up: there will be another client."""
+        ...
+
+    def refused(self, refusal: Refusal) -> None:
+        """The server says that this user may not use a subject: what was published there is not stored."""
         ...
 
 
@@ -64,6 +72,10 @@ class Link:
         self._client: RawClient | None = None
         self._closed = False
         self.watchers: set[Watcher] = set()
+        self._asking: dict[str, set[asyncio.Future[Refusal]]] = {}
+        """Requests under way, by subject in lower case, as nats-py tells of a refused one."""
+        self._inbox_refused: Refusal | None = None
+        self._told: dict[str, float] = {}
 
     @property
     def native(self) -> RawClient | None:
@@ -84,6 +96,9 @@ class Link:
         connected = False
 
         async def failed(exc: Exception) -> None:
+            if (refusal := refusal_of(exc)) is not None:
+                self._refuse(refusal)
+                return
             if connected:
                 _log.debug("NATS: %s", said(exc))
                 return
@@ -94,14 +109,19 @@ class Link:
         async def lost() -> None:
             if connected and not self._closed:
                 _log.warning("the connection to NATS is lost; connecting again")
-            self._tell("lost")
+            for watcher in list(self.watchers):
+                watcher.lost()
 
         async def back() -> None:
             _log.info("connected to NATS again")
-            self._tell("back")
+            self._inbox_refused = None
+            for watcher in list(self.watchers):
+                watcher.back()
 
         async def gone() -> None:
-            self._tell("gone")
+            self._inbox_refused = None
+            for watcher in list(self.watchers):
+                watcher.gone()
 
         seconds = 0.9 * self._connect_timeout
         try:
@@ -140,9 +160,25 @@ class Link:
         connected = True
         return client
 
-    def _tell(self, what: Literal["lost", "back", "gone"]) -> None:
+    def _refuse(self, refusal: Refusal) -> None:
+        """The server has dropped one command of ours: whoever waits for its answer is told, and the log, once."""
+        now = asyncio.get_running_loop().time()
+        if now - self._told.get(refusal.kind, -_TELL) >= _TELL:
+            if len(self._told) >= _KINDS:
+                self._told.clear()
+            self._told[refusal.kind] = now
+            _log.warning("NATS refuses this user: %s", refusal.text)
+        if not refusal.publishing:
+            if refusal.subject.startswith("_inbox."):
+                self._inbox_refused = refusal  # no answer to any request will come
+            waiting = [future for futures in self._asking.values() for future in futures]
+        else:
+            waiting = list(self._asking.get(refusal.subject, ()))
+        for future in waiting:
+            if not future.done():
+                future.set_result(refusal)
         for watcher in list(self.watchers):
-            getattr(watcher, what)()
+            watcher.refused(refusal)
 
     async def client(self) -> RawClient:
         """The client, connected at this moment. Raises ``Unavailable``."""
@@ -158,11 +194,35 @@ class Link:
             raise Unavailable("the connection to NATS is lost, and not there again yet")
         return self._client
 
-    async def api(self, operation: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """A request to JetStream's API (``$JS.API.<operation>``). Raises ApiError, and what nats-py raises."""
+    async def api(
+        self, operation: str, body: Mapping[str, Any] | None = None, timeout: float | None = None
+    ) -> dict[str, Any]:
+        """A request to JetStream's API (``$JS.API.<operation>``). Raises ApiError, and what nats-py raises.
+
+        What this user may not ask is an ApiError with the code ``FORBIDDEN``, at once: the server sends no answer.
+        ``timeout``: seconds, where it is less than for others.
+        """
         client = await self.client()
         payload = b"" if body is None else json.dumps(body).encode()
-        reply = await client.request(f"$JS.API.{operation}", payload, timeout=self.timeout)
+        if self._inbox_refused is not None:
+            raise _forbidden(self._inbox_refused)
+        subject = f"$JS.API.{operation}"
+        refused: asyncio.Future[Refusal] = asyncio.get_running_loop().create_future()
+        others = self._asking.setdefault(subject.lower(), set())
+        others.add(refused)
+        request = asyncio.ensure_future(client.request(subject, payload, timeout=timeout or self.timeout))
+        try:
+            either: set[asyncio.Future[Any]] = {request, refused}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if refused.done() and not request.done():
+                raise _forbidden(refused.result())
+            reply = await request
+        finally:
+            others.discard(refused)
+            if not others:
+                self._asking.pop(subject.lower(), None)
+            if not request.done():
+                request.cancel()
         answer: dict[str, Any] = json.loads(reply.data)
         if "error" in answer:
             raise ApiError(answer["error"])
@@ -181,3 +241,7 @@ class Link:
         client.abort()  # where it could not be flushed
         if not closing.cancel() and not closing.cancelled():
             closing.exception()  # looked at: what is closed has nothing more to say
+
+
+def _forbidden(refusal: Refusal) -> ApiError:
+    return ApiError({"code": FORBIDDEN, "description": f"this user has no permission: {refusal.text}"})

@@ -16,7 +16,7 @@ from anybroker.errors import AnybrokerError, BrokerError, ConfigError, LeaseLost
 from .answers import Answers
 from .client import RawClient
 from .consumer import ACK, NAK, PROGRESS, Arrived, Consumer
-from .failures import CLIENT_ERRORS, ApiError, nats_errors, said
+from .failures import CLIENT_ERRORS, FORBIDDEN, ApiError, Refusal, nats_errors, said
 from .link import Link
 from .names import PRIORITY_GROUP, consumer_name, note_subject, stream_name
 from .notes import note, read_notes
@@ -71,7 +71,7 @@ class NatsReceiver:
         self._epochs = epochs
         self._lease = lease
         self._wait = ack_wait(lease, spec.ordered)
-        self._expires = min(_PULL, lease / 3)
+        self._expires = _expires(lease, spec.ordered)
         self._confirm_acks = confirm_acks
         self._stream = stream_name(spec.topic)
         numbers: list[int | None] = list(range(lanes)) if lanes else [None]
@@ -90,6 +90,8 @@ class NatsReceiver:
         self._timer: asyncio.TimerHandle | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._failure: BrokerError | None = None
+        self._mute: str | None = None
+        """Why acknowledgements do not count: the user may not publish them."""
         self._stopped = False
         self._closed = False
 
@@ -221,9 +223,10 @@ class NatsReceiver:
                 consumer.starts |= await read_notes(self._link, self.spec.topic, self.spec.group)
                 consumer.look = False
         except ApiError as exc:
-            error = Unavailable(f"NATS has no consumer {consumer.name!r} any more: {exc}")
+            what = "shows this user no consumer" if exc.code == FORBIDDEN else "has no consumer"
+            error = Unavailable(f"NATS {what} {consumer.name!r} any more: {exc}")
             error.__cause__ = exc
-            if exc.code == 404:
+            if exc.code in (404, FORBIDDEN):
                 self._fail(error)
             consumer.sync_at = consumer.retry_at = consumer.verify_at = now + _AGAIN
         except (BrokerError, *CLIENT_ERRORS):
@@ -235,7 +238,7 @@ class NatsReceiver:
         info = await self._link.api(f"CONSUMER.INFO.{self._stream}.{consumer.name}")
         lease = lease_of(info)
         if lease < self._lease:  # a member that came later has given the group a shorter one
-            self._lease, self._expires = lease, min(_PULL, lease / 3)
+            self._lease, self._expires = lease, _expires(lease, self.spec.ordered)
             self._wait = ack_wait(lease, self.spec.ordered)
             self._rearm()
         return info
@@ -245,6 +248,13 @@ class NatsReceiver:
         pin = consumer.pin
         info = await self._info(consumer)
         consumer.verify_at = asyncio.get_running_loop().time() + _AGAIN
+        if consumer.unpin and not consumer.pin:
+            consumer.unpin = False
+            if _pinned(
+                info
+            ):  # another member that has it all the same gives back what it has, and this one waits for it
+                await self._unpin(consumer)
+                return
         if consumer.pin == pin and not consumer.leaving and not consumer.verified:
             self._compare(consumer, _pinned(info))
 
@@ -409,24 +419,28 @@ class NatsReceiver:
     async def settle(self, batch: Sequence[Settlement], /) -> Sequence[BrokerError | None]:
         """See :meth:`anybroker.adapter.Receiver.settle`. None means handed over; with ``confirm_acks``, confirmed."""
         results: list[BrokerError | None] = []
-        acks: list[tuple[int, bytes]] = []
+        acks: list[tuple[int, Inbound, bytes]] = []
         naks: list[bytes] = []
         noted: dict[int, int] = {}
+        confirm = self._confirm_acks or self._mute is not None
         for at, item in enumerate(batch):
             if not isinstance(item, Ack | Release):
                 raise TypeError("NATS settles each message by itself")
             inbound = item.inbound
             consumer: Consumer = inbound.token
             sequence = inbound.position
-            reply = consumer.unsettled.pop(sequence, None) if consumer.lane is inbound.lane else None
+            reply = consumer.unsettled.get(sequence) if consumer.lane is inbound.lane else None
             if reply is None:
                 results.append(LeaseLost(f"a delivery of {inbound.lane.name} is settled, or not ours any more"))
                 continue
             results.append(None)
             if isinstance(item, Ack):
-                consumer.remember_ack(sequence, reply)
-                acks.append((at, reply))
+                acks.append((at, inbound, reply))
+                if not confirm:
+                    del consumer.unsettled[sequence]
+                    consumer.remember_ack(sequence, reply)
                 continue
+            del consumer.unsettled[sequence]
             if item.attempts:
                 noted[sequence] = consumer.starts[sequence] = item.attempts
             if consumer.ordered and consumer.handing_over is None:
@@ -436,14 +450,21 @@ class NatsReceiver:
         if naks:
             await self._note(noted)
         commands = [b"PUB " + reply + NAK for reply in naks]
-        if not self._confirm_acks:
-            commands += [b"PUB " + reply + ACK for _, reply in acks]
+        if not confirm:
+            commands += [b"PUB " + reply + ACK for _, _, reply in acks]
         if commands and not self._write(b"".join(commands)):
             lost = Unavailable("the connection to NATS is lost: what was done is acknowledged when it is back")
             results = [lost if result is None else result for result in results]
-        elif self._confirm_acks and self._answers is not None:
-            for number in await self._answers.ask([(b"PUB " + reply, ACK) for _, reply in acks]):
-                results[acks[number][0]] = Unavailable("NATS did not confirm an acknowledgement in time")
+        elif confirm and self._answers is not None:
+            unanswered = set(await self._answers.ask([(b"PUB " + reply, ACK) for _, _, reply in acks]))
+            for number, (at, inbound, reply) in enumerate(acks):
+                if number in unanswered:  # it stays ours, to be settled again
+                    results[at] = Unavailable(self._mute or "NATS did not confirm an acknowledgement in time")
+                elif inbound.token.lane is inbound.lane:
+                    inbound.token.unsettled.pop(inbound.position, None)
+                    inbound.token.remember_ack(inbound.position, reply)
+            if acks and not unanswered:
+                self._mute = None
         return results
 
     async def _note(self, starts: dict[int, int]) -> None:
@@ -484,7 +505,7 @@ class NatsReceiver:
         if client is None or self._failure is not None:
             return
         for consumer in self._consumers:
-            if now - consumer.extended > self._lease:
+            if now - consumer.extended > (self._lease if consumer.ordered else self._wait):
                 self._expired(consumer, now)  # without a connection too: nothing of it may begin here any more
             elif consumer.ordered and now - consumer.extended > self._wait and consumer.handing_over is None:
                 if client.is_connected and consumer.verified:
@@ -581,6 +602,9 @@ class NatsReceiver:
         if consumer is not None and not self._closed and consumer.handing_over is None:
             await self._leave(consumer)
 
+    async def _unpin(self, consumer: Consumer) -> None:
+        await self._link.api(f"CONSUMER.UNPIN.{self._stream}.{consumer.name}", {"group": PRIORITY_GROUP})
+
     async def _leave(self, consumer: Consumer) -> None:
         """Let the lane go, then give back what is out, in order. The member that is pinned next waits for all of it."""
         consumer.leaving = True
@@ -589,8 +613,7 @@ class NatsReceiver:
             await self._note(started)
             if consumer.pin and consumer.verified:
                 try:
-                    body = {"group": PRIORITY_GROUP}
-                    await self._link.api(f"CONSUMER.UNPIN.{self._stream}.{consumer.name}", body)
+                    await self._unpin(consumer)
                 except (BrokerError, ApiError, *CLIENT_ERRORS):
                     pass  # the pin runs out by itself: this member pulls no more with it
             self._write(b"".join([b"PUB " + reply + NAK for reply in consumer.out()]))
@@ -606,6 +629,7 @@ class NatsReceiver:
     def lost(self) -> None:
         """Watcher: nats-py connects again; what is out stays ours for the lease."""
         for consumer in self._consumers:
+            consumer.unpin = consumer.unpin or (consumer.ordered and consumer.lane is not None and not consumer.pin)
             consumer.unsync()
             consumer.doubt()
         if self._answers is not None:
@@ -620,6 +644,18 @@ class NatsReceiver:
             consumer.unsync()
             consumer.retry_at = 0.0
         self._wake()
+
+    def refused(self, refusal: Refusal) -> None:
+        """Watcher: without pulls there is nothing to do here; without acknowledgements everything comes again."""
+        if not refusal.publishing:
+            return
+        pulls = {f"$js.api.consumer.msg.next.{self._stream}.{consumer.name}" for consumer in self._consumers}
+        if refusal.subject in pulls:
+            self._fail(Unavailable(f"NATS does not let this user consume: {refusal.text}"))
+        elif refusal.subject.startswith("$js.ack.") and f".{self._stream}." in refusal.subject:
+            self._mute = f"NATS does not let this user acknowledge, so events come again: {refusal.text}"
+            if self._answers is not None:
+                self._answers.give_up()
 
     def gone(self) -> None:
         """Watcher: nats-py does not connect again."""
@@ -673,6 +709,11 @@ class NatsReceiver:
             await asyncio.gather(*(self._leave(consumer) for consumer in self._consumers))
         if self._answers is not None:
             await self._unlisten(self._answers.subscription)
+
+
+def _expires(lease: float, ordered: bool) -> float:
+    """Seconds that a pull waits: so long it may swallow messages after its connection vanished without a word."""
+    return min(_PULL, lease / 3) if ordered else min(_PULL, lease / 8)
 
 
 def _pinned(info: dict[str, Any]) -> bytes:

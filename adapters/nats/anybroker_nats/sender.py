@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from random import getrandbits
 from time import time
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 from nats.aio.subscription import Subscription
 
 from anybroker.adapter import SLOTS, Outbound, Receipt, Report, check_size, slot_of
-from anybroker.errors import PublishOutcomeUnknown, Rejected, Unavailable
+from anybroker.errors import BrokerError, ConfigError, PublishOutcomeUnknown, Rejected, Unavailable
 
 from .client import RawClient
-from .failures import CLIENT_ERRORS, ApiError, publish_failure, said
+from .failures import CLIENT_ERRORS, FORBIDDEN, ApiError, Refusal, nats_errors, publish_failure, said
 from .link import Link
-from .names import inlet, schedule_subject
-from .topology import is_there
+from .names import inlet, schedule_subject, stream_name
 from .wire import Wire
 
 __all__ = ["NatsSender"]
+
+_log = logging.getLogger("anybroker.nats")
 
 _SLOT_BITS: Final = SLOTS.bit_length() - 1
 _WINDOW: Final = 4096
@@ -34,9 +36,39 @@ _HEADERS: Final = 65_535
 """Bytes of headers that JetStream takes."""
 _WRITE: Final = 65_536
 """Bytes that are handed to the client together."""
+_SLOW: Final = 0.25
+"""Seconds without a confirmation after which the stream is asked whether it has a leader, and another one."""
+_ASK: Final = 0.5
+"""Seconds that it has to answer: meanwhile nothing is handed over."""
+_NOT_FOUND: Final = 404
 _ACK: Final = re.compile(
     rb'\{"stream":"([^"]+)",\s*(?:"domain":"[^"]*",\s*)?"seq":(\d+)(,\s*"duplicate":\s*true)?\}'
 ).fullmatch
+
+
+class _Waiting(NamedTuple):
+    """An event that was written and is not confirmed."""
+
+    outbound: Outbound
+    report: Report
+    slot: int
+    """-1: it is delayed, and stands under a subject of its own."""
+    since: float
+    """Of the loop's clock."""
+
+
+class _Stream:
+    """What is known of a topic's stream while it does not confirm."""
+
+    __slots__ = ("before", "leader", "reason", "warned")
+
+    def __init__(self, leader: str) -> None:
+        self.leader = leader
+        self.before = 0
+        """Confirmations up to this number were to come from a leader that is none any more."""
+        self.reason = ""
+        """Why nothing comes, as far as the server says."""
+        self.warned = False
 
 
 class NatsSender:
@@ -44,23 +76,23 @@ class NatsSender:
     one without."""
 
     def __init__(self, link: Link, wire: Wire, schedules: bool, patience: float = 10.0) -> None:
-        """``patience``: seconds after which nobody waits for a confirmation any more, once or twice over."""
+        """``patience``: seconds after which nobody waits for a confirmation any more."""
         self._link = link
         self._wire = wire
         self._schedules = schedules
         self._client: RawClient | None = None
         self._inbox: Subscription | None = None
         self._prefix = b""
-        self._waiting: dict[int, tuple[Outbound, Report]] = {}
+        self._waiting: dict[int, _Waiting] = {}
         self._last = 0
-        self._topics: set[str] = set()
+        self._streams: dict[str, _Stream] = {}
         self._routes: dict[tuple[str, str | None], list[bytes]] = {}
         self._room: asyncio.Future[None] | None = None
         self._idle: asyncio.Future[None] | None = None
         self._closed = False
         self._patience = patience
-        self._old = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._looking: asyncio.Task[None] | None = None
         link.watchers.add(self)
 
     async def open(self) -> RawClient:
@@ -82,8 +114,8 @@ class NatsSender:
     def lost(self) -> None:
         """Watcher: whatever waits for a confirmation may be stored, or not."""
         waiting, self._waiting = self._waiting, {}
-        for outbound, report in waiting.values():
-            report(outbound, _unknown(outbound, "the connection to NATS was lost"))
+        for each in waiting.values():
+            each.report(each.outbound, _unknown(each.outbound, "the connection to NATS was lost"))
         self._ended()
 
     def back(self) -> None:
@@ -93,19 +125,112 @@ class NatsSender:
         """Watcher: as after a loss; the next submit takes the next client."""
         self.lost()
 
+    def refused(self, refusal: Refusal) -> None:
+        """Watcher: the first event that waits under this subject is not stored."""
+        if not refusal.publishing:
+            return
+        for token, each in self._waiting.items():
+            if self._subject(each).lower() == refusal.subject:
+                del self._waiting[token]
+                topic = each.outbound.topic
+                each.report(
+                    each.outbound,
+                    Rejected(
+                        f"NATS does not let this user publish to topic {topic!r}: {refusal.text}. Give it the "
+                        f"permission to publish to {topic}.>"
+                    ),
+                )
+                self._ended()
+                return
+
+    def _subject(self, each: _Waiting) -> str:
+        outbound = each.outbound
+        if each.slot < 0:
+            return f"{schedule_subject(outbound.topic)}.{outbound.deduplication_id()}"
+        return f"{outbound.topic if outbound.group is None else inlet(outbound.topic, outbound.group)}.{each.slot}"
+
     def _sweep(self) -> None:
-        """Give up what has no answer, and will hardly get one: the user may not publish there, the stream has no
-        leader. Kept, it would take up the window for ever."""
-        old, self._old = self._old, self._last
-        late = [token for token in self._waiting if token <= old]
-        for token in late:
-            outbound, report = self._waiting.pop(token)
-            report(outbound, _unknown(outbound, "NATS gave no answer (may this user publish there?)"))
+        """Look what keeps a confirmation, and give up what will hardly get one. Kept, it would take up the window for
+        ever."""
         self._timer = None
-        if self._waiting:
-            self._timer = asyncio.get_running_loop().call_later(self._patience, self._sweep)
+        now = asyncio.get_running_loop().time()
+        self._give_up([token for token, each in self._waiting.items() if now - each.since >= self._patience])
+        slow = {each.outbound.topic for each in self._waiting.values() if now - each.since >= _SLOW}
+        if slow and self._looking is None:
+            self._looking = asyncio.create_task(self._look(slow), name="anybroker NATS leaders")
+        self._watch()
+
+    def _give_up(self, tokens: Iterable[int]) -> None:
+        late = [self._waiting.pop(token) for token in tokens]
+        for outbound, report, _, since in late:
+            seconds = asyncio.get_running_loop().time() - since
+            stream = self._streams.get(outbound.topic)
+            reason = f" ({stream.reason})" if stream is not None and stream.reason else ""
+            report(outbound, _unknown(outbound, f"NATS gave no answer in {seconds:.1f} s{reason}"))
         if late:
             self._ended()
+
+    async def _look(self, topics: Iterable[str]) -> None:
+        """Ask the streams that do not confirm. Another leader than before has got what was written before it was there,
+        or will never get it: nothing more will be said of it."""
+        try:
+            await asyncio.gather(*(self._look_at(topic) for topic in topics))
+        finally:
+            self._looking = None
+
+    async def _look_at(self, topic: str) -> None:
+        last = self._last
+        stream = self._streams.setdefault(topic, _Stream(""))
+        try:
+            cluster = await self._cluster(topic)
+            leader = str(cluster.get("leader") or "")
+        except ApiError as exc:
+            if exc.code == FORBIDDEN:
+                return
+            stream.reason = f"its stream says: {exc}"
+        except (BrokerError, *CLIENT_ERRORS) as exc:
+            stream.reason = f"JetStream does not answer: {said(exc)}; has it a leader?"
+        else:
+            if leader and stream.leader and leader != stream.leader:
+                stream.before = last
+                stream.reason = f"its stream has another leader now: {leader}"
+            elif stream.before:
+                lost = [
+                    token
+                    for token, each in self._waiting.items()
+                    if token <= stream.before and each.outbound.topic == topic
+                ]
+                stream.before = 0
+                self._give_up(lost)
+            else:
+                stream.reason = _why_slow(cluster)
+            stream.leader = leader or stream.leader
+        if not stream.warned and any(each.outbound.topic == topic for each in self._waiting.values()):
+            stream.warned = True
+            _log.warning("events for topic %r are not confirmed: %s", topic, stream.reason)
+
+    async def _cluster(self, topic: str) -> dict[str, Any]:
+        """Which servers have the topic's stream, and which of them leads; empty where there is no cluster. Raises
+        ApiError, and what nats-py raises."""
+        info: dict[str, Any] = await self._link.api(f"STREAM.INFO.{stream_name(topic)}", timeout=_ASK)
+        return info.get("cluster") or {}
+
+    async def _find(self, topic: str) -> BrokerError | None:
+        """Look for the topic's stream; why it takes no event, or None."""
+        try:
+            with nats_errors(f"looking for the stream of {topic!r}"):
+                self._streams[topic] = _Stream(str((await self._cluster(topic)).get("leader") or ""))
+        except ConfigError as exc:
+            cause = exc.__cause__
+            if isinstance(cause, ApiError) and cause.code == FORBIDDEN:
+                self._streams[topic] = _Stream("")  # it may publish and not ask: the answer tells
+                return None
+            if isinstance(cause, ApiError) and cause.code == _NOT_FOUND:
+                return Rejected(f"NATS has no stream for topic {topic!r}. Declare the topic first")
+            return _rejected(f"the stream of topic {topic!r} cannot be found", exc)
+        except BrokerError as exc:
+            return exc
+        return None
 
     def _ended(self) -> None:
         for future in (self._room, self._idle):
@@ -117,15 +242,24 @@ class NatsSender:
         found = self._waiting.pop(int(subject[len(self._prefix) :]), None)
         if found is None:
             return  # a connection was lost in between
-        outbound, report = found
+        outbound, report, _, _ = found
         topic = outbound.topic
         ack = _ACK(data)
         if ack is not None:
-            stream, sequence, duplicate = ack.groups()
-            report(outbound, Receipt(topic, f"{stream.decode()}/{int(sequence)}", duplicate=duplicate is not None))
+            name, sequence, duplicate = ack.groups()
+            report(outbound, Receipt(topic, f"{name.decode()}/{int(sequence)}", duplicate=duplicate is not None))
+            if (stream := self._streams.get(topic)) is not None and stream.warned:
+                stream.warned, stream.reason = False, ""
+                _log.info("events for topic %r are confirmed again", topic)
         elif headers is not None and headers.startswith(b"NATS/1.0 503"):
-            self._topics.discard(topic)  # looked for again before the next event
-            report(outbound, Unavailable(f"no stream takes an event for topic {topic!r} now (no responders)"))
+            self._streams.pop(topic, None)  # looked for again before the next event
+            report(
+                outbound,
+                Unavailable(
+                    f"no stream takes an event for topic {topic!r} now (no responders): its stream has no leader, or "
+                    "was deleted"
+                ),
+            )
         else:
             report(outbound, self._answer(topic, data))
         if self._room is not None or self._idle is not None:
@@ -152,20 +286,18 @@ class NatsSender:
         if self._closed:
             raise Unavailable("the NATS sender is closed")
         client = await self.open()
-        absent: set[str] = set()
-        for topic in {outbound.topic for outbound in batch} - self._topics:
-            if await is_there(self._link, topic):
-                self._topics.add(topic)
-            else:
-                absent.add(topic)
+        absent: dict[str, BrokerError] = {}
+        if new := [topic for topic in {outbound.topic for outbound in batch} if topic not in self._streams]:
+            found = await asyncio.gather(*(self._find(topic) for topic in new))
+            absent = {topic: error for topic, error in zip(new, found, strict=True) if error is not None}
         parts: list[bytes] = []
         size = 0
         first = self._last + 1
-        now = time()
+        now, since = time(), asyncio.get_running_loop().time()
         limit = client.max_payload
         for outbound in batch:
             if outbound.topic in absent:
-                report(outbound, Rejected(f"NATS has no stream for topic {outbound.topic!r}. Declare the topic first"))
+                report(outbound, absent[outbound.topic])
                 continue
             while len(self._waiting) >= _WINDOW or (self._waiting and client.pending_data_size > _BUFFER):
                 self._write(client, parts, first)
@@ -177,7 +309,7 @@ class NatsSender:
                 if not client.is_connected:
                     self.lost()  # what was handed over is not for the exception to speak of
                     raise Unavailable("the connection to NATS was lost")  # for what was not handed over yet
-            size += self._add(parts, outbound, report, now, limit)
+            size += self._add(parts, outbound, report, now, since, limit)
             if size >= _WRITE:
                 self._write(client, parts, first)
                 parts, size, first = [], 0, self._last + 1
@@ -186,8 +318,7 @@ class NatsSender:
 
     def _watch(self) -> None:
         if self._waiting and self._timer is None:
-            self._old = 0
-            self._timer = asyncio.get_running_loop().call_later(self._patience, self._sweep)
+            self._timer = asyncio.get_running_loop().call_later(min(_SLOW, self._patience), self._sweep)
 
     def _write(self, client: RawClient, parts: list[bytes], first: int) -> None:
         """``first``: the first number of a confirmation that belongs to these commands."""
@@ -197,7 +328,7 @@ class NatsSender:
             self.lost()
             raise Unavailable("the connection to NATS was lost")
 
-    def _add(self, parts: list[bytes], outbound: Outbound, report: Report, now: float, limit: int) -> int:
+    def _add(self, parts: list[bytes], outbound: Outbound, report: Report, now: float, since: float, limit: int) -> int:
         """Add the command of one event, which from now on waits for its confirmation; returns its bytes, about."""
         key = outbound.key
         try:
@@ -233,7 +364,7 @@ class NatsSender:
             report(outbound, refused)
             return 0
         self._last = token = self._last + 1
-        self._waiting[token] = outbound, report
+        self._waiting[token] = _Waiting(outbound, report, -1 if delayed else slot, since)
         if headers:
             parts += (b"%b%d %d %d\r\n" % (command, token, len(headers), size), headers, body, b"\r\n")
         else:  # PUB instead of HPUB
@@ -262,7 +393,18 @@ class NatsSender:
             self._link.watchers.discard(self)
             if self._timer is not None:
                 self._timer.cancel()
+            if self._looking is not None:
+                self._looking.cancel()
             self.lost()
+
+
+def _why_slow(cluster: dict[str, Any]) -> str:
+    """Of a stream that answers, and does not confirm: the server says no more."""
+    others = cluster.get("replicas") or ()
+    there = 1 + sum(not each.get("offline") for each in others)
+    if others and 2 * there <= 1 + len(others):
+        return f"{there} of {1 + len(others)} servers with its stream are there, too few to store it"
+    return "its stream answers, and does not say why: can its server write, or is its disk full?"
 
 
 def _unknown(outbound: Outbound, why: str) -> PublishOutcomeUnknown:

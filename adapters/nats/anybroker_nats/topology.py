@@ -26,7 +26,6 @@ __all__ = [
     "backlog",
     "check_group",
     "declare_topic",
-    "is_there",
     "lease_of",
     "nanoseconds",
     "repair_group",
@@ -55,22 +54,18 @@ def ack_wait(lease: float, ordered: bool) -> float:
     """Seconds after which the server delivers again what is not acknowledged.
 
     A lane is its member's for the whole lease, by the pin, and comes again to that member only, which knows what it
-    has. So there it may be shorter: what was sent to a lost connection, or by a server that was killed, comes soon.
+    has. So there it may be shorter: what was sent to a lost connection, or by a server that was killed, comes soon. An
+    unordered group has nothing but this, and half a lease: a connection that vanished without a word is noticed in
+    less, and what it was given would wait for the rest of a whole one.
     """
-    return lease / 3 if ordered else lease
+    return lease / 3 if ordered else lease / 2
 
 
 def lease_of(info: dict[str, Any]) -> float:
     """The lease of a group, in seconds, from what the server says of one of its consumers."""
     config = info.get("config") or {}
-    found: float = config.get("priority_timeout") or config.get("ack_wait") or math.inf
+    found: float = config.get("priority_timeout") or 2 * (config.get("ack_wait") or math.inf)
     return found / 1e9
-
-
-async def is_there(link: Link, topic: str) -> bool:
-    """Whether the topic's stream exists."""
-    with nats_errors(f"looking for the stream of {topic!r}"):
-        return await _find(link, f"STREAM.INFO.{stream_name(topic)}") is not None
 
 
 async def _find(link: Link, operation: str) -> dict[str, Any] | None:

@@ -24,8 +24,11 @@ _INLET: Final = b".@."
 """In the subject of what was sent to one group; no topic's or group's name has it."""
 _UNSAFE: Final = re.compile(r'[\x00-\x1f\x7f%"]|^ | $')
 """What clients cut off a header's value, and what :func:`percent_decode` would take for its own."""
-_find_text: Final = re.compile(r"([^:\r\n]+): ?([^\r\n]*)\r\n").findall
-_find_bytes: Final = re.compile(rb"([^:\r\n]+): ?([^\r\n]*)\r\n").findall
+_find: Final = re.compile(r"(?<=\r\n)([!-9;-~]+): ?([^\r\n]*)\r\n").findall
+_escape_name: Final = re.compile(rb"[^!-9;-~]").sub
+_escape_value: Final = re.compile(rb"[\r\n]").sub
+_UNNAMED: Final = "x-unnamed"
+"""What a line is called that has no name, or no colon."""
 
 
 class Wire:
@@ -39,7 +42,8 @@ class Wire:
         self._names = TransportNames((_PREFIX, _NATS), ("anybroker-data",))
 
     def write(self, outbound: Outbound, control: str) -> tuple[bytes, bytes]:
-        """The block of headers and the body; ``control`` is lines of NATS's own headers, each with its line's end.
+        """The block of headers and the body; ``control`` is lines of NATS's own headers, each with its line's end. They
+        come first, and the server takes the first of a name.
 
         Header values of an event are percent-encoded, our own transport headers too; others go as they are. A foreign
         message keeps its headers byte for byte; a transport header of the same name gives way. One without transport
@@ -57,7 +61,7 @@ class Wire:
         lines = [f"{name}: {value}\r\n" for name, value in headers]
         if extra:
             lines += [_line(name, text) for name, text in extra.items()]
-        return _LINE + f"{''.join(lines)}{control}\r\n".encode(), body
+        return _LINE + f"{control}{''.join(lines)}\r\n".encode(), body
 
     def _write_foreign(self, event: Foreign, extra: Mapping[str, str] | None, control: str) -> tuple[bytes, bytes]:
         own = [(name, value) for name, value in event.headers if not name.lower().startswith((_NATS, _OURS))]
@@ -69,7 +73,7 @@ class Wire:
             return _LINE + b"".join(lines) + b"\r\n" if lines else b"", event.body or b""
         lines = [b"%b: %b\r\n" % (name.encode(), value) for name, value in own]
         lines += [_line(name, text).encode() for name, text in extra.items() if name not in there]
-        return _LINE + b"".join(lines) + control.encode() + b"\r\n", event.body or b""
+        return _LINE + control.encode() + b"".join(lines) + b"\r\n", event.body or b""
 
     def read(
         self, client: Any, subject: bytes, reply: bytes, body: bytes, block: bytes | None, lane: Lane, position: int
@@ -77,7 +81,7 @@ class Wire:
         """One delivery; ``raw`` is nats-py's ``Msg``. What is no CloudEvent comes as a Foreign; nothing is raised."""
         headers, text = _fields(block)
         inlet = _INLET in subject
-        raw = Msg(client, subject.decode(), reply.decode(), body, dict(text))
+        raw = Msg(client, subject.decode(errors="replace"), reply.decode(), body, dict(text))
         try:
             event = self._binding.parse(headers, body)
         except InvalidEvent as exc:
@@ -97,15 +101,41 @@ class Wire:
 
 
 def _fields(block: bytes | None) -> tuple[list[tuple[str, Any]], list[tuple[str, str]]]:
-    """Names and values of a block of headers, in order: as they are (bytes, where one is no UTF-8), and as text."""
+    """Names and values of a block of headers, in order: as they are (bytes, where one is not UTF-8), and as text."""
     if not block:
         return [], []
     try:
-        text = _find_text(block.decode(), len(_LINE))
+        text = block.decode()
     except UnicodeDecodeError:
-        found = [(name.decode("utf-8", "replace"), value) for name, value in _find_bytes(block, len(_LINE))]
-        return found, [(name, value.decode("utf-8", "replace")) for name, value in found]
-    return text, text
+        return _odd_fields(block)
+    found = _find(text)
+    if len(found) != text.count("\r\n") - 2 or not text.startswith("NATS/1.0"):
+        return _odd_fields(block)
+    return found, found
+
+
+def _odd_fields(block: bytes) -> tuple[list[tuple[str, Any]], list[tuple[str, str]]]:
+    """The same of a block with lines that no client writes; the server looks at none of it. Nothing is left out: what
+    may not stand in a name, or would end a line, is percent-encoded."""
+    first, *lines = block.split(b"\r\n")
+    if not first.startswith(b"NATS/1.0"):
+        lines.insert(0, first)
+    found: list[tuple[str, Any]] = []
+    for line in filter(None, lines):
+        name, colon, value = line.partition(b":")
+        if not colon:
+            name, value = b"", line
+        known = _escape_name(_percent, name).decode() or _UNNAMED
+        value = _escape_value(_percent, value.removeprefix(b" "))
+        try:
+            found.append((known, value.decode()))
+        except UnicodeDecodeError:
+            found.append((known, value))
+    return found, [(name, value if isinstance(value, str) else value.decode(errors="replace")) for name, value in found]
+
+
+def _percent(found: re.Match[bytes]) -> bytes:
+    return b"%%%02X" % ord(found[0])
 
 
 def _line(name: str, text: str) -> str:

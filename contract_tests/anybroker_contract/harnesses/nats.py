@@ -21,10 +21,16 @@ class NatsHarness(ServerHarness):
 
     name: ClassVar[str] = "nats"
     kind: ClassVar[str] = "nats"
+    handed_over_again: ClassVar[float] = 15.0
 
     def absent_url(self) -> str:
         """A port where nobody listens."""
         return f"nats://127.0.0.1:{free_port()}"
+
+    async def delete(self, topic: str) -> None:
+        """The topic's stream, and with it its consumers."""
+        async with self.raw() as client:
+            await client.delete(topic, "g")
 
     def secured(self, folder: Path) -> Secured:
         """Others, with TLS and credentials."""

@@ -298,6 +298,7 @@ _ALL = (
         (
             "test_one_dead_letter_is_replayed_or_discarded_by_its_id",
             "test_a_half_open_connection_is_noticed_by_the_consumer",
+            "test_what_went_to_a_half_open_connection_is_handled_again",
         ),
     ),
     Mutant(

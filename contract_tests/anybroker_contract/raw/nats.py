@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 from urllib.parse import quote, unquote
 
 import nats
@@ -16,6 +17,15 @@ from .api import IMPLIED_JSON, MINIMAL, Mode, Quirk, RawClient, RawMessage
 __all__ = ["NatsClient"]
 
 TYPE_HEADER = "ce-datacontenttype"
+
+
+class _Block(NamedTuple):
+    """A message's headers as they are on the wire, of which the server reads only its own."""
+
+    headers: bytes
+    """``%b`` is the name of the topic's stream."""
+    subject: bytes = b"7"
+    """Its last token."""
 
 
 class NatsClient(RawClient):
@@ -48,12 +58,60 @@ class NatsClient(RawClient):
 
     async def send(self, topic: str, group: str, message: RawMessage) -> None:
         """Acknowledged by the stream."""
+        if isinstance(message.native, _Block):
+            await self._send_raw(topic, message.native, message.body or b"")
+            return
         headers = dict(message.headers) or None
         await self._client.jetstream().publish(f"{topic}.7", message.body or b"", headers=headers)
+
+    async def _send_raw(self, topic: str, block: _Block, body: bytes) -> None:
+        """Past what nats-py writes."""
+        inbox = self._client.new_inbox()
+        answers = await self._client.subscribe(inbox, max_msgs=1)
+        headers = block.headers.replace(b"%b", topic.replace(".", "_").encode())
+        subject = topic.encode() + b"." + block.subject
+        sizes = b"%d %d" % (len(headers), len(headers) + len(body))
+        await self._client._send_command(
+            b"HPUB %b %b %b\r\n" % (subject, inbox.encode(), sizes) + headers + body + b"\r\n"
+        )
+        await self._client.flush()
+        answer = json.loads((await answers.next_msg(timeout=10)).data)
+        if "error" in answer:
+            raise ValueError(f"{block.headers[:80]!r} is not taken: {answer['error']}")
 
     async def delete(self, topic: str, group: str) -> None:
         """The stream, and its consumers with it."""
         await self._client.jetstream().delete_stream(topic.replace(".", "_"))
+
+    def unreadable(self) -> Mapping[str, RawMessage]:
+        """Blocks of headers by hand: the server stores them as they are."""
+        known = b"x-legacy: yes\r\n"
+        begin, end = b"NATS/1.0\r\n", b"\r\n"
+        found = {
+            "a name that is not ASCII": _Block(begin + known + "größe: 1\r\n".encode() + end),
+            "a name that is not UTF-8": _Block(begin + known + b"caf\xe9: 1\r\n" + end),
+            "a name with a space and a control character": _Block(begin + b"a b\x01: 1\r\n" + known + end),
+            "a value that is not UTF-8": _Block(begin + b"x-name: caf\xe9\r\n" + known + end),
+            "a line without a colon": _Block(begin + b"nothing\r\n" + known + end),
+            "an empty name": _Block(begin + b": nothing\r\n" + known + end),
+            "a line's end that is none": _Block(begin + b"x-a: b\nNats-Msg-Id: 7\r\n" + known + end),
+            "10,000 headers": _Block(begin + known + b"h: \r\n" * 10_000 + end),
+            "1,000 lines that are none": _Block(begin + known + b"\xe9\r\n" * 1_000 + end),
+            "a status": _Block(b"NATS/1.0 503 No: Responders\r\n" + known + end),
+            "another protocol": _Block(b"HTTP/1.1 200 OK\r\n" + known + end),
+            "no end": _Block(begin + known + b"x-last: 1"),
+            "no beginning": _Block(known + b"x-last: 1\r\n"),
+            "the server's own, of another message": _Block(
+                begin + b"Nats-Pin-Id: none\r\nNats-Subject: a.b\r\nNats-Sequence: x\r\n" + known + end
+            ),
+            "commands to the server": _Block(
+                begin + b"Nats-Msg-Id: 7\r\nNats-TTL: 600\r\nNats-Expected-Stream: %b\r\n" + known + end
+            ),
+        }
+        return {
+            name: RawMessage(f"unreadable {number}".encode(), {"x-legacy": "yes"}, native=block)
+            for number, (name, block) in enumerate(found.items())
+        }
 
     def read(self, message: RawMessage) -> BaseCloudEvent:
         """Binary mode has the content type as an attribute."""

@@ -88,7 +88,7 @@ class FakeLink:
             raise Unavailable("no connection")
         return self.current
 
-    async def api(self, operation: str, body: Mapping[str, Any] | None = None) -> Any:
+    async def api(self, operation: str, body: Mapping[str, Any] | None = None, timeout: float | None = None) -> Any:
         self.asked.append((operation, body))
         await asyncio.sleep(0)
         answer = self.answers.get(operation)

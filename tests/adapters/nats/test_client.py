@@ -14,6 +14,7 @@ from anybroker.adapter import AdapterContext, BrokerUrl
 from anybroker.errors import AnybrokerError, ConfigError, Unavailable
 from anybroker_nats import NatsAdapter
 from anybroker_nats.client import RawClient
+from anybroker_nats.failures import FORBIDDEN, ApiError, Refusal
 from anybroker_nats.link import Link
 from anybroker_nats.settings import NatsSettings
 
@@ -28,6 +29,7 @@ class Server:
         self.info = INFO | info
         self.refusal = b""
         self.deaf = False
+        self.answers_api = True
         self.received: list[bytes] = []
         self.writers: list[asyncio.StreamWriter] = []
         self.port = 0
@@ -42,7 +44,7 @@ class Server:
                 continue
             if line.startswith(b"PING"):
                 writer.write(self.refusal or b"PONG\r\n")
-            elif line.startswith(b"PUB $JS.API.INFO"):
+            elif line.startswith(b"PUB $JS.API.INFO") and self.answers_api:
                 _, _, reply, _ = line.split(b" ")
                 writer.write(b"MSG %b 1 2\r\n{}\r\n" % reply)
             writer.write(self.on(line))
@@ -199,6 +201,9 @@ class Watcher:
     def gone(self) -> None:
         self.told.append("gone")
 
+    def refused(self, refusal: Refusal) -> None:
+        self.told.append(f"refused {refusal.subject}")
+
 
 def test_watchers_hear_of_a_loss_and_of_the_way_back(run: Run, until: Run) -> None:
     async def check() -> None:
@@ -276,5 +281,87 @@ def test_unlistening_without_a_connection_leaves_nothing_behind(run: Run, until:
             await client.unlisten(subscription, 1.0)
             assert (client._listeners, client._subs) == ({}, {})
             await connected.close()
+
+    run(check())
+
+
+def test_what_the_user_may_not_ask_is_an_error_at_once_and_said_once(
+    run: Run, until: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server drops the request, says so beside it, and answers nothing."""
+
+    async def check() -> None:
+        async with serving(Server()) as server:
+            violation = b"-ERR 'Permissions Violation for Publish to \"$JS.API.STREAM.INFO.shop\"'\r\n"
+            server.on = lambda line: violation if line.startswith(b"PUB $JS.API.STREAM.INFO.shop ") else b""
+            connected = Link([("127.0.0.1", server.port)], {}, "url", 5.0, 60.0)
+            await connected.connect()
+            watcher = Watcher()
+            connected.watchers.add(watcher)
+            for _ in range(2):
+                with pytest.raises(ApiError, match=r"no permission.*stream\.info\.shop") as caught:
+                    await asyncio.wait_for(connected.api("STREAM.INFO.shop"), 5)
+                assert caught.value.code == FORBIDDEN
+            assert watcher.told == ["refused $js.api.stream.info.shop"] * 2
+            assert connected.native is not None
+            assert connected.native.is_connected
+            await connected.close()
+
+    run(check())
+    assert len([record for record in caplog.records if "refuses this user" in record.getMessage()]) == 1
+
+
+def test_without_a_permission_to_listen_no_request_is_waited_for(run: Run) -> None:
+    async def check() -> None:
+        async with serving(Server()) as server:
+            violation = b"-ERR 'Permissions Violation for Subscription to \"_INBOX.x.*\"'\r\n"
+            server.on = lambda line: violation if line.startswith(b"SUB _INBOX.") else b""
+            error = await failure(adapter(server))
+            assert isinstance(error, ConfigError)
+            assert "_inbox.x.*" in str(error)
+            assert "subscribe to _INBOX.>" in str(error)
+
+    run(check())
+
+
+def test_a_user_without_jetstreams_api_is_told_so_at_the_start(run: Run) -> None:
+    async def check() -> None:
+        async with serving(Server(jetstream=True)) as server:
+            server.answers_api = False
+            violation = b"-ERR 'Permissions Violation for Publish to \"$JS.API.INFO\"'\r\n"
+            server.on = lambda line: violation if line.startswith(b"PUB $JS.API.INFO") else b""
+            error = await failure(adapter(server))
+            assert isinstance(error, ConfigError)
+            assert "$js.api.info" in str(error)
+            assert "is it enabled" not in str(error).lower()
+
+    run(check())
+
+
+def test_a_start_waits_for_a_leader_as_long_as_it_may(run: Run) -> None:
+    """Servers that elect their leader take requests and say nothing; one that never has one ends the start in time."""
+
+    async def check() -> None:
+        async with serving(Server()) as server:
+            server.answers_api = False
+            asked = 0
+
+            def later(line: bytes) -> bytes:
+                nonlocal asked
+                asked += line.startswith(b"PUB $JS.API.INFO")
+                server.answers_api = asked >= 1  # the next one is answered
+                return b""
+
+            server.on = later
+            url = BrokerUrl("nats", (("127.0.0.1", server.port),))
+            patient = NatsAdapter(url, NatsSettings(), AdapterContext("shop", "shop-1", connect_timeout=20.0))
+            await asyncio.wait_for(patient.connect(), 15)
+            assert asked == 2
+            await patient.close()
+            server.answers_api = False
+            server.on = lambda line: b""
+            error = await failure(adapter(server))
+            assert isinstance(error, Unavailable)
+            assert "leader" in str(error)
 
     run(check())

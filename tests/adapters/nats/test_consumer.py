@@ -108,3 +108,12 @@ def test_a_stream_that_was_made_anew_has_other_messages_under_the_same_numbers(k
         item = item._replace(reply=item.reply.replace(b".1.0", b".2.0"))
         assert consumer.arrived(item, sequence) == b"", "not acknowledged"
     assert (list(consumer.buffer), consumer.unsettled, consumer.acked) == ([7, 8], {}, {})
+
+
+def test_a_pin_that_a_publisher_wrote_is_not_believed() -> None:
+    """The server's own stands at the end, also behind a block without an end."""
+    for written in (b"NATS/1.0\r\nNats-Pin-Id: forged\r\n", b"NATS/1.0\r\nNats-Pin-Id: forged\r\nx: y"):
+        consumer = Consumer(0, "g@0", True)
+        headers = written + b"Nats-Pin-Id: real\r\n\r\n"
+        consumer.arrived(Arrived(1, b"orders.1", b"$JS.ACK.orders.g@0.1.1.1.1.0", b"", headers), 1)
+        assert consumer.pin == b"real"

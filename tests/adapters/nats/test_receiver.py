@@ -13,7 +13,10 @@ import pytest
 
 from anybroker.adapter import Ack, Inbound, Lane, Release, SubscriptionSpec
 from anybroker.errors import LeaseLost, Unavailable
-from anybroker_nats.receiver import NatsReceiver
+from anybroker_nats.failures import Refusal, refusal_of
+from anybroker_nats.receiver import NatsReceiver, _expires
+from anybroker_nats.settings import NatsSettings
+from anybroker_nats.topology import ack_wait
 from anybroker_nats.wire import Wire
 
 Run = Callable[[Any], Any]
@@ -510,5 +513,145 @@ def test_leaving_without_a_connection_takes_the_inboxes_along(run: Run, case: Ca
         this.client.is_connected = False
         await this.receiver.close()
         assert this.client.listeners == {}, "the next connection would subscribe them again"
+
+    run(check())
+
+
+def violation(subject: str) -> Refusal:
+    found = refusal_of(Exception(f'nats: permissions violation for publish to "{subject.lower()}"'))
+    assert found is not None
+    return found
+
+
+def test_who_may_not_pull_is_told_so(run: Run, case: Callable[..., Any]) -> None:
+    async def check() -> None:
+        this = await case()
+        await this.receive(timeout=0.01)
+        this.receiver.refused(violation("$JS.API.CONSUMER.MSG.NEXT.orders.other"))
+        await this.receive(timeout=0.01)
+        this.receiver.refused(violation("$JS.API.CONSUMER.MSG.NEXT.orders.g@0"))
+        with pytest.raises(Unavailable, match="does not let this user consume: permissions violation"):
+            await this.receive()
+        await this.receiver.close()
+
+    run(check())
+
+
+def test_an_acknowledgement_that_is_not_allowed_is_made_again_until_it_is(
+    run: Run, case: Callable[..., Any], until: Run
+) -> None:
+    """The first one is handed over before the server says no; after that each is waited for, and what was handled stays
+    ours and is not handled again."""
+
+    async def check() -> None:
+        this = await case(ordered=False)
+        this.receiver._answers._timeout = 60.0
+        this.deliver(1, 2)
+        first, second = await this.receive()
+        assert await this.receiver.settle([Ack(first)]) == [None]
+        this.receiver.refused(violation("$JS.ACK.orders.g.1.1.1.1.0"))
+        settling = asyncio.create_task(this.receiver.settle([Ack(second)]))
+        await until(lambda: 2 in [sequence for sequence, _ in this.acks()])
+        this.receiver.refused(violation("$JS.ACK.orders.g.1.2.2.1.0"))
+        (result,) = await asyncio.wait_for(settling, 5)
+        assert isinstance(result, Unavailable)
+        assert "does not let this user acknowledge" in str(result)
+        this.deliver(2, deliveries=2, pending=False)
+        assert await this.receive(timeout=0.01) == []
+        settling = asyncio.create_task(this.receiver.settle([Ack(second)]))
+        await until(lambda: bool(this.client.data))
+        for command in this.client.written():
+            if command.reply:
+                this.client.listeners["_INBOX.me.a.*"](command.reply.encode(), b"", b"", None)
+        assert await asyncio.wait_for(settling, 5) == [None]
+        assert isinstance((await this.receiver.settle([Ack(second)]))[0], LeaseLost)
+        await this.receiver.close()
+
+    run(check())
+
+
+def test_a_pin_that_went_to_a_lost_connection_keeps_the_lane_from_nobody(
+    run: Run, case: Callable[..., Any], until: Run
+) -> None:
+    """The only member has a lane from which nothing has come. The first message pins its pull on a connection that is
+    dead: nobody knows the pin, and the server would keep the lane for it until it runs out."""
+
+    async def check() -> None:
+        this = await case()
+        await this.receive(timeout=0.01)
+        assert len(this.ear.held) == 1
+        this.client.is_connected = False
+        this.receiver.lost()
+        this.pinned, this.unacknowledged = "nobody", 1
+
+        def unpin(_: Any) -> dict[str, Any]:
+            this.pinned = ""
+            return {}
+
+        this.link.answers["CONSUMER.UNPIN.orders.g@0"] = unpin
+        this.client.is_connected = True
+        this.receiver.back()
+        await this.receive(timeout=0.01)
+        assert this.pinned == ""
+        this.pinned = "p2"
+        this.deliver(1, pin="p2", deliveries=2, pending=False)
+        assert ids(await this.receive(timeout=2)) == ["1"]
+        assert len(this.ear.held) == 1
+        assert this.ear.given == []
+        assert [operation for operation, _ in this.link.asked].count("CONSUMER.UNPIN.orders.g@0") == 1
+        await this.receiver.close()
+
+    run(check())
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_what_a_dead_path_swallows_comes_again_within_15_seconds(ordered: bool) -> None:
+    """With our defaults: the last pull swallows until it ends, and what it got is delivered again after ``ack_wait``;
+    the path is found dead within three pings."""
+    ping = NatsSettings().ping_interval
+    assert _expires(20.0, ordered) + ack_wait(20.0, ordered) <= 15
+    assert 3 * ping <= 15
+
+
+def test_who_lost_its_pin_gives_back_at_once_what_it_has_not_begun(run: Run, case: Callable[..., Any]) -> None:
+    """The member that is pinned next waits for it, perhaps for ever: nothing of it comes to an end here."""
+
+    async def check() -> None:
+        this = await case()
+        this.deliver(1, 2, 3)
+        (first,) = await this.receive(1)
+        this.client.written()
+        this.status("423 Nats-Wrong-Pin-Id")
+        assert this.acks() == [(2, b"-NAK"), (3, b"-NAK")]
+        this.deliver(4, pin="p1")  # it was on its way under the pin that is lost
+        assert this.acks() == [(4, b"-NAK")]
+        assert await this.receive(timeout=0.01) == []
+        assert await this.receiver.settle([Ack(first)]) == [None]
+        await this.receiver.close()
+
+    run(check())
+
+
+def test_who_lost_its_pin_extends_nothing_until_the_server_says_whose_the_lane_is(
+    run: Run, case: Callable[..., Any]
+) -> None:
+    async def check() -> None:
+        this = await case(lease=60.0)
+        (consumer,) = this.receiver._consumers
+
+        def extended() -> list[tuple[int, bytes]]:
+            consumer.extended -= 5  # of the 20 s for which the server waits
+            this.receiver._extend()
+            return [(sequence, word) for sequence, word in this.acks() if word == b"+WPI"]
+
+        this.deliver(1)
+        await this.receive()
+        assert extended() == [(1, b"+WPI")]
+        this.status("423 Nats-Wrong-Pin-Id")
+        assert extended() == []
+        this.pinned = "p9"
+        await this.receive(timeout=0.01)
+        assert extended() == [], "another member has the lane, and waits"
+        await this.receiver.close()
 
     run(check())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from anybroker.adapter import Foreign, Outbound, Receipt, slot_of
 from anybroker.errors import BrokerError, EventTooLarge, PublishOutcomeUnknown, Rejected, Unavailable
 from anybroker_nats import sender as module
+from anybroker_nats.failures import FORBIDDEN, ApiError, Refusal, refusal_of
 from anybroker_nats.sender import NatsSender
 from anybroker_nats.wire import Wire
 
@@ -346,6 +348,152 @@ def test_a_connection_lost_within_a_batch_is_unknown_for_what_was_written(
             await this.submit("1", "2")
         assert {id: type(result) for id, result in this.results.items()} == {"1": PublishOutcomeUnknown}
         this.sender.lost()
+        await this.sender.close()
+
+    run(check())
+
+
+def violation(subject: str) -> Refusal:
+    found = refusal_of(Exception(f'nats: permissions violation for publish to "{subject}"'))
+    assert found is not None
+    return found
+
+
+def test_what_the_user_may_not_publish_is_rejected_with_the_servers_word(run: Run, case: Callable[..., Case]) -> None:
+    """The server says it once for each event, in order; it gives no other answer."""
+
+    async def check() -> None:
+        this = case()
+        await this.submit("1")
+        await this.submit("2", key="other")
+        await this.submit("3")
+        await this.submit("4", group="g")
+        await this.submit("5", not_before=NOW + 60)
+        first, _, _, inlet, delayed = this.client.written()
+        this.sender.refused(violation(first.subject))
+        assert list(this.results) == ["1"]
+        assert isinstance(this.results["1"], Rejected)
+        assert f'permissions violation for publish to "{first.subject}"' in str(this.results["1"])
+        assert "orders.>" in str(this.results["1"])
+        this.sender.refused(violation(inlet.subject))
+        this.sender.refused(violation(delayed.subject))
+        this.sender.refused(violation(first.subject))
+        this.sender.refused(violation(first.subject))
+        this.sender.refused(violation("somewhere.else"))
+        assert {id: type(result) for id, result in this.results.items()} == dict.fromkeys("1453", Rejected)
+        await this.submit("6", key="other")
+        this.client.is_connected = False
+        this.sender.lost()
+        assert [type(this.results[id]) for id in "26"] == [PublishOutcomeUnknown] * 2
+
+    run(check())
+
+
+def test_who_may_publish_and_not_ask_for_the_stream_publishes(run: Run, case: Callable[..., Case]) -> None:
+    async def check() -> None:
+        this = case()
+        this.link.answers["STREAM.INFO.orders"] = ApiError({"code": FORBIDDEN, "description": "no permission"})
+        await this.submit("1")
+        (command,) = this.client.written()
+        this.answer(command, b'{"stream":"orders","seq":1}')
+        assert isinstance(this.results["1"], Receipt)
+
+    run(check())
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        ({"code": 503, "err_code": 10077, "description": "maximum messages exceeded"}, "maximum messages exceeded"),
+        ({"code": 503, "err_code": 10023, "description": "insufficient resources"}, "insufficient resources"),
+    ],
+)
+def test_a_stream_without_room_says_so(run: Run, case: Callable[..., Case], error: dict[str, Any], reason: str) -> None:
+    async def check() -> None:
+        this = case()
+        await this.submit("1")
+        this.answer(this.client.written()[0], json.dumps({"error": error, "stream": "orders"}).encode())
+        result = this.results["1"]
+        assert isinstance(result, Unavailable)
+        assert reason in str(result)
+        assert "no more room" in str(result)
+
+    run(check())
+
+
+def test_a_topic_without_an_answer_keeps_none_of_the_others_back(run: Run, case: Callable[..., Case]) -> None:
+    """Its stream has no leader: the events of that topic alone are not handed over."""
+
+    async def check() -> None:
+        this = case()
+        this.link.answers["STREAM.INFO.payments"] = ApiError({"code": 503, "description": "no leader"})
+        events = [Outbound(this.kit.event(topic, "k"), topic) for topic in ("payments", "orders")]
+        await this.sender.submit(events, this.report)
+        (command,) = this.client.written()
+        assert command.subject.startswith("orders.")
+        assert isinstance(this.results["payments"], Unavailable)
+        assert "no leader" in str(this.results["payments"])
+
+    run(check())
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        (ApiError({"code": 503, "description": "not available"}), "its stream says: not available"),
+        (TimeoutError(), "has it a leader?"),
+        ({"config": {}}, "is its disk full?"),
+        ({"cluster": {"leader": "a", "replicas": [{"offline": True}, {"offline": True}]}}, "1 of 3 servers"),
+    ],
+)
+def test_what_is_never_answered_ends_with_what_the_stream_says(
+    run: Run,
+    case: Callable[..., Case],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    state: Any,
+    reason: str,
+) -> None:
+    """A server whose disk is full answers nothing to a publish, and everything else."""
+
+    async def check() -> None:
+        monkeypatch.setattr(module, "_SLOW", 0.01)
+        this = case(patience=0.1)
+        await this.submit("1")
+        this.link.answers["STREAM.INFO.orders"] = state
+        await asyncio.wait_for(this.sender.close(), 5)
+        assert isinstance(this.results["1"], PublishOutcomeUnknown)
+        assert reason in str(this.results["1"])
+        assert "may this user" not in str(this.results["1"])
+
+    run(check())
+    said = [record.getMessage() for record in caplog.records if "not confirmed" in record.getMessage()]
+    assert len(said) == 1
+    assert reason in said[0]
+
+
+def test_what_a_former_leader_never_confirmed_is_unknown_soon(
+    run: Run, case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch, until: Run
+) -> None:
+    """Not after a third of the deadline: whoever waits for it publishes again. What the new leader has is confirmed."""
+
+    async def check() -> None:
+        monkeypatch.setattr(module, "_SLOW", 0.02)
+        this = case(patience=60.0)
+        this.link.answers["STREAM.INFO.orders"] = {"cluster": {"leader": "n1"}}
+        await this.submit("1", "2")
+        await until(lambda: sum(operation == "STREAM.INFO.orders" for operation, _ in this.link.asked) > 3)
+        assert this.results == {}, "slow, by the same leader"
+        this.link.answers["STREAM.INFO.orders"] = {"cluster": {"leader": "n2"}}
+        await until(lambda: "1" in this.results)
+        assert [type(this.results[id]) for id in "12"] == [PublishOutcomeUnknown] * 2
+        assert "another leader now: n2" in str(this.results["1"])
+        await this.submit("3")
+        asked = len(this.link.asked)
+        await until(lambda: len(this.link.asked) > asked + 3)
+        assert "3" not in this.results, "handed to the new leader"
+        this.answer(this.client.written()[-1], b'{"stream":"orders","seq":3}')
+        assert isinstance(this.results["3"], Receipt)
         await this.sender.close()
 
     run(check())

@@ -71,6 +71,7 @@ def test_binary_mode_is_the_bindings_headers_and_no_content_type() -> None:
     event = Event({**MINIMAL, "datacontenttype": "application/json", "subject": "é x"}, b"{}")
     headers, body = Wire().write(Outbound(event, "orders", headers={"traceparent": "00-1"}), "Nats-Msg-Id: 7\r\n")
     assert headers == block(
+        "Nats-Msg-Id: 7",
         "ce-specversion: 1.0",
         "ce-id: 1",
         "ce-source: /s",
@@ -78,7 +79,6 @@ def test_binary_mode_is_the_bindings_headers_and_no_content_type() -> None:
         "ce-datacontenttype: application/json",
         "ce-subject: %C3%A9%20x",
         "traceparent: 00-1",
-        "Nats-Msg-Id: 7",
     )
     assert body == b"{}"
 
@@ -155,3 +155,72 @@ def test_names_that_never_end_leave_no_memory_behind() -> None:
     for number in range(3000):
         read(block(f"x-{number}: 1"), b"", wire)
     assert len(wire._names) <= 1024
+
+
+OWN = "Nats-Msg-Id: ours\r\n"
+
+
+def commands_in(headers: bytes) -> list[bytes]:
+    """The lines that the server takes for its own: after a line's end, and nowhere else."""
+    return [line for line in headers.split(b"\r\n") if line.lower().startswith((b"nats-", b"\nnats-"))]
+
+
+@pytest.mark.parametrize("event", [True, False])
+def test_a_foreign_messages_commands_and_facts_are_not_sent_again(event: bool) -> None:
+    """Dead-lettered, replayed, released: its ``Nats-…`` lines do nothing, and none is made of a value; what it says
+    under our own names is not kept."""
+    attributes = [f"ce-{name}: {value}" for name, value in MINIMAL.items()] if event else []
+    headers = block(
+        "Nats-Rollup: all", "nats-msg-id: 7", "NATS-TTL: 1", "Nats-Expected-Last-Sequence: 5", "Nats-Schedule: @at x",
+        *attributes, "x-a: b\nNats-Rollup: all", "x-b: %0D%0ANats-Rollup: all", "ce-subject: a%0D%0ANats-Rollup: all",
+        "anybroker-dead-reason: %0D%0ANats-Rollup: all", " Nats-Rollup: sub",
+    )  # fmt: skip
+    inbound = read(headers, b"{}")
+    assert isinstance(inbound.event, Event if event and not isinstance(inbound.event, Foreign) else Foreign)
+    beside = {**inbound.headers, "anybroker-reason": "a\r\nNats-Rollup: all"}
+    written, _ = Wire().write(Outbound(inbound.event, "orders.g.dlq", headers=beside), OWN)
+    assert commands_in(written) == [b"Nats-Msg-Id: ours"]
+    assert written.startswith(b"NATS/1.0\r\nNats-Msg-Id: ours\r\n"), "first: what comes later of that name is not read"
+    bare, _ = Wire().write(Outbound(inbound.event, "orders.g.dlq"), OWN)
+    assert commands_in(bare) in ([b"Nats-Msg-Id: ours"], [])
+
+
+@pytest.mark.parametrize(
+    ("headers", "found"),
+    [
+        (block("größe: 1", "x: 2"), [("gr%C3%B6%C3%9Fe", b"1"), ("x", b"2")]),
+        (block(b"caf\xe9: 1", "x: 2"), [("caf%E9", b"1"), ("x", b"2")]),
+        (block("a b\x01: 1"), [("a%20b%01", b"1")]),
+        (block("nothing", "x: 2"), [("x-unnamed", b"nothing"), ("x", b"2")]),
+        (block(": nothing", "x: 2"), [("x-unnamed", b"nothing"), ("x", b"2")]),
+        (block("x: a\nNats-Msg-Id: 7"), [("x", b"a%0ANats-Msg-Id: 7")]),
+        (b"NATS/1.0 503 No: Responders\r\nx: 2\r\n\r\n", [("x", b"2")]),
+        (b"HTTP/1.1 200\r\nx: 2\r\n\r\n", [("x-unnamed", b"HTTP/1.1 200"), ("x", b"2")]),
+        (b"NATS/1.0\r\nx: 2", [("x", b"2")]),
+        (b"x: 2\r\n", [("x", b"2")]),
+        (b"\r\n\r\n", []),
+        (block(b"x: \xff", "ce-id: 1"), [("x", b"\xff"), ("ce-id", b"1")]),
+    ],
+)
+def test_a_block_that_no_client_writes_is_read_and_can_be_written(
+    headers: bytes, found: list[tuple[str, bytes]]
+) -> None:
+    inbound = read(headers, b"body")
+    assert isinstance(inbound.event, Foreign)
+    assert inbound.event.headers == found
+    again = there_and_back(Outbound(inbound.event, "orders.g.dlq", headers=inbound.headers))
+    assert isinstance(again.event, Foreign)
+    assert again.event.headers == found
+    assert again.event.body == b"body"
+
+
+def test_an_event_with_odd_headers_beside_it_is_an_event_and_can_be_sent_on() -> None:
+    inbound = read(block(*(f"ce-{name}: {value}" for name, value in MINIMAL.items()), b"caf\xe9: \xff", "x y"), b"")
+    assert inbound.event == Event(MINIMAL)
+    assert there_and_back(Outbound(inbound.event, "orders.g.dlq", headers=inbound.headers)).event == Event(MINIMAL)
+
+
+def test_a_subject_that_is_not_text_stops_nothing() -> None:
+    """An unordered group gets what stands under any token."""
+    inbound = Wire().read(None, b"orders.\xff", b"$JS.ACK.orders.g.1.7.7.0.0", b"1", None, Lane("orders/0", 1), 7)
+    assert isinstance(inbound.event, Foreign)
