@@ -84,6 +84,10 @@ class RawClient(ABC):
     async def delete(self, topic: str, group: str) -> None:
         """Delete the topic with what is in it, its only group included; return when it is gone."""
 
+    async def delete_lane(self, topic: str, group: str, lane: int) -> None:
+        """Delete what keeps one lane of a group, where the broker has such a thing; return when it is gone."""
+        raise NotImplementedError
+
     @abstractmethod
     def read(self, message: RawMessage) -> BaseCloudEvent:
         """By the SDK."""

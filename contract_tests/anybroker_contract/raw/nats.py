@@ -55,6 +55,10 @@ class NatsClient(RawClient):
         """The stream, and its consumers with it."""
         await self._client.jetstream().delete_stream(topic.replace(".", "_"))
 
+    async def delete_lane(self, topic: str, group: str, lane: int) -> None:
+        """Its consumer."""
+        await self._client.jetstream().delete_consumer(topic.replace(".", "_"), f"{group}@{lane}")
+
     def read(self, message: RawMessage) -> BaseCloudEvent:
         """Binary mode has the content type as an attribute."""
         headers = dict(message.headers)

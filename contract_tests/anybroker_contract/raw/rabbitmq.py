@@ -88,6 +88,11 @@ class RabbitmqClient(RawClient):
             for exchange in (topic, f"{topic}:{group}"):
                 await channel.exchange_delete(exchange)
 
+    async def delete_lane(self, topic: str, group: str, lane: int) -> None:
+        """Its queue."""
+        async with self._connection.channel() as channel:
+            await channel.queue_delete(f"{topic}:{group}:{lane}")
+
     async def _send_bytes(self, topic: str, native: _Bytes, body: bytes) -> None:
         """Frames by hand; the broker has taken them when it answers what is asked after them."""
         transport = self._connection.transport

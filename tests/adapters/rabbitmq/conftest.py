@@ -124,6 +124,10 @@ class FakeChannel:
         self.calls.append(("exchange", name))
         self._look("exchange", name, passive)
 
+    async def exchange_delete(self, name: str, *, nowait: bool = False) -> None:
+        self.calls.append(("delete exchange", name))
+        self.there.discard(name)
+
     async def queue_declare(self, name: str, *, passive: bool = False, **options: Any) -> Any:
         self.calls.append(("queue", (name, options.get("arguments"))))
         self._look("queue", name, passive)
