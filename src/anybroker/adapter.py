@@ -58,6 +58,7 @@ __all__ = [
     "Settlement",
     "Start",
     "SubscriptionSpec",
+    "TellsHindrance",
     "TopicSpec",
     "Topology",
     "check_size",
@@ -586,6 +587,17 @@ class Adapter(Protocol):
 
     async def close(self) -> None:
         """Close every connection; senders and receivers are closed already. Idempotent."""
+        ...
+
+
+@runtime_checkable
+class TellsHindrance(Protocol):
+    """A Sender that knows when the broker takes nothing from anybody: out of memory or disk."""
+
+    @property
+    def hindrance(self) -> str | None:
+        """Why that is so now, in one sentence; None while it takes events. It goes into the errors of publishes whose
+        deadline ends, and into ``bus.problems``."""
         ...
 
 

@@ -203,6 +203,11 @@ class SenderWrapper:
         """As the wrapped one."""
         await self.inner.close()
 
+    @property
+    def hindrance(self) -> str | None:
+        """As the wrapped one."""
+        return getattr(self.inner, "hindrance", None)
+
 
 class ReceiverWrapper:
     """A Receiver around another, with its optional protocols; override what is to be different."""

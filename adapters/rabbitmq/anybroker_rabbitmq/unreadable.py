@@ -69,6 +69,8 @@ _NAMING: Final[Mapping[bytes, tuple[int, ...]]] = {
     b"\0\x0a\0\x32": (2, -1, 4),  # Connection.Close
 }
 """Methods with text in them: bytes to the next, or -1 for a text with its length before it."""
+_BLOCKED: Final = b"\0\x0a\0\x3c"
+_UNBLOCKED: Final = b"\0\x0a\0\x3d"
 
 
 # ------------------------------------------------------------------------------------------------------ looking
@@ -210,11 +212,13 @@ def _named(data: bytes, at: int, end: int) -> bytes | None:
 
 
 class _ReadableStream(asyncio.StreamReader):
-    """What aiormq reads from: the frames of a connection, one as it came unless it could not read it."""
+    """What aiormq reads from: the frames of a connection, one as it came unless it could not read it. ``blocked`` is
+    told why the broker reads no more from it, which aiormq keeps to itself, and None when it does again."""
 
-    def __init__(self, reader: asyncio.StreamReader) -> None:
+    def __init__(self, reader: asyncio.StreamReader, blocked: Callable[[str | None], None] | None = None) -> None:
         super().__init__()
         self._inner = reader
+        self._blocked = blocked
         self._ready = b""
         self._at = 0
         self._rest = b""
@@ -271,8 +275,11 @@ class _ReadableStream(asyncio.StreamReader):
                 other: bytes | None = None
                 if kind == 2:
                     other = _readable(data, at + 7, stop - 1)
-                elif data[at + 7 : at + 11] in _NAMING:
+                elif (method := data[at + 7 : at + 11]) in _NAMING:
                     other = _named(data, at + 7, stop - 1)
+                elif not channel and self._blocked is not None and method in (_BLOCKED, _UNBLOCKED):
+                    why = data[at + 12 : stop - 1].decode("utf-8", "replace")
+                    self._blocked(why or "no reason given" if method == _BLOCKED else None)
                 if other is not None:
                     parts += (data[done:at], _FRAME.pack(kind, channel, len(other)), other, data[stop - 1 : stop])
                     done = stop
@@ -289,11 +296,14 @@ class _ReadableStream(asyncio.StreamReader):
 class ReadableTransport(TransportFactory):
     """Connects as aiormq does by itself, and puts itself before its reader."""
 
+    def __init__(self, blocked: Callable[[str | None], None] | None = None) -> None:
+        self._blocked = blocked
+
     async def create(self, url: Any, **options: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """See :class:`aiormq.connection.TransportFactory`."""
         factory = TLSTransportFactory() if url.scheme == "amqps" else TCPTransportFactory()
         reader, writer = await factory.create(url, **options)
-        return _ReadableStream(reader), writer
+        return _ReadableStream(reader, self._blocked), writer
 
 
 # ------------------------------------------------------------------------------------------------- what it was
