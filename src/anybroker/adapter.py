@@ -39,6 +39,7 @@ __all__ = [
     "AdapterSettings",
     "Backlog",
     "BalancesLanes",
+    "BoundsLanes",
     "BrokerUrl",
     "Commit",
     "ExtendsLease",
@@ -598,6 +599,17 @@ class TellsHindrance(Protocol):
     def hindrance(self) -> str | None:
         """Why that is so now, in one sentence; None while it takes events. It goes into the errors of publishes whose
         deadline ends, and into ``bus.problems``."""
+        ...
+
+
+@runtime_checkable
+class BoundsLanes(Protocol):
+    """A Receiver whose broker hands over no more of a lane while so many of its events are out."""
+
+    @property
+    def window(self) -> int | None:
+        """How many that are; None: as many as the core asks for. One key that fails stops its lane then: the core says
+        so in ``bus.problems``."""
         ...
 
 

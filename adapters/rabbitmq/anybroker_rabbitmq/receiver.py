@@ -233,6 +233,11 @@ class RabbitmqReceiver:
     # -------------------------------------------------------------------------------------------------- balancing
 
     @property
+    def window(self) -> int | None:
+        """See :class:`anybroker.adapter.BoundsLanes`."""
+        return self._prefetch
+
+    @property
     def lanes(self) -> int:
         """See :class:`anybroker.adapter.BalancesLanes`."""
         return self.spec.lanes
