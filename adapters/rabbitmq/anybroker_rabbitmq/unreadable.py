@@ -22,7 +22,9 @@ from pamqp.header import ContentHeader
 from anybroker.adapter import Foreign
 from anybroker.errors import InvalidEvent
 
-__all__ = ["ReadableTransport", "UnreadableForeign", "bytes_of", "original"]
+from .frames import field_name
+
+__all__ = ["KEPT", "ROUTING", "ReadableTransport", "UnreadableForeign", "bytes_of", "original"]
 
 _FRAME: Final = Struct(">BHI")
 _HEADER: Final = Struct(">HHQ")
@@ -329,6 +331,12 @@ def bytes_of(value: Any) -> bytes:
     return b"" if value is None else str(value).encode()
 
 
+ROUTING: Final[Mapping[str, str]] = {"CC": "anybroker-foreign-cc", "BCC": "anybroker-foreign-bcc"}
+"""Headers by which RabbitMQ routes, and closes the channel where they are not made for that. Under these other names
+they are kept in a dead letter, and shown as what they were."""
+KEPT: Final[Mapping[str, str]] = {kept: name for name, kept in ROUTING.items()}
+
+
 class UnreadableForeign(Foreign):
     """A message that aiormq cannot read, with its properties byte for byte, so that a dead letter has them too."""
 
@@ -339,7 +347,9 @@ class UnreadableForeign(Foreign):
         headers: list[tuple[str, bytes]] = []
         for name, part in _segments(raw):
             if name == "headers":
-                headers += [(_shown(name), _value(value)) for name, value, _ in _entries(part)]
+                for field, value, _ in _entries(part):
+                    shown = _shown(field)
+                    headers.append((KEPT.get(shown, shown), _value(value)))
             elif name == "content_type":
                 headers.append(("content-type", part[1:]))
         reason = fault(raw, 0, len(raw)) or "it cannot be read"
@@ -351,7 +361,9 @@ class UnreadableForeign(Foreign):
         parts = dict(_segments(self.raw))
         parts["delivery_mode"] = b"\x02"
         kept = b"".join(
-            entry for name, _, entry in _entries(parts.get("headers", b"\0\0\0\0")) if not dropped(_shown(name))
+            field_name(ROUTING[shown]) + value if (shown := _shown(name)) in ROUTING else entry
+            for name, value, entry in _entries(parts.get("headers", b"\0\0\0\0"))
+            if (shown := _shown(name)) in KEPT or not dropped(shown)
         )
         parts["headers"] = _LENGTH.pack(len(kept) + len(extra)) + kept + extra
         for name in ("message_id", "expiration", "user_id", "cluster_id"):

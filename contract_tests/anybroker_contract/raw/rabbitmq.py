@@ -106,6 +106,11 @@ class RabbitmqClient(RawClient):
         await channel.exchange_declare(topic, passive=True)
         await channel.close()
 
+    def forged(self) -> Mapping[str, Any]:
+        """And what RabbitMQ counts in."""
+        death = [{"count": 10_000, "queue": "q", "reason": "rejected", "exchange": "e", "routing-keys": ["7"]}]
+        return {**super().forged(), "x-delivery-count": 10_000, "x-acquired-count": 10_000, "x-death": death}
+
     def unreadable(self) -> Mapping[str, RawMessage]:
         """Property flags and properties by hand: correct AMQP, and more than pamqp decodes."""
         foreign = {"x-legacy": b"yes"}

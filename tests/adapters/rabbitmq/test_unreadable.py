@@ -251,3 +251,15 @@ def test_why_the_broker_reads_no_more_is_told(cut: int) -> None:
     found = asyncio.run(seen(data + a_header(b"\0\0"), cut=cut, blocked=told.append))
     assert told == ["low on memory", None]
     assert [getattr(frame, "name", "") for _, _, frame in found][-1] == "ContentHeader"
+
+
+def test_what_cannot_be_read_is_not_routed_by_its_headers_again() -> None:
+    table = b"\x04caf\xe9S\0\0\0\x01x" + b"\x02CCA\0\0\0\x06S\0\0\0\x017"
+    properties = b"\x20\0" + pack(">I", len(table)) + table
+    for _ in range(2):
+        foreign = read(properties).event
+        assert dict(foreign.headers)["CC"] == b"['7']"
+        flags, before, after, _body = Wire().write(Outbound(foreign, "dead", headers={"anybroker-dead-reason": "r"}))
+        assert b"\x02CC" not in before
+        assert b"\x14anybroker-foreign-ccA" in before
+        properties = pack(">H", flags) + before + b"\x02id" + after
