@@ -113,7 +113,7 @@ class BrokerHarness:
 
     def can(self) -> frozenset[str]:
         """The names of what can be done to this broker: by default what the subclass overrides."""
-        names = (*DISTURBANCES, "absent_url", "delete", "in_mode", "raw", "route", "secured")
+        names = (*DISTURBANCES, "absent_url", "delete", "delete_lane", "in_mode", "raw", "route", "secured")
         found = frozenset(name for name in names if getattr(type(self), name) is not getattr(BrokerHarness, name))
         return found | {"in_mode"} if _has_content_mode(self.scheme or self.name) else found
 
@@ -148,6 +148,11 @@ class BrokerHarness:
     async def delete(self, topic: str) -> None:
         """Delete the topic as an operator does, with what is in it, while Buses use it; return when it is gone. Its
         inlets and dead-letter topics stay. By default tests of that do not apply."""
+        raise NotImplementedError
+
+    async def delete_lane(self, topic: str) -> None:
+        """Delete what one lane of the topic's group ``g`` is at the broker, as an operator may by mistake; the rest
+        stays. Return when it is gone. By default tests of that do not apply: lanes are nothing by themselves."""
         raise NotImplementedError
 
     # ------------------------------------------------------------------------------------------- content modes

@@ -17,6 +17,7 @@ __all__ = ["declares", "is_capability", "needs_harness", "refuses", "requires", 
 _F = TypeVar("_F", bound=Callable[..., Any])
 Tier = Literal["short", "full", "stress"]
 
+_OTHERS = {"absent_url", "delete", "delete_lane", "in_mode", "raw", "route", "secured", "url"}
 _NAMES = {field.name for field in fields(Capabilities)}
 
 
@@ -55,11 +56,11 @@ def refuses(*names: str) -> Callable[[_F], _F]:
 def needs_harness(*names: str) -> Callable[[_F], _F]:
     """The test does this to the broker; it runs where the harness can, on a broker of its own where it disturbs.
 
-    ``delete``: the test deletes a topic of its own, as an operator does. ``secured``: the test takes the fixture
-    ``secured``. ``route``: it goes through a proxy of its own. ``in_mode``: it publishes in one content mode. ``raw``:
-    it speaks to the broker without anybroker."""
+    ``delete``, ``delete_lane``: the test deletes a topic of its own, or a lane of it, as an operator does. ``secured``:
+    the test takes the fixture ``secured``. ``route``: it goes through a proxy of its own. ``in_mode``: it publishes in
+    one content mode. ``raw``: it speaks to the broker without anybroker."""
     for name in names:
-        if name not in DISTURBANCES | {"absent_url", "delete", "in_mode", "raw", "route", "secured", "url"}:
+        if name not in DISTURBANCES | _OTHERS:
             raise ValueError(f"no harness has {name!r}")
     return pytest.mark.needs_harness(*names)
 

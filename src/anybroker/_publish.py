@@ -13,7 +13,7 @@ from typing import Any
 
 from ._reconnect import Backoff
 from ._starting import cancelled_by_nobody
-from .adapter import RESERVED_BYTES, Foreign, Outbound, Receipt, Sender
+from .adapter import RESERVED_BYTES, Foreign, Outbound, Receipt, Sender, TellsHindrance
 from .errors import BrokerError, ConfigError, PublishOutcomeUnknown, Rejected, StateError, Unavailable
 from .event import Event
 from .stats import PublishStats
@@ -126,6 +126,11 @@ class Publisher:
     def in_flight(self) -> int:
         """How many publishes have not ended."""
         return len(self._in_flight) + len(self._own_deadline)
+
+    @property
+    def hindrance(self) -> str | None:
+        """Why the broker takes nothing now, where the sender can tell."""
+        return self._sender.hindrance if isinstance(self._sender, TellsHindrance) else None
 
     # ------------------------------------------------------------------------------------------------ sending
 
@@ -331,9 +336,10 @@ class Publisher:
 
     def _too_late(self, item: Publishing) -> BrokerError:
         if item.submitted:
+            why = "" if self.hindrance is None else f" ({self.hindrance})"
             return PublishOutcomeUnknown(
-                f"no confirmation from the broker for an event to {item.topic!r} by the publish deadline: it may be "
-                "stored. Publish it again under the same id (the error's 'event')"
+                f"no confirmation from the broker for an event to {item.topic!r} by the publish deadline{why}: it may "
+                "be stored. Publish it again under the same id (the error's 'event')"
             )
         why = f" (at last: {item.failure})" if item.failure is not None else ""
         error = Unavailable(

@@ -25,6 +25,7 @@ from ._starting import cancelled_by_nobody, cancelled_from_outside, start
 from .adapter import (
     Adapter,
     BalancesLanes,
+    BoundsLanes,
     ExtendsLease,
     Inbound,
     Lane,
@@ -125,6 +126,7 @@ class Pump:
         self._broken: BrokerError | None = None
         self._leaving: asyncio.Task[None] | None = None
         self._unsettled: str | None = None
+        self._window: int | None = None
         self._stalled: str | None = None
         self.problem: str | None = None
         """Why the subscription is unhealthy, unless :attr:`hindrance` says so; None while it is well."""
@@ -272,6 +274,7 @@ class Pump:
         """Open a receiver and what belongs to it."""
         receiver = await self._adapter.open_receiver(self._spec, self)
         self._receiver = receiver
+        self._window = receiver.window if isinstance(receiver, BoundsLanes) else None
         capabilities = self._adapter.capabilities
         if capabilities.lease_extension:
             if not isinstance(receiver, ExtendsLease):
@@ -540,7 +543,7 @@ class Pump:
                     continue
                 room = self._room()
                 lanes, any_open = self._open_lanes()
-                if lanes is not None or room <= 0:
+                if lanes is not None or room <= 0 or self._window is not None:
                     self._look_for_stalls()
                 elif self._stalled is not None:
                     self._stalled = None
@@ -552,7 +555,9 @@ class Pump:
                     return
                 try:
                     batch = await receiver.receive(
-                        room, lanes=lanes, timeout=_RECEIVE_TIMEOUT if lanes is None else _RESTRICTED_TIMEOUT
+                        room,
+                        lanes=lanes,
+                        timeout=_RECEIVE_TIMEOUT if lanes is None and self._stalled is None else _RESTRICTED_TIMEOUT,
                     )
                 except BrokerError as exc:
                     if self._stopping:
@@ -589,21 +594,26 @@ class Pump:
         await self._reopen(backoff, Unavailable(f"receiving failed: {error!r}"))
 
     def _look_for_stalls(self) -> None:
-        """Say so when a whole lane, or the subscription, waits behind an event that fails: ``max_ahead`` is reached."""
+        """Say so when a whole lane, or the subscription, waits behind an event that fails: ``max_ahead`` is reached, or
+        the broker hands over no more of the lane."""
         limit = self._settings.max_ahead
-        full = [lane for lane, state in self._lanes.items() if state.ledger is not None and len(state.ledger) >= limit]
+        reached = f"max_ahead={limit} is reached"
+        if self._cumulative:
+            full = [lane for lane, state in self._lanes.items() if state.ledger and len(state.ledger) >= limit]
+        elif (window := self._window) is not None and self._outstanding < limit:
+            full = [lane for lane, state in self._lanes.items() if state.outstanding >= window]
+            reached = f"{window} events of a lane are out, and the broker hands over no more of it"
+        else:
+            full = []
         if not full and self._outstanding < limit:
             self._stalled = None
             return
-        first = self._strands.first_held(full if self._cumulative else None)
+        first = self._strands.first_held(full or None)
         if first is not None and self._stalled is None:  # else the handlers are just slow
             self.stats.stalled += 1
             digest = "no key" if first.key is None else f"the key with hash {_key_hash(first.key)}"
             what = f"the lane {first.lane_state.lane.name}" if full else "everything"
-            self._stalled = (
-                f"max_ahead={limit} is reached: {what} waits behind a failing event of {digest}, "
-                f"attempt {first.attempt}"
-            )
+            self._stalled = f"{reached}: {what} waits behind a failing event of {digest}, attempt {first.attempt}"
             _log.warning("%s: %s", self._name, self._stalled)
 
     def _accept(self, batch: Collection[Inbound]) -> None:

@@ -39,6 +39,7 @@ __all__ = [
     "AdapterSettings",
     "Backlog",
     "BalancesLanes",
+    "BoundsLanes",
     "BrokerUrl",
     "Commit",
     "ExtendsLease",
@@ -58,6 +59,7 @@ __all__ = [
     "Settlement",
     "Start",
     "SubscriptionSpec",
+    "TellsHindrance",
     "TopicSpec",
     "Topology",
     "check_size",
@@ -586,6 +588,28 @@ class Adapter(Protocol):
 
     async def close(self) -> None:
         """Close every connection; senders and receivers are closed already. Idempotent."""
+        ...
+
+
+@runtime_checkable
+class TellsHindrance(Protocol):
+    """A Sender that knows when the broker takes nothing from anybody: out of memory or disk."""
+
+    @property
+    def hindrance(self) -> str | None:
+        """Why that is so now, in one sentence; None while it takes events. It goes into the errors of publishes whose
+        deadline ends, and into ``bus.problems``."""
+        ...
+
+
+@runtime_checkable
+class BoundsLanes(Protocol):
+    """A Receiver whose broker hands over no more of a lane while so many of its events are out."""
+
+    @property
+    def window(self) -> int | None:
+        """How many that are; None: as many as the core asks for. One key that fails stops its lane then: the core says
+        so in ``bus.problems``."""
         ...
 
 

@@ -976,12 +976,16 @@ class Bus:
 
     @property
     def problems(self) -> dict[str, str]:
-        """What is wrong now, by subscription; empty while all is well. For a health check."""
-        return {
+        """What is wrong now, by subscription (``orders/billing``), and under ``publish`` why the broker takes nothing,
+        where it says so; empty while all is well. For a health check."""
+        found = {
             f"{subscription.topic}/{subscription.group}": subscription.problem
             for subscription in self._subscriptions.values()
             if subscription.problem is not None
         }
+        if self._publisher is not None and (hindrance := self._publisher.hindrance) is not None:
+            found["publish"] = hindrance
+        return found
 
     async def backlog(self, topic: str, group: str) -> Backlog:
         """What waits for a group. CapabilityError where the broker cannot say."""

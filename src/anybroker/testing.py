@@ -25,6 +25,7 @@ from .adapter import (
     AdapterSettings,
     Backlog,
     BalancesLanes,
+    BoundsLanes,
     ExtendsLease,
     Inbound,
     Lane,
@@ -155,6 +156,16 @@ class _Balances:
         return count
 
 
+class _Bounds:
+    inner: Any
+
+    @property
+    def window(self) -> int | None:
+        """As the wrapped one."""
+        count: int | None = self.inner.window
+        return count
+
+
 class _Counts:
     inner: Any
 
@@ -175,6 +186,7 @@ class _Moves:
 _OPTIONAL: tuple[tuple[type, type], ...] = (
     (ExtendsLease, _Extends),
     (BalancesLanes, _Balances),
+    (BoundsLanes, _Bounds),
     (ReportsBacklog, _Counts),
     (Replays, _Moves),
 )
@@ -202,6 +214,11 @@ class SenderWrapper:
     async def close(self) -> None:
         """As the wrapped one."""
         await self.inner.close()
+
+    @property
+    def hindrance(self) -> str | None:
+        """As the wrapped one."""
+        return getattr(self.inner, "hindrance", None)
 
 
 class ReceiverWrapper:

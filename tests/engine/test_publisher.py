@@ -347,3 +347,20 @@ def test_a_cancellation_out_of_the_adapter_does_not_end_publishing() -> None:
         await publisher.close(1.0)
 
     run(main)
+
+
+class Hindered(Scripted):
+    """A sender whose broker takes nothing."""
+
+    hindrance = "the broker is low on disk"
+
+
+def test_a_deadline_says_why_the_broker_takes_nothing() -> None:
+    async def main() -> None:
+        publisher = Publisher(Hindered(lambda number, tries: None), 0.05, PublishStats())
+        assert publisher.hindrance == "the broker is low on disk"
+        with pytest.raises(PublishOutcomeUnknown, match="the broker is low on disk"):
+            await publisher.send(publishing(1))
+        await publisher.close(1.0)
+
+    run(main)

@@ -7,12 +7,15 @@ from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from anybroker.adapter import (
+    DEFAULT_LANES,
     AdapterContext,
     AdapterSettings,
     Backlog,
     BrokerUrl,
+    GroupSpec,
     LaneListener,
     SubscriptionSpec,
+    TopicSpec,
     Topology,
 )
 from anybroker.capabilities import Acknowledgement, Capabilities, Support
@@ -58,6 +61,8 @@ class RabbitmqAdapter:
         self._publish = Link(servers, {**options, "name": f"{context.instance} publish"}, *timeouts)
         self._epochs = itertools.count(1)
         self._with_groups: set[str] = set()
+        self._declared: dict[tuple[str, str], TopicSpec] = {}
+        """What was declared of each group, with as many lanes as it has."""
         self._makes = False
         self._limit: int | None = None
         self._receivers: set[RabbitmqReceiver] = set()
@@ -95,6 +100,8 @@ class RabbitmqAdapter:
                 await topologies.check_topic(self._consume, topic)
             if topic.groups:
                 self._with_groups.add(topic.name)
+            for group in topic.groups:
+                self._declared[topic.name, group.name] = replace(topic, groups=(group,))
 
     async def open_sender(self) -> RabbitmqSender:
         """See :meth:`anybroker.adapter.Adapter.open_sender`. On a connection of its own."""
@@ -112,8 +119,7 @@ class RabbitmqAdapter:
     async def open_receiver(self, subscription: SubscriptionSpec, listener: LaneListener, /) -> RabbitmqReceiver:
         """See :meth:`anybroker.adapter.Adapter.open_receiver`. Lanes come afterwards, with their first deliveries, or
         all at once to the only member; as many as the group has (another number was refused by ``declare``)."""
-        topic, group, ordered = subscription.topic, subscription.group, subscription.ordered
-        lanes = await topologies.check_group(self._consume, topic, group, ordered, None)
+        lanes = await self._lanes_of(subscription)
         receiver = RabbitmqReceiver(
             self._consume,
             self._publish,
@@ -132,10 +138,25 @@ class RabbitmqAdapter:
         self._receivers.add(receiver)
         return receiver
 
+    async def _lanes_of(self, subscription: SubscriptionSpec) -> int:
+        """How many lanes the group has, all of which are there; made again, where some were deleted."""
+        topic, name = subscription.topic, subscription.group
+        group = GroupSpec(name, subscription.ordered)
+        found = await topologies.find_group(self._consume, topic, group, subscription.lanes, None)
+        declared = self._declared.get((topic, name))
+        if found.missing and self._makes and declared is not None:
+            await topologies.declare_topic(self._consume, declared, self._limit)
+            found = await topologies.find_group(self._consume, topic, group, found.lanes, None)
+        found.check()
+        return found.lanes
+
     async def backlog(self, topic: str, group: str, /) -> Backlog:
         """See :meth:`anybroker.adapter.ReportsBacklog.backlog`. ``in_flight`` is what this Bus has in flight: AMQP
         tells how many messages are ready, and not how many other members hold."""
-        waiting = await topologies.backlog(self._consume, topic, group)
+        declared = self._declared.get((topic, group))
+        waiting = await topologies.backlog(
+            self._consume, topic, group, declared.lanes if declared is not None else DEFAULT_LANES
+        )
         mine = [each for each in self._receivers if (each.spec.topic, each.spec.group) == (topic, group)]
         return Backlog(waiting, sum(receiver.in_flight for receiver in mine))
 

@@ -11,7 +11,18 @@ import pamqp.frame
 from pamqp import commands
 from pamqp.encode import encode_table_value
 
-__all__ = ["ACK", "NACK", "REJECT", "body_frames", "field", "header_frame", "publish_frame", "settle_frame", "table"]
+__all__ = [
+    "ACK",
+    "NACK",
+    "REJECT",
+    "body_frames",
+    "field",
+    "field_name",
+    "header_frame",
+    "publish_frame",
+    "settle_frame",
+    "table",
+]
 
 ACK: Final = 80
 REJECT: Final = 90

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import aio_pika
 from aio_pika.abc import AbstractConnection
@@ -19,6 +20,8 @@ from .failures import CLIENT_ERRORS, amqp_errors, check_cancelled, connect_failu
 from .unreadable import ReadableTransport
 
 __all__ = ["Link", "end_channel"]
+
+_log = logging.getLogger("anybroker.rabbitmq")
 
 _CLOSE = 3.0
 """Seconds that RabbitMQ has to answer the end of a channel or connection; what it does not answer ends by itself."""
@@ -36,9 +39,11 @@ async def end_channel(channel: Channel) -> None:
 class _Connection(aio_pika.Connection):
     """One whose reader does not end of a message that it cannot read."""
 
+    blocked: ClassVar[Callable[[str | None], None]]
+
     def __init__(self, url: Any, **options: Any) -> None:
         super().__init__(url, **options)
-        self.kwargs["transport_factory"] = ReadableTransport()
+        self.kwargs["transport_factory"] = ReadableTransport(type(self).blocked)
 
 
 class Link:
@@ -55,6 +60,17 @@ class Link:
         self._lock = asyncio.Lock()
         self._connection: AbstractConnection | None = None
         self._closed = False
+        self._class = type("_Connection", (_Connection,), {"blocked": staticmethod(self._blocked)})
+        self.hindrance: str | None = None
+        """Why the broker reads nothing from this connection now, as long as it is so."""
+
+    def _blocked(self, why: str | None) -> None:
+        if why is not None:
+            self.hindrance = f"RabbitMQ takes no events now: it is {why} (connection.blocked)"
+            _log.warning("%s. Publishing waits; consuming goes on", self.hindrance)
+        elif self.hindrance is not None:
+            self.hindrance = None
+            _log.warning("RabbitMQ takes events again")
 
     @property
     def native(self) -> AbstractConnection | None:
@@ -77,7 +93,7 @@ class Link:
         for host, port in self._servers:
             try:
                 connection: AbstractConnection = await aio_pika.connect(
-                    host=host, port=port, timeout=seconds, connection_class=_Connection, **self._options
+                    host=host, port=port, timeout=seconds, connection_class=self._class, **self._options
                 )
             except (asyncio.CancelledError, *CLIENT_ERRORS) as exc:
                 check_cancelled()
@@ -87,6 +103,7 @@ class Link:
                 if context is not None and isinstance(failure, Unavailable) and not isinstance(exc, TimeoutError):
                     failure = await tls_refusal(host, port, context) or failure
             else:
+                self.hindrance = None  # of the last connection; this one is told when it publishes
                 return connection
         assert failure is not None
         raise failure

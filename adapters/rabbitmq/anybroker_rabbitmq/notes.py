@@ -15,6 +15,7 @@ from aiormq.exceptions import ChannelNotFoundEntity
 from pamqp.commands import Basic
 
 from anybroker.adapter import Foreign, Inbound
+from anybroker.errors import Unavailable
 
 from .link import Link
 
@@ -34,6 +35,8 @@ def note_key(inbound: Inbound) -> str | None:
 
 async def write_note(link: Link, queue: str, starts: Mapping[str, int]) -> None:
     """Store how often the handler of each event was started; confirmed."""
+    if link.hindrance is not None:
+        raise Unavailable(link.hindrance)
     async with link.scratch(f"writing a note to {queue!r}", confirms=True) as channel:
         arguments: dict[str, Any] = {"x-queue-type": "quorum", "x-expires": _EXPIRES}
         await channel.queue_declare(queue, durable=True, arguments=arguments)

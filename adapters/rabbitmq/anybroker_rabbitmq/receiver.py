@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 
@@ -21,6 +22,7 @@ from .wire import Wire
 
 __all__ = ["RabbitmqReceiver"]
 
+_log = logging.getLogger("anybroker.rabbitmq")
 
 _CLAIM = 1.0
 """Seconds between two looks at whether this is the only member, while some lane has nothing to tell by whose it is."""
@@ -231,6 +233,11 @@ class RabbitmqReceiver:
     # -------------------------------------------------------------------------------------------------- balancing
 
     @property
+    def window(self) -> int | None:
+        """See :class:`anybroker.adapter.BoundsLanes`."""
+        return self._prefetch
+
+    @property
     def lanes(self) -> int:
         """See :class:`anybroker.adapter.BalancesLanes`."""
         return self.spec.lanes
@@ -289,8 +296,8 @@ class RabbitmqReceiver:
             if consumer.notes and not consumer.channel.is_closed:
                 queue = notes_queue(self.spec.topic, self.spec.group, consumer.number)
                 await write_note(self._publish, queue, consumer.notes)
-        except AnybrokerError:
-            pass  # without the note attempts start again; the lane must not wait for that
+        except AnybrokerError as exc:  # without the note attempts start again; the lane must not wait for that
+            _log.warning("%s/%s: handler starts are forgotten: %s", self.spec.topic, self.spec.group, exc)
         await end_channel(consumer.channel)
 
     @property

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
+from collections import Counter
 from collections.abc import Collection, Sequence
 from math import inf
 from random import getrandbits
@@ -12,20 +14,23 @@ from typing import Any, Final
 
 from aiormq.abc import ChannelFrame
 from aiormq.channel import Channel
-from aiormq.exceptions import PublishError
+from aiormq.exceptions import ChannelAccessRefused, ChannelPreconditionFailed, PublishError
+from pamqp.commands import Basic
 
 from anybroker.adapter import SLOTS, Outbound, Receipt, Report, check_size, slot_of
 from anybroker.errors import BrokerError, ConfigError, PublishOutcomeUnknown, Rejected, Unavailable
 
-from .failures import closing_reason, said
+from .failures import CLIENT_ERRORS, check_cancelled, closing_reason, said
 from .frames import body_frames, header_frame, publish_frame
 from .ladder import DUE, due_binding, make_rungs, rung_exchange, rungs_of
-from .link import Link
+from .link import Link, end_channel
 from .names import group_exchange
 from .topology import is_there
 from .wire import Wire
 
 __all__ = ["RabbitmqSender"]
+
+_log = logging.getLogger("anybroker.rabbitmq")
 
 _SLOT_BITS: Final = SLOTS.bit_length() - 1
 _FRAME: Final = 131_072
@@ -37,6 +42,8 @@ _CONTENT_HEADER: Final = 14
 _BOUND: Final = 1.0
 """Seconds for which the ladder's end, once bound to an exchange, counts as bound. An exchange that was deleted, and
 perhaps made again, has lost the binding: what falls off the ladder then is dropped, and RabbitMQ tells no one."""
+_REFUSED: Final = 1.0
+"""Seconds for which an exchange that this user may not publish to is not asked again."""
 _WRITE: Final = 65_536
 """Bytes that are written before the socket has to take them: the high-water mark of asyncio's transports."""
 
@@ -62,8 +69,9 @@ class _Confirmation:
         outbound = self.outbound
         if not isinstance(exc, PublishError):
             error: BrokerError = PublishOutcomeUnknown(
-                f"RabbitMQ did not accept an event for topic {outbound.topic!r} (nack): the queue of one group may "
-                "have stored it. Publish it again under the same id"
+                f"RabbitMQ did not accept an event for topic {outbound.topic!r} (nack): a queue of one of its groups "
+                "is full (max-length or max-length-bytes with overflow=reject-publish), or has no leader; another "
+                "group may have stored it. Make room, and publish it again under the same id"
             )
         elif getattr(exc.frame, "exchange", "") == outbound.topic not in self.sender.with_groups:
             self.set_result(None)  # returned by the topic itself, which has no group: nobody waits for it
@@ -80,14 +88,22 @@ class _Confirmation:
         self.report(self.outbound, result)
 
 
+def _not_permitted(topic: str, group: str | None, reason: BaseException | None) -> Rejected:
+    where = f"topic {topic!r}" + (f", group {group!r}" if group else "")
+    error = Rejected(f"{where}: this user may not publish there ({said(reason)}). Grant it the permission to write")
+    error.__cause__ = reason
+    return error
+
+
 class _Route:
     """An exchange, with the frame that begins each publish to it; of 64 slots there are few."""
 
-    __slots__ = ("bound_until", "exchange", "frames")
+    __slots__ = ("bound_until", "exchange", "frames", "sent")
 
     def __init__(self, exchange: str) -> None:
         self.exchange = exchange
         self.frames: dict[int, bytes] = {}
+        self.sent = 0
         self.bound_until = 0.0
         """Of the loop's clock: until when the end of the ladder counts as bound to it."""
 
@@ -120,10 +136,20 @@ class RabbitmqSender:
         self._channel: Channel | None = None
         self._prefix = ""
         self._routes: dict[tuple[str, str | None], _Route] = {}
+        self._asks = False
+        """Whether this user may publish to an exchange is asked before the first event; only after one was refused, as
+        the answer is an error in the broker's log."""
+        self._refused: dict[str, tuple[float, Rejected]] = {}
+        """Exchanges that this user may not publish to: until when that counts, by the loop's clock, and why."""
         self._frame = 0
         self._unwritten = 0
         self._idle: asyncio.Future[None] | None = None
         self._closed = False
+
+    @property
+    def hindrance(self) -> str | None:
+        """See :class:`anybroker.adapter.TellsHindrance`."""
+        return self._link.hindrance
 
     # ----------------------------------------------------------------------------------------------- connection
 
@@ -148,14 +174,33 @@ class RabbitmqSender:
         confirmations: list[Any] = list(channel.confirmations.values())
         waiting = [each for each in confirmations if isinstance(each, _Confirmation)]
         channel.confirmations.clear()
+        refused = self._not_allowed(waiting, reason) if isinstance(reason, ChannelAccessRefused) else ()
         for confirmation in waiting:
-            topic = confirmation.outbound.topic
+            outbound = confirmation.outbound
+            if (outbound.topic, outbound.group) in refused:
+                confirmation.end(_not_permitted(outbound.topic, outbound.group, reason))
+                continue
             error = PublishOutcomeUnknown(
-                f"the channel to RabbitMQ was lost ({said(reason)}) before it confirmed an event for topic {topic!r}: "
-                "it may be stored. Publish it again under the same id"
+                f"the channel to RabbitMQ was lost ({said(reason)}) before it confirmed an event for topic "
+                f"{outbound.topic!r}: it may be stored. Publish it again under the same id"
             )
             error.__cause__ = reason
             confirmation.end(error)
+
+    def _not_allowed(
+        self, waiting: Sequence[_Confirmation], reason: ChannelAccessRefused
+    ) -> Collection[tuple[str, str | None]]:
+        """Where this user may not publish: no event of them is stored, as none has had an answer."""
+        self._asks = True
+        _log.warning("RabbitMQ refuses events: %s", said(reason))
+        counts = Counter((each.outbound.topic, each.outbound.group) for each in waiting)
+        return [
+            place
+            for place, count in counts.items()
+            if (route := self._routes.get(place)) is not None
+            and route.sent == count
+            and f"exchange '{route.exchange}'" in said(reason)
+        ]
 
     def ended(self, message_id: str) -> None:
         """A publish has its answer."""
@@ -176,6 +221,8 @@ class RabbitmqSender:
         """See :meth:`anybroker.adapter.Sender.submit`."""
         if self._closed:
             raise Unavailable("the RabbitMQ sender is closed")
+        if self._link.hindrance is not None:
+            raise Unavailable(self._link.hindrance)
         channel = await self.open()
         routes = self._routes
         now = time()
@@ -238,6 +285,7 @@ class RabbitmqSender:
             known = route.frames.get(slot)
             begin = known or route.frames.setdefault(slot, publish_frame(number, route.exchange, str(slot)))
         channel.delivery_tag = tag
+        route.sent += 1
         confirmation: Any = _Confirmation(self, message_id, outbound, report)
         channel.confirmations[tag] = confirmation
         channel.message_id_delivery_tag[message_id] = tag
@@ -271,6 +319,8 @@ class RabbitmqSender:
             name = topic if group is None else group_exchange(topic, group)
             if not await is_there(self._control, "exchange", name):
                 raise Rejected(f"RabbitMQ has no exchange {name!r}. Declare the topic and its groups first")
+            if self._asks:
+                await self._ask(name, topic, group)
             route = self._routes[topic, group] = _Route(name)
         if seconds > 0:
             rung = rungs_of(seconds)[0]
@@ -294,6 +344,29 @@ class RabbitmqSender:
                     raise
                 route.bound_until = clock() + _BOUND
         return route
+
+    async def _ask(self, exchange: str, topic: str, group: str | None) -> None:
+        """Raise ``Rejected`` where this user may not publish to an exchange. RabbitMQ looks at that first, and then
+        refuses what is sent here for its expiration."""
+        clock = asyncio.get_running_loop().time
+        until, refused = self._refused.get(exchange, (0.0, None))
+        if refused is not None and clock() < until:
+            raise refused
+        channel = await self._link.channel(confirms=True)
+        try:
+            properties = Basic.Properties(expiration="none")
+            await channel.basic_publish(b"", exchange=exchange, properties=properties, timeout=self._link.timeout)
+        except ChannelAccessRefused as exc:
+            error = _not_permitted(topic, group, exc)
+            self._refused[exchange] = (clock() + _REFUSED, error)
+            raise error from exc
+        except ChannelPreconditionFailed:
+            self._refused.pop(exchange, None)
+        except (asyncio.CancelledError, *CLIENT_ERRORS) as exc:
+            check_cancelled()
+            raise Unavailable(f"RabbitMQ does not say whether it takes events for {topic!r}: {said(exc)}") from exc
+        finally:
+            await end_channel(channel)
 
     # ---------------------------------------------------------------------------------------------------- close
 

@@ -6,8 +6,10 @@ those, connects the topic to it, so no event can reach a part of a group only. I
 
 from __future__ import annotations
 
+import logging
 import math
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, Final, Literal, NamedTuple
 
 from aiormq.channel import Channel
 from aiormq.exceptions import ChannelNotFoundEntity, ChannelPreconditionFailed
@@ -19,7 +21,30 @@ from .failures import is_missing
 from .link import Link
 from .names import group_exchange, lane_queue, marker_exchange, members_queue
 
-__all__ = ["backlog", "check_group", "check_topic", "declare_topic", "is_there"]
+__all__ = ["FoundGroup", "backlog", "check_topic", "declare_topic", "find_group", "is_there"]
+
+_log = logging.getLogger("anybroker.rabbitmq")
+
+_LOOKS: Final = 3
+"""How often to look how many lanes a group has, where others make it at the same moment."""
+
+
+class _Kind(NamedTuple):
+    """How a group is made, which its marker tells."""
+
+    ordered: bool
+    lanes: int
+
+    @property
+    def text(self) -> str:
+        """In the words of the settings."""
+        return f"{self.lanes} lanes" if self.ordered else "ordered=False"
+
+
+_KINDS: Final = tuple(
+    dict.fromkeys((_Kind(False, 1), *(_Kind(True, lanes) for lanes in (4, 1, 8, 2, 16, 32, 64, *range(1, SLOTS + 1)))))
+)
+"""All there can be, the likely ones first."""
 
 
 async def is_there(link: Link, kind: Literal["exchange", "queue"], name: str) -> bool:
@@ -42,19 +67,60 @@ async def declare_topic(link: Link, topic: TopicSpec, limit: int | None) -> None
     async with link.scratch(f"declaring the topic {topic.name!r}") as channel:
         try:
             await channel.exchange_declare(topic.name, exchange_type="topic", durable=True)
-            for group in topic.groups:
-                lanes = await _lanes_of(link, topic, group)
-                await _declare_group(channel, topic, group, lanes, limit)
         except ChannelPreconditionFailed as exc:
             raise _unequal(topic, str(exc)) from exc
+    for group in topic.groups:
+        await _make_group(link, topic, group, limit)
 
 
-async def _declare_group(channel: Channel, topic: TopicSpec, group: GroupSpec, lanes: int, limit: int | None) -> None:
+async def _make_group(link: Link, topic: TopicSpec, group: GroupSpec, limit: int | None) -> None:
+    """Make a group be there; where nobody asked for a number of lanes, what is there is right."""
+    default = group.ordered and topic.default_lanes
+    lanes = topic.lanes if group.ordered else 1
+    for last in range(_LOOKS - 1, -1, -1):
+        new = not await is_there(link, "exchange", group_exchange(topic.name, group.name))
+        if not new:
+            if default and (found := await _kind_of(link, topic.name, group.name, lanes)) is not None and found.ordered:
+                lanes = found.lanes
+            _say_what_was_deleted(topic.name, group.name, await _missing(link, topic.name, group.name, lanes))
+        try:
+            async with link.scratch(f"declaring the group {group.name!r} of {topic.name!r}") as channel:
+                try:
+                    await _declare_group(channel, topic, group, lanes, limit, new)
+                except ChannelPreconditionFailed as exc:
+                    raise _unequal(topic, str(exc)) from exc
+        except ConfigError as exc:
+            # Another process, which asked for a number, may have made it since we looked.
+            if not (default and last and "alternate-exchange" in str(exc.__cause__)):
+                raise
+        else:
+            return
+
+
+def _say_what_was_deleted(topic: str, group: str, missing: Sequence[str]) -> None:
+    if missing and members_queue(topic, group) not in missing:  # else it has never been whole: others make it just now
+        _log.warning(
+            "%s/%s: %s deleted, with what waited there, and made again. What was published meanwhile is in lane 0; "
+            "later events of its keys may overtake it",
+            topic,
+            group,
+            " and ".join(missing) + (" were" if len(missing) > 1 else " was"),
+        )
+
+
+async def _declare_group(
+    channel: Channel, topic: TopicSpec, group: GroupSpec, lanes: int, limit: int | None, new: bool
+) -> None:
     exchange = group_exchange(topic.name, group.name)
     marker = marker_exchange(topic.name, group.name, group.ordered, lanes)
     # RabbitMQ compares this argument, so of two processes that want different groups the second is refused right here.
     alternate = {"alternate-exchange": marker}
     await channel.exchange_declare(exchange, exchange_type="topic", durable=True, arguments=alternate)
+    await channel.exchange_declare(marker, exchange_type="fanout", durable=True)
+    if new:  # a group that was deleted by hand may have left one that says another number
+        for kind in _KINDS:
+            if (other := marker_exchange(topic.name, group.name, *kind)) != marker:
+                await channel.exchange_delete(other, nowait=True)
     arguments: dict[str, Any] = {"x-queue-type": "quorum"}
     if group.ordered:
         arguments["x-single-active-consumer"] = True
@@ -70,21 +136,11 @@ async def _declare_group(channel: Channel, topic: TopicSpec, group: GroupSpec, l
     else:
         for slot in range(SLOTS):  # with what the ladder puts before the slot
             await channel.queue_bind(queues[slot % lanes], exchange, f"#.{slot}", nowait=True)
-    await channel.exchange_declare(marker, exchange_type="fanout", durable=True)
     await channel.queue_bind(queues[0], marker)
     await channel.exchange_bind(exchange, topic.name, "#")
     await channel.queue_declare(
         members_queue(topic.name, group.name), durable=True, arguments={"x-queue-type": "quorum"}
     )
-
-
-async def _lanes_of(link: Link, topic: TopicSpec, group: GroupSpec) -> int:
-    """How many lanes the group has, or gets; where nobody asked for a number, what is there is right."""
-    if not group.ordered:
-        return 1
-    if topic.default_lanes and await is_there(link, "queue", members_queue(topic.name, group.name)):
-        return len(await _ready(link, topic.name, group.name)) or topic.lanes
-    return topic.lanes
 
 
 def _unequal(topic: TopicSpec, text: str) -> ConfigError:
@@ -110,59 +166,104 @@ def _unequal(topic: TopicSpec, text: str) -> ConfigError:
 
 async def check_topic(link: Link, topic: TopicSpec) -> None:
     """ConfigError naming what of the topic is missing or different."""
-    if not await is_there(link, "exchange", topic.name):
-        raise ConfigError(
-            "topics", f"RabbitMQ has no exchange {topic.name!r}", 'Declare the topic (provision="create").'
-        )
+    await _check_exchange(link, topic.name)
     for group in topic.groups:
-        await check_group(link, topic.name, group.name, group.ordered, None if topic.default_lanes else topic.lanes)
+        found = await find_group(link, topic.name, group, topic.lanes, None if topic.default_lanes else topic.lanes)
+        found.check()
 
 
-async def check_group(link: Link, topic: str, group: str, ordered: bool, lanes: int | None) -> int:
-    """How many lanes the group has. ConfigError if it is not there, is not whole, or is of another kind; ``lanes``
-    None: any number will do."""
-    if not await is_there(link, "queue", members_queue(topic, group)):
+async def _check_exchange(link: Link, topic: str) -> None:
+    if not await is_there(link, "exchange", topic):
+        raise ConfigError("topics", f"RabbitMQ has no exchange {topic!r}", 'Declare the topic (provision="create").')
+
+
+class FoundGroup(NamedTuple):
+    """A group that is there, at least its exchange."""
+
+    topic: str
+    group: str
+    lanes: int
+    missing: tuple[str, ...]
+    """Its queues that are not there."""
+
+    def check(self) -> None:
+        """ConfigError that names what is missing."""
+        if self.missing:
+            queues = " and no queue ".join(map(repr, self.missing))
+            raise ConfigError(
+                f"topics.{self.topic}.groups",
+                f"a part of the group {self.group!r} is not there: no queue {queues}",
+                'Declare it (provision="create").',
+            )
+
+
+async def find_group(link: Link, topic: str, group: GroupSpec, hint: int, lanes: int | None) -> FoundGroup:
+    """A group with as many lanes as it has. ConfigError if it is not there, or is of another kind; ``lanes`` None: any
+    number will do. ``hint``: how many it has, probably."""
+    if not await is_there(link, "exchange", group_exchange(topic, group.name)):
+        raise _no_group(topic, group.name)
+    found = await _kind_of(link, topic, group.name, hint)
+    if found is None:
         raise ConfigError(
             f"topics.{topic}.groups",
-            f"the group {group!r} is not there, or only a part of it: no queue {members_queue(topic, group)!r}",
-            'Declare it (provision="create").',
+            f"a part of the group {group.name!r} is not there: no exchange "
+            f"{marker_exchange(topic, group.name, group.ordered, lanes or hint)!r}, which says how many lanes it has",
+            f'Declare it (provision="create"), with topics.{topic}.lanes as it was.',
         )
-    if lanes is None or not ordered:
-        lanes = len(await _ready(link, topic, group)) if ordered else 1
-    if not await is_there(link, "exchange", marker_exchange(topic, group, ordered, lanes)):
+    asked = _Kind(group.ordered, (lanes or found.lanes) if group.ordered else 1)
+    if found != asked:
         raise ConfigError(
             f"topics.{topic}",
-            f"the group {group!r} is asked for with {f'{lanes} lanes' if ordered else 'ordered=False'}, "
-            f"and is there with {await _kind(link, topic, group)}",
+            f"the group {group.name!r} is asked for with {asked.text}, and is there with {found.text}",
             "Use the same everywhere, or make a new group and let the old one finish.",
         )
-    return lanes
+    return FoundGroup(topic, group.name, found.lanes, await _missing(link, topic, group.name, found.lanes))
 
 
-async def _kind(link: Link, topic: str, group: str) -> str:
-    if await is_there(link, "exchange", marker_exchange(topic, group, False, 1)):
-        return "ordered=False"
-    return f"{len(await _ready(link, topic, group))} lanes"
+def _no_group(topic: str, group: str) -> ConfigError:
+    return ConfigError(
+        f"topics.{topic}.groups",
+        f"the group {group!r} is not there: no exchange {group_exchange(topic, group)!r}",
+        'Declare it (provision="create").',
+    )
 
 
-async def _ready(link: Link, topic: str, group: str) -> list[int]:
-    """How many messages are ready in each queue of the group."""
-    ready: list[int] = []
-    async with link.scratch(f"counting what waits for {group!r} of {topic!r}") as channel:
-        try:
-            while len(ready) < SLOTS:
-                declared = await channel.queue_declare(lane_queue(topic, group, len(ready)), passive=True)
-                ready.append(declared.message_count or 0)
-        except ChannelNotFoundEntity as exc:
-            if not is_missing(exc):
-                raise
-            # else the lane behind the last
-    return ready
+async def _kind_of(link: Link, topic: str, group: str, hint: int) -> _Kind | None:
+    """What a group's marker says; None without one. ``hint`` is looked at first: a look at what is not there takes a
+    channel."""
+    for kind in dict.fromkeys((_Kind(True, hint), *_KINDS)):
+        if await is_there(link, "exchange", marker_exchange(topic, group, *kind)):
+            return kind
+    return None
 
 
-async def backlog(link: Link, topic: str, group: str) -> int:
+async def _missing(link: Link, topic: str, group: str, lanes: int) -> tuple[str, ...]:
+    queues = [*(lane_queue(topic, group, lane) for lane in range(lanes)), members_queue(topic, group)]
+    counts = await _count(link, queues)
+    return tuple(queue for queue in queues if queue not in counts)
+
+
+async def _count(link: Link, queues: Sequence[str]) -> dict[str, int]:
+    """How many messages are ready in each of the queues that are there."""
+    counts: dict[str, int] = {}
+    left = list(queues)
+    while left:
+        async with link.scratch("counting what waits") as channel:
+            try:
+                while left:
+                    queue = left.pop(0)
+                    counts[queue] = (await channel.queue_declare(queue, passive=True)).message_count or 0
+            except ChannelNotFoundEntity as exc:  # and the channel is closed
+                if not is_missing(exc):
+                    raise
+    return counts
+
+
+async def backlog(link: Link, topic: str, group: str, hint: int) -> int:
     """How many events are ready for the group: neither delivered nor on the ladder. ConfigError without the group."""
-    ready = await _ready(link, topic, group)
-    if not ready:
-        raise ConfigError(f"topics.{topic}.groups", f"RabbitMQ has no group {group!r} of {topic!r}", "Declare it.")
-    return sum(ready)
+    kind = await _kind_of(link, topic, group, hint)
+    if kind is not None:
+        counts = await _count(link, [lane_queue(topic, group, lane) for lane in range(kind.lanes)])
+        if counts:
+            return sum(counts.values())
+    raise ConfigError(f"topics.{topic}.groups", f"RabbitMQ has no group {group!r} of {topic!r}", "Declare it.")

@@ -22,7 +22,9 @@ from pamqp.header import ContentHeader
 from anybroker.adapter import Foreign
 from anybroker.errors import InvalidEvent
 
-__all__ = ["ReadableTransport", "UnreadableForeign", "bytes_of", "original"]
+from .frames import field_name
+
+__all__ = ["KEPT", "ROUTING", "ReadableTransport", "UnreadableForeign", "bytes_of", "original"]
 
 _FRAME: Final = Struct(">BHI")
 _HEADER: Final = Struct(">HHQ")
@@ -69,6 +71,8 @@ _NAMING: Final[Mapping[bytes, tuple[int, ...]]] = {
     b"\0\x0a\0\x32": (2, -1, 4),  # Connection.Close
 }
 """Methods with text in them: bytes to the next, or -1 for a text with its length before it."""
+_BLOCKED: Final = b"\0\x0a\0\x3c"
+_UNBLOCKED: Final = b"\0\x0a\0\x3d"
 
 
 # ------------------------------------------------------------------------------------------------------ looking
@@ -210,11 +214,13 @@ def _named(data: bytes, at: int, end: int) -> bytes | None:
 
 
 class _ReadableStream(asyncio.StreamReader):
-    """What aiormq reads from: the frames of a connection, one as it came unless it could not read it."""
+    """What aiormq reads from: the frames of a connection, one as it came unless it could not read it. ``blocked`` is
+    told why the broker reads no more from it, which aiormq keeps to itself, and None when it does again."""
 
-    def __init__(self, reader: asyncio.StreamReader) -> None:
+    def __init__(self, reader: asyncio.StreamReader, blocked: Callable[[str | None], None] | None = None) -> None:
         super().__init__()
         self._inner = reader
+        self._blocked = blocked
         self._ready = b""
         self._at = 0
         self._rest = b""
@@ -271,8 +277,11 @@ class _ReadableStream(asyncio.StreamReader):
                 other: bytes | None = None
                 if kind == 2:
                     other = _readable(data, at + 7, stop - 1)
-                elif data[at + 7 : at + 11] in _NAMING:
+                elif (method := data[at + 7 : at + 11]) in _NAMING:
                     other = _named(data, at + 7, stop - 1)
+                elif not channel and self._blocked is not None and method in (_BLOCKED, _UNBLOCKED):
+                    why = data[at + 12 : stop - 1].decode("utf-8", "replace")
+                    self._blocked(why or "no reason given" if method == _BLOCKED else None)
                 if other is not None:
                     parts += (data[done:at], _FRAME.pack(kind, channel, len(other)), other, data[stop - 1 : stop])
                     done = stop
@@ -289,11 +298,14 @@ class _ReadableStream(asyncio.StreamReader):
 class ReadableTransport(TransportFactory):
     """Connects as aiormq does by itself, and puts itself before its reader."""
 
+    def __init__(self, blocked: Callable[[str | None], None] | None = None) -> None:
+        self._blocked = blocked
+
     async def create(self, url: Any, **options: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """See :class:`aiormq.connection.TransportFactory`."""
         factory = TLSTransportFactory() if url.scheme == "amqps" else TCPTransportFactory()
         reader, writer = await factory.create(url, **options)
-        return _ReadableStream(reader), writer
+        return _ReadableStream(reader, self._blocked), writer
 
 
 # ------------------------------------------------------------------------------------------------- what it was
@@ -319,6 +331,12 @@ def bytes_of(value: Any) -> bytes:
     return b"" if value is None else str(value).encode()
 
 
+ROUTING: Final[Mapping[str, str]] = {"CC": "anybroker-foreign-cc", "BCC": "anybroker-foreign-bcc"}
+"""Headers by which RabbitMQ routes, and closes the channel where they are not made for that. Under these other names
+they are kept in a dead letter, and shown as what they were."""
+KEPT: Final[Mapping[str, str]] = {kept: name for name, kept in ROUTING.items()}
+
+
 class UnreadableForeign(Foreign):
     """A message that aiormq cannot read, with its properties byte for byte, so that a dead letter has them too."""
 
@@ -329,7 +347,9 @@ class UnreadableForeign(Foreign):
         headers: list[tuple[str, bytes]] = []
         for name, part in _segments(raw):
             if name == "headers":
-                headers += [(_shown(name), _value(value)) for name, value, _ in _entries(part)]
+                for field, value, _ in _entries(part):
+                    shown = _shown(field)
+                    headers.append((KEPT.get(shown, shown), _value(value)))
             elif name == "content_type":
                 headers.append(("content-type", part[1:]))
         reason = fault(raw, 0, len(raw)) or "it cannot be read"
@@ -341,7 +361,9 @@ class UnreadableForeign(Foreign):
         parts = dict(_segments(self.raw))
         parts["delivery_mode"] = b"\x02"
         kept = b"".join(
-            entry for name, _, entry in _entries(parts.get("headers", b"\0\0\0\0")) if not dropped(_shown(name))
+            field_name(ROUTING[shown]) + value if (shown := _shown(name)) in ROUTING else entry
+            for name, value, entry in _entries(parts.get("headers", b"\0\0\0\0"))
+            if (shown := _shown(name)) in KEPT or not dropped(shown)
         )
         parts["headers"] = _LENGTH.pack(len(kept) + len(extra)) + kept + extra
         for name in ("message_id", "expiration", "user_id", "cluster_id"):

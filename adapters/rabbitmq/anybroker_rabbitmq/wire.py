@@ -6,6 +6,7 @@ RabbitMQ's conversion between the two.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any, Final, Literal, NamedTuple
 
@@ -19,13 +20,15 @@ from anybroker.errors import InvalidEvent
 
 from .frames import field, native_table, table
 from .ladder import DUE
-from .unreadable import UnreadableForeign, bytes_of, original
+from .unreadable import KEPT, ROUTING, UnreadableForeign, bytes_of, original
 
 __all__ = ["AmqpForeign", "Wire", "Written"]
 
 PREFIXES: Final = ("cloudEvents_", "cloudEvents:", "ce-")
 _PREFIXES: Final = tuple(prefix.lower() for prefix in PREFIXES)
 NOT_BEFORE: Final = "anybroker-not-before"
+_AHEAD: Final = 60.0
+"""Seconds that the clock of a publisher may be ahead of ours. What asks to wait for longer, another program wrote."""
 _OURS: Final = "anybroker-"
 _BROKERS: Final = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count")
 """Headers that RabbitMQ adds. Sent back they would only be wrong."""
@@ -54,7 +57,7 @@ class AmqpForeign(Foreign):
 
     def __init__(self, message: DeliveredMessage, reason: InvalidEvent) -> None:
         self.properties: Basic.Properties = message.header.properties
-        native = {name: value for name, value in (self.properties.headers or {}).items() if not _is_ours(name)}
+        native = _native(self.properties)
         headers = [(name, bytes_of(value)) for name, value in native.items()]
         if self.properties.content_type is not None:
             headers.append(("content-type", self.properties.content_type.encode()))
@@ -108,11 +111,13 @@ class Wire:
         if isinstance(event, AmqpForeign):
             return _written_again(event.properties, extra, body)
         if isinstance(event, UnreadableForeign):
-            kept = {name.lower() for name, _ in event.headers if not _is_ours(name)}
+            kept = {name.lower() for name, _ in event.headers if not _is_ours(name)} | KEPT.keys()
             added = [(field(name), text.encode()) for name, text in extra.items() if name not in kept]
             return Written(*event.again(table(added)[4:], _is_ours), body)
         own = {name.lower(): value for name, value in event.headers}
-        fields = [(field(name), value) for name, value in event.headers if name.lower() != "content-type"]
+        fields = [
+            (field(ROUTING.get(name, name)), value) for name, value in event.headers if name.lower() != "content-type"
+        ]
         fields += [(field(name), text.encode()) for name, text in extra.items() if name not in own]
         content_type = own["content-type"].decode("utf-8", "replace") if "content-type" in own else None
         return _written(content_type, table(fields), body)
@@ -141,18 +146,21 @@ class Wire:
         delivery: Any = message.delivery
         # No topic has a colon in its name, each group's exchange has; the ladder keeps whereto in the routing key.
         inlet = ":" in (delivery.routing_key if delivery.exchange == DUE else delivery.exchange)
+        redelivered = delivery.redelivered  # RabbitMQ counts from then on; before, what counts is the publisher's
         for name, value in headers.items():
             known = names[name]
-            if known:
+            if known and known not in KEPT:
                 extra[known] = value if type(value) is str else bytes_of(value).decode("utf-8", "replace")
-            elif name in ("x-delivery-count", "x-acquired-count") and isinstance(value, int):
+            elif redelivered and name in ("x-delivery-count", "x-acquired-count") and isinstance(value, int):
                 deliveries = max(deliveries, value + 1)
         if event is None:
             try:
                 event = self._binding.parse(list(headers.items()), message.body, content_type=properties.content_type)
             except InvalidEvent as exc:
                 event = AmqpForeign(message, exc)
-        not_before = _seconds(extra.get(NOT_BEFORE)) if extra else None
+        not_before = None
+        if NOT_BEFORE in extra and (not_before := _seconds(extra[NOT_BEFORE])) is None:
+            del extra[NOT_BEFORE]
         return Inbound(event, lane, position, event.key, extra, message, token, 0, deliveries, not_before, inlet)
 
 
@@ -161,12 +169,20 @@ def _fits(content_type: str) -> bool:
     return len(content_type) <= 255 and content_type.isascii() and not content_type.lower().startswith(_ENVELOPE)
 
 
-def _seconds(text: str | None) -> float | None:
-    """When it may be handled: the ladder counts in whole seconds, and the core waits for what is left of the last."""
+def _seconds(text: str) -> float | None:
+    """When it may be handled: the ladder counts in whole seconds, and the core waits for what is left of the last. None
+    where it cannot come from the ladder."""
     try:
-        return None if text is None else float(text)
+        moment = float(text)
     except ValueError:
         return None
+    return moment if moment < time.time() + _AHEAD else None
+
+
+def _native(properties: Basic.Properties) -> dict[str, Any]:
+    """A foreign message's own headers."""
+    headers: Mapping[str, Any] = properties.headers or {}
+    return {KEPT.get(name, name): value for name, value in headers.items() if name in KEPT or not _is_ours(name)}
 
 
 def _is_ours(name: str) -> bool:
@@ -187,7 +203,7 @@ def _written(content_type: str | None, headers: bytes, body: bytes) -> Written:
 def _written_again(properties: Basic.Properties, extra: Mapping[str, str], body: bytes) -> Written:
     """A foreign message once more, with its properties but for these: the id, which is ours; the expiration, which
     would drop it; the user and cluster id, which RabbitMQ refuses from others."""
-    native = {name: value for name, value in (properties.headers or {}).items() if not _is_ours(name)}
+    native = {ROUTING.get(name, name): value for name, value in _native(properties).items()}
     own = {name.lower() for name in native}
     native |= {name: text for name, text in extra.items() if name not in own}
     flags, parts = 0, {"before": b"", "after": b""}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import secrets
@@ -98,7 +99,13 @@ class SqsAdapter:
         lease = math.ceil(self._context.lease)
         queue = Queue(self._aws, url, notes_name(topic, group), self._wire, lane, lease)
         return SqsReceiver(
-            queue, lane, listener, self._aws.pool, wait=self._settings.wait, pollers=self._settings.pollers
+            queue,
+            lane,
+            listener,
+            self._aws.pool,
+            wait=self._settings.wait,
+            pollers=self._settings.pollers,
+            keep=functools.partial(self._places.keep, topic, group),
         )
 
     async def backlog(self, topic: str, group: str, /) -> Backlog:

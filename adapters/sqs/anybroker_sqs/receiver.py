@@ -22,6 +22,9 @@ __all__ = ["SqsReceiver"]
 
 _log = logging.getLogger("anybroker.sqs")
 _R = TypeVar("_R")
+
+KEEP = 10.0
+"""Seconds between two looks at the subscription of the queue."""
 _BETWEEN_FAILURES = 1.0
 """Seconds between two polls while SQS does not answer."""
 
@@ -47,12 +50,17 @@ class SqsReceiver:
         *,
         wait: int,
         pollers: int,
+        keep: Callable[[], None] | None = None,
     ) -> None:
         self._queue = queue
         self._lane = lane
         self._pool = pool
         self._wait = wait
         self._pollers = pollers
+        self._keep = keep
+        """Sees to it that the queue gets what is published; blocks."""
+        self._keep_at = asyncio.get_running_loop().time() + KEEP
+        self._keeping: asyncio.Future[None] | None = None
         self._threads = ThreadPoolExecutor(pollers, "anybroker-sqs-poll")
         self._polls: dict[asyncio.Future[tuple[float, list[Inbound]]], int] = {}
         """Polls under way, and how many messages each may bring."""
@@ -90,6 +98,10 @@ class SqsReceiver:
             batch = await self._take(limit)
             self._ask(limit - len(batch))
             now = loop.time()
+            if self._keep is not None and now >= self._keep_at:
+                self._keep_at = now + KEEP
+                if self._keeping is None or self._keeping.done():
+                    self._keeping = loop.run_in_executor(self._pool, self._keep)
             if batch or now >= end:
                 return batch
             waiter = self._waiter = loop.create_future()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,6 +23,8 @@ from .names import DEAD_LETTERS, queue_name, redrive_name, topic_name
 from .settings import MOST_BYTES, TOPIC_BYTES, SqsSettings
 
 __all__ = ["Destination", "Places"]
+
+_log = logging.getLogger("anybroker.sqs")
 
 _LEAST_RETENTION, _MOST_RETENTION = 60, 1_209_600
 """Seconds for which SQS can keep a message."""
@@ -49,6 +52,10 @@ class Places:
         self._aws = aws
         self._direct = settings.direct
         self._max_bytes = settings.max_message_bytes
+        self._made: dict[tuple[str, str], tuple[str, TopicSpec, GroupSpec]] = {}
+        """The subscription of each group that this Bus may make, and what was declared of it."""
+        self._gone: set[str] = set()
+        """Topics of which is said already that they are gone."""
 
     async def declare(self, topology: Topology, mode: Literal["create", "verify"]) -> None:
         """Make all of it be there, or check that it is: ConfigError for what is missing or of another kind."""
@@ -77,6 +84,36 @@ class Places:
             return Backlog(visible + delayed, hidden)
 
         return await self._aws.call(f"counting what waits for {group!r} of {topic!r}", count)
+
+    def keep(self, topic: str, group: str) -> None:
+        """Subscribe the queue of a group again where its subscription is gone, as when others delete the topic and make
+        it again: SNS takes events all the same. Blocks; raises nothing."""
+        found = self._made.get((topic, group))
+        if found is None:
+            return
+        subscription, spec, of = found
+        try:
+            try:
+                self._aws.sns.get_subscription_attributes(SubscriptionArn=subscription)
+            except CLIENT_ERRORS as exc:
+                if not is_missing(exc):
+                    raise
+            else:
+                return
+            if self._look(topic, None, spec.ordered) is not None:
+                self._make_group(spec, of, False)
+                self._gone.discard(topic)
+                _log.warning(
+                    "%s/%s: the queue was not subscribed to its SNS topic any more, and is again. What was published "
+                    "meanwhile has not reached it",
+                    topic,
+                    group,
+                )
+            elif topic not in self._gone:
+                self._gone.add(topic)
+                _log.warning("%s/%s: SNS has no topic %r any more", topic, group, topic_name(topic, spec.ordered))
+        except (ConfigError, *CLIENT_ERRORS) as exc:
+            _log.warning("%s/%s: looking for the queue's subscription failed: %s", topic, group, exc)
 
     # -------------------------------------------------------------------------------------------------- looking
 
@@ -196,22 +233,24 @@ class Places:
             self._make_queue(
                 name, fifo, source, topic.retention, RedrivePolicy={**redrive, "maxReceiveCount": _HANDED_OVER}
             )
-        if not direct:
-            self._subscribe(topic, name)
+        if not direct and (subscription := self._subscribe(topic, name)) is not None:
+            self._made[topic.name, group.name] = (subscription, topic, group)
 
-    def _subscribe(self, topic: TopicSpec, queue: str) -> None:
-        """Have the queue get what is published. A subscription that is there already stays as it is."""
+    def _subscribe(self, topic: TopicSpec, queue: str) -> str | None:
+        """Have the queue get what is published; the subscription's ARN. One that is there already stays as it is."""
         redrive = {"deadLetterTargetArn": self._aws.arn("sqs", redrive_name(topic.name, topic.ordered))}
         try:
-            self._aws.sns.subscribe(
+            made = self._aws.sns.subscribe(
                 TopicArn=self._topic_arn(topic.name, topic.ordered),
                 Protocol="sqs",
                 Endpoint=self._aws.arn("sqs", queue),
                 Attributes={"RawMessageDelivery": "true", "RedrivePolicy": json.dumps(redrive)},
             )
+            return made.get("SubscriptionArn")
         except ClientError as exc:  # somebody has given it a redrive queue of his own, or takes no raw delivery
             if "already exists with different attributes" not in str(exc):
                 raise
+            return None
 
     def _make_queue(self, name: str, fifo: bool, source: str, retention: float | None, **policies: object) -> None:
         """Make a queue, to which ``source``, a topic, may send. It is no error if there is one like it."""

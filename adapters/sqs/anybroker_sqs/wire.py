@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from base64 import b64decode, b64encode
 from binascii import Error as NoBase64
 from collections.abc import Mapping
@@ -37,6 +38,13 @@ _OURS: Final = "anybroker"
 _INLET: Final = "anybroker-inlet"
 """Beside what was sent straight to a group's queue, which SNS also sends to: the queue's name, without ``.fifo``."""
 _ATTRIBUTES: Final = ("ce-", "ce_")
+_INTERNAL: Final = "anybroker-"
+"""Our own headers are within ``anybroker``: an attribute of such a name is another program's, and says nothing."""
+_AHEAD: Final = 5.0
+"""Seconds that an event in a message group of its key may have to wait: what is delayed is in a group of its own, as
+it closes it. More than the last one is a clock that is ahead."""
+_LONGEST: Final = 43_200.0 + 60.0
+"""Seconds of the longest delay, and of a clock that is ahead."""
 _MOST_ATTRIBUTES: Final = 10
 _REQUIRED: Final = frozenset(("content-type", "ce-specversion", "ce-id", "ce-source", "ce-type"))
 _MOVED: Final = "anybroker-attributes"
@@ -180,7 +188,7 @@ class Wire:
         plain = {name: _value(attribute) for name, attribute in given.items()}
         for name, value in plain.items():
             lower = name.lower()
-            if lower != "content-type" and not lower.startswith(_ATTRIBUTES):
+            if lower != "content-type" and not lower.startswith((*_ATTRIBUTES, _INTERNAL)):
                 headers[lower] = value if isinstance(value, str) else value.decode("utf-8", "replace")
         body: str = message["Body"]
         event: Event[Any] | Foreign | None = None
@@ -193,7 +201,11 @@ class Wire:
                 event = SqsForeign(body, given, key, exc)
         own = event.key
         inlet = headers.pop(_INLET, None)
-        not_before = _seconds(headers.get(NOT_BEFORE)) if headers else None
+        not_before = None
+        if NOT_BEFORE in headers:
+            alone = group is None or group.startswith(HASHED)
+            if (not_before := _seconds(headers[NOT_BEFORE], _LONGEST if alone else _AHEAD)) is None:
+                del headers[NOT_BEFORE]
         deliveries = int(system.get("ApproximateReceiveCount", "1"))
         return Inbound(
             event,
@@ -210,12 +222,13 @@ class Wire:
         )
 
 
-def _seconds(text: str | None) -> float | None:
-    """When it may be handled."""
+def _seconds(text: str, most: float) -> float | None:
+    """When it may be handled; None where that is further away than we write it."""
     try:
-        return None if text is None else float(text)
+        moment = float(text)
     except ValueError:
         return None
+    return moment if moment < time.time() + most else None
 
 
 def _bytes_of(text: str) -> int:

@@ -36,6 +36,11 @@ class NatsHarness(ServerHarness):
         """Others, with TLS and credentials."""
         return nats.start(folder)
 
+    async def delete_lane(self, topic: str) -> None:
+        """The consumer of lane 2."""
+        async with self.raw() as client:
+            await client.delete_lane(topic, "g", 2)
+
     def raw(self) -> RawClient:
         """By the broker's own client, which is imported now."""
         from ..raw.nats import NatsClient

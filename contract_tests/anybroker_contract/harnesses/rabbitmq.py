@@ -33,6 +33,11 @@ class RabbitmqHarness(ServerHarness):
         async with self.raw() as client:
             await client.delete(topic, "g")
 
+    async def delete_lane(self, topic: str) -> None:
+        """The queue of lane 2."""
+        async with self.raw() as client:
+            await client.delete_lane(topic, "g", 2)
+
     def secured(self, folder: Path) -> Secured:
         """Another one, with TLS and credentials."""
         return rabbitmq.start(folder)

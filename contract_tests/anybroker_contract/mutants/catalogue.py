@@ -282,6 +282,12 @@ _ALL = (
         lambda capabilities: bool(capabilities.retains),
     ),
     Mutant(
+        "declares-a-topic-once",
+        consuming.DeclaresATopicOnce,
+        ("test_a_lane_that_was_deleted_is_made_again",),
+        lambda capabilities: bool(capabilities.balance),
+    ),
+    Mutant(
         "takes-more-than-asked-for",
         consuming.TakesMoreThanAskedFor,
         ("test_what_is_fetched_ahead_is_bounded",),

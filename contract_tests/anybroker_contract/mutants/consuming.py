@@ -324,6 +324,19 @@ class IgnoresTheStart(Flaw):
         await adapter.declare(Topology(new), mode)
 
 
+class DeclaresATopicOnce(Flaw):
+    """What was declared once is taken to be there."""
+
+    def __init__(self) -> None:
+        self.declared: set[str] = set()
+
+    async def declare(self, adapter: Adapter, topology: Topology, mode: Literal["create", "verify"]) -> None:
+        """Adapter.declare."""
+        new = tuple(spec for spec in topology.topics if spec.name not in self.declared)
+        self.declared |= {spec.name for spec in topology.topics}
+        await adapter.declare(Topology(new), mode)
+
+
 class TakesMoreThanAskedFor(Flaw):
     """A receive brings all that there is, whatever was asked for."""
 

@@ -84,6 +84,10 @@ class RawClient(ABC):
     async def delete(self, topic: str, group: str) -> None:
         """Delete the topic with what is in it, its only group included; return when it is gone."""
 
+    async def delete_lane(self, topic: str, group: str, lane: int) -> None:
+        """Delete what keeps one lane of a group, where the broker has such a thing; return when it is gone."""
+        raise NotImplementedError
+
     @abstractmethod
     def read(self, message: RawMessage) -> BaseCloudEvent:
         """By the SDK."""
@@ -118,6 +122,10 @@ class RawClient(ABC):
     def unreadable(self) -> Mapping[str, RawMessage]:
         """Messages that the broker takes and that its usual client for Python cannot read, by what is wrong."""
         return {}
+
+    def forged(self) -> Mapping[str, Any]:
+        """Headers that the library or the broker writes elsewhere, with values that would stop or end the event."""
+        return {"anybroker-attempts": "999999999", "anybroker-not-before": "9e18", "anybroker-replays": "zz"}
 
     def own_quirks(self) -> Mapping[str, Quirk]:
         """What programs in other languages send to this kind of broker only."""

@@ -113,6 +113,10 @@ class NatsClient(RawClient):
             for number, (name, block) in enumerate(found.items())
         }
 
+    async def delete_lane(self, topic: str, group: str, lane: int) -> None:
+        """Its consumer."""
+        await self._client.jetstream().delete_consumer(topic.replace(".", "_"), f"{group}@{lane}")
+
     def read(self, message: RawMessage) -> BaseCloudEvent:
         """Binary mode has the content type as an attribute."""
         headers = dict(message.headers)

@@ -88,6 +88,11 @@ class RabbitmqClient(RawClient):
             for exchange in (topic, f"{topic}:{group}"):
                 await channel.exchange_delete(exchange)
 
+    async def delete_lane(self, topic: str, group: str, lane: int) -> None:
+        """Its queue."""
+        async with self._connection.channel() as channel:
+            await channel.queue_delete(f"{topic}:{group}:{lane}")
+
     async def _send_bytes(self, topic: str, native: _Bytes, body: bytes) -> None:
         """Frames by hand; the broker has taken them when it answers what is asked after them."""
         transport = self._connection.transport
@@ -100,6 +105,11 @@ class RabbitmqClient(RawClient):
         await channel.write_queue.put(ChannelFrame(data, should_close=False))
         await channel.exchange_declare(topic, passive=True)
         await channel.close()
+
+    def forged(self) -> Mapping[str, Any]:
+        """And what RabbitMQ counts in."""
+        death = [{"count": 10_000, "queue": "q", "reason": "rejected", "exchange": "e", "routing-keys": ["7"]}]
+        return {**super().forged(), "x-delivery-count": 10_000, "x-acquired-count": 10_000, "x-death": death}
 
     def unreadable(self) -> Mapping[str, RawMessage]:
         """Property flags and properties by hand: correct AMQP, and more than pamqp decodes."""

@@ -77,6 +77,7 @@ class SqsClient(RawClient):
 
     def _send(self, topic: str, group: str, message: RawMessage) -> None:
         attributes = {name: {"DataType": "String", "StringValue": value} for name, value in message.headers.items()}
+        attributes |= message.native or {}
         token = secrets.token_hex(8)
         fifo = {"MessageGroupId": message.key or token, "MessageDeduplicationId": token}
         body = (message.body or b"").decode()
@@ -119,6 +120,30 @@ class SqsClient(RawClient):
             return bool((message.body or b"").decode())
         except UnicodeDecodeError:
             return False
+
+    def unreadable(self) -> Mapping[str, RawMessage]:
+        """What boto3 gives in another form than text, and what looks like ours and is not."""
+        foreign = "application/vnd.anybroker.foreign+json"
+
+        def text(value: str) -> dict[str, str]:
+            return {"DataType": "String", "StringValue": value}
+
+        made = {
+            "a binary attribute": {"blob": {"DataType": "Binary", "BinaryValue": b"\xff\xfe"}},
+            "a binary content type": {"content-type": {"DataType": "Binary.x", "BinaryValue": b"text/\xff"}},
+            "a number": {"n": {"DataType": "Number.int", "StringValue": "1e3"}},
+            "headers of ours that are not JSON": {"anybroker": text("{")},
+            "headers of ours that are a list": {"anybroker": text("[1]")},
+            "headers of ours that are not text": {"anybroker": {"DataType": "Binary", "BinaryValue": b"\xff"}},
+            "attributes of ours that are not base64": {
+                "anybroker": text('{"anybroker-attributes":{"x":["Binary","not base64"]}}')
+            },
+            "a wrapper of ours without its parts": {"content-type": text(foreign)},
+        }
+        return {
+            name: RawMessage(f"unreadable {number}".encode(), {"x-legacy": "yes"}, native=native)
+            for number, (name, native) in enumerate(made.items())
+        }
 
     def own_quirks(self) -> Mapping[str, Quirk]:
         """SNS without raw delivery [Parsing message formats], and JSON without any attribute."""

@@ -12,7 +12,7 @@ from typing import Any
 import pamqp.frame
 import pytest
 from aiormq.abc import DeliveredMessage
-from aiormq.exceptions import ChannelNotFoundEntity
+from aiormq.exceptions import ChannelAccessRefused, ChannelNotFoundEntity, ChannelPreconditionFailed
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
@@ -75,6 +75,8 @@ class FakeChannel:
         self.members = 2
         self.ready: dict[str, int] = {}
         self.stored: list[bytes] = []
+        self.closed_to: set[str] = set()
+        """Exchanges that may not be published to."""
 
     @property
     def is_closed(self) -> bool:
@@ -112,8 +114,14 @@ class FakeChannel:
     async def basic_cancel(self, tag: str, timeout: float) -> None:
         self.calls.append(("cancel", tag))
 
-    async def basic_publish(self, body: bytes, *, routing_key: str, **_: Any) -> None:
+    async def basic_publish(
+        self, body: bytes, *, routing_key: str = "", exchange: str = "", properties: Any = None, **_: Any
+    ) -> None:
         self.calls.append(("publish", (routing_key, body)))
+        if exchange in self.closed_to:
+            raise ChannelAccessRefused(f"ACCESS_REFUSED - access to exchange '{exchange}' in vhost '/' refused")
+        if properties.expiration is not None:
+            raise ChannelPreconditionFailed("PRECONDITION_FAILED - invalid expiration 'none'")
 
     async def basic_get(self, queue: str, **_: Any) -> Any:
         if self.stored:
@@ -123,6 +131,10 @@ class FakeChannel:
     async def exchange_declare(self, name: str, *, passive: bool = False, **options: Any) -> None:
         self.calls.append(("exchange", name))
         self._look("exchange", name, passive)
+
+    async def exchange_delete(self, name: str, *, nowait: bool = False) -> None:
+        self.calls.append(("delete exchange", name))
+        self.there.discard(name)
 
     async def queue_declare(self, name: str, *, passive: bool = False, **options: Any) -> Any:
         self.calls.append(("queue", (name, options.get("arguments"))))
@@ -152,12 +164,15 @@ class FakeLink:
         self.notes: list[bytes] = []
         self.ready: dict[str, int] = {}
         self.refuses: BaseException | None = None
+        self.hindrance: str | None = None
+        self.closed_to: set[str] = set()
         self.closed = False
 
     async def channel(self, *, confirms: bool = False) -> FakeChannel:
         if self.refuses is not None:
             raise self.refuses
         self.channels.append(FakeChannel(len(self.channels) + 1, self.there))
+        self.channels[-1].closed_to = self.closed_to
         return self.channels[-1]
 
     @asynccontextmanager

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from aiormq.exceptions import ChannelNotFoundEntity, DeliveryError, PublishError
+from aiormq.exceptions import ChannelAccessRefused, ChannelNotFoundEntity, DeliveryError, PublishError
 from pamqp.commands import Basic
 
 from anybroker.adapter import Outbound, Receipt, slot_of
@@ -296,5 +296,79 @@ def test_what_was_deleted_of_the_ladder_is_made_again(run: Run, case: Callable[.
         made = [name for name, arguments in this.control.asked("queue") if name == "anybroker:delay:0"]
         assert len(made) == 3
         assert this.types() == {"1": Rejected, "2": PublishOutcomeUnknown}
+
+    run(check())
+
+
+def test_a_broker_that_takes_nothing_is_not_written_to(run: Run, case: Callable[..., Case]) -> None:
+    async def check() -> None:
+        this = case()
+        await this.submit("1")
+        this.publish.hindrance = "RabbitMQ takes no events now: it is low on memory (connection.blocked)"
+        assert this.sender.hindrance == this.publish.hindrance
+        with pytest.raises(Unavailable, match="low on memory"):
+            await this.submit("2")
+        assert len(this.channel.confirmations) == 1
+        this.publish.hindrance = None
+        await this.submit("2")
+        assert len(this.channel.confirmations) == 2
+
+    run(check())
+
+
+def test_a_nack_says_that_a_queue_may_be_full(run: Run, case: Callable[..., Case]) -> None:
+    async def check() -> None:
+        this = case()
+        await this.submit("1")
+        this.channel.confirmations.pop(1).set_exception(DeliveryError(None, Basic.Nack(1)))
+        assert this.types() == {"1": PublishOutcomeUnknown}
+        assert "is full (max-length" in str(this.results["1"])
+
+    run(check())
+
+
+def refused(exchange: str) -> ChannelAccessRefused:
+    return ChannelAccessRefused(f"ACCESS_REFUSED - access to exchange '{exchange}' in vhost '/' refused for user 'u'")
+
+
+def test_where_the_user_may_not_publish_is_rejected_alone(
+    run: Run, case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def check() -> None:
+        this = case()
+        this.publish.closed_to.add("empty")
+        await this.submit("1")
+        await this.submit("2", topic="empty")
+        this.channel.lose(refused("empty"))
+        await asyncio.sleep(0)
+        assert this.types() == {"1": PublishOutcomeUnknown, "2": Rejected}
+        assert "may not publish there (ACCESS_REFUSED" in str(this.results["2"])
+        assert "ACCESS_REFUSED" in caplog.text
+        await this.submit("3")  # and what is asked costs a channel of its own, once
+        channels = len(this.publish.channels)
+        for id in ("4", "5"):
+            await this.submit(id, topic="empty")
+        assert len(this.publish.channels) == channels + 1
+        assert {id: kind for id, kind in this.types().items() if id > "2"} == {"4": Rejected, "5": Rejected}
+        assert len([each for channel in this.publish.channels for each in channel.confirmations]) == 1  # of "3"
+        this.publish.closed_to.clear()
+        monkeypatch.setattr(module, "_REFUSED", 0.0)
+        this.sender._refused.clear()
+        await this.submit("6", topic="empty")
+        assert "6" not in this.results
+
+    run(check())
+
+
+def test_what_may_have_been_stored_before_the_permission_was_taken_is_unknown(
+    run: Run, case: Callable[..., Case]
+) -> None:
+    async def check() -> None:
+        this = case()
+        await this.submit("1", "2", "3")
+        this.confirm(1)
+        this.channel.lose(refused("orders"))
+        await asyncio.sleep(0)
+        assert this.types() == {"1": Receipt, "2": PublishOutcomeUnknown, "3": PublishOutcomeUnknown}
 
     run(check())

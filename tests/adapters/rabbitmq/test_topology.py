@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,7 @@ from aiormq.exceptions import ChannelNotFoundEntity, ChannelPreconditionFailed
 from anybroker.adapter import GroupSpec, TopicSpec
 from anybroker.errors import ConfigError, Unavailable
 from anybroker_rabbitmq.ladder import LONGEST, due_binding, rung_exchange, rungs_of
-from anybroker_rabbitmq.topology import backlog, check_group, check_topic, declare_topic, is_there
+from anybroker_rabbitmq.topology import backlog, check_topic, declare_topic, find_group, is_there
 
 Run = Callable[[Any], Any]
 
@@ -92,14 +93,17 @@ def test_verify_names_what_is_missing_or_different(run: Run, kit: SimpleNamespac
         with pytest.raises(ConfigError, match="no exchange 'orders'"):
             await check_topic(link, topic)
         link.there.add("orders")
-        with pytest.raises(ConfigError, match="orders:billing:members"):
+        with pytest.raises(ConfigError, match="no exchange 'orders:billing'"):
             await check_topic(link, topic)
         await declare_topic(link, topic, None)
         await check_topic(link, topic)
         with pytest.raises(ConfigError, match="with 8 lanes, and is there with 4 lanes"):
-            await check_group(link, "orders", "billing", True, 8)
+            await find_group(link, "orders", GroupSpec("billing"), 8, 8)
         with pytest.raises(ConfigError, match="with ordered=False, and is there with 4 lanes"):
-            await check_group(link, "orders", "billing", False, 4)
+            await find_group(link, "orders", GroupSpec("billing", ordered=False), 4, 4)
+        link.there.remove("orders:billing:members")
+        with pytest.raises(ConfigError, match="no queue 'orders:billing:members'"):
+            await check_topic(link, topic)
 
     run(check())
 
@@ -108,10 +112,10 @@ def test_backlog_sums_the_lanes(run: Run, kit: SimpleNamespace) -> None:
     async def check() -> None:
         link = kit.FakeLink()
         with pytest.raises(ConfigError, match="no group 'billing'"):
-            await backlog(link, "orders", "billing")
+            await backlog(link, "orders", "billing", 4)
         await declare_topic(link, TopicSpec("orders", (GroupSpec("billing"),), lanes=3), None)
         link.ready |= {"orders:billing:0": 5, "orders:billing:2": 7}
-        assert await backlog(link, "orders", "billing") == 12
+        assert await backlog(link, "orders", "billing", 4) == 12
 
     run(check())
 
@@ -145,3 +149,83 @@ def test_a_delay_waits_on_the_rungs_of_its_bits() -> None:
     pattern, key = due_binding("a.b:c").split("."), (way + "a.b:c.17").split(".")
     assert len(pattern) == len(key)
     assert all(word in ("*", other) for word, other in zip(pattern, key, strict=True))
+
+
+@pytest.mark.parametrize("gone", [0, 2, 3])
+def test_a_queue_that_is_missing_is_named_and_made_again(
+    run: Run, kit: SimpleNamespace, caplog: pytest.LogCaptureFixture, gone: int
+) -> None:
+    async def check() -> None:
+        link = kit.FakeLink()
+        topic = TopicSpec("orders", (GroupSpec("billing"),), lanes=4)
+        await declare_topic(link, topic, None)
+        assert not caplog.records
+        link.there.remove(f"orders:billing:{gone}")
+        link.ready |= {f"orders:billing:{lane}": 1 for lane in range(4)}
+        found = await find_group(link, "orders", GroupSpec("billing"), 1, None)
+        assert found.lanes == 4
+        with pytest.raises(ConfigError, match=f"is not there: no queue 'orders:billing:{gone}'"):
+            await check_topic(link, topic)
+        assert await backlog(link, "orders", "billing", 4) == 3
+        await declare_topic(link, replace(topic, lanes=8, default_lanes=True), None)
+        await check_topic(link, topic)
+        assert f"orders/billing: orders:billing:{gone} was deleted" in caplog.text
+        assert "orders:billing:4" not in link.there
+
+    run(check())
+
+
+def test_the_exchange_that_says_how_many_lanes_is_missing(run: Run, kit: SimpleNamespace) -> None:
+    async def check() -> None:
+        link = kit.FakeLink()
+        topic = TopicSpec("orders", (GroupSpec("billing"),), lanes=3)
+        await declare_topic(link, topic, None)
+        link.there.remove("orders:billing:lanes-3")
+        with pytest.raises(ConfigError, match="no exchange 'orders:billing:lanes-3'"):
+            await check_topic(link, topic)
+        await declare_topic(link, topic, None)
+        await check_topic(link, topic)
+
+    run(check())
+
+
+def test_what_a_deleted_group_left_says_nothing_of_the_new_one(run: Run, kit: SimpleNamespace) -> None:
+    async def check() -> None:
+        link = kit.FakeLink()
+        link.there |= {"orders", "orders:billing:lanes-4", "orders:billing:unordered"}
+        topic = TopicSpec("orders", (GroupSpec("billing"),), lanes=8)
+        await declare_topic(link, topic, None)
+        found = await find_group(link, "orders", GroupSpec("billing"), 4, None)
+        assert found.lanes == 8
+
+    run(check())
+
+
+def test_a_group_that_others_make_with_a_number_at_the_same_moment_is_taken_as_it_is(
+    run: Run, kit: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def check() -> None:
+        link = kit.FakeLink()
+        async with link.scratch("") as channel:
+            pass
+        declare = type(channel).exchange_declare
+
+        async def declared(self: Any, name: str, **options: Any) -> None:
+            if name == "orders:billing" and not options.get("passive") and "orders:billing" not in link.there:
+                monkeypatch.setattr(type(channel), "exchange_declare", refused)
+                await declare_topic(link, TopicSpec("orders", (GroupSpec("billing"),), lanes=8), None)
+            await refused(self, name, **options)
+
+        async def refused(self: Any, name: str, **options: Any) -> None:
+            alternate = options.get("arguments", {}).get("alternate-exchange", "lanes-8")
+            if not alternate.endswith("lanes-8"):
+                raise ChannelPreconditionFailed("inequivalent arg 'alternate-exchange' for exchange 'orders:billing'")
+            await declare(self, name, **options)
+
+        monkeypatch.setattr(type(channel), "exchange_declare", declared)
+        await declare_topic(link, TopicSpec("orders", (GroupSpec("billing"),), default_lanes=True), None)
+        assert (await find_group(link, "orders", GroupSpec("billing"), 4, None)).lanes == 8
+        with pytest.raises(ConfigError, match="another number of lanes"):
+            await declare_topic(link, TopicSpec("orders", (GroupSpec("billing"),)), None)
+
+    run(check())

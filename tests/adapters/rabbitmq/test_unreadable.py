@@ -38,7 +38,7 @@ def a_header(properties: bytes, size: int = 5) -> bytes:
     return a_frame(2, pack(">HHQ", 60, 0, size) + properties)
 
 
-async def seen(data: bytes, *, cut: int = 1 << 20) -> list[Any]:
+async def seen(data: bytes, *, cut: int = 1 << 20, blocked: Any = None) -> list[Any]:
     """The frames that aiormq's reader gets of a connection on which this comes, in pieces."""
 
     async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -51,7 +51,7 @@ async def seen(data: bytes, *, cut: int = 1 << 20) -> list[Any]:
     async with server:
         host, port = server.sockets[0].getsockname()
         url: Any = SimpleNamespace(scheme="amqp", host=host, port=port)
-        reader, writer = await ReadableTransport().create(url)
+        reader, writer = await ReadableTransport(blocked).create(url)
         found: list[Any] = []
         receiver = FrameReceiver(reader)
         try:
@@ -241,3 +241,25 @@ def test_every_table_of_amqp_survives_a_dead_letter(entries: list[tuple[bytes, b
     first = read(pack(">HI", 0x2000, len(table)) + table)
     second = read(written(first.event))
     assert [(name, value) for name, value in first.event.headers] == list(second.event.headers)
+
+
+@pytest.mark.parametrize("cut", [1, 1 << 20])
+def test_why_the_broker_reads_no_more_is_told(cut: int) -> None:
+    reason = b"low on memory"
+    data = a_frame(1, b"\0\x0a\0\x3c" + bytes((len(reason),)) + reason, 0) + a_frame(1, b"\0\x0a\0\x3d", 0)
+    told: list[str | None] = []
+    found = asyncio.run(seen(data + a_header(b"\0\0"), cut=cut, blocked=told.append))
+    assert told == ["low on memory", None]
+    assert [getattr(frame, "name", "") for _, _, frame in found][-1] == "ContentHeader"
+
+
+def test_what_cannot_be_read_is_not_routed_by_its_headers_again() -> None:
+    table = b"\x04caf\xe9S\0\0\0\x01x" + b"\x02CCA\0\0\0\x06S\0\0\0\x017"
+    properties = b"\x20\0" + pack(">I", len(table)) + table
+    for _ in range(2):
+        foreign = read(properties).event
+        assert dict(foreign.headers)["CC"] == b"['7']"
+        flags, before, after, _body = Wire().write(Outbound(foreign, "dead", headers={"anybroker-dead-reason": "r"}))
+        assert b"\x02CC" not in before
+        assert b"\x14anybroker-foreign-ccA" in before
+        properties = pack(">H", flags) + before + b"\x02id" + after

@@ -125,9 +125,18 @@ def test_native_types_and_mixed_prefixes_are_read(kit: SimpleNamespace) -> None:
 def test_the_brokers_own_headers_are_its_own(kit: SimpleNamespace) -> None:
     headers = {f"cloudEvents_{name}": value for name, value in MINIMAL.items()}
     headers |= {"x-delivery-count": 3, "x-acquired-count": 5, "x-death": [{"count": 1}], "x-first-death-queue": "q"}
-    inbound = Wire().read(kit.message(b"", headers), LANE, 1, None)
+    inbound = Wire().read(kit.message(b"", headers, redelivered=True), LANE, 1, None)
     assert inbound.headers == {}
     assert inbound.deliveries == 6
+    first = Wire().read(kit.message(b"", headers), LANE, 1, None)
+    assert (first.headers, first.deliveries) == ({}, 1)  # another program wrote them
+
+
+@pytest.mark.parametrize("text", ["9e18", "inf", "nan", "soon", "", "4000000000"])
+def test_a_moment_that_the_ladder_cannot_mean_is_not_believed(kit: SimpleNamespace, text: str) -> None:
+    headers = {f"cloudEvents_{name}": value for name, value in MINIMAL.items()} | {"anybroker-not-before": text}
+    inbound = Wire().read(kit.message(b"", headers), LANE, 1, None)
+    assert (inbound.headers, inbound.not_before) == ({}, None)
 
 
 def test_transport_headers_travel_beside_the_event(sent: There) -> None:
@@ -229,3 +238,32 @@ def test_frames_are_those_of_amqp(kit: SimpleNamespace) -> None:
     assert (ack.name, ack.delivery_tag, ack.multiple) == ("Basic.Ack", 9, True)
     assert (reject.name, reject.delivery_tag, reject.requeue) == ("Basic.Reject", 10, True)
     assert (nack.name, nack.delivery_tag, nack.multiple, nack.requeue) == ("Basic.Nack", 11, False, True)
+
+
+def test_a_foreign_message_that_was_routed_by_its_headers_is_not_routed_by_them_again(kit: SimpleNamespace) -> None:
+    """CC and BCC travel under other names, and come back as what they were, from dead letter to dead letter."""
+    headers = {"CC": ["7", "8"], "x-legacy": "yes", "cc": "not RabbitMQ's"}
+    message = kit.message(b"order 1", headers, reply_to="me", priority=4, expiration="5", user_id="u")
+    for _ in range(3):
+        foreign = Wire().read(message, LANE, 1, None).event
+        assert isinstance(foreign, Foreign)
+        assert dict(foreign.headers) == {"CC": b"['7', '8']", "x-legacy": b"yes", "cc": b"not RabbitMQ's"}
+        written = Wire().write(Outbound(foreign, "dead", headers={"anybroker-dead-reason": "r"}))
+        frame = header_frame(7, 7, written.flags, written.before + b"\x02id" + written.after)
+        (header,) = kit.frames(frame)
+        sent = header.properties.headers
+        assert "CC" not in sent
+        assert sent["anybroker-foreign-cc"] == ["7", "8"]
+        assert (header.properties.reply_to, header.properties.priority) == ("me", 4)
+        assert (header.properties.expiration, header.properties.user_id) == (None, None)
+        message = kit.message(b"order 1", sent, reply_to="me", priority=4)
+        assert "anybroker-foreign-cc" not in Wire().read(message, LANE, 1, None).headers
+
+
+def test_a_message_from_elsewhere_is_not_routed_by_its_headers(kit: SimpleNamespace) -> None:
+    written = Wire().write(Outbound(Foreign(b"x", [("CC", b"a"), ("BCC", b"b")]), "dead"))
+    (header,) = kit.frames(header_frame(7, 1, written.flags, written.before + b"\x02id" + written.after))
+    assert header.properties.headers == {"anybroker-foreign-cc": "a", "anybroker-foreign-bcc": "b"}
+    back = Wire().read(kit.message(b"x", header.properties.headers), LANE, 1, None).event
+    assert isinstance(back, Foreign)
+    assert list(back.headers) == [("CC", b"a"), ("BCC", b"b")]

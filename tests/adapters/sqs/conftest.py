@@ -140,10 +140,17 @@ class FakeClient:
         self._note("create_topic", parameters)
         self.topics[parameters["Name"]] = parameters["Attributes"]
 
-    def subscribe(self, **parameters: Any) -> None:
+    def subscribe(self, **parameters: Any) -> dict[str, Any]:
         self._note("subscribe", parameters)
         if parameters not in self.subscriptions:
             self.subscriptions.append(parameters)
+        return {"SubscriptionArn": f"subscription of {parameters['Endpoint']}"}
+
+    def get_subscription_attributes(self, SubscriptionArn: str) -> dict[str, Any]:  # noqa: N803 - boto3's name
+        self._note("get_subscription_attributes", {"SubscriptionArn": SubscriptionArn})
+        if SubscriptionArn not in {f"subscription of {each['Endpoint']}" for each in self.subscriptions}:
+            raise refusal("NotFound")
+        return {"Attributes": {}}
 
     def get_paginator(self, name: str) -> Any:
         assert name == "list_subscriptions_by_topic"

@@ -239,3 +239,37 @@ def test_a_topic_for_dead_letters_takes_whatever_a_queue_has(aws: Any) -> None:
     declare(places(aws), TopicSpec("orders.billing.dlq", (GroupSpec("dlq"),)), TOPIC)
     assert aws.client.topics["orders_billing_dlq.fifo"]["MaximumMessageSize"] == "1048576"
     assert "MaximumMessageSize" not in aws.client.topics["shop_orders.fifo"]
+
+
+def test_a_queue_that_lost_its_subscription_is_subscribed_again(aws: Any, caplog: pytest.LogCaptureFixture) -> None:
+    found = places(aws)
+    declare(found, TOPIC)
+    client = aws.client
+    found.keep("shop.orders", "billing")
+    assert len(client.subscriptions) == 1
+    assert not caplog.records
+    client.subscriptions.clear()  # others have deleted the topic, and made it again
+    found.keep("shop.orders", "billing")
+    assert len(client.subscriptions) == 1
+    assert "shop.orders/billing: the queue was not subscribed" in caplog.text
+
+
+def test_a_topic_that_is_gone_is_said_once_and_not_made(aws: Any, caplog: pytest.LogCaptureFixture) -> None:
+    found = places(aws)
+    declare(found, TOPIC)
+    client = aws.client
+    client.subscriptions.clear()
+    client.topics.clear()
+    found.keep("shop.orders", "billing")
+    found.keep("shop.orders", "billing")
+    assert client.topics == {}
+    assert caplog.text.count("SNS has no topic 'shop_orders.fifo' any more") == 1
+
+
+def test_who_may_make_nothing_subscribes_nothing(aws: Any) -> None:
+    declare(places(aws), TOPIC)
+    found = places(aws)
+    declare(found, TOPIC, mode="verify")
+    aws.client.subscriptions.clear()
+    found.keep("shop.orders", "billing")
+    assert aws.client.subscriptions == []

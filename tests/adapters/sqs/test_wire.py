@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from time import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from anybroker.adapter import Foreign, Inbound, Lane, Outbound
 from anybroker.errors import Rejected
 from anybroker.event import Event
+from anybroker_sqs.names import HASHED
 from anybroker_sqs.wire import Message, Wire
 
 LANE = Lane("orders", 1)
@@ -225,3 +227,25 @@ def test_a_copy_of_what_is_stored_goes_structured_where_binary_mode_cannot_carry
     inbound = arrived(message)
     assert inbound.event == event
     assert inbound.headers == headers
+
+
+@pytest.mark.parametrize("text", ["9e18", "inf", "nan", "soon", "", "4000000000"])
+def test_a_moment_that_we_never_write_is_not_believed(kit: SimpleNamespace, text: str) -> None:
+    message = sent(Outbound(kit.event(), "orders", headers={"anybroker-not-before": text}))
+    inbound = arrived(message)
+    assert (inbound.headers, inbound.not_before) == ({}, None)
+
+
+def test_what_is_in_the_message_group_of_its_key_is_not_put_off(kit: SimpleNamespace) -> None:
+    moment = time() + 3600
+    message = sent(Outbound(kit.event(), "orders", headers={"anybroker-not-before": str(moment)}))
+    assert arrived(message, MessageGroupId="victim").not_before is None
+    assert arrived(message, MessageGroupId=f"{HASHED}abc").not_before == moment
+
+
+@pytest.mark.parametrize("name", ["anybroker-not-before", "Anybroker-Attempts", "anybroker-inlet", "anybroker-key"])
+def test_attributes_named_like_our_headers_say_nothing(kit: SimpleNamespace, name: str) -> None:
+    message = sent(Outbound(kit.event(), "orders"))
+    message.attributes[name] = {"DataType": "String", "StringValue": "4"}
+    inbound = arrived(message)
+    assert (inbound.headers, inbound.not_before, inbound.inlet) == ({}, None, False)
