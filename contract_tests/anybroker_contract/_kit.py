@@ -233,6 +233,10 @@ class Kit:
         """What a Bus is given to publish in this content mode."""
         return self._broken(self.harness.in_mode(self.url, mode))
 
+    def hurried(self) -> str | AdapterFactory:
+        """What a Bus is given whose requests have one second each."""
+        return self._broken(self.harness.hurried(self.url))
+
     async def proxy(self) -> Proxy:
         """A proxy before the broker; closed after the test. Buses go through it with ``target=kit.through(proxy)``."""
         proxy = Proxy(self.harness.route())

@@ -53,9 +53,9 @@ class BrokerHarness:
 
     What can be done to the broker is what is overridden: ``restart()`` (end it gracefully and start it, same URL, same
     data), ``kill()`` (SIGKILL) and ``start()`` (after a kill), ``freeze()`` and ``thaw()`` (SIGSTOP and SIGCONT),
-    ``absent_url()`` (a URL where no broker answers), ``delete()`` (a topic, as an operator does), ``route()`` (how to
-    put a proxy before it). They block, or are ``async``, and return when it is done. ``secured()`` starts another one,
-    with TLS and credentials.
+    ``absent_url()`` (a URL where no broker answers), ``delete()`` and ``grow()`` (a topic, as an operator does),
+    ``route()`` (how to put a proxy before it). They block, or are ``async``, and return when it is done. ``secured()``
+    starts another one, with TLS and credentials.
     """
 
     name: ClassVar[str]
@@ -113,9 +113,11 @@ class BrokerHarness:
 
     def can(self) -> frozenset[str]:
         """The names of what can be done to this broker: by default what the subclass overrides."""
-        names = (*DISTURBANCES, "absent_url", "delete", "delete_lane", "in_mode", "raw", "route", "secured")
+        names = (*DISTURBANCES, "absent_url", "delete", "delete_lane", "distrust", "grow", "hurried", "in_mode")
+        names += ("raw", "route", "secured")
         found = frozenset(name for name in names if getattr(type(self), name) is not getattr(BrokerHarness, name))
-        return found | {"in_mode"} if _has_content_mode(self.scheme or self.name) else found
+        given = {"in_mode": "content_mode", "hurried": "request_timeout"}
+        return found | {name for name, setting in given.items() if _has_setting(self.scheme or self.name, setting)}
 
     def restart(self) -> Any:
         """End the broker gracefully and start it again, with its data; return when it answers."""
@@ -155,6 +157,23 @@ class BrokerHarness:
         stays. Return when it is gone. By default tests of that do not apply: lanes are nothing by themselves."""
         raise NotImplementedError
 
+    async def grow(self, topic: str, lanes: int) -> None:
+        """Give the topic that many lanes as an operator does, while Buses use it; return when it has them. Its inlets
+        stay as they are. By default tests of that do not apply: the lanes are the groups', or are never changed."""
+        raise NotImplementedError
+
+    async def distrust(self, topic: str) -> None:
+        """From now on let the broker take the clock of this machine for wrong in all that is published to the topic. By
+        default tests of that do not apply: the broker does not look at clocks."""
+        raise NotImplementedError
+
+    def hurried(self, url: str) -> str:
+        """That URL of this broker, with one second for each request.
+
+        By default with the option ``request_timeout``, where the installed adapter's ``Settings`` have it; else tests
+        of that do not apply."""
+        return f"{url}{'&' if '?' in url else '?'}request_timeout=1"
+
     # ------------------------------------------------------------------------------------------- content modes
 
     def in_mode(self, url: str, mode: Mode) -> str:
@@ -180,7 +199,7 @@ class BrokerHarness:
 
 
 @cache
-def _has_content_mode(scheme: str) -> bool:
+def _has_setting(scheme: str, name: str) -> bool:
     """Whether the installed adapter of that scheme has the setting. Asked once: it means a search of all packages."""
     found = list(entry_points(group="anybroker.adapters", name=scheme))
-    return bool(found) and "content_mode" in found[0].load().Settings.model_fields
+    return bool(found) and name in found[0].load().Settings.model_fields

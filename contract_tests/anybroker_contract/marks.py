@@ -17,8 +17,21 @@ __all__ = ["declares", "is_capability", "needs_harness", "refuses", "requires", 
 _F = TypeVar("_F", bound=Callable[..., Any])
 Tier = Literal["short", "full", "stress"]
 
-_OTHERS = {"absent_url", "delete", "delete_lane", "in_mode", "raw", "route", "secured", "url"}
 _NAMES = {field.name for field in fields(Capabilities)}
+_OTHERS = {
+    "absent_url",
+    "delete",
+    "delete_lane",
+    "distrust",
+    "grow",
+    "hurried",
+    "in_mode",
+    "raw",
+    "route",
+    "secured",
+    "url",
+}
+"""What a harness may have beside disturbances."""
 
 
 def is_capability(name: str) -> bool:
@@ -56,9 +69,10 @@ def refuses(*names: str) -> Callable[[_F], _F]:
 def needs_harness(*names: str) -> Callable[[_F], _F]:
     """The test does this to the broker; it runs where the harness can, on a broker of its own where it disturbs.
 
-    ``delete``, ``delete_lane``: the test deletes a topic of its own, or a lane of it, as an operator does. ``secured``:
-    the test takes the fixture ``secured``. ``route``: it goes through a proxy of its own. ``in_mode``: it publishes in
-    one content mode. ``raw``: it speaks to the broker without anybroker."""
+    ``delete``, ``delete_lane``, ``grow``: the test does this to a topic of its own, as an operator does. ``distrust``:
+    the broker takes its clock for wrong in a topic of its own. ``hurried``: each request of its Buses has a second.
+    ``secured``: the test takes the fixture ``secured``. ``route``: it goes through a proxy of its own. ``in_mode``: it
+    publishes in one content mode. ``raw``: it speaks to the broker without anybroker."""
     for name in names:
         if name not in DISTURBANCES | _OTHERS:
             raise ValueError(f"no harness has {name!r}")

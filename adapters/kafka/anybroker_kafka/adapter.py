@@ -127,7 +127,8 @@ class KafkaAdapter:
         """See :meth:`anybroker.adapter.Adapter.declare`. Topics and inlets are created, groups get a position."""
         self._creates = self._creates or mode == "create"
         with kafka_errors("declaring topics and groups"):
-            await topologies.declare(self._connected(), topology, mode, self._settings.replication_factor)
+            cluster = self._connected().patient()
+            await topologies.declare(cluster, topology, mode, self._settings.replication_factor)
 
     async def open_sender(self) -> KafkaSender:
         """See :meth:`anybroker.adapter.Adapter.open_sender`."""

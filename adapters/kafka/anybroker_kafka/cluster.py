@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from copy import copy
 from typing import Any, NamedTuple, TypeVar
 
 from aiokafka.client import CoordinationType
@@ -17,6 +18,7 @@ from aiokafka.errors import (
     KafkaConnectionError,
     KafkaError,
     LeaderNotAvailableError,
+    NotControllerError,
     RequestTimedOutError,
     UnknownTopicOrPartitionError,
     for_code,
@@ -63,11 +65,19 @@ class Cluster:
     """One connection for all of an adapter's questions. Every call raises what aiokafka raises, or TimeoutError."""
 
     def __init__(self, client: Any, timeout: float, read_committed: bool, patience: float | None = None) -> None:
-        """``timeout``: seconds for one question; ``patience``: for making topics, however many they are."""
+        """``timeout``: seconds for one question; ``patience``: for :meth:`patient`."""
         self.client = client  # an AIOKafkaClient; aiokafka's types are not whole
         self._timeout = timeout
         self._patience = timeout if patience is None else max(patience, timeout)
+        self._wait = timeout
         self._isolation = int(read_committed)
+
+    def patient(self) -> Cluster:
+        """The same, and each question waits for as long as ``patience``: for topics that are just being made, however
+        many they are."""
+        other = copy(self)
+        other._wait = self._patience
+        return other
 
     async def start(self) -> None:
         """Connect, and make sure that the address the brokers advertise can be reached too."""
@@ -114,36 +124,35 @@ class Cluster:
         ]
         milliseconds = int(self._timeout * 1000)
         problems: dict[str, tuple[type[KafkaError], str]] = {}
-        deadline = asyncio.get_running_loop().time() + self._patience
         for part in _parts(wanted):
-            reply = await self._of_controller(CreateTopicsRequest(part, milliseconds, False), deadline)
+            reply = await self._of_controller(CreateTopicsRequest(part, milliseconds, False))
             for name, code, *text in reply.topic_errors:
-                if (
-                    code and for_code(code) is not RequestTimedOutError
-                ):  # it is on its way, and waited for by the caller
+                # One that took the broker too long is on its way, and waited for by the caller.
+                if code and for_code(code) is not RequestTimedOutError:
                     problems[name] = for_code(code), "".join(filter(None, text[:1]))
         return problems
 
     async def grow(self, topic: str, partitions: int) -> None:
         """Give the topic that many partitions; nothing if it has as many by now."""
         wanted: Any = [(topic, (partitions, None))]  # None: the broker places them
-        deadline = asyncio.get_running_loop().time() + self._patience
         request = CreatePartitionsRequest(wanted, int(self._timeout * 1000), False)
-        reply = await self._of_controller(request, deadline)
+        reply = await self._of_controller(request)
         for name, code, text in reply.topic_errors:
             if code and (await self.partitions([name])).get(name, 0) < partitions:
                 raise for_code(code)(text or name)
 
-    async def _of_controller(self, request: Any, deadline: float) -> Any:
-        """Ask the controller; again where it gives no answer in time, for what it does may take longer."""
-        while True:
+    async def _of_controller(self, request: Any) -> Any:
+        """The controller's answer; what it does may take longer than one request may."""
+
+        async def ask() -> Any:
             controller = self.client.cluster.controller
-            try:
-                return await self._ask(request, None if controller is None else controller.nodeId)
-            except KafkaError as exc:
-                if not exc.retriable or asyncio.get_running_loop().time() >= deadline:
-                    raise
-                await self.client.force_metadata_update()
+            reply = await self._ask(request, None if controller is None else controller.nodeId)
+            for _, code, *_ in reply.topic_errors:
+                if code and for_code(code) is NotControllerError:
+                    raise NotControllerError(str(controller))
+            return reply
+
+        return await self._patiently(ask)
 
     async def largest_batch(self, topic: str) -> int | None:
         """Bytes of a record batch that the topic takes [max.message.bytes]; None where the broker does not say."""
@@ -300,7 +309,7 @@ class Cluster:
                 raise UnknownTopicOrPartitionError(", ".join(name for name in names if name not in counts))
             return counts
 
-        return await self._patiently(ask, self._patience)
+        return await self._patiently(ask)
 
     async def _ask(self, request: Any, where: int | str | None = None) -> Any:
         """Send to a node, to the coordinator of a group (its name), or to any node."""
@@ -309,14 +318,14 @@ class Cluster:
             where = await client.coordinator_lookup(CoordinationType.GROUP, where)
         return await client.send(client.get_random_node() if where is None else where, request)
 
-    async def _patiently(self, ask: Callable[[], Awaitable[_T]], seconds: float | None = None) -> _T:
+    async def _patiently(self, ask: Callable[[], Awaitable[_T]]) -> _T:
         """Ask until leaders and coordinators that are being elected are there, one round of metadata between two tries.
 
         What aiokafka's own calls do for records; raw requests have to ask again themselves. Bounded by the time-out.
         """
         last: KafkaError | None = None
         try:
-            async with asyncio.timeout(self._timeout if seconds is None else seconds):
+            async with asyncio.timeout(self._wait):
                 while True:
                     try:
                         return await ask()

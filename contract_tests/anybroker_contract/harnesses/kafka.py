@@ -13,7 +13,7 @@ from ..secured import kafka
 from .server import ServerHarness
 
 if TYPE_CHECKING:
-    from ..raw import RawClient
+    from ..raw.kafka import KafkaClient
 
 __all__ = ["KafkaHarness"]
 
@@ -45,7 +45,17 @@ class KafkaHarness(ServerHarness):
         async with self.raw() as client:
             await client.delete(topic, "g")
 
-    def raw(self) -> RawClient:
+    async def distrust(self, topic: str) -> None:
+        """Records must not be older than nothing: all are, when the broker looks at them."""
+        async with self.raw() as client:
+            await client.configure(topic, {"message.timestamp.before.max.ms": "0"})
+
+    async def grow(self, topic: str, lanes: int) -> None:
+        """By Kafka's admin client."""
+        async with self.raw() as client:
+            await client.grow(topic, lanes)
+
+    def raw(self) -> KafkaClient:
         """By the broker's own client, which is imported now."""
         from ..raw.kafka import KafkaClient
 

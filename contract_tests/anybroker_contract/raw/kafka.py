@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
-from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from cloudevents.core.base import BaseCloudEvent
 from cloudevents.core.bindings.kafka import KafkaMessage, from_kafka, to_binary, to_structured
 from cloudevents.core.formats.json import JSONFormat
@@ -77,6 +78,32 @@ class KafkaClient(RawClient):
                 return topic not in await admin.list_topics()
 
             await eventually(gone, 30.0, f"Kafka still has the topic {topic!r}")
+        finally:
+            await admin.close()
+
+    async def configure(self, topic: str, configs: dict[str, str]) -> None:
+        """Change the topic's configuration."""
+        admin = AIOKafkaAdminClient(bootstrap_servers=self._servers)
+        await admin.start()
+        try:
+            for reply in await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, configs)]):
+                for code, text, *_ in reply.resources:
+                    assert code == 0, text
+        finally:
+            await admin.close()
+
+    async def grow(self, topic: str, partitions: int) -> None:
+        """Give the topic that many partitions; return when they have leaders."""
+        admin = AIOKafkaAdminClient(bootstrap_servers=self._servers)
+        await admin.start()
+        try:
+            await admin.create_partitions({topic: NewPartitions(partitions)})
+
+            async def there() -> bool:
+                (found,) = await admin.describe_topics([topic])
+                return len([each for each in found["partitions"] if each["leader"] >= 0]) == partitions
+
+            await eventually(there, 30.0, f"Kafka has not {partitions} partitions of {topic!r}")
         finally:
             await admin.close()
 

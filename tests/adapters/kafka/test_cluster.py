@@ -119,3 +119,45 @@ def test_a_group_with_members_takes_no_position_from_outside(run: Run) -> None:
     asked, _ = cluster(reply)
     with pytest.raises(kafka.UnknownMemberIdError):
         run(asked.commit("g", {TP: 5}))
+
+
+def made(*errors: tuple[str, int, str]) -> SimpleNamespace:
+    return SimpleNamespace(topic_errors=list(errors))
+
+
+@pytest.mark.parametrize(
+    "no_answer",
+    [
+        kafka.RequestTimedOutError(),
+        kafka.KafkaConnectionError("gone"),
+        made(("orders", kafka.NotControllerError.errno, "")),
+    ],
+)
+def test_topics_are_asked_for_again_until_the_controller_has_answered(run: Run, no_answer: Any) -> None:
+    exists = made(("orders", kafka.TopicAlreadyExistsError.errno, "it is there"))
+    asked, client = cluster(no_answer, exists)
+    problems = run(asked.create([("orders", 4, -1, {})]))
+    assert problems == {"orders": (kafka.TopicAlreadyExistsError, "it is there")}
+    assert (len(client.requests), client.refreshes) == (2, 1)
+
+
+def test_a_topic_that_takes_the_controller_too_long_is_on_its_way(run: Run) -> None:
+    asked, _ = cluster(made(("orders", kafka.RequestTimedOutError.errno, "")))
+    assert run(asked.create([("orders", 4, -1, {})])) == {}
+
+
+def test_what_is_being_made_is_waited_for_longer_than_one_question_takes(run: Run) -> None:
+    """Two hundred topics, and each has its leader when the broker has come to it."""
+    client = FakeClient(offsets(kafka.GroupLoadInProgressError.errno))
+
+    async def both() -> None:
+        quick = Cluster(client, 0.05, True, patience=30.0)
+        with pytest.raises(kafka.GroupLoadInProgressError):
+            await quick.committed("g", [TP])
+        waiting = asyncio.create_task(quick.patient().committed("g", [TP]))
+        done, _ = await asyncio.wait({waiting}, timeout=0.2)
+        assert not done
+        client.replies = [COMMITTED]
+        assert await waiting == {TP: OffsetAndMetadata(7, "note")}
+
+    run(both())
