@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from anybroker import Delivery, Event, Receipt
@@ -15,6 +14,7 @@ from anybroker.adapter import GroupSpec, Outbound, TopicSpec, Topology
 from anybroker.errors import BrokerError, ConfigError, PublishOutcomeUnknown
 from anybroker.middleware import retry
 
+from ._generated import generated
 from ._kit import TYPE, Kit, counted, submit
 from ._owned import OWNED
 
@@ -200,26 +200,6 @@ _HEADERS = st.one_of(  # many have to arrive: few would, if every part of each c
 )
 
 
-def _generated(count: int) -> list[dict[Any, Any]]:
-    """So many dictionaries of headers, the same ones at each run."""
-    found: list[dict[Any, Any]] = []
-
-    @settings(
-        max_examples=count,
-        derandomize=True,
-        database=None,
-        deadline=None,
-        phases=[Phase.generate],
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
-    )
-    @given(_HEADERS)
-    def collect(headers: dict[Any, Any]) -> None:
-        found.append(headers)
-
-    collect()
-    return found
-
-
 def _plain(headers: dict[Any, Any]) -> bool:
     """Whether nothing at all could be said against them."""
     return all(
@@ -233,7 +213,7 @@ async def test_generated_headers_arrive_equal_or_are_refused(kit: Kit) -> None:
     case) each either arrives as it was given, in lower case, or is refused alone before anything is sent; then the Bus
     still works."""
     topic = kit.topic()
-    cases = _generated(kit.pick(300, 10_000))
+    cases = generated(_HEADERS, kit.pick(300, 10_000))
     bus = kit.bus()
     log = kit.subscribe(bus, topic)
     sent: dict[str, dict[str, str]] = {}

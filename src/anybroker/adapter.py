@@ -280,6 +280,12 @@ class Outbound:
         broker's own limits only, never to a lower one that is set here."""
         return bool(self.hop)
 
+    @property
+    def may_change_mode(self) -> bool:
+        """Whether it may be written in the other content mode where it is too large in the one that is set: a copy of
+        an event, which may have come in that one. Escapes, base64 and percent signs make some larger than it came."""
+        return bool(self.hop) and not isinstance(self.event, Foreign)
+
     def deduplication_id(self) -> str:
         """A hash of source, id and hop, 32 hexadecimal digits, for brokers that drop copies by id.
 

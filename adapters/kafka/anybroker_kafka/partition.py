@@ -79,6 +79,10 @@ class Partition:
         # Only the first record of a batch can be too large: a batch takes no further one beyond its own, smaller size.
         size = _size(key, value, headers)
         limit = self._sender.limit
+        if size > limit and outbound.may_change_mode:
+            _, other, beside = self._sender.encode(outbound, other=True)
+            if (less := _size(key, other, beside)) < size:
+                size, value, headers = less, other, beside
         refused = check_size(outbound, size, limit, inf)
         if refused is not None:
             report(outbound, refused)

@@ -114,9 +114,9 @@ class KafkaSender:
             except Exception as exc:  # noqa: BLE001 - whatever it is, it is this event's, and must not be the others'
                 report(outbound, unwritable(outbound, exc, "record"))
 
-    def encode(self, outbound: Outbound) -> tuple[bytes | None, bytes | None, Headers]:
-        """Key, value and headers of the record."""
-        value, headers = self._wire.write(outbound)
+    def encode(self, outbound: Outbound, other: bool = False) -> tuple[bytes | None, bytes | None, Headers]:
+        """Key, value and headers of the record; ``other``: in the content mode that is not set."""
+        value, headers = self._wire.write(outbound, other)
         text = outbound.key
         return (None if text is None else text.encode()), value, headers
 

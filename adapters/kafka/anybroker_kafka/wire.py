@@ -29,8 +29,8 @@ class Wire:
         self._structured = content_mode == "structured"
         self._names = TransportNames(("ce_",))
 
-    def write(self, outbound: Outbound) -> tuple[bytes | None, Headers]:
-        """The record's value and headers.
+    def write(self, outbound: Outbound, other: bool = False) -> tuple[bytes | None, Headers]:
+        """The record's value and headers. ``other``: in the content mode that is not set.
 
         aiokafka's batches take no record that has neither key nor value, so an event without both goes in structured
         mode. A foreign message keeps its headers byte for byte; a transport header of the same name gives way.
@@ -44,7 +44,7 @@ class Wire:
                 headers += [(name, text.encode()) for name, text in extra.items() if name not in own]
             return event.body, headers
         body = event.body
-        if self._structured or (body is None and event.key is None):
+        if self._structured is not other or (body is None and event.key is None):
             headers, body = self._binding.structured(event)
         else:
             headers = self._binding.binary_headers(event)

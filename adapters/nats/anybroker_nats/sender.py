@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 from nats.aio.subscription import Subscription
 
 from anybroker.adapter import SLOTS, Outbound, Receipt, Report, check_size, slot_of
-from anybroker.errors import BrokerError, ConfigError, PublishOutcomeUnknown, Rejected, Unavailable
+from anybroker.errors import BrokerError, ConfigError, EventTooLarge, PublishOutcomeUnknown, Rejected, Unavailable
 
 from .client import RawClient
 from .failures import CLIENT_ERRORS, FORBIDDEN, ApiError, Refusal, nats_errors, publish_failure, said
@@ -353,13 +353,16 @@ class NatsSender:
             control += f"Nats-TTL: never\r\nNats-Schedule: @at {moment[:-6]}Z\r\nNats-Schedule-Target: {target}\r\n"
             command = f"HPUB {schedule_subject(outbound.topic)}.{copy_id} ".encode() + self._prefix
         try:
-            headers, body = self._wire.write(outbound, control)
+            headers, body, refused = self._written(outbound, control, limit)
+            if refused is not None and outbound.may_change_mode:
+                other = self._written(outbound, control, limit, other=True)
+                if other[2] is None or other[2].size - other[2].limit < refused.size - refused.limit:
+                    headers, body, refused = other
         except Exception as exc:  # noqa: BLE001 - raised, it would leave what was counted before it unwritten
             what = f"an event for topic {outbound.topic!r} has a header that NATS cannot carry"
             report(outbound, _rejected(what, exc))
             return 0
         size = len(headers) + len(body)
-        refused = check_size(outbound, size, limit) or check_size(outbound, len(headers), _HEADERS)
         if refused is not None:
             report(outbound, refused)
             return 0
@@ -370,6 +373,14 @@ class NatsSender:
         else:  # PUB instead of HPUB
             parts += (b"%b%d %d\r\n" % (command[1:], token, size), body, b"\r\n")
         return size
+
+    def _written(
+        self, outbound: Outbound, control: str, limit: int, other: bool = False
+    ) -> tuple[bytes, bytes, EventTooLarge | None]:
+        """Headers, body, and why they are too large, or None."""
+        headers, body = self._wire.write(outbound, control, other)
+        size = len(headers)
+        return headers, body, check_size(outbound, size + len(body), limit) or check_size(outbound, size, _HEADERS)
 
     def _route(self, topic: str, group: str | None) -> list[bytes]:
         """How the command of a publish begins, for each slot."""

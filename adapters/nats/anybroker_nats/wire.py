@@ -41,9 +41,9 @@ class Wire:
         self._structured = content_mode == "structured"
         self._names = TransportNames((_PREFIX, _NATS), ("anybroker-data",))
 
-    def write(self, outbound: Outbound, control: str) -> tuple[bytes, bytes]:
+    def write(self, outbound: Outbound, control: str, other: bool = False) -> tuple[bytes, bytes]:
         """The block of headers and the body; ``control`` is lines of NATS's own headers, each with its line's end. They
-        come first, and the server takes the first of a name.
+        come first, and the server takes the first of a name. ``other``: in the content mode that is not set.
 
         Header values of an event are percent-encoded, our own transport headers too; others go as they are. A foreign
         message keeps its headers byte for byte; a transport header of the same name gives way. One without transport
@@ -54,7 +54,7 @@ class Wire:
         extra = outbound.headers
         if isinstance(event, Foreign):
             return self._write_foreign(event, extra, control)
-        if self._structured:
+        if self._structured is not other:
             headers, body = self._binding.structured(event)
         else:
             headers, body = self._binding.binary_headers(event), event.body or b""

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from math import inf
 from random import getrandbits
 from time import time
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from aiormq.abc import ChannelFrame
 from aiormq.channel import Channel
@@ -18,7 +18,7 @@ from aiormq.exceptions import ChannelAccessRefused, ChannelPreconditionFailed, P
 from pamqp.commands import Basic
 
 from anybroker.adapter import SLOTS, Outbound, Receipt, Report, check_size, slot_of
-from anybroker.errors import BrokerError, ConfigError, PublishOutcomeUnknown, Rejected, Unavailable
+from anybroker.errors import BrokerError, ConfigError, EventTooLarge, PublishOutcomeUnknown, Rejected, Unavailable
 
 from .failures import CLIENT_ERRORS, check_cancelled, closing_reason, said
 from .frames import body_frames, header_frame, publish_frame
@@ -93,6 +93,21 @@ def _not_permitted(topic: str, group: str | None, reason: BaseException | None) 
     error = Rejected(f"{where}: this user may not publish there ({said(reason)}). Grant it the permission to write")
     error.__cause__ = reason
     return error
+
+
+class _Message(NamedTuple):
+    """A message with its id."""
+
+    flags: int
+    properties: bytes
+    body: bytes
+    size: int
+    refused: EventTooLarge | None
+    """Why it is not sent."""
+
+    def excess(self) -> tuple[int, int]:
+        """By how much it is too large, and its size."""
+        return 0 if self.refused is None else self.refused.size - self.refused.limit, self.size
 
 
 class _Route:
@@ -258,25 +273,22 @@ class RabbitmqSender:
     ) -> int:
         """Add the frames of one event, which from now on waits for its confirmation; returns their bytes, about."""
         key = outbound.key
+        tag = channel.delivery_tag + 1
+        message_id = f"{self._prefix}{tag}"
         try:
-            flags, before, after, body = self._wire.write(outbound)
+            message = self._written(outbound, message_id)
+            if outbound.may_change_mode and (message.refused is not None or message.size > self._limit):
+                message = min(message, self._written(outbound, message_id, other=True), key=_Message.excess)
             slot = getrandbits(_SLOT_BITS) if key is None else slot_of(key)
         except Exception as exc:  # noqa: BLE001 - raised, it would leave what was counted before it unwritten
             error = Rejected(f"an event for topic {outbound.topic!r} has a header or key that AMQP cannot carry: {exc}")
             error.__cause__ = exc
             report(outbound, error)
             return 0
-        tag = channel.delivery_tag + 1
-        message_id = f"{self._prefix}{tag}"
-        properties = b"%b%c%b%b" % (before, len(message_id), message_id.encode(), after)
-        size = len(properties) + len(body)
-        # What RabbitMQ has stored once may be over our limit, which it does not tell; its own counts the body alone.
-        refused = check_size(outbound, size, self._limit, inf) or check_size(
-            outbound, len(properties) + _CONTENT_HEADER, self._frame
-        )
-        if refused is not None:
-            report(outbound, refused)
+        if message.refused is not None:
+            report(outbound, message.refused)
             return 0
+        body, properties = message.body, message.properties
         number = channel.number
         if seconds > 0:
             rung, way = rungs_of(seconds)
@@ -289,10 +301,21 @@ class RabbitmqSender:
         confirmation: Any = _Confirmation(self, message_id, outbound, report)
         channel.confirmations[tag] = confirmation
         channel.message_id_delivery_tag[message_id] = tag
-        parts += (begin, header_frame(number, len(body), flags, properties))
+        parts += (begin, header_frame(number, len(body), message.flags, properties))
         if body:
             parts += body_frames(number, body, self._frame)
-        return size + len(begin)
+        return len(begin) + message.size
+
+    def _written(self, outbound: Outbound, message_id: str, other: bool = False) -> _Message:
+        """``other``: in the content mode that is not set."""
+        flags, before, after, body = self._wire.write(outbound, other)
+        properties = b"%b%c%b%b" % (before, len(message_id), message_id.encode(), after)
+        size = len(properties) + len(body)
+        # What RabbitMQ has stored once may be over our limit, which it does not tell; its own counts the body alone.
+        refused = check_size(outbound, size, self._limit, inf) or check_size(
+            outbound, len(properties) + _CONTENT_HEADER, self._frame
+        )
+        return _Message(flags, properties, body, size, refused)
 
     async def _write(self, channel: Channel, parts: list[bytes], size: int, first: int) -> None:
         """Hand the frames to aiormq's writer; wait where the socket takes no more. ``first``: the first tag in them."""

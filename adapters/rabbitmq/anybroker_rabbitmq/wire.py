@@ -82,8 +82,9 @@ class Wire:
         self._fields: dict[str, bytes] = {}
         self._names = TransportNames((*_PREFIXES, *_BROKERS), ("anybroker-data",))
 
-    def write(self, outbound: Outbound) -> Written:
-        """The message of an event. Raises ValueError for a transport header whose name has more than 255 bytes.
+    def write(self, outbound: Outbound, other: bool = False) -> Written:
+        """The message of an event; ``other``: in the content mode that is not set. Raises ValueError for a transport
+        header whose name has more than 255 bytes.
 
         An event goes in structured mode where binary mode cannot carry it: a name or content type too long for AMQP,
         or data that is itself a structured event.
@@ -96,7 +97,7 @@ class Wire:
             return self._write_foreign(event, extra or {})
         beside = [(self._field(name), text.encode()) for name, text in extra.items()] if extra else []
         content_type = event.datacontenttype
-        if not self._structured and (content_type is None or _fits(content_type)):
+        if self._structured is other and (content_type is None or _fits(content_type)):
             try:
                 fields = [(self._field(name), value) for name, value in self._binding.binary_headers(event)]
             except ValueError:

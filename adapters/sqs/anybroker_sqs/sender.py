@@ -20,7 +20,7 @@ from .failures import CLIENT_ERRORS, entry_failure, is_missing, is_passing, most
 from .names import HASHED, message_group
 from .settings import MOST_BYTES, TOPIC_BYTES
 from .topology import Destination, Places
-from .wire import Wire
+from .wire import Message, Wire
 
 __all__ = ["SqsSender"]
 
@@ -112,6 +112,10 @@ class _Way:
         return dropped
 
 
+def _size(message: Message) -> int:
+    return message.size
+
+
 def _too_large(way: _Way, entry: _Entry, most: int) -> BrokerError:
     """AWS has refused it for its size: it takes ``most`` bytes, or fewer than this, whatever it said when we asked."""
     if not 0 < most < entry.size:
@@ -162,16 +166,20 @@ class SqsSender:
         self._go_on()
 
     def _add(self, way: _Way, outbound: Outbound, report: Report) -> None:
+        most = way.destination.limit
+        limit = min(most, self._limit)
         try:
             message = self._write(outbound)
+            refused = check_size(outbound, message.size, limit, most)
+            if refused is not None and outbound.may_change_mode:
+                message = min(message, self._write(outbound, other=True), key=_size)
+                refused = check_size(outbound, message.size, limit, most)
         except Rejected as exc:
             report(outbound, exc)
             return
         except Exception as exc:  # noqa: BLE001 - whatever it is, it is this event's, and must not be the others'
             report(outbound, unwritable(outbound, exc, "message"))
             return
-        most = way.destination.limit
-        refused = check_size(outbound, message.size, min(most, self._limit), most)
         if refused is not None:
             report(outbound, refused)
             return

@@ -92,13 +92,14 @@ class Wire:
     """Both directions; used from several threads."""
 
     def __init__(self, content_mode: Literal["structured", "binary"] = "structured") -> None:
-        self._binary = HeaderBinding(str, prefix="ce-", content_type="header") if content_mode == "binary" else None
+        self._binding = HeaderBinding(str, prefix="ce-", content_type="header")
+        self._structured = content_mode == "structured"
 
     # ------------------------------------------------------------------------------------------------- writing
 
-    def write(self, outbound: Outbound) -> Message:
-        """The message of an event. Raises Rejected where binary mode, which was asked for, cannot carry it; what SQS
-        has stored once goes as structured JSON then."""
+    def write(self, outbound: Outbound, other: bool = False) -> Message:
+        """The message of an event; ``other``: in the content mode that is not set. Raises Rejected where binary mode,
+        which was asked for, cannot carry it; what SQS has stored once goes as structured JSON then."""
         event = outbound.event
         extra: Mapping[str, Any] | None = outbound.headers
         if outbound.not_before is not None and (extra is None or NOT_BEFORE not in extra):
@@ -116,11 +117,11 @@ class Wire:
         else:
             if isinstance(event, Foreign):
                 body, plain = _wrap(event), {"content-type": FOREIGN}
-            elif self._binary is None:
+            elif self._structured is not other:
                 body, plain = format_text(event), filter_attributes(event)
             else:
                 try:
-                    body, plain = self._write_binary(self._binary, event, outbound.topic)
+                    body, plain = self._write_binary(event, outbound.topic)
                 except Rejected:
                     if not outbound.is_copy:
                         raise
@@ -146,8 +147,8 @@ class Wire:
             size += len(value) if isinstance(value, bytes) else _bytes_of(value)
         return Message(body, attributes, size)
 
-    def _write_binary(self, binding: HeaderBinding[str], event: Event[Any], topic: str) -> tuple[str, dict[str, str]]:
-        plain = dict(binding.binary_headers(event))
+    def _write_binary(self, event: Event[Any], topic: str) -> tuple[str, dict[str, str]]:
+        plain = dict(self._binding.binary_headers(event))
         empty = [name for name, value in plain.items() if not value]
         try:
             body = (event.body or b"").decode()

@@ -135,6 +135,17 @@ _ALL = (
         lambda capabilities: capabilities.max_event_bytes is not None,
     ),
     Mutant(
+        "writes-text-as-it-is",
+        core.WritesTextAsItIs,
+        ("test_whatever_publish_accepts_can_be_dead_lettered",),
+    ),
+    Mutant(
+        "keeps-to-its-content-mode",
+        core.KeepsToItsContentMode,
+        ("test_whatever_publish_accepts_can_be_dead_lettered",),
+        lambda capabilities: a_server(capabilities) and per_message(capabilities),  # Kafka compresses what is too large
+    ),
+    Mutant(
         "fails-the-whole-batch",
         publishing.FailsTheWholeBatch,
         ("test_one_bad_entry_of_a_batch_fails_alone",),

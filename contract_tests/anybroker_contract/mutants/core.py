@@ -7,8 +7,8 @@ from hashlib import blake2b
 from importlib import import_module
 from typing import Any, ClassVar, Literal
 
-from anybroker import Delivery, Event, _outgoing, _pump, _settle, _starting, bus
-from anybroker.adapter import Adapter, Topology
+from anybroker import Delivery, Event, _outgoing, _pump, _settle, _starting, bus, deadletters
+from anybroker.adapter import Adapter, Outbound, Topology
 from anybroker.delivery import current_delivery
 
 from .breaking import Flaw
@@ -133,3 +133,22 @@ class ForgetsWhatCouldNotBeSettled(CoreFlaw):
     def forget(self, *_: object) -> bool:
         """As it was before it was kept."""
         return False
+
+
+class WritesTextAsItIs(CoreFlaw):
+    """What failed is written beside a dead letter whole, with line breaks and whatever else is in it."""
+
+    module: ClassVar[Any] = deadletters
+    replaced: ClassVar[Mapping[str, str]] = {"_clip": "whole"}
+
+    def whole(self, text: str, _: int) -> str:
+        """As it was raised."""
+        return text
+
+
+class KeepsToItsContentMode(CoreFlaw):
+    """A copy of an event is written in the content mode that is set, whether it fits or not."""
+
+    module: ClassVar[Any] = Outbound
+    replaced: ClassVar[Mapping[str, str]] = {"may_change_mode": "never"}
+    never = False
