@@ -213,7 +213,7 @@ async def test_generated_headers_arrive_equal_or_are_refused(kit: Kit) -> None:
     case) each either arrives as it was given, in lower case, or is refused alone before anything is sent; then the Bus
     still works."""
     topic = kit.topic()
-    cases = generated(_HEADERS, kit.pick(300, 10_000))
+    cases: list[dict[Any, Any]] = [*generated(_HEADERS, kit.pick(300, 10_000))]
     bus = kit.bus()
     log = kit.subscribe(bus, topic)
     sent: dict[str, dict[str, str]] = {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from copy import copy
 from typing import Any, NamedTuple, TypeVar
 
@@ -70,7 +70,7 @@ class Cluster:
         self._timeout = timeout
         self._patience = timeout if patience is None else max(patience, timeout)
         self._wait = timeout
-        self._isolation = int(read_committed)
+        self.isolation = int(read_committed)
 
     def patient(self) -> Cluster:
         """The same, and each question waits for as long as ``patience``: for topics that are just being made, however
@@ -238,7 +238,7 @@ class Cluster:
                 by_leader[leader].append((tp, (tp.partition, moment)))
             found: dict[TopicPartition, int] = {}
             for leader, entries in by_leader.items():
-                reply = await self._ask(OffsetRequest(-1, self._isolation, _by_topic(entries)), leader)
+                reply = await self._ask(OffsetRequest(-1, self.isolation, _by_topic(entries)), leader)
                 for topic, partitions in reply.topics:
                     for partition, code, _, offset in partitions:
                         _check(code, topic)
@@ -251,35 +251,42 @@ class Cluster:
             self.client.add_topic(topic)  # so that the metadata has its leaders; waited for below
         return await self._patiently(ask)
 
+    async def fetch(
+        self, places: Mapping[TopicPartition, int]
+    ) -> dict[TopicPartition, tuple[bytes, Sequence[tuple[int, int]] | None]]:
+        """Batches as they are, from the one on that has this offset, and the aborted transactions among them (producer
+        and first offset); a partition may be left out, or have no bytes."""
+        cluster = self.client.cluster
+
+        async def ask() -> dict[TopicPartition, tuple[bytes, Sequence[tuple[int, int]] | None]]:
+            by_leader: dict[int, list[tuple[TopicPartition, tuple[int, int, int]]]] = defaultdict(list)
+            for tp, at in places.items():
+                leader = cluster.leader_for_partition(tp)
+                if leader is None or leader < 0:
+                    raise LeaderNotAvailableError(tp)
+                by_leader[leader].append((tp, (tp.partition, at, _LOOK_BYTES)))
+            found: dict[TopicPartition, tuple[bytes, Sequence[tuple[int, int]] | None]] = {}
+            for leader, entries in by_leader.items():
+                size = _LOOK_BYTES * len(entries)
+                request = FetchRequest(0, 0, size, self.isolation, _by_topic(entries), rack_id="")
+                reply = await self._ask(request, leader)
+                for topic, partitions in reply.topics:
+                    for partition, code, _, *data in partitions:
+                        _check(code, topic)
+                        aborted = data[2] if reply.API_VERSION >= 11 else data[-2] if reply.API_VERSION >= 4 else None
+                        found[TopicPartition(topic, partition)] = data[-1], aborted
+            return found
+
+        return await self._patiently(ask)
+
     async def count(self, ranges: Mapping[TopicPartition, tuple[int, int]]) -> int:
         """How many events a consumer would be given between these offsets (from, up to): exact where there are none or
         few; beyond the first ones that are found, every offset counts as one."""
         total = 0
         left = dict(ranges)
-        cluster = self.client.cluster
-
-        async def ask() -> dict[TopicPartition, tuple[int, int]]:
-            by_leader: dict[int, list[tuple[TopicPartition, tuple[int, int, int]]]] = defaultdict(list)
-            for tp, (at, _) in left.items():
-                leader = cluster.leader_for_partition(tp)
-                if leader is None or leader < 0:
-                    raise LeaderNotAvailableError(tp)
-                by_leader[leader].append((tp, (tp.partition, at, _LOOK_BYTES)))
-            seen: dict[TopicPartition, tuple[int, int]] = {}
-            for leader, entries in by_leader.items():
-                size = _LOOK_BYTES * len(entries)
-                request = FetchRequest(0, 0, size, self._isolation, _by_topic(entries), rack_id="")
-                reply = await self._ask(request, leader)
-                for topic, partitions in reply.topics:
-                    for partition, code, _, *data in partitions:
-                        _check(code, topic)
-                        tp = TopicPartition(topic, partition)
-                        aborted = data[2] if reply.API_VERSION >= 11 else data[-2] if reply.API_VERSION >= 4 else None
-                        seen[tp] = look(tp, data[-1], aborted, left[tp][0], self._isolation)
-            return seen
-
         while left:
-            seen = await self._patiently(ask)
+            fetched = await self.fetch({tp: at for tp, (at, _) in left.items()})
+            seen = {tp: look(tp, *found, left[tp][0], self.isolation) for tp, found in fetched.items()}
             following: dict[TopicPartition, tuple[int, int]] = {}
             for tp, (at, end) in left.items():
                 events, reached = seen.get(tp, (0, at))

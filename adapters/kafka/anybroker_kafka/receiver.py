@@ -25,6 +25,7 @@ from .failures import CLIENT_ERRORS, failure, said
 from .identity import TopicInfo, mark
 from .names import inlet_of, lane_name
 from .records import KafkaInbound, Native, read_as_parsed
+from .unreadable import read_again
 from .wire import Wire
 
 __all__ = ["KafkaReceiver"]
@@ -85,6 +86,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
         self._failure: BrokerError | None = None
         self._left: dict[TopicPartition, Sequence[KafkaInbound | Native]] = {}
         self._poll: asyncio.Task[_Records] | None = None
+        self._reading: set[asyncio.Task[None]] = set()
         self._committing: asyncio.Task[None] | None = None
         self._changed = asyncio.get_running_loop().create_future()
 
@@ -92,7 +94,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
         """Connect and ask to join; the lanes come later, through the listener."""
         self._topics = topics
         await self._consumer.start()
-        read_as_parsed(self._consumer, self._wire.read)
+        read_as_parsed(self._consumer, self._wire.read, self._cannot_read)
         self._consumer.subscribe(list(topics), listener=self)
         self._watcher = asyncio.create_task(self._watch(), name=f"anybroker kafka watch {self._group}")
         self._watcher.add_done_callback(looked_at)
@@ -180,11 +182,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
 
     def _take(self, tps: Collection[TopicPartition], limit: int) -> _Records:
         """What an earlier poll has brought, for these partitions, up to the limit; the rest stays for later."""
-        poll = self._poll
-        if poll is not None and poll.done():
-            self._poll = None
-            for tp, records in poll.result().items():
-                self._left[tp] = [*self._left.get(tp, ()), *records]
+        self._collect()
         if not self._left:
             return {}
         taken: dict[TopicPartition, Sequence[KafkaInbound | Native]] = {}
@@ -197,6 +195,47 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
             if limit <= 0:
                 break
         return taken
+
+    def _collect(self) -> None:
+        """Keep what a poll that has ended brought."""
+        poll = self._poll
+        if poll is not None and poll.done():
+            self._poll = None
+            for tp, records in poll.result().items():
+                self._left[tp] = [*self._left.get(tp, ()), *records]
+
+    def _cannot_read(self, tp: TopicPartition, at: int, exc: Exception) -> None:
+        """Let aiokafka leave the partition alone until what it cannot read has been read otherwise."""
+        lane = self._lanes.get(tp)
+        if lane is None or self._closed:
+            return
+        self._consumer.pause(tp)
+        task = asyncio.create_task(self._read_around(tp, lane, at, exc), name=f"anybroker kafka read {tp.topic}")
+        self._reading.add(task)
+        task.add_done_callback(self._reading.discard)
+        task.add_done_callback(looked_at)
+
+    async def _read_around(self, tp: TopicPartition, lane: Lane, at: int, exc: Exception) -> None:
+        """Read that part of the partition, behind what was read before, and let aiokafka go on after it."""
+        try:
+            fetched, aborted = (await self._cluster.fetch({tp: at})).get(tp, (b"", None))
+            records, following = read_again(tp, fetched, aborted, at, self._cluster.isolation, self._wire.read_again)
+        except Exception as error:  # noqa: BLE001 - Kafka's errors, and a codec that is missing
+            self._dead(error, "receiving")
+            return
+        if self._poll is not None:
+            await asyncio.wait({self._poll})  # it may hold what is before this
+        if self._lanes.get(tp) is not lane or self._failure is not None:
+            return
+        if following <= at and fetched:
+            self._dead(exc, "receiving")
+            return
+        _log.warning("aiokafka cannot read a record of %s from offset %d on: %s", lane_name(tp), at, said(exc))
+        self._collect()
+        self._left[tp] = [*self._left.get(tp, ()), *records]
+        self._consumer.seek(tp, following)
+        self._consumer.resume(tp)
+        self._wake()
 
     def _inbounds(self, records: _Records) -> list[Inbound]:
         """What has a lane still, in it."""
@@ -417,7 +456,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
             await self._consumer.stop()
         finally:
             # They may wait for an assignment or a coordinator that never comes.
-            for task in (self._poll, self._committing):
+            for task in (self._poll, self._committing, *self._reading):
                 if task is not None:
                     task.cancel()
                     await asyncio.wait({task})

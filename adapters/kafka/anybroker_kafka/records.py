@@ -10,16 +10,17 @@ change, ``getmany`` gives a ``ConsumerRecord`` again, and the receiver reads tha
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import UnsupportedCodecError
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
 from anybroker.adapter import Foreign, Inbound, Lane
 from anybroker.event import Event
 
-__all__ = ["KafkaInbound", "Native", "Read", "Record", "read_as_parsed"]
+__all__ = ["Failed", "KafkaInbound", "Native", "Read", "Record", "read_as_parsed"]
 
 Native: TypeAlias = ConsumerRecord[bytes, bytes]
 
@@ -116,22 +117,38 @@ Read: TypeAlias = Callable[[TopicPartition, Record], KafkaInbound]
 """Makes an Inbound of a record, and raises nothing."""
 
 
-def read_as_parsed(consumer: AIOKafkaConsumer, read: Read) -> None:
-    """Let ``getmany`` of a started consumer that has no lanes yet give Inbounds."""
+Failed: TypeAlias = Callable[[TopicPartition, int, Exception], None]
+"""Told of the partition, the offset and the reason where a record cannot be read; raises nothing."""
+
+
+def read_as_parsed(consumer: AIOKafkaConsumer, read: Read, failed: Failed) -> None:
+    """Let ``getmany`` of a started consumer that has no lanes yet give Inbounds, and nothing from a record on that
+    cannot be read."""
     fetcher: Any = getattr(consumer, "_fetcher", None)
     if type(getattr(fetcher, "_records", None)) is OrderedDict:
-        fetcher._records = _Fetched(read)
+        fetcher._records = _Fetched(read, failed)
 
 
 class _Fetched(OrderedDict[TopicPartition, Any]):
     """Where aiokafka's fetcher keeps what was fetched, by partition, until ``getmany`` goes through it."""
 
-    def __init__(self, read: Read) -> None:
+    def __init__(self, read: Read, failed: Failed) -> None:
         super().__init__()
         self._read = read
+        self._failed = failed
 
     def __setitem__(self, partition: TopicPartition, fetched: Any) -> None:
         records = getattr(fetched, "_partition_records", None)
         if records is not None:  # an error has none
-            records._consumer_record = self._read  # on this object only: other consumers are left alone
+            # On this object only: other consumers are left alone.
+            records._consumer_record = self._read
+            records._records_iterator = self._until_it_fails(partition, records, records._records_iterator)
         super().__setitem__(partition, fetched)
+
+    def _until_it_fails(self, partition: TopicPartition, records: Any, iterator: Iterator[Any]) -> Iterator[Any]:
+        try:
+            yield from iterator
+        except UnsupportedCodecError:  # nothing is wrong with the record
+            raise
+        except Exception as exc:  # noqa: BLE001 - told; whatever the client's parser raises of another's bytes
+            self._failed(partition, records.next_fetch_offset, exc)

@@ -12,6 +12,7 @@ from anybroker.cloudevents import HeaderBinding, TransportNames
 from anybroker.errors import InvalidEvent
 
 from .records import KafkaInbound, Record
+from .unreadable import Unreadable
 
 __all__ = ["Headers", "Wire"]
 
@@ -61,14 +62,23 @@ class Wire:
             if key is None and record.key:
                 key = _text(record.key)
             return KafkaInbound(partition, record, event, key, _NONE, True)
-        extra = self._extra(headers)
         try:
             event = event or self._binding.parse(headers, value)
         except InvalidEvent as exc:
-            key = _text(record.key)
-            own = [(name, value) for name, value in headers if not name.lower().startswith(_OURS)]
-            return KafkaInbound(partition, record, Foreign(value, own, key, exc), key, extra, False)
-        return KafkaInbound(partition, record, event, event.key or _text(record.key), extra, False)
+            return self._foreign(partition, record, exc)
+        return KafkaInbound(partition, record, event, event.key or _text(record.key), self._extra(headers), False)
+
+    def read_again(self, partition: TopicPartition, record: Record) -> KafkaInbound:
+        """The same, of a batch in which aiokafka could not read everything."""
+        if isinstance(record, Unreadable):
+            return self._foreign(partition, record, record.reason)
+        return self.read(partition, record)
+
+    def _foreign(self, partition: TopicPartition, record: Record, reason: InvalidEvent) -> KafkaInbound:
+        key = _text(record.key)
+        own = [(name, value) for name, value in record.headers if not name.lower().startswith(_OURS)]
+        message = Foreign(record.value, own, key, reason)
+        return KafkaInbound(partition, record, message, key, self._extra(record.headers), False)
 
     def _extra(self, headers: Iterable[tuple[str, bytes]]) -> dict[str, str]:
         """The transport headers: those that are no attributes."""

@@ -32,7 +32,7 @@ def fetched(*records: tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
 
 def read(*records: tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]) -> list[KafkaInbound]:
     consumer: Any = SimpleNamespace(_fetcher=SimpleNamespace(_records=OrderedDict()))
-    read_as_parsed(consumer, Wire().read)
+    read_as_parsed(consumer, Wire().read, lambda *_: None)
     found = fetched(*records)
     consumer._fetcher._records[TP] = FetchResult(TP, assignment=None, partition_records=found, backoff=0)
     return list(found)
@@ -80,7 +80,7 @@ def test_a_usual_event_keeps_no_headers_in_memory() -> None:
 
 def test_an_error_of_a_fetch_stays_what_it_is() -> None:
     consumer: Any = SimpleNamespace(_fetcher=SimpleNamespace(_records=OrderedDict()))
-    read_as_parsed(consumer, Wire().read)
+    read_as_parsed(consumer, Wire().read, lambda *_: None)
     error = FetchError(error=ValueError("out of range"), backoff=0)
     consumer._fetcher._records[TP] = error
     assert consumer._fetcher._records[TP] is error
@@ -88,5 +88,5 @@ def test_an_error_of_a_fetch_stays_what_it_is() -> None:
 
 def test_a_client_that_keeps_its_records_elsewhere_is_left_alone() -> None:
     consumer: Any = SimpleNamespace(_fetcher=SimpleNamespace(_records={}))
-    read_as_parsed(consumer, Wire().read)
+    read_as_parsed(consumer, Wire().read, lambda *_: None)
     assert type(consumer._fetcher._records) is dict

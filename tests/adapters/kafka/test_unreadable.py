@@ -1,0 +1,146 @@
+"""A record that aiokafka cannot read takes nothing else with it."""
+
+from __future__ import annotations
+
+import struct
+from collections import OrderedDict
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aiokafka.consumer.fetcher import FetchResult, PartitionRecords
+from aiokafka.errors import UnsupportedCodecError
+from aiokafka.record import default_records
+from aiokafka.record.memory_records import MemoryRecords
+from aiokafka.record.util import calc_crc32c
+from aiokafka.structs import TopicPartition
+
+from anybroker.adapter import Foreign
+from anybroker.event import Event
+from anybroker_kafka.records import KafkaInbound, read_as_parsed
+from anybroker_kafka.unreadable import read_again
+from anybroker_kafka.wire import Wire
+
+TP = TopicPartition("orders", 3)
+GZIP = 1
+
+
+class Named(str):
+    """A header's name of any bytes, for aiokafka's builder in Python."""
+
+    __slots__ = ("written",)
+    written: bytes
+
+    def encode(self, *_: Any) -> bytes:
+        return self.written
+
+
+def named(name: bytes) -> str:
+    made = Named("~" * len(name))
+    made.written = name
+    return made
+
+
+def good(number: int) -> tuple[bytes, bytes, list[tuple[str, bytes]]]:
+    attributes = {"specversion": "1.0", "id": str(number), "source": "/s", "type": "t"}
+    headers = [(f"ce_{name}", value.encode()) for name, value in attributes.items()]
+    return b"k", b"%d" % number, [*headers, ("x-pad", b"-" * 500)]  # so that compression is worth it
+
+
+def bad(name: bytes = b"caf\xe9") -> tuple[bytes, bytes, list[tuple[str, bytes]]]:
+    return b"k", b"bad", [("x-legacy", b"yes"), (named(name), b"1"), ("x-last", b"2"), ("anybroker-attempts", b"1")]
+
+
+def batch(*records: Any, first: int = 0, codec: int = 0) -> bytearray:
+    builder: Any = default_records._DefaultRecordBatchBuilderPy(2, codec, 0, -1, -1, -1, 1_000_000)
+    for at, (key, value, headers) in enumerate(records):
+        builder.append(at, 1_700_000_000_000 + at, key, value, headers)
+    built = bytearray(builder.build())
+    struct.pack_into(">q", built, 0, first)
+    return built
+
+
+def again(written: bytes, at: int = 0) -> tuple[list[KafkaInbound], int]:
+    return read_again(TP, bytes(written), [], at, 1, Wire().read_again)
+
+
+def bodies(found: list[KafkaInbound]) -> list[bytes | None]:
+    return [inbound.event.body for inbound in found]
+
+
+@pytest.mark.parametrize("codec", [0, GZIP])
+def test_only_the_one_that_cannot_be_read_is_foreign(codec: int) -> None:
+    found, following = again(batch(good(0), bad(), good(2), codec=codec) + batch(good(3), first=3))
+    assert [inbound.position for inbound in found] == [0, 1, 2, 3]
+    assert following == 4
+    assert bodies(found) == [b"0", b"bad", b"2", b"3"]
+    assert [type(inbound.event) for inbound in found] == [Event, Foreign, Event, Event]
+    foreign = found[1].event
+    assert isinstance(foreign, Foreign)
+    assert foreign.headers == [("x-legacy", b"yes"), ("caf\\xe9", b"1"), ("x-last", b"2")]
+    assert foreign.key == "k"
+    assert "UTF-8" in str(foreign.reason)
+    assert found[1].headers["anybroker-attempts"] == "1"
+
+
+def test_from_the_offset_on() -> None:
+    found, following = again(batch(good(0), bad(), good(2)), at=1)
+    assert ([inbound.position for inbound in found], following) == ([1, 2], 3)
+
+
+def test_an_event_with_such_a_header_is_not_taken_for_a_good_one() -> None:
+    key, value, headers = good(0)
+    found, _ = again(batch((key, value, [*headers, (named(b"\xff"), b"")])))
+    assert isinstance(found[0].event, Foreign)
+    assert found[0].event.body == b"0"
+
+
+def test_a_record_of_which_nothing_can_be_read_comes_as_its_bytes() -> None:
+    written = batch(good(0), (None, b"body", [("name", b"value")]), good(2))
+    at = written.index(b"body") + 4  # how many headers there are
+    written[at] = 0x7E
+    struct.pack_into(">I", written, 17, calc_crc32c(bytes(written[21:])))
+    found, following = again(written)
+    assert [inbound.position for inbound in found] == [0, 1, 2]
+    assert following == 3
+    assert isinstance(found[1].event, Foreign)
+    assert b"body" in (found[1].event.body or b"")
+
+
+def test_what_is_behind_a_length_that_is_wrong_comes_as_one() -> None:
+    written = batch(good(0), good(1), good(2))
+    at = written.index(b"\x02k\x021") - 5  # before its attributes, its time and its offset
+    written[at : at + 1] = b"\x01"
+    struct.pack_into(">I", written, 17, calc_crc32c(bytes(written[21:])))
+    found, following = again(written)
+    assert following == 3
+    assert [type(inbound.event) for inbound in found] == [Event, Foreign]
+    assert found[1].position == 2
+
+
+def test_a_batch_with_a_wrong_checksum_comes_as_its_bytes() -> None:
+    written = batch(good(0), good(1))
+    written[-1] ^= 1
+    found, following = again(written + batch(good(2), first=2))
+    assert [inbound.position for inbound in found] == [1, 2]
+    assert bodies(found) == [bytes(written), b"2"]
+    assert following == 3
+    assert "checksum" in str(found[0].event.reason)  # type: ignore[union-attr]
+
+
+def test_a_missing_codec_is_an_error_and_no_dead_letter(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = batch(good(0), codec=GZIP)
+    monkeypatch.setattr("aiokafka.codec.has_gzip", lambda: False)
+    with pytest.raises(UnsupportedCodecError):
+        again(written)
+
+
+def test_aiokafka_stops_before_it_and_tells() -> None:
+    told: list[tuple[TopicPartition, int, Exception]] = []
+    consumer: Any = SimpleNamespace(_fetcher=SimpleNamespace(_records=OrderedDict()))
+    read_as_parsed(consumer, Wire().read, lambda *what: told.append(what))
+    found = PartitionRecords(TP, MemoryRecords(bytes(batch(good(0), bad(), good(2)))), [], 0, None, None, True, 0)
+    consumer._fetcher._records[TP] = FetchResult(TP, assignment=None, partition_records=found, backoff=0)
+    assert [record.position for record in found] == [0]
+    ((tp, at, _),) = told
+    assert (tp, at) == (TP, 1)
