@@ -201,14 +201,18 @@ class SubscriptionSpec:
 
 
 class Foreign:
-    """A message that is no CloudEvent, as it came: its body and headers byte for byte, and what is wrong with it."""
+    """A message that is no CloudEvent, as it came: its body and headers byte for byte, and what is wrong with it.
+
+    A header's value is None where the broker has headers without a value and this is one; a broker that has none writes
+    it as an empty one.
+    """
 
     __slots__ = ("body", "headers", "key", "reason")
 
     def __init__(
         self,
         body: bytes | None,
-        headers: Sequence[tuple[str, bytes]] = (),
+        headers: Sequence[tuple[str, bytes | None]] = (),
         key: str | None = None,
         reason: InvalidEvent | None = None,
     ) -> None:
@@ -427,7 +431,8 @@ class Inbound:
         self.key = key
         """What orders it within the lane: the event's ``partitionkey``, else the broker's own key, else None."""
         self.headers = headers
-        """Transport headers: those that are no CloudEvents attributes, names lower-case, as text."""
+        """Transport headers: those that are no CloudEvents attributes, names lower-case, as text. A header that the
+        broker has without a value (null) is not among them."""
         self.raw = raw
         """The client's own record: ``delivery.raw``."""
         self.token = token

@@ -199,7 +199,7 @@ def test_the_dead_letter_topic_of_the_configuration(folder: Any, shop: Any, anyb
 def test_a_foreign_message(shop: Any, dlq: Any, until: Any) -> None:
     async def publish() -> None:
         async with shop.bus() as bus:
-            foreign = Foreign(b"\xffraw", [("x", b"y")], "k", InvalidEvent("no specversion"))
+            foreign = Foreign(b"\xffraw", [("x", b"y"), ("x-null", None)], "k", InvalidEvent("no specversion"))
             await bus.replay(foreign, "orders", "billing", {"anybroker-replays": "0"})
             await until(lambda: bus.subscriptions[0].stats.dead_lettered)
 
@@ -208,7 +208,8 @@ def test_a_foreign_message(shop: Any, dlq: Any, until: Any) -> None:
     assert item["type"] is None
     assert item["attributes"] is None
     assert item["data_base64"] == "/3Jhdw=="
-    assert item["foreign_headers"] == {"x": "y"}
+    assert item["foreign_headers"] == {"x": "y", "x-null": None}
+    assert "  x-null: (null)\n" in dlq("show").out
     assert "@" in item["id"]
     assert "(no CloudEvent)" in dlq("list").out
     assert dlq("discard", item["id"]).out == "discarded: 1\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, TypeAlias
 
 from aiokafka.structs import TopicPartition
@@ -15,7 +15,7 @@ from .records import KafkaInbound, Record
 
 __all__ = ["Headers", "Wire"]
 
-Headers: TypeAlias = list[tuple[str, bytes]]
+Headers: TypeAlias = Sequence[tuple[str, bytes | None]]
 
 _OURS = "anybroker-"
 _NONE: Mapping[str, str] = {}
@@ -37,11 +37,12 @@ class Wire:
         """
         event = outbound.event
         extra = outbound.headers
+        headers: Headers
         if isinstance(event, Foreign):
             headers = list(event.headers)
             if extra:
                 own = {name.lower() for name, _ in headers}
-                headers += [(name, text.encode()) for name, text in extra.items() if name not in own]
+                headers = [*headers, *((name, text.encode()) for name, text in extra.items() if name not in own)]
             return event.body, headers
         body = event.body
         if self._structured or (body is None and event.key is None):
@@ -49,7 +50,7 @@ class Wire:
         else:
             headers = self._binding.binary_headers(event)
         if extra:
-            headers += [(name, text.encode()) for name, text in extra.items()]
+            headers = [*headers, *[(name, text.encode()) for name, text in extra.items()]]
         return body, headers
 
     def read(self, partition: TopicPartition, record: Record) -> KafkaInbound:
@@ -70,13 +71,13 @@ class Wire:
             return KafkaInbound(partition, record, Foreign(value, own, key, exc), key, extra, False)
         return KafkaInbound(partition, record, event, event.key or _text(record.key), extra, False)
 
-    def _extra(self, headers: Iterable[tuple[str, bytes]]) -> dict[str, str]:
-        """The transport headers: those that are no attributes."""
+    def _extra(self, headers: Iterable[tuple[str, bytes | None]]) -> dict[str, str]:
+        """The transport headers: those that are no attributes, and not null."""
         names = self._names
         return {
-            known: "" if value is None else value.decode("utf-8", "replace")
+            known: value.decode("utf-8", "replace")
             for name, value in headers
-            if (known := names[name])
+            if value is not None and (known := names[name])
         }
 
 

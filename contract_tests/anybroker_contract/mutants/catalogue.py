@@ -368,6 +368,18 @@ _ALL = (
             "test_equal_data_with_another_subject_is_another_event",
         ),
     ),
+    Mutant(
+        "reads-an-empty-content-type",
+        core.ReadsAnEmptyContentType,
+        ("test_a_content_type_that_is_null_or_empty_is_none",),
+        a_server,
+    ),
+    Mutant(
+        "empties-null-headers",
+        consuming.EmptiesNullHeaders,
+        ("test_a_null_header_of_a_foreign_message_stays_null",),
+        lambda capabilities: capabilities.adapter in ("kafka", "rabbitmq"),
+    ),
     Mutant("stops-delivering", consuming.StopsDelivering, ("test_members_of_a_group_share_its_events",)),
 )
 

@@ -418,3 +418,16 @@ class ForgetsTheInlet(Flaw):
     async def received(self, receiver: BrokenReceiver, batch: Sequence[Inbound]) -> Sequence[Inbound]:
         """Receiver.receive."""
         return [changed_inbound(inbound, inlet=False) for inbound in batch]
+
+
+class EmptiesNullHeaders(Flaw):
+    """A header without a value comes as an empty one."""
+
+    async def received(self, receiver: BrokenReceiver, batch: Sequence[Inbound]) -> Sequence[Inbound]:
+        """Receiver.receive."""
+        for inbound in batch:
+            event = inbound.event
+            if isinstance(event, Foreign):
+                headers = [(name, b"" if value is None else value) for name, value in event.headers]
+                changed_inbound(inbound, event=Foreign(event.body, headers, event.key, event.reason))
+        return batch

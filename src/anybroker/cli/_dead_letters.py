@@ -75,7 +75,9 @@ def _whole(letter: DeadLetter) -> dict[str, Any]:
     """Everything, the data included."""
     event = letter.event
     if isinstance(event, Foreign):
-        headers = {name: value.decode("utf-8", "backslashreplace") for name, value in event.headers}
+        headers = {
+            name: None if value is None else value.decode("utf-8", "backslashreplace") for name, value in event.headers
+        }
         found = {"attributes": None, "foreign_headers": headers, **_body(event.body)}
     else:
         attributes = {
@@ -131,7 +133,7 @@ def _show(letter: dict[str, Any]) -> None:
         if letter.get(section):
             write(f"{section}:")
             for name, value in letter[section].items():
-                write(f"  {clean(name)}: {clean(value)}")
+                write(f"  {clean(name)}: {'(null)' if value is None else clean(value)}")
     for name in ("data", "data_base64"):
         if name in letter:
             write(f"{name}:")

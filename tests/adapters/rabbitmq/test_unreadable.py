@@ -241,3 +241,14 @@ def test_every_table_of_amqp_survives_a_dead_letter(entries: list[tuple[bytes, b
     first = read(pack(">HI", 0x2000, len(table)) + table)
     second = read(written(first.event))
     assert [(name, value) for name, value in first.event.headers] == list(second.event.headers)
+
+
+def test_a_header_without_a_value_has_none_beside_what_cannot_be_read() -> None:
+    table = b"\x06x-nullV" + b"\x07x-emptyS\0\0\0\0" + b"\x04caf\xe9S\0\0\0\x01x"
+    raw = pack(">H", 0x2000) + pack(">I", len(table)) + table
+    inbound = read(raw)
+    assert isinstance(inbound.event, UnreadableForeign)
+    assert dict(inbound.event.headers) == {"x-null": None, "x-empty": b"", "caf\\xe9": b"x"}
+    assert "x-null" not in inbound.headers
+    assert inbound.headers["x-empty"] == ""
+    assert b"\x06x-nullV" in written(inbound.event)
