@@ -47,6 +47,7 @@ __all__ = [
     "Inbound",
     "Lane",
     "LaneListener",
+    "ListsGroups",
     "Outbound",
     "Receipt",
     "Receiver",
@@ -586,7 +587,7 @@ class Adapter(Protocol):
         ...
 
     async def open_receiver(self, subscription: SubscriptionSpec, listener: LaneListener, /) -> Receiver:
-        """Join the group. Fails with ``ConfigError`` if the topic or group is not there."""
+        """Join the group. Fails with ``MissingGroup`` if the topic or group is not there."""
         ...
 
     async def close(self) -> None:
@@ -624,7 +625,8 @@ class ReportsBacklog(Protocol):
     """An Adapter that can count (capability ``backlog``)."""
 
     async def backlog(self, topic: str, group: str, /) -> Backlog:
-        """What waits for the group now, its inlet included."""
+        """What waits for the group now, its inlet included. ``MissingGroup`` where there is none: a mistyped name must
+        not read as "nothing waits"."""
         ...
 
 
@@ -634,7 +636,17 @@ class Replays(Protocol):
 
     async def seek(self, topic: str, group: str, to: Start, /) -> None:
         """Move the group, which must have no members now, to the start, the end or a moment. ``ConfigError`` if it
-        has members or the topic does not reach back that far."""
+        has members or the topic does not reach back that far, ``MissingGroup`` if it is not there."""
+        ...
+
+
+@runtime_checkable
+class ListsGroups(Protocol):
+    """An Adapter that can list what is there. No capability: it only makes the core's errors say more."""
+
+    async def groups(self) -> Mapping[str, Collection[str]]:
+        """The topics that the broker has, each with its groups; dead-letter topics are topics like others. What is not
+        anybroker's is left out where that can be told. Asked only to name what is near a mistyped name."""
         ...
 
 

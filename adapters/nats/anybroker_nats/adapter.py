@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Final, Literal
 
@@ -151,6 +152,10 @@ class NatsAdapter:
     async def backlog(self, topic: str, group: str, /) -> Backlog:
         """See :meth:`anybroker.adapter.ReportsBacklog.backlog`. Of all members."""
         return await topologies.backlog(self._link, topic, group)
+
+    async def groups(self) -> Mapping[str, Collection[str]]:
+        """See :meth:`anybroker.adapter.ListsGroups.groups`."""
+        return await topologies.groups(self._link)
 
     async def close(self) -> None:
         """See :meth:`anybroker.adapter.Adapter.close`."""

@@ -13,7 +13,7 @@ from aiormq.channel import Channel
 from aiormq.exceptions import ChannelNotFoundEntity, ChannelPreconditionFailed
 
 from anybroker.adapter import SLOTS, GroupSpec, TopicSpec
-from anybroker.errors import ConfigError
+from anybroker.errors import ConfigError, MissingGroup
 
 from .failures import is_missing
 from .link import Link
@@ -122,7 +122,7 @@ async def check_group(link: Link, topic: str, group: str, ordered: bool, lanes: 
     """How many lanes the group has. ConfigError if it is not there, is not whole, or is of another kind; ``lanes``
     None: any number will do."""
     if not await is_there(link, "queue", members_queue(topic, group)):
-        raise ConfigError(
+        raise MissingGroup(
             f"topics.{topic}.groups",
             f"the group {group!r} is not there, or only a part of it: no queue {members_queue(topic, group)!r}",
             'Declare it (provision="create").',
@@ -164,5 +164,5 @@ async def backlog(link: Link, topic: str, group: str) -> int:
     """How many events are ready for the group: neither delivered nor on the ladder. ConfigError without the group."""
     ready = await _ready(link, topic, group)
     if not ready:
-        raise ConfigError(f"topics.{topic}.groups", f"RabbitMQ has no group {group!r} of {topic!r}", "Declare it.")
+        raise MissingGroup(f"topics.{topic}.groups", f"RabbitMQ has no group {group!r} of {topic!r}", "Declare it.")
     return sum(ready)
