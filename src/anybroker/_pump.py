@@ -287,6 +287,7 @@ class Pump:
             self._settled if self._lease is not None else None,
             self._lanes.__contains__,
             self._settling_fails,
+            self._room_changed,
         )
         tasks = [asyncio.create_task(self._settler.run(), name=f"anybroker settle {self._name}")]
         if self._lease is not None:

@@ -40,6 +40,7 @@ class Settler:
         settled: Callable[[Sequence[Inbound]], None] | None,
         ours: Callable[[Lane], bool],
         trouble: Callable[[str | None], None],
+        room: Callable[[], None] = lambda: None,
     ) -> None:
         self._receiver = receiver
         self._interval = interval
@@ -47,9 +48,11 @@ class Settler:
         self._settled = settled
         self._ours = ours
         self._trouble = trouble
+        self._room = room
+        """Told when a call has ended, and fewer are unsettled."""
         self._failed_in_a_row = 0
         self._again: list[Ack | Release] = []
-        self._being_made_again = 0
+        self._in_call = 0
         self._pending: list[Settlement] = []
         self._dirty: dict[LaneState, None] = {}
         self._wakeup: asyncio.Future[None] | None = None
@@ -60,8 +63,8 @@ class Settler:
 
     @property
     def unsettled(self) -> int:
-        """How many settlements failed, and are to be made again, or are being made again in the call under way."""
-        return len(self._again) + self._being_made_again
+        """How many settlements failed and are to be made again, are in the call under way, or wait behind it."""
+        return len(self._again) + self._in_call + (len(self._pending) if self._busy else 0)
 
     def ack(self, delivery: Delivery) -> None:
         """Per message: this one is done."""
@@ -149,7 +152,7 @@ class Settler:
             self._stats.stale_settlements += len(self._again) - len(again)
             batch[:0] = again
             self._again = []
-            self._being_made_again = len(again)
+        count = len(batch)
         commits: list[LaneState] = []
         if self._dirty:
             for state in self._dirty:
@@ -162,20 +165,21 @@ class Settler:
         if not batch:
             self._report(None)
             return False
-        self._busy = True
+        self._busy, self._in_call = True, count
         try:
             results = await self._receiver.settle(batch)
         except BrokerError as exc:  # against the interface, but not a reason to lose count of what is settled
             _log.warning("a receiver raised from settle(): %s", exc)
             results = [exc] * len(batch)
         finally:
-            self._busy = False
-            self._being_made_again = 0
+            self._busy, self._in_call = False, 0
         if not any(results):  # errors are true
             if self._settled is not None:
                 self._settled([item.inbound for item in batch if not isinstance(item, Commit)])
             if self._failed_in_a_row:
                 self._report(None)
+            if count:
+                self._room()
             return False
         return self._sort_out(batch, results, commits)
 

@@ -48,6 +48,7 @@ __all__ = [
     "Inbound",
     "Lane",
     "LaneListener",
+    "ListsGroups",
     "Outbound",
     "Receipt",
     "Receiver",
@@ -203,14 +204,18 @@ class SubscriptionSpec:
 
 
 class Foreign:
-    """A message that is no CloudEvent, as it came: its body and headers byte for byte, and what is wrong with it."""
+    """A message that is no CloudEvent, as it came: its body and headers byte for byte, and what is wrong with it.
+
+    A header's value is None where the broker has headers without a value and this is one; a broker that has none writes
+    it as an empty one.
+    """
 
     __slots__ = ("body", "headers", "key", "reason")
 
     def __init__(
         self,
         body: bytes | None,
-        headers: Sequence[tuple[str, bytes]] = (),
+        headers: Sequence[tuple[str, bytes | None]] = (),
         key: str | None = None,
         reason: InvalidEvent | None = None,
     ) -> None:
@@ -435,7 +440,8 @@ class Inbound:
         self.key = key
         """What orders it within the lane: the event's ``partitionkey``, else the broker's own key, else None."""
         self.headers = headers
-        """Transport headers: those that are no CloudEvents attributes, names lower-case, as text."""
+        """Transport headers: those that are no CloudEvents attributes, names lower-case, as text. A header that the
+        broker has without a value (null) is not among them."""
         self.raw = raw
         """The client's own record: ``delivery.raw``."""
         self.token = token
@@ -589,7 +595,7 @@ class Adapter(Protocol):
         ...
 
     async def open_receiver(self, subscription: SubscriptionSpec, listener: LaneListener, /) -> Receiver:
-        """Join the group. Fails with ``ConfigError`` if the topic or group is not there."""
+        """Join the group. Fails with ``MissingGroup`` if the topic or group is not there."""
         ...
 
     async def close(self) -> None:
@@ -649,7 +655,8 @@ class ReportsBacklog(Protocol):
     """An Adapter that can count (capability ``backlog``)."""
 
     async def backlog(self, topic: str, group: str, /) -> Backlog:
-        """What waits for the group now, its inlet included."""
+        """What waits for the group now, its inlet included. ``MissingGroup`` where there is none: a mistyped name must
+        not read as "nothing waits"."""
         ...
 
 
@@ -659,7 +666,17 @@ class Replays(Protocol):
 
     async def seek(self, topic: str, group: str, to: Start, /) -> None:
         """Move the group, which must have no members now, to the start, the end or a moment. ``ConfigError`` if it
-        has members or the topic does not reach back that far."""
+        has members or the topic does not reach back that far, ``MissingGroup`` if it is not there."""
+        ...
+
+
+@runtime_checkable
+class ListsGroups(Protocol):
+    """An Adapter that can list what is there. No capability: it only makes the core's errors say more."""
+
+    async def groups(self) -> Mapping[str, Collection[str]]:
+        """The topics that the broker has, each with its groups; dead-letter topics are topics like others. What is not
+        anybroker's is left out where that can be told. Asked only to name what is near a mistyped name."""
         ...
 
 

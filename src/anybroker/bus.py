@@ -28,6 +28,7 @@ from .adapter import (
     Backlog,
     Foreign,
     GroupSpec,
+    ListsGroups,
     Receipt,
     Replays,
     ReportsBacklog,
@@ -39,7 +40,7 @@ from .config import DEFAULT_URL, BusSettings, TopicSettings, load_settings, pars
 from .deadletter_queue import DeadLetterQueue
 from .deadletters import DEAD_LETTER_GROUP, dead_letter_headers, dead_letter_topic, replay_facts, send_fitting
 from .delivery import Delivery, current_cause
-from .errors import BrokerError, ConfigError, EventTooLarge, Rejected, StateError, Unavailable
+from .errors import BrokerError, ConfigError, EventTooLarge, MissingGroup, Rejected, StateError, Unavailable
 from .event import ABSENT, Event
 from .from_thread import FromThread
 from .idempotency import Store
@@ -47,7 +48,7 @@ from .idempotency._stores import Stores
 from .middleware.function import from_callable
 from .middleware.outgoing import Outgoing, PublishHandler, PublishMiddleware
 from .middleware.trace import inject, tracing
-from .names import check_headers, check_key, check_names, check_topic, one_or_several
+from .names import check_headers, check_key, check_names, check_topic, near_groups, one_or_several
 from .provide import Providers
 from .stats import PublishStats
 from .subscription import Subscription, SubscriptionOptions
@@ -162,7 +163,8 @@ class Bus:
         self._closing: asyncio.Task[None] | None = None
         self._closed = asyncio.Event()
         self._start_ended = asyncio.Event()
-        self._declaring = asyncio.Lock()
+        self._declaring: dict[str, asyncio.Lock] = {}
+        """For each topic that is being published to for the first time: its declaration, which may take long."""
         self._making_again = asyncio.Lock()
         self._made_again: dict[str, int] = {}
         """How often each dead-letter topic was declared after it had refused a dead letter."""
@@ -554,13 +556,16 @@ class Bus:
         check_topic(topic)
         self._first[topic] = self._first.get(topic, 0) + 1
         try:
-            async with self._declaring:  # fair: those who wait go on in the order of their calls
+            # Fair: those who wait go on in the order of their calls. And each topic's own: one that cannot be declared
+            # now delays no other.
+            async with self._declaring.setdefault(topic, asyncio.Lock()):
                 if topic not in self._declared:
                     await self._declare_topic(topic)
         finally:
             self._first[topic] -= 1
             if not self._first[topic]:
                 del self._first[topic]
+                self._declaring.pop(topic, None)
                 if topic in self._declared:  # from now on nobody waits, so nobody can be overtaken
                     (self._known if self._groups_of(topic) else self._groupless).add(topic)
         if not self._groups_of(topic):
@@ -988,12 +993,16 @@ class Bus:
         return found
 
     async def backlog(self, topic: str, group: str) -> Backlog:
-        """What waits for a group. CapabilityError where the broker cannot say."""
+        """What waits for a group. CapabilityError where the broker cannot say, MissingGroup where there is none."""
         self._check_started("backlog")
+        check_names(topic, group)
         adapter = self.adapter
         adapter.capabilities.require("backlog", setting="bus.backlog()", remedy="Ask the broker's own tools.")
         assert isinstance(adapter, ReportsBacklog)
-        return await adapter.backlog(topic, group)
+        try:
+            return await adapter.backlog(topic, group)
+        except MissingGroup as exc:
+            raise await self._no_group(topic, group) from exc
 
     async def seek(self, topic: str, group: str, to: Start) -> None:
         """Move a group without members to the start, the end or a moment. CapabilityError where the broker cannot."""
@@ -1001,7 +1010,30 @@ class Bus:
         adapter = self.adapter
         adapter.capabilities.require("seek", setting="bus.seek()", remedy="Use a broker that keeps what was consumed.")
         assert isinstance(adapter, Replays)
-        await adapter.seek(topic, group, to)
+        try:
+            await adapter.seek(topic, group, to)
+        except MissingGroup as exc:
+            raise await self._no_group(topic, group) from exc
+
+    async def _no_group(self, topic: str, group: str) -> MissingGroup:
+        """What to raise, with what may have been meant instead, as far as the broker tells."""
+        near: list[str] = []
+        if isinstance(self.adapter, ListsGroups):
+            try:
+                near = near_groups(topic, group, await self.adapter.groups())
+            except BrokerError as exc:  # such as a missing permission; the names are a help, and not what was asked for
+                _log.debug("the broker's topics and groups could not be listed: %s", exc)
+        meant = f"; near names: {', '.join(near)}" if near else ""
+        return MissingGroup(
+            f"{topic}/{group}",
+            f"no group {group!r} on topic {topic!r}{meant}",
+            'Check both names, or declare the group first (provision="create").',
+        )
+
+    async def check_group(self, topic: str, group: str) -> None:
+        """For the core: MissingGroup where the broker can tell that there is no such group."""
+        if self.adapter.capabilities.backlog:
+            await self.backlog(topic, group)
 
     def dead_letters(self, topic: str, group: str) -> DeadLetterQueue:
         """The dead letters of a group: list, show, replay, discard."""

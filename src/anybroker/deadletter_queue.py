@@ -12,8 +12,8 @@ from ._lease import LeaseKeeper
 from ._ledger import LaneLedger
 from .adapter import Ack, Commit, ExtendsLease, Inbound, Lane, Receiver, Release, Settlement, SubscriptionSpec
 from .capabilities import Acknowledgement
-from .deadletters import DEAD_LETTER_GROUP, DeadLetter
-from .errors import BrokerError, LeaseLost, Unavailable
+from .deadletters import DEAD_LETTER_GROUP, DeadLetter, dead_letter_topic
+from .errors import BrokerError, LeaseLost, MissingGroup, Unavailable
 from .names import one_or_several
 
 if TYPE_CHECKING:
@@ -166,7 +166,16 @@ class DeadLetterQueue:
             await reader.settle((), found)
         finally:
             await reader.leave()
-        return self._oldest_first(found)
+        letters = self._oldest_first(found)
+        if not letters:
+            await self._check_shared()
+        return letters
+
+    async def _check_shared(self) -> None:
+        """A dead-letter topic of several groups is there, whatever group is asked for: MissingGroup if this one is
+        not, so that a mistyped name does not read as "no dead letters"."""
+        if self.dead_letter_topic != dead_letter_topic(self.topic, self.group):
+            await self._bus.check_group(self.topic, self.group)
 
     def _oldest_first(self, found: Iterable[Inbound]) -> _Letters:
         """This group's own: a configured topic, or names that meet (``a`` with ``b.c``, ``a.b`` with ``c``), may have
@@ -220,6 +229,8 @@ class DeadLetterQueue:
                 await reader.settle((), left)
             finally:
                 await reader.leave()
+        if not done:
+            await self._check_shared()
         return done
 
     async def _settle_each(
@@ -256,13 +267,16 @@ class DeadLetterQueue:
                 if not ended:
                     continue
                 done += ended
-                if progress is not None:
-                    progress(len(ended))
                 try:
                     await reader.settle([letter.inbound for letter in ended], ())
                 except BrokerError as exc:
                     _log.warning("%s: what was taken out may still be there: %s", self.dead_letter_topic, exc)
                     failure = failure or exc
+                if progress is not None:
+                    try:  # the caller's own: what it raises is raised once what is under way is settled
+                        progress(len(ended))
+                    except Exception as exc:  # noqa: BLE001 - as said
+                        failure, progress = failure or exc, None
         finally:
             for _, doing in under_way:
                 doing.cancel()
@@ -275,7 +289,16 @@ class DeadLetterQueue:
         capabilities = self._bus.adapter.capabilities
         reader = _Reader(capabilities.acknowledgement is Acknowledgement.CUMULATIVE)
         spec = SubscriptionSpec(self.dead_letter_topic, DEAD_LETTER_GROUP, True, 1, "new", limit)
-        receiver = await self._bus.adapter.open_receiver(spec, reader)
+        try:
+            receiver = await self._bus.adapter.open_receiver(spec, reader)
+        except MissingGroup as exc:
+            await self._bus.check_group(self.topic, self.group)
+            raise MissingGroup(
+                f"{self.topic}/{self.group}",
+                f"the group is there, and its dead-letter topic {self.dead_letter_topic!r} is not",
+                'Start its subscription once with provision="create", or configure the topic that has them '
+                "(topics.<name>.dead_letter).",
+            ) from exc
         reader.begin(receiver, self._bus.settings.lease if capabilities.lease_extension else None)
         return reader
 

@@ -2,7 +2,8 @@
 
     AnybrokerError
     ├── ConfigError                 a setting, a handler's signature or a name is wrong; raised before anything is sent
-    │   └── CapabilityError         the broker cannot do what was asked for
+    │   ├── CapabilityError         the broker cannot do what was asked for
+    │   └── MissingGroup            there is no such group, or no such topic
     ├── EventError                  (also a ValueError) the event itself is wrong
     │   ├── InvalidEvent            an attribute or the wire form breaks CloudEvents 1.0
     │   ├── EncodeError             the payload cannot be serialised
@@ -54,6 +55,7 @@ __all__ = [
     "HandlerExit",
     "InvalidEvent",
     "LeaseLost",
+    "MissingGroup",
     "PoisonedError",
     "PublishOutcomeUnknown",
     "Reject",
@@ -90,6 +92,10 @@ class CapabilityError(ConfigError):
         self.adapter = adapter
         self.capability = capability
         super().__init__(setting, f"the {adapter} adapter has no {capability!r}", remedy)
+
+
+class MissingGroup(ConfigError):
+    """The broker has no such group, or no such topic."""
 
 
 class EventError(AnybrokerError, ValueError):

@@ -35,7 +35,7 @@ from .adapter import (
     Topology,
 )
 from .capabilities import Acknowledgement, Capabilities, Support
-from .errors import BrokerError, ConfigError, LeaseLost, Rejected
+from .errors import BrokerError, ConfigError, LeaseLost, MissingGroup, Rejected
 
 __all__ = ["MemoryAdapter", "MemoryBroker"]
 
@@ -214,7 +214,7 @@ class MemoryBroker:
         try:
             return self.topics[topic][group]
         except KeyError:
-            raise ConfigError(
+            raise MissingGroup(
                 f"group {group!r} of topic {topic!r}", "does not exist", "Declare it, or start with provision='create'."
             ) from None
 
@@ -269,6 +269,10 @@ class MemoryAdapter:
         aside = sum(len(entries) for entries in found.aside.values())
         waiting = len(found.fresh) + len(found.returned) + found.delayed + aside
         return Backlog(waiting, sum(len(member.unsettled) for member in found.members))
+
+    async def groups(self) -> Mapping[str, Collection[str]]:
+        """All of them."""
+        return {topic: list(groups) for topic, groups in self.native.topics.items()}
 
     async def close(self) -> None:
         """Nothing to close."""

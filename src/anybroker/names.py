@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from difflib import SequenceMatcher
 
 from .errors import ConfigError
 
@@ -16,6 +17,7 @@ __all__ = [
     "check_names",
     "check_topic",
     "is_owned",
+    "near_groups",
     "one_or_several",
 ]
 
@@ -26,6 +28,8 @@ MAX_KEY_BYTES = 512
 MAX_HEADER_NAME = 255
 """Characters of a transport header's name."""
 
+_NEAR = 0.6
+"""How much two names have in common, from 0 to 1, that one of them may be the other mistyped."""
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?")
 _checked: set[str] = set()
 
@@ -168,3 +172,20 @@ def _check_value(name: object, value: object) -> str:
 def _wrong_header(name: object, problem: str, remedy: str) -> ConfigError:
     shown = repr(name)
     return ConfigError(f"publish(headers=), {shown if len(shown) <= 60 else shown[:59] + '…'}", problem, remedy)
+
+
+def near_groups(topic: str, group: str, there: Mapping[str, Collection[str]]) -> list[str]:
+    """Of the groups that are there, as ``topic/group``, those that may have been meant, the nearest first; at most
+    five. Where the topic is there, these are its groups."""
+    wanted = f"{topic}/{group}"
+    there = {topic: there[topic]} if there.get(topic) else there
+    dead = topic.endswith(".dlq")
+    scored: list[tuple[float, str]] = []
+    for other, groups in there.items():
+        if not other.endswith(".dlq") or dead:
+            for each in groups:
+                name = f"{other}/{each}"
+                score = SequenceMatcher(None, wanted, name).ratio() + (other == topic)
+                if score >= _NEAR and _NAME.fullmatch(other) and _NAME.fullmatch(each):
+                    scored.append((-score, name))
+    return [name for _, name in sorted(scored)[:5]]

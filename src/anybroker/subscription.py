@@ -426,7 +426,7 @@ class Subscription:
         # Where a position is an offset it is the message's own; elsewhere it begins anew with each member, and as an id
         # it would make copies of what are none.
         offset = self._bus.adapter.capabilities.acknowledgement is Acknowledgement.CUMULATIVE
-        content_type = next((value for name, value in message.headers if name.lower() == "content-type"), b"")
+        content_type = next((value for name, value in message.headers if name.lower() == "content-type"), None)
         try:
             wrapped = Event.create(
                 message.body if message.body is not None else b"",
@@ -434,7 +434,7 @@ class Subscription:
                 source=f"{self._bus.source}/foreign/{self.topic}",
                 id=f"{delivery.lane_state.lane.name}@{delivery.inbound.position}" if offset else None,
                 key=delivery.key,
-                datacontenttype=content_type.decode("ascii", "ignore") or "application/octet-stream",
+                datacontenttype=(content_type or b"").decode("ascii", "ignore") or "application/octet-stream",
             )
         except EventError as exc:  # its key or its content type is none that an event may have
             await self._dead(delivery, exc)

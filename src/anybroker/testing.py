@@ -13,7 +13,7 @@ what a :class:`Recorder` saw.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any, ClassVar, Literal, TypeVar, cast
@@ -30,6 +30,7 @@ from .adapter import (
     Inbound,
     Lane,
     LaneListener,
+    ListsGroups,
     Outbound,
     Receipt,
     Receiver,
@@ -183,12 +184,22 @@ class _Moves:
         await self.inner.seek(topic, group, to)
 
 
+class _Lists:
+    inner: Any
+
+    async def groups(self) -> Mapping[str, Collection[str]]:
+        """As the wrapped one."""
+        found: Mapping[str, Collection[str]] = await self.inner.groups()
+        return found
+
+
 _OPTIONAL: tuple[tuple[type, type], ...] = (
     (ExtendsLease, _Extends),
     (BalancesLanes, _Balances),
     (BoundsLanes, _Bounds),
     (ReportsBacklog, _Counts),
     (Replays, _Moves),
+    (ListsGroups, _Lists),
 )
 
 

@@ -199,7 +199,7 @@ def test_the_dead_letter_topic_of_the_configuration(folder: Any, shop: Any, anyb
 def test_a_foreign_message(shop: Any, dlq: Any, until: Any) -> None:
     async def publish() -> None:
         async with shop.bus() as bus:
-            foreign = Foreign(b"\xffraw", [("x", b"y")], "k", InvalidEvent("no specversion"))
+            foreign = Foreign(b"\xffraw", [("x", b"y"), ("x-null", None)], "k", InvalidEvent("no specversion"))
             await bus.replay(foreign, "orders", "billing", {"anybroker-replays": "0"})
             await until(lambda: bus.subscriptions[0].stats.dead_lettered)
 
@@ -208,7 +208,8 @@ def test_a_foreign_message(shop: Any, dlq: Any, until: Any) -> None:
     assert item["type"] is None
     assert item["attributes"] is None
     assert item["data_base64"] == "/3Jhdw=="
-    assert item["foreign_headers"] == {"x": "y"}
+    assert item["foreign_headers"] == {"x": "y", "x-null": None}
+    assert "  x-null: (null)\n" in dlq("show").out
     assert "@" in item["id"]
     assert "(no CloudEvent)" in dlq("list").out
     assert dlq("discard", item["id"]).out == "discarded: 1\n"
@@ -219,7 +220,7 @@ def test_a_group_that_is_not_there(shop: Any, anybroker: Any) -> None:
     ended = anybroker("dlq", "list", "orders", "nobody", "--url", shop.url)
     assert ended.code == 2
     assert ended.err.count("\n") == 1
-    assert "orders.nobody.dlq" in ended.err
+    assert "no group 'nobody' on topic 'orders'; near names: orders/" in ended.err
 
 
 def test_looking_makes_nothing(shop: Any, anybroker: Any) -> None:
@@ -240,3 +241,32 @@ def test_another_member_that_has_all_of_it(shop: Any, dlq: Any, monkeypatch: pyt
     ended = dlq("list")
     assert (ended.code, ended.out) == (1, "")
     assert "another member of its group 'dlq' has all of it. Stop that one meanwhile" in ended.err
+
+
+def test_the_beginning_of_an_id_is_enough(shop: Any, dlq: Any) -> None:
+    shop.fill(*({"refuse": "no"} for _ in range(12)), {"fine": 1})
+    (item,) = dlq("show", "o-11", "--json").json
+    assert item["id"] == "o-11"
+    (item,) = dlq("show", "o-1", "--json").json  # itself, although others begin with it
+    assert item["id"] == "o-1"
+    assert dlq("show", "o-5").out.startswith("id: o-5\n")
+    assert dlq("discard", "o-11").out == "discarded: 1\n"
+    (item,) = dlq("show", "o-10", "--json").json
+    assert dlq("replay", "o-1", "--json").json == {"replayed": ["o-1"], "missing": []}
+    (item,) = dlq("show", "o-1", "--json").json
+    assert item["id"] == "o-10"  # the only one left that begins with it
+    missing = dlq("show", "x")
+    assert (missing.code, missing.err) == (1, "anybroker: not among the first 10000 dead letters: x\n")
+
+
+def test_the_beginning_of_several_ids_is_refused(shop: Any, dlq: Any) -> None:
+    shop.fill({"refuse": "no"}, {"refuse": "no"}, {"fine": 1})
+    said = "anybroker: ID: 'o-' begins 2 of them: o-0, o-1. Give more of it.\n"
+    for action in ("show", "replay", "discard"):
+        ended = dlq(action, "o-", "o-1")
+        assert (ended.code, ended.out, ended.err) == (2, "", said)
+        ended = dlq(action, "o-", "o-1", "--json")
+        assert (ended.code, ended.json, ended.err) == (2, {"ambiguous": {"o-": ["o-0", "o-1"]}}, said)
+    assert len(dlq("list", "--json").json) == 2  # nothing was done to the other either
+    ended = dlq("show", "", "--json")  # begins all of them, and means none
+    assert (ended.code, ended.json) == (1, [])

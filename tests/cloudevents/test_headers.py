@@ -142,6 +142,15 @@ class TestReading:
         assert AMQP.parse(AMQP.binary_headers(MINIMAL), b"x", content_type="a/b").datacontenttype == "a/b"
         assert AMQP.parse(AMQP.binary_headers(MINIMAL), b"x", content_type="").datacontenttype is None
 
+    @pytest.mark.parametrize("nothing", [None, b"", ""])
+    @pytest.mark.parametrize("binding", [KAFKA, AMQP, NATS])
+    @pytest.mark.parametrize("header", ["content-type", "Content-Type", "datacontenttype"])
+    def test_one_that_is_null_or_empty_is_none(self, binding: HeaderBinding[Any], header: str, nothing: Any) -> None:
+        header = binding.prefix + header if header.islower() and "-" not in header else header
+        for _ in range(2):
+            event = binding.parse([*binding.binary_headers(MINIMAL), (header, nothing)], b"x")
+            assert event.datacontenttype is None
+
     def test_nats_prefers_the_attribute(self) -> None:
         headers = [*NATS.binary_headers(MINIMAL), ("Content-Type", "text/plain"), ("ce-datacontenttype", "a/b")]
         assert NATS.parse(headers, b"x").datacontenttype == "a/b"
@@ -230,7 +239,7 @@ class TestReading:
         with pytest.raises(InvalidEvent, match=f"{name!r} is missing"):
             KAFKA.parse(headers, b"")
 
-    @pytest.mark.parametrize("value", [b"xyz", b"", b"\xff/\xfe", "a/b; c"])
+    @pytest.mark.parametrize("value", [b"xyz", b" ", b"\xff/\xfe", "a/b; c"])
     def test_a_bad_content_type(self, value: bytes | str) -> None:
         for _ in range(2):
             with pytest.raises(InvalidEvent, match="RFC 2046"):

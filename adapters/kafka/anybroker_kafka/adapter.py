@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -219,6 +220,11 @@ class KafkaAdapter:
         """See :meth:`anybroker.adapter.Replays.seek`. The inlet follows only to the end."""
         with kafka_errors(f"moving {group!r} of {topic!r}"):
             await topologies.seek(self._connected(), topic, group, to)
+
+    async def groups(self) -> Mapping[str, Collection[str]]:
+        """See :meth:`anybroker.adapter.ListsGroups.groups`."""
+        with kafka_errors("listing topics"):
+            return topologies.groups(await self._connected().names())
 
     async def close(self) -> None:
         """See :meth:`anybroker.adapter.Adapter.close`. A client that Kafka keeps waiting goes on ending beside it."""

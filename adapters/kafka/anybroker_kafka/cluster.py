@@ -111,6 +111,11 @@ class Cluster:
 
         return await self._patiently(ask) if asked else {}
 
+    async def names(self) -> set[str]:
+        """Of all topics that this client may see."""
+        async with asyncio.timeout(self._timeout):
+            return set((await self.client.fetch_all_metadata()).topics())
+
     async def partitions(self, topics: Iterable[str]) -> dict[str, int]:
         """How many partitions each topic has; a topic that is not there is left out, and not made."""
         return {name: topic.partitions for name, topic in (await self.topics(topics)).items()}

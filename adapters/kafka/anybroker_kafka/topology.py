@@ -12,13 +12,13 @@ from aiokafka.errors import InvalidReplicationFactorError, KafkaError, TopicAlre
 from aiokafka.structs import TopicPartition
 
 from anybroker.adapter import Backlog, Start, Topology
-from anybroker.errors import ConfigError
+from anybroker.errors import ConfigError, MissingGroup
 
 from .cluster import BEGINNING, END, Cluster
 from .failures import failure
-from .names import group_id, inlet
+from .names import group_id, inlet, inlet_of
 
-__all__ = ["backlog", "check_group", "declare", "seek"]
+__all__ = ["backlog", "check_group", "declare", "groups", "seek"]
 
 _log = logging.getLogger("anybroker.kafka")
 
@@ -170,7 +170,7 @@ async def check_group(cluster: Cluster, topic: str, group: str, create: bool = F
     there = await cluster.partitions((topic, name))
     missing = [each for each in (topic, name) if each not in there]
     if missing:
-        raise ConfigError(
+        raise MissingGroup(
             "topics", f"Kafka has no topic {', '.join(map(repr, missing))}", "Declare the topic and the group first."
         )
     if create and there[name] < there[topic]:
@@ -178,7 +178,7 @@ async def check_group(cluster: Cluster, topic: str, group: str, create: bool = F
     tps = [TopicPartition(each, number) for each, count in there.items() for number in range(count)]
     committed = await cluster.committed(group_id(topic, group), tps)
     if not committed and not await cluster.members(group_id(topic, group)):
-        raise ConfigError(
+        raise MissingGroup(
             f"topics.{topic}.groups",
             f"the consumer group {group_id(topic, group)!r} of {group!r} has no committed positions: it is not there",
             'Declare the group first (provision="create").',
@@ -230,3 +230,15 @@ async def seek(cluster: Cluster, topic: str, group: str, to: Start) -> None:
         await cluster.commit(name, positions)
     except UnknownMemberIdError as exc:
         raise busy from exc
+
+
+def groups(names: Iterable[str]) -> dict[str, list[str]]:
+    """The topics among these names of Kafka's, each with its groups: a group is told by its inlet."""
+    end = inlet_of("")
+    inlets = {name.removesuffix(end) for name in names if name.endswith(end)}
+    found: dict[str, list[str]] = {name: [] for name in names if not name.endswith(end)}
+    for name in sorted(inlets):
+        places = [at for at, letter in enumerate(name) if letter == "." and name[:at] in found]
+        if places:  # where the names of two topics begin it, the longer one is the topic
+            found[name[: places[-1]]].append(name[places[-1] + 1 :])
+    return found

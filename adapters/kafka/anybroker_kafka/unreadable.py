@@ -41,7 +41,7 @@ class Unreadable:
     timestamp_type: int
     key: bytes | None
     value: bytes | None
-    headers: Sequence[tuple[str, bytes]]
+    headers: Sequence[tuple[str, bytes | None]]
     """Bytes of a name that are not UTF-8 are written as ``\\xe9``."""
     reason: InvalidEvent
     checksum: None = None
@@ -180,10 +180,10 @@ class _Batch:
         )
         offset = self._batch.base_offset + number()
         key, value = text(), text()
-        headers: list[tuple[str, bytes]] = []
+        headers: list[tuple[str, bytes | None]] = []
         for _ in range(number()):
             name, content = text(), text()
-            headers.append(((name or b"").decode("utf-8", "backslashreplace"), content or b""))
+            headers.append(((name or b"").decode("utf-8", "backslashreplace"), content))
         if at != len(record):
             raise ValueError(reason)
         error = InvalidEvent("a header's name is not UTF-8")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, TypeAlias
 
 from aiokafka.structs import TopicPartition
@@ -16,7 +16,7 @@ from .unreadable import Unreadable
 
 __all__ = ["Headers", "Wire"]
 
-Headers: TypeAlias = list[tuple[str, bytes]]
+Headers: TypeAlias = Sequence[tuple[str, bytes | None]]
 
 _OURS = "anybroker-"
 _NONE: Mapping[str, str] = {}
@@ -38,11 +38,12 @@ class Wire:
         """
         event = outbound.event
         extra = outbound.headers
+        headers: Headers
         if isinstance(event, Foreign):
             headers = list(event.headers)
             if extra:
                 own = {name.lower() for name, _ in headers}
-                headers += [(name, text.encode()) for name, text in extra.items() if name not in own]
+                headers = [*headers, *((name, text.encode()) for name, text in extra.items() if name not in own)]
             return event.body, headers
         body = event.body
         if self._structured is not other or (body is None and event.key is None):
@@ -50,7 +51,7 @@ class Wire:
         else:
             headers = self._binding.binary_headers(event)
         if extra:
-            headers += [(name, text.encode()) for name, text in extra.items()]
+            headers = [*headers, *[(name, text.encode()) for name, text in extra.items()]]
         return body, headers
 
     def read(self, partition: TopicPartition, record: Record) -> KafkaInbound:
@@ -80,13 +81,13 @@ class Wire:
         message = Foreign(record.value, own, key, reason)
         return KafkaInbound(partition, record, message, key, self._extra(record.headers), False)
 
-    def _extra(self, headers: Iterable[tuple[str, bytes]]) -> dict[str, str]:
-        """The transport headers: those that are no attributes."""
+    def _extra(self, headers: Iterable[tuple[str, bytes | None]]) -> dict[str, str]:
+        """The transport headers: those that are no attributes, and not null."""
         names = self._names
         return {
-            known: "" if value is None else value.decode("utf-8", "replace")
+            known: value.decode("utf-8", "replace")
             for name, value in headers
-            if (known := names[name])
+            if value is not None and (known := names[name])
         }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Final, Literal, TypeVar
 
@@ -190,6 +190,10 @@ class NatsAdapter:
     async def backlog(self, topic: str, group: str, /) -> Backlog:
         """See :meth:`anybroker.adapter.ReportsBacklog.backlog`. Of all members."""
         return await topologies.backlog(self._link, topic, group)
+
+    async def groups(self) -> Mapping[str, Collection[str]]:
+        """See :meth:`anybroker.adapter.ListsGroups.groups`."""
+        return await topologies.groups(self._link)
 
     async def close(self) -> None:
         """See :meth:`anybroker.adapter.Adapter.close`."""

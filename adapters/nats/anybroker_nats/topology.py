@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from anybroker.adapter import SLOTS, Backlog, GroupSpec, Start, TopicSpec
-from anybroker.errors import ConfigError
+from anybroker.errors import ConfigError, MissingGroup
 
 from .failures import ApiError, nats_errors
 from .link import Link
@@ -26,6 +26,7 @@ __all__ = [
     "backlog",
     "check_group",
     "declare_topic",
+    "groups",
     "lease_of",
     "nanoseconds",
     "repair_group",
@@ -331,7 +332,8 @@ async def check_group(link: Link, topic: str, group: str, ordered: bool, lanes: 
             found = await asyncio.gather(*(_consumer(link, topic, group, lane) for lane in _numbers(there)))
             missing = None in found
     if missing or there is None:
-        raise ConfigError(
+        kind = MissingGroup if there is None else ConfigError
+        raise kind(
             f"topics.{topic}.groups",
             f"the group {group!r} is not there, or only a part of it",
             'Declare it (provision="create").',
@@ -369,7 +371,30 @@ async def backlog(link: Link, topic: str, group: str) -> Backlog:
     with nats_errors(f"counting what waits for {group!r} of {topic!r}"):
         lanes = await _lanes_of(link, topic, group)
         if lanes is None:
-            raise ConfigError(f"topics.{topic}.groups", f"NATS has no group {group!r} of {topic!r}", "Declare it.")
+            raise MissingGroup(f"topics.{topic}.groups", f"NATS has no group {group!r} of {topic!r}", "Declare it.")
         names = [consumer_name(group, lane) for lane in _numbers(lanes)]
         infos = await asyncio.gather(*(link.api(f"CONSUMER.INFO.{stream_name(topic)}.{name}") for name in names))
     return Backlog(sum(info["num_pending"] for info in infos), sum(info["num_ack_pending"] for info in infos))
+
+
+async def groups(link: Link) -> dict[str, list[str]]:
+    """The streams as topics, and their consumers as groups. No name of ours has an underscore, and where a dot was,
+    theirs have one."""
+    with nats_errors("listing streams"):
+        streams = await _names(link, "STREAM.NAMES", "streams")
+        found: dict[str, list[str]] = {}
+        for stream in streams:
+            consumers = await _names(link, f"CONSUMER.NAMES.{stream}", "consumers")
+            found[stream.replace("_", ".")] = sorted({each.partition("@")[0].replace("_", ".") for each in consumers})
+    return found
+
+
+async def _names(link: Link, operation: str, what: str) -> list[str]:
+    """All pages of a list."""
+    names: list[str] = []
+    while True:
+        page = await link.api(operation, {"offset": len(names)})
+        more = page.get(what) or []
+        names += more
+        if not more or len(names) >= page["total"]:
+            return names

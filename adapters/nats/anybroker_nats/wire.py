@@ -64,7 +64,7 @@ class Wire:
         return _LINE + f"{control}{''.join(lines)}\r\n".encode(), body
 
     def _write_foreign(self, event: Foreign, extra: Mapping[str, str] | None, control: str) -> tuple[bytes, bytes]:
-        own = [(name, value) for name, value in event.headers if not name.lower().startswith((_NATS, _OURS))]
+        own = [(name, value or b"") for name, value in event.headers if not name.lower().startswith((_NATS, _OURS))]
         for name, value in own:
             _check(name, value)
         there = {name.lower() for name, _ in own}

@@ -15,7 +15,7 @@ from aiormq.channel import Channel
 from aiormq.exceptions import ChannelNotFoundEntity, ChannelPreconditionFailed
 
 from anybroker.adapter import SLOTS, GroupSpec, TopicSpec
-from anybroker.errors import ConfigError
+from anybroker.errors import ConfigError, MissingGroup
 
 from .failures import is_missing
 from .link import Link
@@ -220,8 +220,8 @@ async def find_group(link: Link, topic: str, group: GroupSpec, hint: int, lanes:
     return FoundGroup(topic, group.name, found.lanes, await _missing(link, topic, group.name, found.lanes))
 
 
-def _no_group(topic: str, group: str) -> ConfigError:
-    return ConfigError(
+def _no_group(topic: str, group: str) -> MissingGroup:
+    return MissingGroup(
         f"topics.{topic}.groups",
         f"the group {group!r} is not there: no exchange {group_exchange(topic, group)!r}",
         'Declare it (provision="create").',
@@ -266,4 +266,4 @@ async def backlog(link: Link, topic: str, group: str, hint: int) -> int:
         counts = await _count(link, [lane_queue(topic, group, lane) for lane in range(kind.lanes)])
         if counts:
             return sum(counts.values())
-    raise ConfigError(f"topics.{topic}.groups", f"RabbitMQ has no group {group!r} of {topic!r}", "Declare it.")
+    raise MissingGroup(f"topics.{topic}.groups", f"RabbitMQ has no group {group!r} of {topic!r}", "Declare it.")

@@ -326,9 +326,7 @@ def original(header: ContentHeader) -> bytes | None:
 
 def bytes_of(value: Any) -> bytes:
     """A header's value as bytes: as they came, or the text of a value that has another type in AMQP."""
-    if isinstance(value, bytes | bytearray):
-        return bytes(value)
-    return b"" if value is None else str(value).encode()
+    return bytes(value) if isinstance(value, bytes | bytearray) else str(value).encode()
 
 
 ROUTING: Final[Mapping[str, str]] = {"CC": "anybroker-foreign-cc", "BCC": "anybroker-foreign-bcc"}
@@ -344,7 +342,7 @@ class UnreadableForeign(Foreign):
 
     def __init__(self, raw: bytes, body: bytes) -> None:
         self.raw = raw
-        headers: list[tuple[str, bytes]] = []
+        headers: list[tuple[str, bytes | None]] = []
         for name, part in _segments(raw):
             if name == "headers":
                 for field, value, _ in _entries(part):
@@ -419,9 +417,11 @@ def _entries(table: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
         at = stop
 
 
-def _value(value: bytes) -> bytes:
+def _value(value: bytes) -> bytes | None:
     if value[0] in b"Sx":
         return value[5:]
+    if value[0] in b"V\0":  # a header without a value
+        return None
     try:
         _after(value, 0, 0)
     except (ValueError, IndexError, struct.error):

@@ -58,7 +58,7 @@ class AmqpForeign(Foreign):
     def __init__(self, message: DeliveredMessage, reason: InvalidEvent) -> None:
         self.properties: Basic.Properties = message.header.properties
         native = _native(self.properties)
-        headers = [(name, bytes_of(value)) for name, value in native.items()]
+        headers = [(name, None if value is None else bytes_of(value)) for name, value in native.items()]
         if self.properties.content_type is not None:
             headers.append(("content-type", self.properties.content_type.encode()))
         super().__init__(message.body, headers, None, reason)
@@ -115,9 +115,11 @@ class Wire:
             kept = {name.lower() for name, _ in event.headers if not _is_ours(name)} | KEPT.keys()
             added = [(field(name), text.encode()) for name, text in extra.items() if name not in kept]
             return Written(*event.again(table(added)[4:], _is_ours), body)
-        own = {name.lower(): value for name, value in event.headers}
+        own = {name.lower(): value or b"" for name, value in event.headers}
         fields = [
-            (field(ROUTING.get(name, name)), value) for name, value in event.headers if name.lower() != "content-type"
+            (field(ROUTING.get(name, name)), value or b"")
+            for name, value in event.headers
+            if name.lower() != "content-type"
         ]
         fields += [(field(name), text.encode()) for name, text in extra.items() if name not in own]
         content_type = own["content-type"].decode("utf-8", "replace") if "content-type" in own else None
@@ -150,7 +152,7 @@ class Wire:
         redelivered = delivery.redelivered  # RabbitMQ counts from then on; before, what counts is the publisher's
         for name, value in headers.items():
             known = names[name]
-            if known and known not in KEPT:
+            if known and value is not None and known not in KEPT:
                 extra[known] = value if type(value) is str else bytes_of(value).decode("utf-8", "replace")
             elif redelivered and name in ("x-delivery-count", "x-acquired-count") and isinstance(value, int):
                 deliveries = max(deliveries, value + 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import sqlite3
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -116,6 +117,10 @@ class SqliteAdapter:
     async def backlog(self, topic: str, group: str, /) -> Backlog:
         """ReportsBacklog.backlog."""
         return await self._opened.call(partial(admin.backlog, topic, group))
+
+    async def groups(self) -> Mapping[str, Collection[str]]:
+        """ListsGroups.groups."""
+        return await self._opened.call(admin.groups)
 
     async def seek(self, topic: str, group: str, to: Start, /) -> None:
         """Replays.seek: what was out or put aside is forgotten; the group goes on from there."""

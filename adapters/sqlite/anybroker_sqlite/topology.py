@@ -6,7 +6,7 @@ import time
 from math import inf
 
 from anybroker.adapter import Backlog, GroupSpec, Start, SubscriptionSpec, TopicSpec, Topology
-from anybroker.errors import ConfigError
+from anybroker.errors import ConfigError, MissingGroup
 
 from .claims import release_dead
 from .schema import SEGMENT_EVENTS, SHIFT
@@ -94,7 +94,7 @@ def _group(store: Store, topic: str, group: str) -> tuple[int, int, int]:
         (topic, group),
     ).fetchone()
     if row is None:
-        raise ConfigError(
+        raise MissingGroup(
             f"group {group!r} of topic {topic!r}", f"is not in {store.path}", "Declare it, or use provision='create'."
         )
     return row  # type: ignore[no-any-return]
@@ -142,3 +142,10 @@ def seek(topic: str, group: str, to: Start, store: Store) -> None:
     for table in ("ab_claim", "ab_parked", "ab_delayed"):
         store.execute(f"DELETE FROM {table} WHERE grp = ?", (id_,))
     store.execute("UPDATE ab_group SET cursor = ? WHERE id = ?", (_before(store, found, to), id_))
+
+
+def groups(store: Store) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for topic, group in store.execute("SELECT t.name, g.name FROM ab_topic t LEFT JOIN ab_group g ON g.topic = t.id"):
+        found.setdefault(topic, []).extend([] if group is None else [group])
+    return found

@@ -40,7 +40,9 @@ def encode(outbound: Outbound) -> tuple[Row, bytes | None, int]:
     more: dict[str, Any] | None = None
     if isinstance(event, Foreign):
         key, body = event.key, event.body
-        more = {"foreign": [[name, b64encode(value).decode()] for name, value in event.headers]}
+        more = {
+            "foreign": [[name, None if value is None else b64encode(value).decode()] for name, value in event.headers]
+        }
         id_, source, type_, time, kind = outbound.deduplication_id(), None, None, None, None
     else:
         attributes, body = event.attributes, event.body
@@ -85,7 +87,7 @@ def decode(row: Row, body: bytes | None) -> tuple[Event[Any] | Foreign, Mapping[
     """The event, or the foreign message, and its transport headers."""
     id_, source, type_, time, kind, key, _, more = row
     if source is None:
-        headers = [(name, b64decode(value)) for name, value in more["foreign"]]
+        headers = [(name, None if value is None else b64decode(value)) for name, value in more["foreign"]]
         reason = InvalidEvent("the message is no CloudEvent; it was stored as it came. Publish events instead")
         return Foreign(body, headers, key, reason), more.get("headers", _NO_HEADERS)
     attributes = {"specversion": "1.0", "id": id_, "source": source, "type": type_}

@@ -6,6 +6,7 @@ import functools
 import itertools
 import math
 import secrets
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
@@ -111,6 +112,10 @@ class SqsAdapter:
     async def backlog(self, topic: str, group: str, /) -> Backlog:
         """See :meth:`anybroker.adapter.ReportsBacklog.backlog`."""
         return await self._places.backlog(topic, group)
+
+    async def groups(self) -> Mapping[str, Collection[str]]:
+        """See :meth:`anybroker.adapter.ListsGroups.groups`."""
+        return await self._places.groups()
 
     async def close(self) -> None:
         """See :meth:`anybroker.adapter.Adapter.close`."""

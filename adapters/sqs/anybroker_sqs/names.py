@@ -10,7 +10,16 @@ import re
 from functools import lru_cache
 from hashlib import blake2b
 
-__all__ = ["DEAD_LETTERS", "HASHED", "message_group", "notes_name", "queue_name", "redrive_name", "topic_name"]
+__all__ = [
+    "DEAD_LETTERS",
+    "HASHED",
+    "message_group",
+    "names_of",
+    "notes_name",
+    "queue_name",
+    "redrive_name",
+    "topic_name",
+]
 
 DEAD_LETTERS = "dlq"
 """The group of every topic for dead letters (see ``Topology``)."""
@@ -34,6 +43,14 @@ def topic_name(topic: str, fifo: bool) -> str:
 def queue_name(topic: str, group: str, fifo: bool) -> str:
     """The group's SQS queue."""
     return f"{_plain(topic)}__{_plain(group)}" + (".fifo" if fifo else "")
+
+
+def names_of(queue: str) -> tuple[str, str] | None:
+    """The topic and the group of a queue; None for a queue that is no group's."""
+    topic, separator, group = queue.removesuffix(".fifo").partition("__")
+    if not (topic and separator and group) or "__" in group or group.startswith("-"):
+        return None
+    return topic.replace("_", "."), group.replace("_", ".")
 
 
 def notes_name(topic: str, group: str) -> str:

@@ -15,11 +15,11 @@ from typing import Any, Literal
 from botocore.exceptions import ClientError
 
 from anybroker.adapter import Backlog, GroupSpec, TopicSpec, Topology
-from anybroker.errors import ConfigError, Rejected
+from anybroker.errors import ConfigError, MissingGroup, Rejected
 
 from .aws import Aws
 from .failures import CLIENT_ERRORS, is_denied, is_missing
-from .names import DEAD_LETTERS, queue_name, redrive_name, topic_name
+from .names import DEAD_LETTERS, names_of, queue_name, redrive_name, topic_name
 from .settings import MOST_BYTES, TOPIC_BYTES, SqsSettings
 
 __all__ = ["Destination", "Places"]
@@ -115,6 +115,19 @@ class Places:
         except (ConfigError, *CLIENT_ERRORS) as exc:
             _log.warning("%s/%s: looking for the queue's subscription failed: %s", topic, group, exc)
 
+    async def groups(self) -> dict[str, list[str]]:
+        """Topics and groups by the names of the queues there are. Needs the permission sqs:ListQueues."""
+
+        def names() -> dict[str, list[str]]:
+            found: dict[str, list[str]] = {}
+            for page in self._aws.sqs.get_paginator("list_queues").paginate():
+                for url in page.get("QueueUrls", ()):
+                    if (named := names_of(url.rpartition("/")[2])) is not None:
+                        found.setdefault(named[0], []).append(named[1])
+            return found
+
+        return await self._aws.call("listing queues", names)
+
     # -------------------------------------------------------------------------------------------------- looking
 
     def _topic_arn(self, topic: str, fifo: bool) -> str:
@@ -151,7 +164,7 @@ class Places:
         if address is None:
             name = topic_name(topic, fifo) if group is None else queue_name(topic, group, fifo)
             where = "SNS has no topic" if group is None else f"the group {group!r} is not there: SQS has no queue"
-            raise ConfigError(f"topics.{topic}", f"{where} {name!r}", 'Declare it (provision="create").')
+            raise MissingGroup(f"topics.{topic}", f"{where} {name!r}", 'Declare it (provision="create").')
         return address
 
     def _find(self, topic: str, group: str | None) -> Destination:

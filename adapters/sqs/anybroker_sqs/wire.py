@@ -301,7 +301,7 @@ def _unpack_surrogates(value: str | bytes) -> Any:
 
 def _wrap(foreign: Foreign) -> str:
     body = None if foreign.body is None else b64encode(foreign.body).decode()
-    headers = [[name, b64encode(value).decode()] for name, value in foreign.headers]
+    headers = [[name, None if value is None else b64encode(value).decode()] for name, value in foreign.headers]
     return json.dumps({"body": body, "headers": headers, "key": foreign.key}, separators=(",", ":"))
 
 
@@ -310,7 +310,9 @@ def _unwrap(text: str, key: str | None) -> Foreign | None:
     try:
         parts = from_json(text)
         body = None if parts["body"] is None else b64decode(parts["body"], validate=True)
-        headers = [(str(name), b64decode(value, validate=True)) for name, value in parts["headers"]]
+        headers = [
+            (str(name), None if value is None else b64decode(value, validate=True)) for name, value in parts["headers"]
+        ]
         own = parts["key"]
     except (ValueError, TypeError, KeyError, NoBase64):
         return None

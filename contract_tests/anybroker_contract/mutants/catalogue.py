@@ -386,6 +386,27 @@ _ALL = (
             "test_equal_data_with_another_subject_is_another_event",
         ),
     ),
+    Mutant(
+        "reads-an-empty-content-type",
+        core.ReadsAnEmptyContentType,
+        ("test_a_content_type_that_is_null_or_empty_is_none",),
+        a_server,
+    ),
+    Mutant(
+        "empties-null-headers",
+        consuming.EmptiesNullHeaders,
+        ("test_a_null_header_of_a_foreign_message_stays_null",),
+        lambda capabilities: capabilities.adapter in ("kafka", "rabbitmq"),
+    ),
+    Mutant(
+        "counts-nothing-for-no-group",
+        consuming.CountsNothingForNoGroup,
+        (
+            "test_looking_at_what_is_not_there_is_one_error",
+            "test_a_dead_letter_topic_of_several_groups_hides_no_missing_one",
+        ),
+        lambda capabilities: bool(capabilities.backlog),
+    ),
     Mutant("stops-delivering", consuming.StopsDelivering, ("test_members_of_a_group_share_its_events",)),
 )
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 from anybroker.adapter import (
     Ack,
     Adapter,
+    Backlog,
     Commit,
     Foreign,
     GroupSpec,
@@ -27,7 +28,7 @@ from anybroker.adapter import (
     Topology,
 )
 from anybroker.capabilities import Acknowledgement
-from anybroker.errors import BrokerError, Unavailable
+from anybroker.errors import BrokerError, MissingGroup, Unavailable
 from anybroker.event import Event
 
 from .breaking import BrokenReceiver, Flaw, changed_inbound, changed_outbound
@@ -431,3 +432,35 @@ class ForgetsTheInlet(Flaw):
     async def received(self, receiver: BrokenReceiver, batch: Sequence[Inbound]) -> Sequence[Inbound]:
         """Receiver.receive."""
         return [changed_inbound(inbound, inlet=False) for inbound in batch]
+
+
+class EmptiesNullHeaders(Flaw):
+    """A header without a value comes as an empty one."""
+
+    async def received(self, receiver: BrokenReceiver, batch: Sequence[Inbound]) -> Sequence[Inbound]:
+        """Receiver.receive."""
+        for inbound in batch:
+            event = inbound.event
+            if isinstance(event, Foreign):
+                headers = [(name, b"" if value is None else value) for name, value in event.headers]
+                changed_inbound(inbound, event=Foreign(event.body, headers, event.key, event.reason))
+        return batch
+
+
+class CountsNothingForNoGroup(Flaw):
+    """The backlog of a group that is not there is 0."""
+
+    async def declare(self, adapter: Any, topology: Topology, mode: Literal["create", "verify"]) -> None:
+        """Adapter.declare."""
+        if not hasattr(adapter, "right_backlog"):
+            adapter.right_backlog = adapter.backlog
+
+            async def backlog(topic: str, group: str, /) -> Backlog:
+                try:
+                    found: Backlog = await adapter.right_backlog(topic, group)
+                except MissingGroup:
+                    return Backlog(0, 0)
+                return found
+
+            adapter.backlog = backlog
+        await adapter.declare(topology, mode)

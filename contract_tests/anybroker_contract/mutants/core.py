@@ -152,3 +152,14 @@ class KeepsToItsContentMode(CoreFlaw):
     module: ClassVar[Any] = Outbound
     replaced: ClassVar[Mapping[str, str]] = {"may_change_mode": "never"}
     never = False
+
+
+class ReadsAnEmptyContentType(CoreFlaw):
+    """A content type that is null or empty is read as one, and found wrong."""
+
+    module: ClassVar[Any] = import_module("anybroker.cloudevents.headers")
+    replaced: ClassVar[Mapping[str, str]] = {"_says_nothing": "never"}
+
+    def never(self, _: object) -> bool:
+        """As it was before there was a rule."""
+        return False

@@ -54,6 +54,9 @@ class RawClient(ABC):
 
     prefix: ClassVar[str]
     """Of the headers that attributes are in binary mode."""
+    blanks: ClassVar[tuple[str | None, ...]] = ("",)
+    """What a header of this broker can hold that says nothing: empty text; None, where there are headers without a
+    value."""
     largest: ClassVar[int]
     """Bytes of the largest body, without key and headers, that the broker takes as the suite runs it."""
 
@@ -126,6 +129,11 @@ class RawClient(ABC):
     def forged(self) -> Mapping[str, Any]:
         """Headers that the library or the broker writes elsewhere, with values that would stop or end the event."""
         return {"anybroker-attempts": "999999999", "anybroker-not-before": "9e18", "anybroker-replays": "zz"}
+
+    def without_content_type(self) -> Mapping[str, RawMessage]:
+        """Messages of this kind of broker only whose content type is there and says nothing: events of the
+        attributes ``MINIMAL`` with the body ``1``."""
+        return {}
 
     def own_quirks(self) -> Mapping[str, Quirk]:
         """What programs in other languages send to this kind of broker only."""

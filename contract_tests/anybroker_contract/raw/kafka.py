@@ -27,6 +27,7 @@ class KafkaClient(RawClient):
     """Record headers are bytes."""
 
     prefix: ClassVar[str] = "ce_"
+    blanks: ClassVar[tuple[str | None, ...]] = ("", None)
     largest: ClassVar[int] = 1_048_516
 
     def __init__(self, url: str) -> None:
@@ -148,9 +149,16 @@ class KafkaClient(RawClient):
         key = made.key.decode() if isinstance(made.key, bytes) else made.key
         return RawMessage(made.value, made.headers, key=key)
 
-    def value(self, value: Any) -> bytes:
-        """In UTF-8."""
-        return value if isinstance(value, bytes) else str(value).encode()
+    def value(self, value: Any) -> bytes | None:
+        """In UTF-8; None is a header without a value."""
+        return value if value is None or isinstance(value, bytes) else str(value).encode()
+
+    def without_content_type(self) -> Mapping[str, RawMessage]:
+        """The attribute under its own name."""
+        return {
+            "an empty ce_datacontenttype": self.build(b"1", None, {**MINIMAL, "datacontenttype": ""}),
+            "a null ce_datacontenttype": self.build(b"1", None, {**MINIMAL, "datacontenttype": None}),
+        }
 
     def own_quirks(self) -> Mapping[str, Quirk]:
         """Of the Kafka binding: section 3.2, and what writers do with the content type."""

@@ -136,6 +136,10 @@ class NatsClient(RawClient):
         """As it is: who percent-encodes does so before."""
         return str(value)
 
+    def without_content_type(self) -> Mapping[str, RawMessage]:
+        """Where the binding for NATS has it."""
+        return {"an empty ce-datacontenttype": self.build(b"1", None, {**MINIMAL, "datacontenttype": ""})}
+
     def own_quirks(self) -> Mapping[str, Quirk]:
         """What Go's SDK does (no headers; values raw), and what the binding's section 3.2 allows."""
         event = b'{"specversion":"1.0","id":"1","source":"/s","type":"t","data":{"n":1}}'

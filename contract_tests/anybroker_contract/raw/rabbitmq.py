@@ -41,6 +41,7 @@ class RabbitmqClient(RawClient):
     """Publishes to the topic's exchange under the routing key of a slot."""
 
     prefix: ClassVar[str] = "ce-"
+    blanks: ClassVar[tuple[str | None, ...]] = ("", None)
     largest: ClassVar[int] = 16_777_216
 
     def __init__(self, url: str) -> None:
@@ -169,6 +170,10 @@ class RabbitmqClient(RawClient):
         made = super().build(body, None, {}, headers)
         found = {f"{prefix or self.prefix}{name}": value for name, value in (attributes or {}).items()}
         return RawMessage(body, {**found, **made.headers}, content_type)
+
+    def without_content_type(self) -> Mapping[str, RawMessage]:
+        """The property."""
+        return {"an empty property": self.build(b"1", "", MINIMAL)}
 
     def own_quirks(self) -> Mapping[str, Quirk]:
         """The prefixes of the AMQP 1.0 binding (section 3.1), and what RabbitMQ makes of AMQP 1.0 types."""

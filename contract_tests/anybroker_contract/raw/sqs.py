@@ -23,6 +23,7 @@ class SqsClient(RawClient):
     """Publishes to the topic's FIFO topic; reads the queue of a group."""
 
     prefix: ClassVar[str] = "ce-"
+    blanks: ClassVar[tuple[str | None, ...]] = ()
     largest: ClassVar[int] = 262_144
 
     def __init__(self, url: str) -> None:
@@ -143,6 +144,20 @@ class SqsClient(RawClient):
         return {
             name: RawMessage(f"unreadable {number}".encode(), {"x-legacy": "yes"}, native=native)
             for number, (name, native) in enumerate(made.items())
+        }
+
+    def without_content_type(self) -> Mapping[str, RawMessage]:
+        """SQS refuses an attribute without a value; an envelope of SNS could hold one."""
+        envelope = {
+            "Type": "Notification",
+            "Message": "1",
+            "MessageAttributes": {
+                **{f"ce-{name}": {"Type": "String", "Value": value} for name, value in MINIMAL.items()},
+                "content-type": {"Type": "String", "Value": ""},
+            },
+        }
+        return {
+            "an envelope with an empty one": RawMessage(json.dumps(envelope).encode(), {}, past_the_topic=True),
         }
 
     def own_quirks(self) -> Mapping[str, Quirk]:

@@ -22,6 +22,8 @@ __all__ = ["discard", "list_", "replay", "show"]
 
 _LIST = 100
 _FIND = 10_000
+_SHOWN = 10
+"""Ids in one message."""
 
 
 def _queue(bus: Bus, options: argparse.Namespace) -> DeadLetterQueue:
@@ -75,7 +77,9 @@ def _whole(letter: DeadLetter) -> dict[str, Any]:
     """Everything, the data included."""
     event = letter.event
     if isinstance(event, Foreign):
-        headers = {name: value.decode("utf-8", "backslashreplace") for name, value in event.headers}
+        headers = {
+            name: None if value is None else value.decode("utf-8", "backslashreplace") for name, value in event.headers
+        }
         found = {"attributes": None, "foreign_headers": headers, **_body(event.body)}
     else:
         attributes = {
@@ -109,9 +113,10 @@ def show(options: argparse.Namespace) -> int:
     """Dead letters whole."""
     limit = options.limit or (_FIND if options.ids else _LIST)
     letters = asyncio.run(_read(options, limit))
+    missing: list[str] = []
     if options.ids:
-        letters = [letter for letter in letters if letter.id in options.ids]
-    missing = _missing(options, letters)
+        ids, missing = _meant(options, letters)
+        letters = [letter for letter in letters if letter.id in ids]
     if options.json:
         write_json([_whole(letter) for letter in letters])
     else:
@@ -131,7 +136,7 @@ def _show(letter: dict[str, Any]) -> None:
         if letter.get(section):
             write(f"{section}:")
             for name, value in letter[section].items():
-                write(f"  {clean(name)}: {clean(value)}")
+                write(f"  {clean(name)}: {'(null)' if value is None else clean(value)}")
     for name in ("data", "data_base64"):
         if name in letter:
             write(f"{name}:")
@@ -157,16 +162,21 @@ async def _take(options: argparse.Namespace, done: str) -> int:
         problem = "both ids and --all are given" if options.all else "neither an id nor --all is given"
         raise ConfigError("ID", problem, "Name the dead letters, or write --all.")
     limit = options.limit or (_FIND if options.ids else _LIST)
+    missing: list[str] = []
+    letters: Sequence[DeadLetter] = ()
     async with outside(options.url, done) as (bus, progress):
         queue = _queue(bus, options)
-        ids: list[str] | None = options.ids or None
-        if done == "replayed":
-            letters = await queue.replay(ids, limit, progress=progress)
-        else:
-            if ids is None:
-                ids = [letter.id for letter in await queue.list(limit)]
-            letters = await queue.discard(ids, limit, progress=progress) if ids else []
-    missing = _missing(options, letters)
+        if options.ids:  # all of them are found before anything is done: one that is ambiguous stops it
+            ids, missing = _meant(options, await queue.list(limit))
+            if ids:
+                act = queue.replay if done == "replayed" else queue.discard
+                letters = await act(ids, limit, progress=progress)
+            gone = ids - {letter.id for letter in letters}
+            missing += sorted(gone)  # somebody else took them meanwhile
+        elif done == "replayed":
+            letters = await queue.replay(None, limit, progress=progress)
+        elif every := [letter.id for letter in await queue.list(limit)]:
+            letters = await queue.discard(every, limit, progress=progress)
     if options.json:
         write_json({done: [letter.id for letter in letters], "missing": missing})
     else:
@@ -176,9 +186,32 @@ async def _take(options: argparse.Namespace, done: str) -> int:
     return _tell_missing(missing, limit)
 
 
-def _missing(options: argparse.Namespace, letters: Sequence[DeadLetter]) -> list[str]:
-    found = {letter.id for letter in letters}
-    return [wanted for wanted in options.ids if wanted not in found]
+def _meant(options: argparse.Namespace, letters: Sequence[DeadLetter]) -> tuple[set[str], list[str]]:
+    """The ids that are meant: each as it is, or the only one that begins with it; and what begins none of them.
+
+    Raises ConfigError for what begins several, and writes these as JSON where that is asked for.
+    """
+    there = dict.fromkeys(letter.id for letter in letters)
+    meant: set[str] = set()
+    missing: list[str] = []
+    several: dict[str, list[str]] = {}
+    for wanted in options.ids:
+        matches = [wanted] if wanted in there else [id_ for id_ in there if wanted and id_.startswith(wanted)]
+        if len(matches) == 1:
+            meant.add(matches[0])
+        elif matches:
+            several[wanted] = matches
+        else:
+            missing.append(wanted)
+    if several:
+        if options.json:
+            write_json({"ambiguous": several})
+        said = (
+            f"{start!r} begins {len(ids)} of them: {', '.join(ids[:_SHOWN])}{', …' if len(ids) > _SHOWN else ''}"
+            for start, ids in several.items()
+        )
+        raise ConfigError("ID", "; ".join(said), "Give more of it.")
+    return meant, missing
 
 
 def _tell_missing(missing: Sequence[str], limit: int) -> int:

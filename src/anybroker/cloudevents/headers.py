@@ -215,16 +215,16 @@ class HeaderBinding(Generic[V]):
 
         ``content_type`` is the message's own field, where the transport has one. Headers without the prefix
         are ignored, and so are all attributes beside a structured event. Of an attribute that stands there
-        twice, the last one counts. Invents nothing.
+        twice, the last one counts. A header without a value (None) is not there, and nor is a content type
+        that is empty, wherever it stands. Invents nothing.
 
         Raises :class:`~anybroker.errors.InvalidEvent` for a message that is no valid event, and nothing else.
         """
-        if content_type:
+        announced: str | None = None
+        if content_type is not None and not _says_nothing(content_type):
             if is_structured(content_type):
                 return _read_structured(content_type, body)
-            announced: str | None = content_type
-        else:
-            announced = None  # an empty field is an unset one
+            announced = content_type
         if type(headers) not in _SEQUENCES:
             headers = list(headers)  # read twice where something is wrong
         learned = self._learned
@@ -242,7 +242,7 @@ class HeaderBinding(Generic[V]):
                     try:
                         attributes[name] = values[raw]
                     except (KeyError, TypeError):  # a new value, or one of a type that is no key
-                        if raw is not None:
+                        if raw is not None and not (name == "datacontenttype" and _says_nothing(raw)):
                             attributes[name] = self._learn_value(name, values, raw)
                 elif role <= MAY_BE_EMPTY:
                     if type(raw) is bytes:
@@ -265,7 +265,7 @@ class HeaderBinding(Generic[V]):
                         read_attribute(name, text)  # raises
                     attributes[name] = text
                 elif role == _CONTENT_TYPE:
-                    if announced is None:
+                    if announced is None and not _says_nothing(raw):
                         try:
                             announced = values[raw]
                         except (KeyError, TypeError):
@@ -340,6 +340,11 @@ class HeaderBinding(Generic[V]):
         if isinstance(raw, bytes | str):
             _remember(values, raw, text)
         return text
+
+
+def _says_nothing(content_type: object) -> bool:
+    """Whether a transport's content type is null or empty: then there is none. The one place of this rule."""
+    return not content_type
 
 
 def _announced_structured(headers: Iterable[tuple[str, Any]]) -> str | None:

@@ -282,11 +282,11 @@ def test_close_waits_for_the_answers_and_then_knows_no_more(run: Run, case: Call
 def test_a_foreign_message_goes_as_it_came(run: Run, case: Callable[..., Case]) -> None:
     async def check() -> None:
         this = case()
-        foreign = Foreign(b"\xff", [("x-legacy", b"\xfe")], "k")
+        foreign = Foreign(b"\xff", [("x-legacy", b"\xfe"), ("x-null", None)], "k")
         await this.sender.submit([Outbound(foreign, "orders", headers={"anybroker-reason": "a b"})], lambda *_: None)
         (written,) = this.client.written()
         assert written.body == b"\xff"
-        assert b"x-legacy: \xfe\r\nanybroker-reason: a b\r\n" in written.headers
+        assert b"x-legacy: \xfe\r\nx-null: \r\nanybroker-reason: a b\r\n" in written.headers
 
     run(check())
 

@@ -263,3 +263,14 @@ def test_what_cannot_be_read_is_not_routed_by_its_headers_again() -> None:
         assert b"\x02CC" not in before
         assert b"\x14anybroker-foreign-ccA" in before
         properties = pack(">H", flags) + before + b"\x02id" + after
+
+
+def test_a_header_without_a_value_has_none_beside_what_cannot_be_read() -> None:
+    table = b"\x06x-nullV" + b"\x07x-emptyS\0\0\0\0" + b"\x04caf\xe9S\0\0\0\x01x"
+    raw = pack(">H", 0x2000) + pack(">I", len(table)) + table
+    inbound = read(raw)
+    assert isinstance(inbound.event, UnreadableForeign)
+    assert dict(inbound.event.headers) == {"x-null": None, "x-empty": b"", "caf\\xe9": b"x"}
+    assert "x-null" not in inbound.headers
+    assert inbound.headers["x-empty"] == ""
+    assert b"\x06x-nullV" in written(inbound.event)

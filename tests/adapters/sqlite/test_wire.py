@@ -54,7 +54,9 @@ def test_transport_headers_travel_beside_it() -> None:
 
 
 def test_a_foreign_message_comes_back_byte_for_byte() -> None:
-    foreign = Foreign(b"\xff{", (("X-Foo", b"\x00\xfe"), ("X-Foo", b"2"), ("content-type", b"text/csv")), "k")
+    foreign = Foreign(
+        b"\xff{", (("X-Foo", b"\x00\xfe"), ("X-Foo", b"2"), ("x-null", None), ("content-type", b"text/csv")), "k"
+    )
     back, headers, key = there_and_back(Outbound(foreign, "orders.billing.dlq", headers={"anybroker-reason": "r"}))
     assert isinstance(back, Foreign)
     assert (back.body, list(back.headers), back.key) == (foreign.body, list(foreign.headers), "k")

@@ -139,7 +139,7 @@ def test_our_headers_count_as_an_attribute_in_binary_mode() -> None:
 
 @pytest.mark.parametrize("body", [b"\x00\xff{", b"", None, b"plain"])
 def test_a_foreign_message_comes_back_byte_for_byte(body: bytes | None) -> None:
-    foreign = Foreign(body, [("X-Legacy", b"\xff\x00"), ("x-legacy", b"twice")], "k")
+    foreign = Foreign(body, [("X-Legacy", b"\xff\x00"), ("x-legacy", b"twice"), ("x-null", None)], "k")
     inbound = arrived(sent(Outbound(foreign, "orders.g.dlq", headers={"anybroker-dead-reason": "ü"})))
     assert isinstance(inbound.event, Foreign)
     assert (inbound.event.body, inbound.event.headers, inbound.key) == (body, foreign.headers, "k")
