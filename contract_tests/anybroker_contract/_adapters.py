@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
+from typing import TypedDict
 
 import pytest
 
@@ -17,6 +18,15 @@ from .secured import Secured
 __all__ = ["Adapters", "find_harnesses"]
 
 Say = Callable[[str], None]
+
+
+class Told(TypedDict):
+    """What a worker is told of a broker."""
+
+    started: str
+    """What the harness's setup returned."""
+    can: list[str]
+    """What can be done to it."""
 
 
 def find_harnesses(names: Iterable[str]) -> dict[str, type[BrokerHarness]]:
@@ -51,6 +61,9 @@ class Adapters:
             name: harness.capabilities() for name, harness in self.shared.items()
         }
         """Asked once: for an installed adapter it means a search of all packages."""
+        self.can: dict[str, frozenset[str]] = {name: harness.can() for name, harness in self.shared.items()}
+        """What can be done to each broker, as its harness says where it was set up: a worker's harness does not know
+        that the server is somebody else's."""
         self.unavailable: dict[str, BrokerUnavailable] = {}
         self._set_up: list[BrokerHarness] = []
         self._secured: dict[str, Secured] = {}
@@ -74,19 +87,24 @@ class Adapters:
                 self.unavailable[name] = exc
                 continue
             harness.attach(started)
+            self.can[name] = harness.can()
 
-    def told(self) -> dict[str, str | None]:
-        """For the workers: what each setup returned; None where there is no broker."""
-        return {name: None if name in self.unavailable else harness.started for name, harness in self.shared.items()}
+    def told(self) -> dict[str, Told]:
+        """For the workers, by adapter; those without a broker are absent."""
+        return {
+            name: Told(started=harness.started, can=sorted(self.can[name]))
+            for name, harness in self.shared.items()
+            if name not in self.unavailable
+        }
 
-    def attach(self, told: dict[str, str | None]) -> None:
+    def attach(self, told: dict[str, Told]) -> None:
         """In a worker."""
         for name, harness in self.shared.items():
-            started = told[name]
-            if started is None:
-                self.unavailable[name] = BrokerUnavailable("not started")
+            if name in told:
+                harness.attach(told[name]["started"])
+                self.can[name] = frozenset(told[name]["can"])
             else:
-                harness.attach(started)
+                self.unavailable[name] = BrokerUnavailable("not started")
 
     def of_its_own(self, name: str) -> BrokerHarness:
         """A second broker, started when the first test asks for it; for tests that disturb it."""

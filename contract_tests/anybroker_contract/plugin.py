@@ -21,7 +21,7 @@ from ._runner import run_test
 from ._schedule import ALONE, SECURED, make_scheduler
 from ._skips import OWN, Ledger, read_ledger
 from ._table import check_table, write_table
-from .harness import DISTURBANCES, BrokerHarness, BrokerUnavailable
+from .harness import DISTURBANCES, BrokerUnavailable
 from .marks import declares
 from .secured import Secured
 
@@ -205,10 +205,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     test = _test_name(metafunc.definition)
     marks = {mark.name: mark for mark in reversed(list(metafunc.definition.iter_markers()))}
     parameters = []
-    for name, harness in adapters.shared.items():
+    for name in adapters.shared:
         if name in adapters.unavailable and not config.option.collectonly:
             continue
-        extra, disturbs = _marks_for(config, test, name, harness, marks)
+        extra, disturbs = _marks_for(config, test, name, marks)
         secured = "secured" in _arguments(marks, "needs_harness")
         place = f"{name}{ALONE}" if disturbs else f"{name}{SECURED}" if secured else name
         repeats = range(REPEATS) if config.option.tier == "stress" else range(1)
@@ -240,7 +240,7 @@ def _test_name(definition: Any) -> str:
 
 
 def _marks_for(
-    config: pytest.Config, test: str, name: str, harness: BrokerHarness, marks: dict[str, pytest.Mark]
+    config: pytest.Config, test: str, name: str, marks: dict[str, pytest.Mark]
 ) -> tuple[list[pytest.MarkDecorator | pytest.Mark], bool]:
     """What is added to the test on this adapter, and whether it runs on a broker of its own."""
     extra: list[pytest.MarkDecorator | pytest.Mark] = []
@@ -249,7 +249,7 @@ def _marks_for(
     disturbs = bool(needs & DISTURBANCES)
     absent = [item for item in _arguments(marks, "requires") if not declares(capabilities, item)]
     declared = [item for item in _arguments(marks, "refuses") if declares(capabilities, item)]
-    cannot = sorted(needs - harness.can() - {"url"})
+    cannot = sorted(needs - config.stash[_ADAPTERS].can[name] - {"url"})
     smallest = _arguments(marks, "tier")
     if absent:
         extra.append(pytest.mark.skip(reason=f"{NOT_APPLICABLE}absent: {absent[0]}"))

@@ -105,3 +105,11 @@ def test_it_does_nothing_to_other_tests(suite: Run, tmp_path: Path) -> None:
     other.write_text("def test_something():\n    assert True\n", encoding="utf-8")
     ran = suite(str(other), *ONE)
     assert ran.returncode in (0, 5), ran.stdout
+
+
+def test_workers_know_that_a_broker_is_somebody_elses(suite: Run) -> None:
+    idle = ("-k", "test_an_idle_bus_survives_a_restart")
+    for workers in ("0", "2"):
+        ran = suite("--adapter", "acme.testing:BorrowedBroker", "-n", workers, *idle)
+        assert ran.returncode == 0, ran.stdout
+        assert "the harness has no restart() 1" in ran.stdout
