@@ -88,6 +88,7 @@ class KafkaInbound(Inbound):
         if not isinstance(record, ConsumerRecord):
             event, key = self.event, self._key
             value = event.body if record is None else record.value
+            headers: Any = _headers(event) if record is None else tuple(record.headers)  # some have no value
             self._record = record = ConsumerRecord(
                 self._partition.topic,
                 self._partition.partition,
@@ -99,7 +100,7 @@ class KafkaInbound(Inbound):
                 None if record is None else record.checksum,
                 -1 if key is None else len(key),
                 -1 if value is None else len(value),
-                _headers(event) if record is None else tuple(record.headers),
+                headers,
             )
         return record
 
