@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import struct
 from collections import OrderedDict
 from types import SimpleNamespace
@@ -144,3 +145,18 @@ def test_aiokafka_stops_before_it_and_tells() -> None:
     assert [record.position for record in found] == [0]
     ((tp, at, _),) = told
     assert (tp, at) == (TP, 1)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_bytes_a_batch_has_its_end_is_reached(seed: int) -> None:
+    choose = random.Random(seed)
+    before = batch(good(0))
+    for _ in range(100):
+        written = batch(good(1), bad(), (None, None, []), good(4), first=1)
+        for _ in range(choose.randint(1, 4)):
+            written[choose.randrange(61, len(written))] = choose.randrange(256)
+        struct.pack_into(">I", written, 17, calc_crc32c(bytes(written[21:])))
+        found, following = again(before + written + batch(good(5), first=5))
+        assert following == 6
+        assert found[0].event.body == b"0"
+        assert len(found) > 1
