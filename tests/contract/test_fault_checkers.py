@@ -318,6 +318,22 @@ def test_taking_over_late(again: float | None) -> None:
     assert any(f"started again after {took:.1f} s" in problem for problem in found(killed_member(again)))
 
 
+@pytest.mark.parametrize(("again", "took"), [(25.0, 8.0), (28.0, 11.0), (None, float("inf"))])
+def test_taking_over_after_a_second_kill_counts_from_that_one(again: float | None, took: float) -> None:
+    """The one that was to take over died too, at 17: the limit is not waived, and holds from there."""
+    lines = killed_member(again)
+    lines.append(at("fault", 17.0, 1, name="member killed", number=3, target=OTHER))
+    lines.append(at("over", 17.0, 1, name="member killed", number=3))
+    assert take_overs(history(lines)) == {MEMBER: pytest.approx(took)}
+    assert any("was killed was started again after" in problem for problem in found(lines)) is (took > 10.0)
+
+
+def test_taking_over_is_not_measured_across_a_fault_of_the_broker() -> None:
+    lines = killed_member(30.0)
+    lines += [at("fault", 17.0, 1, name="broker killed", number=3), at("over", 17.5, 1, name="broker killed", number=3)]
+    assert take_overs(history(lines)) == {}
+
+
 # ------------------------------------------------------------------------------------------------------ the file
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import partial
@@ -12,6 +13,7 @@ from typing import Any, ClassVar, Literal
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.client import AIOKafkaClient
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+from aiokafka.errors import InvalidSessionTimeoutError
 
 from anybroker.adapter import (
     AdapterContext,
@@ -37,10 +39,12 @@ from .noise import calm
 from .receiver import KafkaReceiver
 from .secrecy import hide_passwords
 from .sender import KafkaSender
-from .settings import MESSAGE_BYTES, KafkaSettings, client_options, servers
+from .settings import MESSAGE_BYTES, KafkaSettings, client_options, servers, session_of
 from .wire import Wire
 
 __all__ = ["KafkaAdapter"]
+
+_log = logging.getLogger("anybroker.kafka")
 
 _SETTLING = 10.0
 """Seconds that the core may take for the last commit of a revoked lane, after the drain."""
@@ -84,6 +88,8 @@ class KafkaAdapter:
         self._closing: Closing | None = None
         self._cluster: Cluster | None = None
         self._epochs = itertools.count(1)
+        self._session = session_of(context.lease)
+        self._refusing: set[str] = set()
         if settings.batch_bytes > settings.max_message_bytes // 2:
             raise ConfigError(
                 "batch_bytes",
@@ -179,18 +185,35 @@ class KafkaAdapter:
                 timeout=self._settings.request_timeout,
                 drain=self._context.drain + _SETTLING,
                 fit=partial(topologies.check_group, cluster, topic, group, True) if self._creates else None,
+                refused=partial(self._refused, group_id(topic, group)),
             )
             try:
                 async with asyncio.timeout(self._context.connect_timeout):
                     await receiver.start((topic, inlet(topic, group)))
+                if group_id(topic, group) in self._refusing:
+                    await receiver.joined()
+                    self._refusing.discard(group_id(topic, group))
             except BaseException:
                 await receiver.close()
                 raise
         return receiver
 
+    def _refused(self, group: str, exc: BaseException) -> None:
+        """The next receiver waits for the group's answer. A broker may not allow the shorter session, and the whole
+        lease."""
+        self._refusing.add(group)
+        lease = self._context.lease
+        if isinstance(exc, InvalidSessionTimeoutError) and self._session < lease:
+            _log.warning(
+                "Kafka refuses a session of %g s (group.min.session.timeout.ms): the lease of %g s is used. When two "
+                "members are killed one after the other, what they held may then wait for twice the lease",
+                self._session, lease,
+            )  # fmt: skip
+            self._session = lease
+
     def _make_consumer(self, group: str) -> AIOKafkaConsumer:
         settings, context = self._settings, self._context
-        lease = int(context.lease * 1000)
+        session = int(self._session * 1000)
         rebalance = max(settings.rebalance_timeout, context.drain + _SETTLING + 20)
         consumer = AIOKafkaConsumer(
             **self._options,
@@ -199,8 +222,8 @@ class KafkaAdapter:
             enable_auto_commit=False,
             auto_offset_reset="earliest",  # after retention has deleted the position: more is better than less
             isolation_level=settings.isolation,
-            session_timeout_ms=lease,
-            heartbeat_interval_ms=min(lease // 3, _HEARTBEAT_MS),
+            session_timeout_ms=session,
+            heartbeat_interval_ms=min(session // 3, _HEARTBEAT_MS),
             rebalance_timeout_ms=int(rebalance * 1000),
             max_poll_interval_ms=_FOREVER_MS,  # the core's slow handlers are no dead member: heartbeats decide
             partition_assignment_strategy=(RangePartitionAssignor,),

@@ -36,6 +36,8 @@ WATCH = 3.0
 """Seconds between two looks at whether the topics are still those that the lanes are of."""
 POLL = 0.5
 """Seconds of one ``getmany``: a later ``receive`` takes up what an earlier one did not wait for."""
+_LOOK = 0.1
+"""Seconds between two looks for why the group refuses us: aiokafka tells nobody who does not ask."""
 _Records = Mapping[TopicPartition, Sequence[KafkaInbound | Native]]
 
 
@@ -59,9 +61,11 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
         timeout: float,
         drain: float,
         fit: Callable[[], Awaitable[None]] | None = None,
+        refused: Callable[[BaseException], None] | None = None,
         watch: float = WATCH,
     ) -> None:
-        """``fit``: gives the inlet as many partitions as the topic has, where the adapter may."""
+        """``fit``: gives the inlet as many partitions as the topic has, where the adapter may; ``refused`` is told why
+        the group did not take us."""
         self._consumer = consumer
         self._group = group
         self._inlet = inlet_of(group)
@@ -73,6 +77,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
         self._timeout = timeout
         self._drain = drain
         self._fit = fit
+        self._refused = refused
         self._watch_every = watch
         self._topics: tuple[str, ...] = ()
         self._known: dict[str, TopicInfo] = {}
@@ -99,12 +104,24 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
         self._watcher = asyncio.create_task(self._watch(), name=f"anybroker kafka watch {self._group}")
         self._watcher.add_done_callback(looked_at)
 
+    async def joined(self) -> None:
+        """Wait for the group's answer, within the request time-out; raises what it refuses us for."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._timeout
+        while not self._assigned and not self._stopped and loop.time() < end:
+            if self._out():
+                assert self._failure is not None
+                raise self._failure
+            await asyncio.wait({self._changed}, timeout=_LOOK)
+
     async def _watch(self) -> None:
         """Notice what aiokafka does not: it waits without a word for a topic that is gone, and reads one that was made
         again at the old one's offsets. Another receiver says what is missing, and starts where the new topic begins."""
         missed = 0
         while True:
             await asyncio.sleep(self._watch_every)
+            if self._out():
+                return
             try:
                 now = await self._cluster.topics(self._topics)
                 gone = [name for name in self._topics if name not in now]
@@ -124,6 +141,18 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
                 _log.warning(
                     "the inlet of %r cannot be given as many partitions as its topic has: %s", self._group, exc
                 )
+
+    def _out(self) -> bool:
+        """Whether the group has refused us, or aiokafka's coordination has ended. It keeps the reason for the next
+        ``getmany``, and without lanes there is none: nothing would be consumed, and nothing said."""
+        try:
+            self._consumer._coordinator.check_errors()
+        except Exception as exc:  # noqa: BLE001 - whatever ended it: another receiver says so, and tries again
+            if self._refused is not None:
+                self._refused(exc)
+            self._dead(exc, "joining")
+            return True
+        return False
 
     # ------------------------------------------------------------------------------------------------- receiving
 

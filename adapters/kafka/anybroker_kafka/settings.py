@@ -10,7 +10,7 @@ from anybroker.adapter import AdapterContext, BrokerUrl
 from anybroker.errors import ConfigError
 from anybroker.tls import TlsSettings
 
-__all__ = ["MESSAGE_BYTES", "KafkaSettings", "client_options", "servers"]
+__all__ = ["MESSAGE_BYTES", "KafkaSettings", "client_options", "servers", "session_of"]
 
 DEFAULT_PORT = 9092
 MESSAGE_BYTES = 1_048_576
@@ -70,6 +70,16 @@ def servers(url: BrokerUrl) -> list[tuple[str, int]]:
     if url.path.strip("/"):
         raise ConfigError("url", f"{url} has the path {url.path!r}, and Kafka has none", "Leave it out.")
     return [(host, port or DEFAULT_PORT) for host, port in url.hosts]
+
+
+def session_of(lease: float) -> float:
+    """Seconds of silence after which a member is out of its group: others have what it held within the lease and 5 s.
+
+    A member that is killed while it waits for a rebalance is missed twice: first Kafka waits for the session of the
+    member that the rebalance is about, and only then does it begin to count this one's. Two sessions, two seconds for
+    heartbeats and rejoining: at most lease + 5.
+    """
+    return min(lease, (lease + 3) / 2)
 
 
 def client_options(url: BrokerUrl, settings: KafkaSettings, context: AdapterContext) -> dict[str, Any]:

@@ -270,6 +270,10 @@ def recoveries(history: History) -> Iterator[Recovery]:
         )
 
 
+def _kill(fault: Fault) -> bool:
+    return fault.target is not None and not fault.graceful
+
+
 def _next(times: list[float], after: float) -> float:
     """The first moment after that one; infinite where there is none."""
     at = bisect_right(times, after)
@@ -283,9 +287,11 @@ def _within(moment: float, begin: float, until: float) -> float | None:
 
 def take_overs(history: History) -> dict[int, float]:
     """By process that was killed: seconds until each event in its handlers was started again by another one, infinite
-    where one never was. Those after which another fault came in between are left out."""
+    where one never was. Where other members were killed in between they count from the last of those, because it may
+    have been the one that was to take over; where something else was done, they are left out."""
     found: dict[int, float] = {}
-    begins = sorted(fault.begin for fault in history.faults)
+    kills = sorted(fault.begin for fault in history.faults if _kill(fault))
+    others = sorted(fault.begin for fault in history.faults if not _kill(fault))
     again: defaultdict[str, list[float]] = defaultdict(list)
     for handling in history.handlings:
         again[handling.id].append(handling.started)
@@ -295,13 +301,14 @@ def take_overs(history: History) -> dict[int, float]:
         if handling.ended is None:
             held[handling.member].append(handling)
     for fault in history.faults:
-        if fault.target is None or fault.graceful:
+        if fault.target is None or not _kill(fault):
             continue
         for handling in held[str(fault.target)]:
             moment = _next(again[handling.id], fault.begin)
             if moment == float("inf") and handling.id in done:
                 continue  # it had been handled by another one before, and this start was the copy
-            took = _within(moment, fault.begin, _next(begins, fault.begin))
+            last = max((begin for begin in kills if fault.begin <= begin < moment), default=fault.begin)
+            took = _within(moment, last, _next(others, fault.begin))
             if took is not None:
                 found[fault.target] = max(found.get(fault.target, 0.0), took)
     return found

@@ -92,6 +92,20 @@ async def member_kill(run: Run) -> None:
     await _one_after_the_other(run, run.nemesis.kill_member)
 
 
+async def member_kill_joining(run: Run) -> None:
+    """SIGKILL of a member, and of another one while they share its lanes; then time enough to recover."""
+    await run.flowing()
+    for _ in range(run.size.times):
+        for _ in range(2):
+            leaving = run.take_member()
+            _, new = await asyncio.gather(run.nemesis.kill_member(leaving), run.begin_member())
+            await new.ready(run.tracker)
+            await asyncio.sleep(run.nemesis.random.uniform(1.1, 1.5))  # by then the others have heard of it
+        await asyncio.sleep(run.size.every)
+    for member in run.members:
+        await member.ready(run.tracker)
+
+
 async def member_term(run: Run) -> None:
     """SIGTERM of a member every few seconds, with a new one started."""
     limit = run.size.drain + 1.0 + run.capabilities.poll
@@ -154,6 +168,13 @@ _ALL = (
         member_kill,
         Size(rate=200, members=3, times=6, seconds=0.01),
         Size(rate=500, members=3, times=30, seconds=0.01),
+    ),
+    Scenario(
+        "member-kill-joining",
+        "SIGKILL of a member, and of another one while the members share its lanes",
+        member_kill_joining,
+        Size(rate=200, members=3, times=1, every=10.0, seconds=0.01),
+        Size(rate=500, members=3, times=10, every=16.0, seconds=0.01),
     ),
     Scenario(
         "member-term",

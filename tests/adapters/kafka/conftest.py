@@ -186,6 +186,12 @@ class FakeConsumer:
         self.calls = 0
         self.stopped = False
         self.gone: set[str] = set()
+        self.refusal: Exception | None = None
+        self._coordinator = SimpleNamespace(check_errors=self._check)
+
+    def _check(self) -> None:
+        if self.refusal is not None:
+            raise self.refusal
 
     async def start(self) -> None: ...
 

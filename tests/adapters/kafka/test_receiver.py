@@ -307,3 +307,40 @@ def test_lanes_without_their_notes_are_not_taken(run: Run, opened: Open) -> None
             assert not case.listener.lanes
 
     run(check())
+
+
+def test_a_group_that_refuses_us_is_said_although_nothing_is_fetched(
+    run: Run, kit: SimpleNamespace, fakes: Any
+) -> None:
+    """aiokafka keeps the reason for the next getmany, and without lanes there is none."""
+
+    async def check() -> None:
+        reasons: list[BaseException] = []
+        case = Case(kit, fakes, 5.0, 5.0)
+        receiver = KafkaReceiver(
+            case.consumer, "orders.billing", case.offsets, Wire(), case.listener, itertools.count(1), case.closing,
+            timeout=5.0, drain=5.0, refused=reasons.append, watch=0.01,
+        )  # fmt: skip
+        refusal = case.consumer.refusal = kafka_errors.InvalidSessionTimeoutError()
+        await receiver.start(("orders", "orders.billing.retry"))
+        with pytest.raises(Unavailable, match=r"joining as a member of 'orders.billing'.*session.timeout") as raised:
+            await receiver.receive(1, lanes=None, timeout=5.0)
+        assert (raised.value.__cause__, reasons) == (refusal, [refusal])
+        await receiver.close()
+        await case.closing.finish(1)
+
+    run(check())
+
+
+def test_who_asks_for_the_groups_answer_gets_it_at_once(run: Run, opened: Open) -> None:
+    async def check() -> None:
+        async with opened() as case:
+            case.consumer.refusal = kafka_errors.InconsistentGroupProtocolError()
+            with pytest.raises(Unavailable, match="another assignment strategy"):
+                await case.receiver.joined()
+        async with opened() as case:
+            waiting = asyncio.create_task(case.receiver.joined())
+            await case.assign(ONE)
+            await asyncio.wait_for(waiting, 5.0)
+
+    run(check())

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import ssl
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka.errors import GroupAuthorizationFailedError, InvalidSessionTimeoutError
 from pydantic import ValidationError
 
 from anybroker.adapter import AdapterContext, BrokerUrl
 from anybroker.errors import ConfigError
 from anybroker_kafka import KafkaAdapter, KafkaSettings
-from anybroker_kafka.settings import client_options
+from anybroker_kafka.settings import client_options, session_of
 
 CONTEXT = AdapterContext(service="shop", instance="1")
 
@@ -102,3 +105,36 @@ def test_the_size_limit_is_the_setting() -> None:
     adapter = KafkaAdapter(url(), settings(max_message_bytes="200000"), CONTEXT)
     assert adapter.capabilities.max_event_bytes == 200_000
     assert KafkaAdapter.capabilities.max_event_bytes == 1_048_576
+
+
+@pytest.mark.parametrize("lease", [1.0, 2.0, 3.0, 5.0, 9.0, 20.0, 300.0])
+def test_two_sessions_one_after_the_other_are_within_the_lease_and_five_seconds(lease: float) -> None:
+    """Kafka misses a member that died while it waited for a rebalance only when that one is over; two seconds are for
+    heartbeats and rejoining."""
+    assert 2 * session_of(lease) + 2 <= lease + 5
+    assert 0.5 * lease <= session_of(lease) <= lease
+
+
+def session_asked_for(adapter: KafkaAdapter) -> int:
+    async def ask() -> int:
+        consumer = adapter._make_consumer("g")
+        await consumer.stop()
+        asked: int = consumer._session_timeout_ms
+        return asked
+
+    return asyncio.run(ask())
+
+
+def test_the_session_is_shorter_than_the_lease_and_the_lease_where_kafka_refuses_that(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    adapter = KafkaAdapter(url(), settings(), AdapterContext(service="shop", instance="1", lease=5.0))
+    assert session_asked_for(adapter) == 4000
+    with caplog.at_level(logging.WARNING, "anybroker.kafka"):
+        adapter._refused("g", GroupAuthorizationFailedError("g"))
+        assert (session_asked_for(adapter), caplog.messages) == (4000, [])
+        for _ in range(2):
+            adapter._refused("g", InvalidSessionTimeoutError())
+    assert session_asked_for(adapter) == 5000
+    (said,) = caplog.messages
+    assert "group.min.session.timeout.ms" in said
