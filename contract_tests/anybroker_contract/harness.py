@@ -47,6 +47,8 @@ class Clustered:
     """Whether each of them has all that is in this topic."""
     too_few: str
     """What the error of a publish says when there are not enough of them to store an event."""
+    election: float = 0.0
+    """Seconds that the others take to notice that a leader is dead and to choose another one, where that is long."""
 
 
 class BrokerHarness:

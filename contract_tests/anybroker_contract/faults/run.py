@@ -21,6 +21,7 @@ from .history import Writer
 from .nemesis import Nemesis
 from .processes import Process
 from .tracker import LOOK, Stalled, Tracker
+from .verdict import MAJORITY
 from .workload import GROUP
 
 __all__ = ["Run", "Size"]
@@ -113,6 +114,7 @@ class Run:
             lease=size.lease,
             deadline=size.deadline,
             settle=self.settle,
+            election=0.0 if self.cluster is None else self.cluster.election,
         )
         return self
 
@@ -218,6 +220,12 @@ class Run:
         assert self.size.events is not None
         wanted = int(self.size.events * share)
         await self.tracker.until(lambda: self.tracker.invoked >= wanted, 600.0, f"{wanted} publishes")
+
+    @property
+    def away(self) -> float:
+        """Seconds that a server has to be away until the others must have gone on without it."""
+        assert self.cluster is not None
+        return self.cluster.election + MAJORITY + 1.0
 
     async def in_sync(self) -> None:
         """Return when every server of the cluster has all events: a fault before that may take the last copy away."""

@@ -142,7 +142,7 @@ async def cluster_others_return(run: Run) -> None:
         async with run.nemesis.fault("server 3 killed") as majority:
             await run.nemesis.kill_servers(3)
             majority()
-            await asyncio.sleep(2 * run.size.every)
+            await asyncio.sleep(run.away)
             await run.nemesis.start_servers(3)
         await run.in_sync()
 
@@ -154,7 +154,7 @@ async def cluster_down(run: Run) -> None:
         async with run.nemesis.fault("server 1 killed") as majority:
             await run.nemesis.kill_servers(1)
             majority()
-            await asyncio.sleep(run.size.every)
+            await asyncio.sleep(run.away)
         async with run.nemesis.fault("servers 2 and 3 killed too") as majority:
             for number in (2, 3):
                 await run.nemesis.kill_servers(number)

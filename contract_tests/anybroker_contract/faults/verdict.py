@@ -16,7 +16,8 @@ PUBLISHING = 3.0
 CONSUMING = 10.0
 """Seconds after the broker answers again by which every key is handled again."""
 MAJORITY = 5.0
-"""Seconds after a majority of a cluster's servers is there by which every key is published to and handled again."""
+"""Seconds after a majority of a cluster's servers is there by which every key is published to and handled again, beside
+those that the servers themselves need to choose a leader."""
 TAKING_OVER = 5.0
 """Seconds beside the lease by which others have what a killed member held."""
 SHOWN = 5
@@ -113,9 +114,9 @@ def _recovered(history: History, lease: float, problems: list[str]) -> tuple[flo
     consuming: list[float] = []
     for recovery in checkers.recoveries(history):
         of_broker, of_cluster = recovery.fault.target is None, recovery.fault.majority is not None
-        again = MAJORITY if of_cluster else PUBLISHING
+        again = MAJORITY + history.settings.get("election", 0.0) if of_cluster else PUBLISHING
         limit = max(CONSUMING, lease + TAKING_OVER) if of_broker else lease + TAKING_OVER
-        limit = MAJORITY if of_cluster else limit
+        limit = again if of_cluster else limit
         name = recovery.fault.name
         if recovery.publishing is not None and of_broker:
             publishing.append(recovery.publishing)

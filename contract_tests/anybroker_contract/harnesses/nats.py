@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["NatsHarness"]
 
+ELECTION = 9.0
+"""A follower that hears nothing waits for 4 to 9 s, and the server has no setting for that."""
+
 
 class NatsHarness(ServerHarness):
     """Topics have names of their own; the server is shared."""
@@ -51,7 +54,8 @@ class NatsHarness(ServerHarness):
             async with NatsClient(servers.url) as client:
                 return await client.replicas_in_sync(topic) == len(servers.nodes)
 
-        return Clustered(f"{servers.url}?replicas={len(servers.nodes)}", servers, in_sync, "too few to store it")
+        url = f"{servers.url}?replicas={len(servers.nodes)}"
+        return Clustered(url, servers, in_sync, "too few to store it", ELECTION)
 
     def raw(self) -> RawClient:
         """By the broker's own client, which is imported now."""
