@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -14,9 +16,10 @@ from .proxy import Route
 from .secured import Refused, Secured
 
 if TYPE_CHECKING:
+    from .brokers.cluster import Cluster
     from .raw import RawClient
 
-__all__ = ["DISTURBANCES", "BrokerHarness", "BrokerUnavailable", "Mode", "Refused", "Route", "Secured"]
+__all__ = ["DISTURBANCES", "BrokerHarness", "BrokerUnavailable", "Clustered", "Mode", "Refused", "Route", "Secured"]
 
 Mode = Literal["binary", "structured"]
 """CloudEvents content modes."""
@@ -31,6 +34,21 @@ class BrokerUnavailable(Exception):
         super().__init__(reason)
         self.reason = reason
         self.remedy = remedy
+
+
+@dataclass(frozen=True)
+class Clustered:
+    """Several servers that are one broker."""
+
+    url: str
+    """Names them all; each keeps a copy of every topic that is made through it."""
+    servers: Cluster
+    in_sync: Callable[[str], Awaitable[bool]]
+    """Whether each of them has all that is in this topic."""
+    too_few: str
+    """What the error of a publish says when there are not enough of them to store an event."""
+    election: float = 0.0
+    """Seconds that the others take to notice that a leader is dead and to choose another one, where that is long."""
 
 
 class BrokerHarness:
@@ -55,7 +73,7 @@ class BrokerHarness:
     data), ``kill()`` (SIGKILL) and ``start()`` (after a kill), ``freeze()`` and ``thaw()`` (SIGSTOP and SIGCONT),
     ``absent_url()`` (a URL where no broker answers), ``delete()`` and ``grow()`` (a topic, as an operator does),
     ``route()`` (how to put a proxy before it). They block, or are ``async``, and return when it is done. ``secured()``
-    starts another one, with TLS and credentials.
+    starts another one, with TLS and credentials; ``cluster()`` one of three servers.
     """
 
     name: ClassVar[str]
@@ -114,7 +132,7 @@ class BrokerHarness:
     def can(self) -> frozenset[str]:
         """The names of what can be done to this broker: by default what the subclass overrides."""
         names = (*DISTURBANCES, "absent_url", "delete", "delete_lane", "distrust", "grow", "hurried", "in_mode")
-        names += ("raw", "route", "secured")
+        names += ("cluster", "raw", "route", "secured")
         found = frozenset(name for name in names if getattr(type(self), name) is not getattr(BrokerHarness, name))
         given = {"in_mode": "content_mode", "hurried": "request_timeout"}
         return found | {name for name, setting in given.items() if _has_setting(self.scheme or self.name, setting)}
@@ -195,6 +213,14 @@ class BrokerHarness:
         Its certificates may be written into ``folder``, which is empty, and stays. Called once in a process;
         ``Secured.stop`` ends it. Raises :class:`BrokerUnavailable` where there is none. By default there is none, and
         the security tests do not apply."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------------------------------------ clusters
+
+    def cluster(self) -> Clustered:
+        """Start a broker of three servers, for the fault scenarios; ``servers.stop()`` ends it. Two of them are enough
+        to publish and consume. Raises :class:`BrokerUnavailable` where there is none. By default there is none, and
+        those scenarios are left out."""
         raise NotImplementedError
 
 

@@ -20,6 +20,7 @@ Tier = Literal["short", "full", "stress"]
 _NAMES = {field.name for field in fields(Capabilities)}
 _OTHERS = {
     "absent_url",
+    "cluster",
     "delete",
     "delete_lane",
     "distrust",
@@ -71,8 +72,8 @@ def needs_harness(*names: str) -> Callable[[_F], _F]:
 
     ``delete``, ``delete_lane``, ``grow``: the test does this to a topic of its own, as an operator does. ``distrust``:
     the broker takes its clock for wrong in a topic of its own. ``hurried``: each request of its Buses has a second.
-    ``secured``: the test takes the fixture ``secured``. ``route``: it goes through a proxy of its own. ``in_mode``: it
-    publishes in one content mode. ``raw``: it speaks to the broker without anybroker."""
+    ``secured``, ``cluster``: the test takes the fixture of that name. ``route``: it goes through a proxy of its own.
+    ``in_mode``: it publishes in one content mode. ``raw``: it speaks to the broker without anybroker."""
     for name in names:
         if name not in DISTURBANCES | _OTHERS:
             raise ValueError(f"no harness has {name!r}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from ._runner import run_test
 from ._schedule import ALONE, SECURED, make_scheduler
 from ._skips import OWN, Ledger, read_ledger
 from ._table import check_table, write_table
-from .harness import DISTURBANCES, BrokerUnavailable
+from .harness import DISTURBANCES, BrokerHarness, BrokerUnavailable, Clustered
 from .marks import declares
 from .secured import Secured
 
@@ -319,6 +319,21 @@ def secured(request: pytest.FixtureRequest, kit: Kit, tmp_path_factory: pytest.T
         if required & {name, "all"}:
             pytest.fail(f"a broker with TLS and credentials: {_why(exc)}", pytrace=False)
         pytest.skip(f"no broker with TLS and credentials: {_why(exc)}")
+
+
+@pytest.fixture
+def cluster(request: pytest.FixtureRequest, kit: Kit) -> Iterator[Clustered]:
+    """Three servers that are one broker, of this test only."""
+    name = kit.harness.name
+    required = {item.strip() for item in request.config.option.require_brokers.split(",")}
+    try:
+        found = kit.harness.cluster()
+    except BrokerUnavailable as exc:
+        if required & {name, "all"}:
+            pytest.fail(f"a broker of three servers: {_why(exc)}", pytrace=False)
+        pytest.skip(f"no broker of three servers: {_why(exc)}")
+    yield found
+    found.servers.stop()
 
 
 @pytest.hookimpl(tryfirst=True)

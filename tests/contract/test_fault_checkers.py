@@ -297,6 +297,31 @@ def test_what_is_cut_short_by_the_next_fault_is_not_measured() -> None:
     assert (first.publishing, second.publishing) == (None, pytest.approx(0.1))
 
 
+def server_killed(late: float) -> Story:
+    """One of three servers dies at 10.05 and is away for 10 s; one key, with a publish under way, goes on so late."""
+    lines = [line for line in story() if line["what"] not in ("fault", "over")]
+    for number in range(10, COUNT, KEYS):
+        for what in ("ok", "start", "effect"):
+            line_of(lines, what, number)["t"] += late
+    facts = {"name": "server 3 killed", "number": 1}
+    lines += [at("fault", 10.05, 1, **facts), at("majority", 10.05, 1, **facts), at("over", 20.05, 1, **facts)]
+    return lines
+
+
+def test_every_key_goes_on_while_a_majority_of_the_servers_is_there() -> None:
+    (recovery,) = recoveries(history(server_killed(4.0)))
+    assert (recovery.publishing, recovery.consuming) == (pytest.approx(4.05), pytest.approx(4.15))
+    assert found(server_killed(4.0)) == []
+
+
+def test_one_key_that_waits_for_the_server_that_is_away() -> None:
+    """Others are published and handled all the time; it goes on before the fault is over, and still too late."""
+    assert found(server_killed(6.0)) == [
+        "server 3 killed: publishing went on after 6.1 s, not 5",
+        "server 3 killed: every key was handled again after 6.1 s, not 5",
+    ]
+
+
 def killed_member(again: float | None) -> Story:
     """A member dies at 15.25 with w-15 in its handler; another one starts it at that time."""
     lines = story()

@@ -59,8 +59,11 @@ def test_a_broken_adapter_is_found(
 
 def test_the_scenarios_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--list"]) == 0
-    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    lines = capsys.readouterr().out.splitlines()
+    listed = [line.split()[0] for line in lines]
     assert {"broker-kill", "broker-freeze", "hand-over-kill", "member-kill", "member-term", "cut"} <= set(listed)
+    longer = {line.split()[0] for line in lines if "long tier" in line}
+    assert {name for name in listed if name.startswith("cluster-")} - longer == {"cluster-others-return"}
 
 
 @pytest.mark.parametrize("wrong", [("--broker", "rabbit"), ("--scenario", "broker-hug")])

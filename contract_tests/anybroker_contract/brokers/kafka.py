@@ -199,6 +199,7 @@ def find_cluster(context: Context, size: int) -> tuple[Sequence[Install], str]:
             "controller.quorum.voters": voters,
             # A server that is killed is out of the in-sync replicas, and the next leader there, in a second or two.
             "replica.lag.time.max.ms": "3000",
+            "broker.session.timeout.ms": "2000",
             "controller.quorum.election.timeout.ms": "500",
             "controller.quorum.fetch.timeout.ms": "1000",
         }

@@ -236,9 +236,18 @@ class Recovery:
 
 
 def recoveries(history: History) -> Iterator[Recovery]:
-    """After each fault. A key is handled again when one of its handlers starts or ends."""
+    """After each fault. A key is handled again when one of its handlers starts or ends.
+
+    Where servers of a cluster were hit, other servers may serve most keys all the time: each key that had a publish
+    under way has to be published to, and handled, again.
+    """
     faults = history.faults
     accepted = sorted(history.acknowledged.values())
+    accepted_of: defaultdict[str | None, list[float]] = defaultdict(list)
+    for id_, when in history.acknowledged.items():
+        accepted_of[history.publishes[id_].key].append(when)
+    for moments in accepted_of.values():
+        moments.sort()
     done: dict[str, float] = {}
     moving: defaultdict[str | None, list[float]] = defaultdict(list)
     for handling in history.handlings:
@@ -252,21 +261,26 @@ def recoveries(history: History) -> Iterator[Recovery]:
     starts = sorted(handling.started for handling in history.handlings)
     for at, fault in enumerate(faults):
         until = faults[at + 1].begin if at + 1 < len(faults) else float("inf")
-        publishing = _next(accepted, fault.end)
-        tried = any(fault.end < _ended(publish) for publish in history.publishes.values())
+        since = fault.recovers
+        publishing = _next(accepted, since)
+        tried = any(since < _ended(publish) for publish in history.publishes.values())
+        stuck: set[str | None] = set()
+        if fault.majority is not None:
+            stuck = {each.key for each in history.publishes.values() if each.began <= since < _ended(each)}
+            publishing = max([publishing, *(_next(accepted_of[key], since) for key in stuck)])
         waiting = {
             history.publishes[id_].key
             for id_, when in history.acknowledged.items()
-            if when <= fault.end and done.get(id_, float("inf")) > fault.end and id_ not in history.dead
+            if when <= since and done.get(id_, float("inf")) > since and id_ not in history.dead
         }
-        again = [_next(moving[key], fault.end) for key in waiting]
+        again = [_next(moving[key], since) for key in waiting | stuck]
         if publishing < float("inf"):
-            again.append(_next(starts, fault.end))
+            again.append(_next(starts, since))
         consuming = max(again, default=None)
         yield Recovery(
             fault,
-            _within(publishing, fault.end, until) if tried else None,
-            None if consuming is None else _within(consuming, fault.end, until),
+            _within(publishing, since, until) if tried else None,
+            None if consuming is None else _within(consuming, since, until),
         )
 
 

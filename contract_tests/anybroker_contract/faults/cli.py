@@ -49,7 +49,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--broker", action="append", default=[], metavar="NAME", help=f"repeatable; default: all of {', '.join(names)}"
     )
     parser.add_argument(
-        "--scenario", action="append", default=[], choices=SCENARIOS, metavar="NAME", help="repeatable; default: all"
+        "--scenario",
+        action="append",
+        default=[],
+        choices=SCENARIOS,
+        metavar="NAME",
+        help="repeatable; default: the tier's",
     )
     parser.add_argument(
         "--tier", choices=("short", "long"), default="short", help="minutes, or an hour (default: short)"
@@ -86,6 +91,8 @@ class Runs:
         self._jobs = asyncio.Semaphore(options.jobs)
         self._stamp = time.strftime("%Y%m%d-%H%M%S")
         self.scenarios = [SCENARIOS[name] for name in options.scenario or SCENARIOS]
+        if options.tier == "short" and not options.scenario:
+            self.scenarios = [scenario for scenario in self.scenarios if not scenario.only_long]
         self.outcomes: list[Outcome] = []
         self.left_out: list[str] = []
         self.unavailable = False
@@ -104,6 +111,12 @@ class Runs:
             up = False
             try:
                 for scenario in todo:
+                    if scenario.clustered:  # on servers of its own
+                        if up:
+                            up = False
+                            await asyncio.to_thread(harness.teardown)
+                        await self._on_cluster(scenario, harness, capabilities)
+                        continue
                     if not up:
                         self._say(harness.name, "starting the broker")
                         harness.attach(await asyncio.to_thread(harness.setup))
@@ -124,6 +137,13 @@ class Runs:
             finally:
                 await asyncio.to_thread(harness.teardown)
             self._say(harness.name, "done")
+
+    async def _on_cluster(self, scenario: Scenario, harness: BrokerHarness, capabilities: Capabilities) -> None:
+        try:
+            self.outcomes.append(await self._run(scenario, harness, capabilities))
+        except BrokerUnavailable as exc:  # one server may be had all the same, from an image or by its URL
+            self._leave_out(harness, scenario, f"{exc.reason}; get it with: {exc.remedy}")
+            self.unavailable = self.unavailable or self._options.require_brokers
 
     def _applies(self, scenario: Scenario, harness: BrokerHarness, capabilities: Capabilities) -> bool:
         if not (capabilities.processes and capabilities.durable):
@@ -159,6 +179,7 @@ class Runs:
             self._seed,
             lambda text: self._say(harness.name, f"{scenario.name}: {text}"),
             through_proxy=scenario.through_proxy,
+            clustered=scenario.clustered,
             mutant=options.mutant,
         )
         error: str | None = None
@@ -169,6 +190,9 @@ class Runs:
                 await run.finish()
         except (Stalled, BrokerFailed) as exc:
             error = f"{type(exc).__name__}: {exc}"
+        except BrokerUnavailable:
+            folder.rmdir()
+            raise
         verdict = await asyncio.to_thread(self._judge, folder, run.notes, error)
         kept: Path | None = folder
         if verdict.word == "held" and not options.keep:
@@ -190,7 +214,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = Console(width=None if sys.stdout.isatty() else 140)
     if options.list:
         for scenario in SCENARIOS.values():
-            out.print(f"{scenario.name:<28}{scenario.text}", highlight=False)
+            tier = " (long tier, or by name)" if scenario.only_long else ""
+            out.print(f"{scenario.name:<28}{scenario.text}{tier}", highlight=False)
         return HELD
     if options.check is not None:
         verdict = judge(read(options.check), attempts=ATTEMPTS)

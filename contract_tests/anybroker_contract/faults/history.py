@@ -131,6 +131,13 @@ class Fault:
     """The process it was done to; None: the broker, or the way to it."""
     graceful: bool = False
     """Whether it was asked to end, and may not cost a duplicate."""
+    majority: float | None = None
+    """When enough servers of a cluster were there, which may be long before its end; None: it is no fault of those."""
+
+    @property
+    def recovers(self) -> float:
+        """The moment from which what was interrupted has to go on."""
+        return self.end if self.majority is None else self.majority
 
 
 @dataclass
@@ -209,6 +216,7 @@ class History:
     def faults(self) -> list[Fault]:
         """In the order in which they began; one that never ended lasts until the last record."""
         over = {record.facts["number"]: record.t for record in self.records if record.what == "over"}
+        majority = {record.facts["number"]: record.t for record in self.records if record.what == "majority"}
         last = self.records[-1].t if self.records else 0.0
         return [
             Fault(
@@ -217,6 +225,7 @@ class History:
                 over.get(record.facts["number"], last),
                 record.facts.get("target"),
                 record.facts.get("graceful", False),
+                majority.get(record.facts["number"]),
             )
             for record in self.records
             if record.what == "fault"

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from itertools import count
 from typing import Any
 
-from ..harness import BrokerHarness
+from ..harness import BrokerHarness, Clustered
 from ..proxy import Proxy
 from .history import Writer
 from .processes import Process
@@ -22,23 +22,31 @@ __all__ = ["Nemesis"]
 class Nemesis:
     """Does it, and writes it down."""
 
-    def __init__(self, harness: BrokerHarness, history: Writer, proxy: Proxy | None, seed: int) -> None:
+    def __init__(
+        self, harness: BrokerHarness, history: Writer, proxy: Proxy | None, seed: int, cluster: Clustered | None = None
+    ) -> None:
         self.random = random.Random(seed)
         """Decides whom it hits, and when; the same for the same seed."""
         self._harness = harness
         self._history = history
         self._proxy = proxy
+        self._cluster = cluster
         self._numbers = count(1)
         self.slow_ends: list[str] = []
         """Members that were asked to end and did not in time."""
 
     @asynccontextmanager
-    async def fault(self, name: str, **facts: Any) -> AsyncIterator[None]:
-        """A fault as long as the block, whatever becomes of it."""
+    async def fault(self, name: str, **facts: Any) -> AsyncIterator[Callable[[], None]]:
+        """A fault as long as the block, whatever becomes of it. Call what it gives when a majority of a cluster's
+        servers is there: they have to serve from then on, though others are away."""
         number = next(self._numbers)
         self._history.write("fault", name=name, number=number, **facts)
+
+        def majority() -> None:
+            self._history.write("majority", number=number)
+
         try:
-            yield
+            yield majority
         finally:
             self._history.write("over", name=name, number=number)
 
@@ -66,6 +74,24 @@ class Nemesis:
                 await asyncio.sleep(seconds)
             finally:
                 await self._do("thaw")
+
+    # ------------------------------------------------------------------------------------------ a cluster's servers
+
+    async def kill_servers(self, *numbers: int) -> None:
+        """SIGKILL of these servers of the cluster at once, counted from 1."""
+        assert self._cluster is not None
+        nodes = self._cluster.servers.nodes
+        await asyncio.gather(*(asyncio.to_thread(nodes[number - 1].kill) for number in numbers))
+
+    async def end_server(self, number: int) -> None:
+        """SIGTERM; return when it has ended."""
+        assert self._cluster is not None
+        await asyncio.to_thread(self._cluster.servers.nodes[number - 1].end)
+
+    async def start_servers(self, *numbers: int) -> None:
+        """Start them side by side; return when each of them answers."""
+        assert self._cluster is not None
+        await asyncio.to_thread(self._cluster.servers.start, *(number - 1 for number in numbers))
 
     async def delete_topic(self, delete: Callable[[str, str], Awaitable[None]], topic: str) -> None:
         """With the broker's own client."""

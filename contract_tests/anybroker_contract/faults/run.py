@@ -15,12 +15,13 @@ from anybroker.capabilities import Capabilities
 from anybroker.deadletters import dead_letter_topic
 from anybroker.errors import AnybrokerError
 
-from ..harness import BrokerHarness
+from ..harness import BrokerHarness, Clustered
 from ..proxy import Proxy
 from .history import Writer
 from .nemesis import Nemesis
 from .processes import Process
-from .tracker import Tracker
+from .tracker import LOOK, Stalled, Tracker
+from .verdict import MAJORITY
 from .workload import GROUP
 
 __all__ = ["Run", "Size"]
@@ -29,6 +30,10 @@ ATTEMPTS = 2
 """Starts after which a failing event is dead-lettered."""
 SETTLED = 0.1
 """Seconds that a settlement may take on its way, beside two of the receiver's intervals."""
+
+
+IN_SYNC = 60.0
+"""Seconds that a cluster may take until a server that came back has all events."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,7 @@ class Run:
     seed: int
     say: Callable[[str], None]
     through_proxy: bool = False
+    clustered: bool = False
     mutant: str | None = None
     """A deliberately broken adapter, to show that the run finds it."""
     topic: str = field(default_factory=lambda: f"f-{secrets.token_hex(4)}")
@@ -80,6 +86,10 @@ class Run:
     """What did not hold, seen by the run itself."""
 
     async def __aenter__(self) -> Run:
+        self.cluster: Clustered | None = None
+        if self.clustered:
+            self.say("starting the cluster")
+            self.cluster = await asyncio.to_thread(self.harness.cluster)
         self.history_file = self.folder / "history.jsonl"
         self.history = Writer(self.history_file)
         self.tracker = Tracker(self.history_file)
@@ -92,7 +102,7 @@ class Run:
             self._proxy = Proxy(self.harness.route(), seed=self.seed)
             await self._proxy.start()
             self.url = self._proxy.url
-        self.nemesis = Nemesis(self.harness, self.history, self._proxy, self.seed)
+        self.nemesis = Nemesis(self.harness, self.history, self._proxy, self.seed, self.cluster)
         size = self.size
         self.history.write(
             "run",
@@ -104,6 +114,7 @@ class Run:
             lease=size.lease,
             deadline=size.deadline,
             settle=self.settle,
+            election=0.0 if self.cluster is None else self.cluster.election,
         )
         return self
 
@@ -113,10 +124,14 @@ class Run:
             await process.kill()
         if self._proxy is not None:
             await self._proxy.close()
+        if self.cluster is not None:
+            await asyncio.to_thread(self.cluster.servers.stop)
         self.history.close()
         await asyncio.wait({self._saying})
 
     def _target(self) -> str:
+        if self.cluster is not None:
+            return self.cluster.url
         target = self.harness.broker(self.folder)
         if not isinstance(target, str):
             raise TypeError(f"the harness of {self.harness.name} gives no URL, and declares 'processes'")
@@ -205,6 +220,22 @@ class Run:
         assert self.size.events is not None
         wanted = int(self.size.events * share)
         await self.tracker.until(lambda: self.tracker.invoked >= wanted, 600.0, f"{wanted} publishes")
+
+    @property
+    def away(self) -> float:
+        """Seconds that a server has to be away until the others must have gone on without it."""
+        assert self.cluster is not None
+        return self.cluster.election + MAJORITY + 1.0
+
+    async def in_sync(self) -> None:
+        """Return when every server of the cluster has all events: a fault before that may take the last copy away."""
+        assert self.cluster is not None
+        try:
+            async with asyncio.timeout(IN_SYNC):
+                while not await self.cluster.in_sync(self.topic):  # noqa: ASYNC110 - a server is asked, which tells nothing
+                    await asyncio.sleep(LOOK)
+        except TimeoutError:
+            raise Stalled(f"not within {IN_SYNC:g} s: every server has all events") from None
 
     # ------------------------------------------------------------------------------------------------ the end
 

@@ -31,6 +31,10 @@ class Scenario:
     deletes: bool = False
     """Whether it needs the broker's own client."""
     through_proxy: bool = False
+    clustered: bool = False
+    """Whether it is run on several servers instead of one broker."""
+    only_long: bool = False
+    """Whether the short tier leaves it out, unless it is named."""
 
     def size(self, tier: Tier) -> Size:
         """How much of it."""
@@ -136,7 +140,57 @@ async def dead_letter_topic_deleted(run: Run) -> None:
     await asyncio.sleep(2 * run.size.every)
 
 
-# A place for clusters: `cluster-rolling` (three brokers, 3 -> 2 -> 1 -> 0 -> 3) needs a harness with several servers.
+# --------------------------------------------------------------------------------------------- a cluster's servers
+
+
+async def cluster_others_return(run: Run) -> None:
+    """Servers 1 and 2 die and come back, and then 3 dies: the only one that clients have seen alive all the time."""
+    await run.flowing()
+    for _ in range(run.size.times):
+        async with run.nemesis.fault("servers 1 and 2 killed") as majority:
+            await run.nemesis.kill_servers(1, 2)
+            await asyncio.sleep(run.size.every)
+            await run.nemesis.start_servers(1, 2)
+            majority()
+        await run.in_sync()
+        async with run.nemesis.fault("server 3 killed") as majority:
+            await run.nemesis.kill_servers(3)
+            majority()
+            await asyncio.sleep(run.away)
+            await run.nemesis.start_servers(3)
+        await run.in_sync()
+
+
+async def cluster_down(run: Run) -> None:
+    """One server after another dies, until none is left; then all come back."""
+    await run.flowing()
+    for _ in range(run.size.times):
+        async with run.nemesis.fault("server 1 killed") as majority:
+            await run.nemesis.kill_servers(1)
+            majority()
+            await asyncio.sleep(run.away)
+        async with run.nemesis.fault("servers 2 and 3 killed too") as majority:
+            for number in (2, 3):
+                await run.nemesis.kill_servers(number)
+                await asyncio.sleep(run.size.every)
+            await run.nemesis.start_servers(1, 2, 3)
+            majority()
+        await run.in_sync()
+
+
+async def cluster_rolling(run: Run) -> None:
+    """Each server is restarted gracefully, one after another."""
+    await run.flowing()
+    for _ in range(run.size.times):
+        for number in (1, 2, 3):
+            async with run.nemesis.fault(f"server {number} restarted") as majority:
+                await run.nemesis.end_server(number)
+                majority()
+                await asyncio.sleep(run.size.every)
+                await run.nemesis.start_servers(number)
+            await run.in_sync()
+
+
 _ALL = (
     Scenario(
         "broker-kill",
@@ -206,6 +260,35 @@ _ALL = (
         Size(rate=500, times=150, every=0.2),
         frozenset({"route"}),
         through_proxy=True,
+    ),
+    Scenario(
+        "cluster-others-return",
+        "two of three servers die and come back, and then the third one dies",
+        cluster_others_return,
+        Size(rate=200, every=4.0),
+        Size(rate=500, times=3, every=10.0),
+        frozenset({"cluster"}),
+        clustered=True,
+    ),
+    Scenario(
+        "cluster-down",
+        "three servers die one after another, and come back",
+        cluster_down,
+        Size(rate=200, every=6.0),
+        Size(rate=500, times=3, every=10.0),
+        frozenset({"cluster"}),
+        clustered=True,
+        only_long=True,
+    ),
+    Scenario(
+        "cluster-rolling",
+        "graceful restart of three servers, one after another",
+        cluster_rolling,
+        Size(rate=200, every=2.0),
+        Size(rate=500, times=3, every=5.0),
+        frozenset({"cluster"}),
+        clustered=True,
+        only_long=True,
     ),
 )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .history import Follower
 
-__all__ = ["Stalled", "Tracker"]
+__all__ = ["LOOK", "Stalled", "Tracker"]
 
 LOOK = 0.1
 """Seconds between two looks."""

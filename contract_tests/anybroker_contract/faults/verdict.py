@@ -9,12 +9,15 @@ from typing import Any
 from . import checkers
 from .history import History
 
-__all__ = ["CONSUMING", "PUBLISHING", "TAKING_OVER", "Verdict", "judge"]
+__all__ = ["CONSUMING", "MAJORITY", "PUBLISHING", "TAKING_OVER", "Verdict", "judge"]
 
 PUBLISHING = 3.0
 """Seconds after the broker answers again by which a publish is accepted."""
 CONSUMING = 10.0
 """Seconds after the broker answers again by which every key is handled again."""
+MAJORITY = 5.0
+"""Seconds after a majority of a cluster's servers is there by which every key is published to and handled again, beside
+those that the servers themselves need to choose a leader."""
 TAKING_OVER = 5.0
 """Seconds beside the lease by which others have what a killed member held."""
 SHOWN = 5
@@ -110,13 +113,15 @@ def _recovered(history: History, lease: float, problems: list[str]) -> tuple[flo
     publishing: list[float] = []
     consuming: list[float] = []
     for recovery in checkers.recoveries(history):
-        of_broker = recovery.fault.target is None
+        of_broker, of_cluster = recovery.fault.target is None, recovery.fault.majority is not None
+        again = MAJORITY + history.settings.get("election", 0.0) if of_cluster else PUBLISHING
         limit = max(CONSUMING, lease + TAKING_OVER) if of_broker else lease + TAKING_OVER
+        limit = again if of_cluster else limit
         name = recovery.fault.name
         if recovery.publishing is not None and of_broker:
             publishing.append(recovery.publishing)
-            if recovery.publishing > PUBLISHING:
-                problems.append(f"{name}: publishing went on after {recovery.publishing:.1f} s, not {PUBLISHING:g}")
+            if recovery.publishing > again:
+                problems.append(f"{name}: publishing went on after {recovery.publishing:.1f} s, not {again:g}")
         if recovery.consuming is not None:
             consuming.append(recovery.consuming)
             if recovery.consuming > limit:

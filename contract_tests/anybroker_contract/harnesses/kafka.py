@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from ..brokers.ports import free_port
-from ..harness import BrokerUnavailable, Secured
+from ..harness import BrokerUnavailable, Clustered, Secured
 from ..proxy import Rewrite
 from ..secured import kafka
 from .server import ServerHarness
@@ -54,6 +54,17 @@ class KafkaHarness(ServerHarness):
         """By Kafka's admin client."""
         async with self.raw() as client:
             await client.grow(topic, lanes)
+
+    def cluster(self) -> Clustered:
+        """Topics have three replicas there by default, and a write needs two [min.insync.replicas]."""
+        servers = self.start_servers()
+
+        async def in_sync(topic: str) -> bool:
+            from ..raw.kafka import KafkaClient
+
+            return await KafkaClient(servers.url).replicas_in_sync(topic) == len(servers.nodes)
+
+        return Clustered(servers.url, servers, in_sync, "NotEnoughReplicas")
 
     def raw(self) -> KafkaClient:
         """By the broker's own client, which is imported now."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from ..brokers.ports import free_port
-from ..harness import Secured
+from ..harness import Clustered, Secured
 from ..secured import nats
 from .server import ServerHarness
 
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from ..raw import RawClient
 
 __all__ = ["NatsHarness"]
+
+ELECTION = 9.0
+"""A follower that hears nothing waits for 4 to 9 s, and the server has no setting for that."""
 
 
 class NatsHarness(ServerHarness):
@@ -40,6 +43,19 @@ class NatsHarness(ServerHarness):
         """The consumer of lane 2."""
         async with self.raw() as client:
             await client.delete_lane(topic, "g", 2)
+
+    def cluster(self) -> Clustered:
+        """Streams have three replicas there."""
+        servers = self.start_servers()
+
+        async def in_sync(topic: str) -> bool:
+            from ..raw.nats import NatsClient
+
+            async with NatsClient(servers.url) as client:
+                return await client.replicas_in_sync(topic) == len(servers.nodes)
+
+        url = f"{servers.url}?replicas={len(servers.nodes)}"
+        return Clustered(url, servers, in_sync, "too few to store it", ELECTION)
 
     def raw(self) -> RawClient:
         """By the broker's own client, which is imported now."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from ..brokers import Broker, Unavailable, start_brokers
+from ..brokers.cluster import Cluster, start_cluster
 from ..brokers.given import address_of
 from ..harness import DISTURBANCES, BrokerHarness, BrokerUnavailable, Route
 from ..proxy import Rewrite
@@ -42,6 +43,13 @@ class ServerHarness(BrokerHarness):
         if self.server is not None and not self.server.can_restart:
             names -= DISTURBANCES
         return names
+
+    def start_servers(self) -> Cluster:
+        """Three of them, as one broker beside the one of ``setup``."""
+        found = start_cluster(self.kind, 3)
+        if isinstance(found, Unavailable):
+            raise BrokerUnavailable(found.reason, found.remedy)
+        return found
 
     def _own(self) -> Broker:
         if self.server is None:

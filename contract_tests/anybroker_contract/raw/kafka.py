@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import KafkaError
 from aiokafka.record.util import calc_crc32c
 from cloudevents.core.base import BaseCloudEvent
 from cloudevents.core.bindings.kafka import KafkaMessage, from_kafka, to_binary, to_structured
@@ -136,6 +137,19 @@ class KafkaClient(RawClient):
                 return len([each for each in found["partitions"] if each["leader"] >= 0]) == partitions
 
             await eventually(there, 30.0, f"Kafka has not {partitions} partitions of {topic!r}")
+        finally:
+            await admin.close()
+
+    async def replicas_in_sync(self, topic: str) -> int:
+        """Of the partition that has the fewest."""
+        admin = AIOKafkaAdminClient(bootstrap_servers=self._servers)
+        await admin.start()
+        try:
+            (found,) = await admin.describe_topics([topic])
+        except KafkaError:
+            return 0
+        else:
+            return min((len(each["isr"]) for each in found["partitions"]), default=0)
         finally:
             await admin.close()
 

@@ -11,6 +11,7 @@ import nats
 from cloudevents.core.base import BaseCloudEvent
 from cloudevents.core.bindings.http import HTTPMessage, from_http, to_binary, to_structured
 from cloudevents.core.formats.json import JSONFormat
+from nats.errors import Error as NatsError
 
 from .api import IMPLIED_JSON, MINIMAL, Mode, Quirk, RawClient, RawMessage
 
@@ -28,6 +29,12 @@ class _Block(NamedTuple):
     """Its last token."""
 
 
+def _current(cluster: Any) -> int:
+    if cluster is None or not cluster.leader:
+        return 0
+    return 1 + sum(bool(peer.current) and not peer.offline for peer in cluster.replicas or ())
+
+
 class NatsClient(RawClient):
     """Publishes to a slot of the topic's stream; listens to its subjects."""
 
@@ -40,7 +47,7 @@ class NatsClient(RawClient):
         self._subscription: Any = None
 
     async def __aenter__(self) -> NatsClient:
-        self._client = await nats.connect(self._url)
+        self._client = await nats.connect(self._url.split(","))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -116,6 +123,16 @@ class NatsClient(RawClient):
     async def delete_lane(self, topic: str, group: str, lane: int) -> None:
         """Its consumer."""
         await self._client.jetstream().delete_consumer(topic.replace(".", "_"), f"{group}@{lane}")
+
+    async def replicas_in_sync(self, topic: str) -> int:
+        """Of the topic's stream and of its consumers, whichever has the fewest; 0 where one has no leader."""
+        stream = topic.replace(".", "_")
+        try:
+            found = [await self._client.jetstream().stream_info(stream)]
+            found += await self._client.jetstream().consumers_info(stream)
+        except NatsError:
+            return 0
+        return min(_current(each.cluster) for each in found)
 
     def read(self, message: RawMessage) -> BaseCloudEvent:
         """Binary mode has the content type as an attribute."""
