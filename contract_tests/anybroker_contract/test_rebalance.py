@@ -9,7 +9,7 @@ from anybroker.middleware import retry
 
 from ._checkers import duplicates, inversions, lost, overlaps, unexpected
 from ._kit import Kit, counted
-from .marks import requires
+from .marks import needs_harness, requires
 
 
 async def slowly(delivery: Delivery) -> None:
@@ -155,3 +155,60 @@ async def test_lanes_are_shared_out_within_ten_seconds(kit: Kit) -> None:
     assert inversions(published, log.handlings) == []
     assert overlaps(log.handlings) == []
     assert not duplicates(log.handlings)
+
+
+async def _slow(_: Delivery) -> None:
+    """A handler behind which a full buffer waits."""
+    await asyncio.sleep(0.1)
+
+
+@requires("ordering")
+async def test_what_a_slow_member_holds_stands_in_nobodys_way(kit: Kit) -> None:
+    """Lanes go from a member that is slow and holds all that it may to one that joins: long before a lease ends each
+    event is handled, in order, by one member at a time, and none stands still with who has no lane for it."""
+    topic = kit.topic()
+    log = kit.log()
+    lease = 60.0
+    await kit.declared(topic, "g", lanes=4)
+    first = kit.bus(lease=lease)
+    kit.subscribe(first, topic, log=log, behave=_slow, member="first", lanes=4, max_in_flight=4)
+    await first.start()
+    published = await kit.publish(first, topic, 240, keys=24)
+    await log.wait_started(4)
+    second = kit.bus(lease=lease)
+    kit.subscribe(second, topic, log=log, behave=slowly, member="second", lanes=4, max_in_flight=4)
+    await second.start()
+    if kit.capabilities.balance:
+        await log.until(lambda: any(item.member == "second" for item in log.handlings), "a lane that moves", lease / 4)
+    await log.wait_done((id_ for _, id_ in published), patience=lease / 3)
+    published += await kit.publish(second, topic, 24, keys=24, first=len(published))
+    await log.wait_done((id_ for _, id_ in published), patience=lease / 4)
+    await kit.drained(first, topic)
+    assert inversions(published, log.handlings) == []
+    assert overlaps(log.handlings) == []
+    assert not duplicates(log.handlings)
+
+
+@requires("ordering")
+@needs_harness("kill", "start")
+async def test_lanes_that_change_hands_at_a_kill_stand_in_nobodys_way(kit: Kit) -> None:
+    """The broker is killed while three members are slow and hold all that they may, and knows of none of them when it
+    is back: a lane may be anybody's now. Long before a lease ends each event is handled, in order."""
+    topic = kit.topic()
+    log = kit.log()
+    lease = 60.0
+    await kit.declared(topic, "g", lanes=8)
+    publisher = await kit.started(consume=False)
+    members = []
+    for number in range(3):
+        bus = kit.bus(lease=lease)
+        kit.subscribe(bus, topic, log=log, behave=_slow, member=f"m{number}", lanes=8, max_in_flight=4)
+        await bus.start()
+        members.append(bus)
+    published = await kit.publish(publisher, topic, 480, keys=48)
+    await log.wait_started(24)
+    await kit.disturb("kill")
+    await kit.disturb("start")
+    await log.wait_done((id_ for _, id_ in published), patience=lease / 2)
+    await kit.drained(members[0], topic)
+    assert inversions(published, log.handlings) == []

@@ -60,6 +60,10 @@ class Flaw:
         """Receiver.settle."""
         return await receiver.inner.settle(batch)
 
+    async def give_back(self, receiver: BrokenReceiver, lane: Lane) -> None:
+        """Receiver.give_back."""
+        await receiver.inner.give_back(lane)
+
     async def stop_receiver(self, receiver: BrokenReceiver) -> None:
         """Receiver.stop."""
         await receiver.inner.stop()
@@ -87,6 +91,10 @@ class BrokenReceiver(ReceiverWrapper):
     async def settle(self, batch: Sequence[Settlement], /) -> Sequence[BrokerError | None]:
         """Receiver.settle."""
         return await self.flaw.settle(self, batch)
+
+    async def give_back(self, lane: Lane, /) -> None:
+        """Receiver.give_back."""
+        await self.flaw.give_back(self, lane)
 
     async def stop(self) -> None:
         """Receiver.stop."""

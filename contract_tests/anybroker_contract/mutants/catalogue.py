@@ -325,6 +325,12 @@ _ALL = (
         # Where a lane is one member's, nobody else is given what the lease has run out of.
         lambda capabilities: bool(capabilities.lease_extension) and not capabilities.balance,
     ),
+    Mutant(
+        "keeps-what-it-has-no-lane-for",
+        consuming.KeepsWhatItHasNoLaneFor,
+        ("test_what_a_slow_member_holds_stands_in_nobodys_way",),
+        lambda capabilities: bool(capabilities.balance) or cumulative(capabilities),  # elsewhere no lane moves
+    ),
     # ---------------------------------------------------------------------------------------------- the core's engine
     Mutant(
         "shares-one-context",

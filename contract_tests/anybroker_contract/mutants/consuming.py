@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Literal, cast
@@ -16,6 +16,7 @@ from anybroker.adapter import (
     Foreign,
     GroupSpec,
     Inbound,
+    Lane,
     LaneListener,
     Outbound,
     Receiver,
@@ -464,3 +465,29 @@ class CountsNothingForNoGroup(Flaw):
 
             adapter.backlog = backlog
         await adapter.declare(topology, mode)
+class KeepsWhatItHasNoLaneFor(Flaw):
+    """A lane that goes to another member takes nothing along: what is held of it is kept, and extended."""
+
+    async def open_receiver(self, adapter: Adapter, subscription: SubscriptionSpec, listener: LaneListener) -> Receiver:
+        """Adapter.open_receiver; the core is not told that a lane goes."""
+        return await adapter.open_receiver(subscription, _DeafListener(listener))
+
+    async def give_back(self, receiver: BrokenReceiver, lane: Lane) -> None:
+        """Receiver.give_back."""
+
+
+class _DeafListener:
+    """Hears of lanes that come, and not of those that go."""
+
+    def __init__(self, inner: LaneListener) -> None:
+        self._inner = inner
+
+    def assigned(self, lane: Lane, note: str = "") -> None:
+        """LaneListener.assigned."""
+        self._inner.assigned(lane, note)
+
+    async def revoked(self, lanes: Collection[Lane], /) -> None:
+        """LaneListener.revoked."""
+
+    def lost(self, lanes: Collection[Lane], /) -> None:
+        """LaneListener.lost."""
