@@ -21,7 +21,7 @@ from ._runner import run_test
 from ._schedule import ALONE, SECURED, make_scheduler
 from ._skips import OWN, Ledger, read_ledger
 from ._table import check_table, write_table
-from .harness import DISTURBANCES, BrokerHarness, BrokerUnavailable, Clustered
+from .harness import DISTURBANCES, BrokerUnavailable, Clustered
 from .marks import declares
 from .secured import Secured
 
