@@ -75,17 +75,21 @@ class Adapters:
                 continue
             harness.attach(started)
 
-    def told(self) -> dict[str, str | None]:
-        """For the workers: what each setup returned; None where there is no broker."""
-        return {name: None if name in self.unavailable else harness.started for name, harness in self.shared.items()}
+    def told(self) -> dict[str, tuple[str, bool] | None]:
+        """For the workers: what each setup returned, and whether the broker is ours; None where there is no broker."""
+        return {
+            name: None if name in self.unavailable else (harness.started, harness.ours)
+            for name, harness in self.shared.items()
+        }
 
-    def attach(self, told: dict[str, str | None]) -> None:
-        """In a worker."""
+    def attach(self, told: dict[str, tuple[str, bool] | None]) -> None:
+        """In a worker. It chooses the tests to run, as the session's process would."""
         for name, harness in self.shared.items():
-            started = told[name]
-            if started is None:
+            found = told[name]
+            if found is None:
                 self.unavailable[name] = BrokerUnavailable("not started")
             else:
+                started, harness.ours = found
                 harness.attach(started)
 
     def of_its_own(self, name: str) -> BrokerHarness:

@@ -66,6 +66,9 @@ class BrokerHarness:
     """Which broker this is, where it comes from and why: one line for the header of the run. Set by ``setup``."""
     started: str = ""
     """What ``setup`` returned, in every process."""
+    ours: bool = True
+    """Whether the broker may be disturbed; ``setup`` says so where it found one that somebody else runs. Known in every
+    process."""
 
     handed_over_again: ClassVar[float] = 25.0
     """Seconds by which an event that went to a half-open connection is handled on the next one, with our defaults: the
@@ -112,10 +115,14 @@ class BrokerHarness:
     # -------------------------------------------------------------------------------------------- disturbances
 
     def can(self) -> frozenset[str]:
-        """The names of what can be done to this broker: by default what the subclass overrides."""
+        """The names of what can be done to this broker: by default what the subclass overrides.
+
+        No disturbance, where the broker is somebody else's; the rest, still."""
         names = (*DISTURBANCES, "absent_url", "delete", "delete_lane", "distrust", "grow", "hurried", "in_mode")
         names += ("raw", "route", "secured")
         found = frozenset(name for name in names if getattr(type(self), name) is not getattr(BrokerHarness, name))
+        if not self.ours:
+            found -= DISTURBANCES
         given = {"in_mode": "content_mode", "hurried": "request_timeout"}
         return found | {name for name, setting in given.items() if _has_setting(self.scheme or self.name, setting)}
 

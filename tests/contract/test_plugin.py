@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from .conftest import Run
 
 ONE = ("-k", "test_each_group_gets_everything")
@@ -105,3 +107,12 @@ def test_it_does_nothing_to_other_tests(suite: Run, tmp_path: Path) -> None:
     other.write_text("def test_something():\n    assert True\n", encoding="utf-8")
     ran = suite(str(other), *ONE)
     assert ran.returncode in (0, 5), ran.stdout
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_broker_of_somebody_else_is_not_disturbed(workers: str, suite: Run) -> None:
+    """The workers of pytest-xdist choose the tests, and attach what the session's process found."""
+    frozen = ("-k", "test_every_publish_ends_by_its_deadline_while_the_broker_stands_still")
+    ran = suite("--adapter", "acme.testing:BorrowedBroker", "-n", workers, *frozen)
+    assert ran.returncode == 0, ran.stdout
+    assert "borrowed: 1 not applicable (the harness has no freeze() 1)" in ran.stdout

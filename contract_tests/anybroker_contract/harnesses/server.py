@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from ..brokers import Broker, Unavailable, start_brokers
 from ..brokers.given import address_of
-from ..harness import DISTURBANCES, BrokerHarness, BrokerUnavailable, Route
+from ..harness import BrokerHarness, BrokerUnavailable, Route
 from ..proxy import Rewrite
 
 __all__ = ["ServerHarness"]
@@ -28,6 +28,7 @@ class ServerHarness(BrokerHarness):
             raise BrokerUnavailable(found.reason, found.remedy)
         self.server = found
         self.detail = found.detail
+        self.ours = found.can_restart
         return found.url
 
     def teardown(self) -> None:
@@ -35,13 +36,6 @@ class ServerHarness(BrokerHarness):
         if self.server is not None:
             self.server.stop()
             self.server = None
-
-    def can(self) -> frozenset[str]:
-        """No disturbance, where the server is somebody else's; the rest, still."""
-        names = super().can()
-        if self.server is not None and not self.server.can_restart:
-            names -= DISTURBANCES
-        return names
 
     def _own(self) -> Broker:
         if self.server is None:

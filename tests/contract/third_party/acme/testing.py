@@ -12,7 +12,7 @@ from anybroker_contract import BrokerHarness, BrokerUnavailable
 
 from .adapter import AcmeAdapter, AcmeFactory
 
-__all__ = ["AcmeBroker", "LossyBroker", "SleepingBroker"]
+__all__ = ["AcmeBroker", "BorrowedBroker", "LossyBroker", "SleepingBroker"]
 
 
 class AcmeBroker(BrokerHarness):
@@ -48,3 +48,22 @@ class LossyBroker(AcmeBroker):
     def broker(self, folder: Path) -> AdapterFactory:
         """With a fault in between."""
         return FaultyBroker(AcmeFactory(), drop("publish", every=10))
+
+
+class BorrowedBroker(AcmeBroker):
+    """One that somebody else runs: it could be frozen, and must not be."""
+
+    name = "borrowed"
+
+    def setup(self) -> str:
+        """Found, not started."""
+        self.ours = False
+        return "acme://somebody.example"
+
+    def freeze(self) -> None:
+        """Never."""
+        raise RuntimeError("this broker is somebody else's")
+
+    def thaw(self) -> None:
+        """Never."""
+        raise RuntimeError("this broker is somebody else's")
