@@ -152,3 +152,14 @@ class KeepsToItsContentMode(CoreFlaw):
     module: ClassVar[Any] = Outbound
     replaced: ClassVar[Mapping[str, str]] = {"may_change_mode": "never"}
     never = False
+
+
+class BelievesEveryCount(CoreFlaw):
+    """Whatever stands where a dead letter has a count is made a number."""
+
+    module: ClassVar[Any] = deadletters
+    replaced: ClassVar[Mapping[str, str]] = {"_count": "any_number"}
+
+    def any_number(self, text: str) -> int:
+        """As it was."""
+        return int(text or "0")
