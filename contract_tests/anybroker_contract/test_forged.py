@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from ._kit import Kit, counted
+import pytest
+
+from anybroker import Delivery, Receipt
+from anybroker.adapter import Outbound
+from anybroker.deadletters import dead_letter_topic
+from anybroker.middleware import retry
+
+from ._kit import Kit, counted, submit
 from .marks import needs_harness
 from .raw.api import MINIMAL
+from .test_dead_letter import letters
 
 
 @needs_harness("raw")
@@ -27,3 +35,50 @@ async def test_forged_headers_stop_and_end_nothing(kit: Kit) -> None:
         await kit.drained(bus, topic)
     assert sorted(log.started) == sorted(expected)
     assert {handling.attempt for handling in log.handlings} == {1}
+
+
+COUNTS = {
+    "thousands of digits": "9" * 5_000,
+    "other digits": "\u0663",
+    "no digits": "\u00b2",
+    "a sign": "-1",
+    "words": "x y",
+}
+
+
+@pytest.mark.parametrize("count", COUNTS.values(), ids=COUNTS)
+async def test_a_forged_dead_letter_hides_no_other(kit: Kit, count: str) -> None:
+    """A dead letter of another program, with counts that we do not write, has counts of 0. It is listed,
+    replayed and discarded like any other, and those before and behind it are, too."""
+    topic = kit.topic()
+    bus = kit.bus()
+    healthy = False
+
+    async def fail(_: Delivery) -> None:
+        if not healthy:
+            raise ValueError("not today")
+
+    log = kit.subscribe(bus, topic, behave=fail, middleware=[retry(attempts=1)])
+    async with bus, kit.adapter() as adapter:
+        await bus.publish(topic, counted(0))
+        await letters(kit, bus, topic, 1)
+        headers = {"anybroker-dead-replays": count, "anybroker-dead-attempts": count, "anybroker-dead-reason": "forged"}
+        forged = [Outbound(counted(number), dead_letter_topic(topic, "g"), headers=headers) for number in (1, 2)]
+        sender = await adapter.open_sender()
+        try:
+            results = await submit(sender, forged, 10.0)
+        finally:
+            await sender.close()
+        assert [result for result in results if not isinstance(result, Receipt)] == []
+        await bus.publish(topic, counted(3))
+        found = {letter.id: letter for letter in await letters(kit, bus, topic, 4)}
+        assert found.keys() == {"w-0", "w-1", "w-2", "w-3"}
+        assert [found[id_].attempts for id_ in ("w-0", "w-1", "w-2", "w-3")] == [1, 0, 0, 1]
+        assert [letter.replays for letter in found.values()] == [0] * 4
+        healthy = True
+        queue = bus.dead_letters(topic, "g")
+        queue.patience = kit.brief
+        assert [letter.id for letter in await queue.discard("w-2")] == ["w-2"]
+        assert {letter.id for letter in await queue.replay()} == {"w-0", "w-1", "w-3"}
+        await log.wait_done(["w-0", "w-1", "w-3"])
+        assert "w-2" not in log.started

@@ -208,6 +208,7 @@ def _plain(headers: dict[Any, Any]) -> bool:
     ) and len({name.lower() for name in headers} - {"anybroker", "cc", "bcc"}) == len(headers)
 
 
+@pytest.mark.timeout(200)  # of the full tier: 10,000 cases are made, and published
 async def test_generated_headers_arrive_equal_or_are_refused(kit: Kit) -> None:
     """Of thousands of random dictionaries (text, control characters, surrogates, bytes, numbers, reserved names, mixed
     case) each either arrives as it was given, in lower case, or is refused alone before anything is sent; then the Bus

@@ -162,6 +162,11 @@ def _cut(headers: Mapping[str, str], name: str, over: int) -> dict[str, str]:
     return kept
 
 
+def _count(text: str) -> int:
+    """What we write as a count; 0 for anything else, which another program may have written there."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
+
+
 @dataclass(frozen=True)
 class DeadLetter:
     """One dead letter, as it lies in the dead-letter topic."""
@@ -193,20 +198,16 @@ class DeadLetter:
         def fact(name: str, default: str = "") -> str:
             return headers.get(_PREFIX + name, default)
 
-        def number(name: str) -> int:
-            text = fact(name, "0")
-            return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
-
         return cls(
             inbound.event,
             fact("topic", topic),
             fact("group", group),
             fact("reason", "unknown"),
             fact("error"),
-            number("attempts"),
+            _count(fact("attempts")),
             fact("handler"),
             fact("at"),
-            number("replays"),
+            _count(fact("replays")),
             headers,
             inbound,
         )

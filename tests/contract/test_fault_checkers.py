@@ -242,6 +242,10 @@ def _untype(lines: Story) -> None:
     line_of(lines, "ok", 7).update(what="fail", error="RuntimeError: …", typed=False)
 
 
+def _forget(lines: Story) -> None:
+    line_of(lines, "ok", 20).update(what="unknown", t=22.0, error="PublishOutcomeUnknown: …", typed=True)
+
+
 @pytest.mark.parametrize(("spoil", "kind"), [(_drop, "open"), (_delay, "late"), (_untype, "untyped")])
 def test_a_publish_that_does_not_end_as_it_must(spoil: Callable[[Story], None], kind: str) -> None:
     lines = story()
@@ -249,6 +253,29 @@ def test_a_publish_that_does_not_end_as_it_must(spoil: Callable[[Story], None], 
     ended = unresolved(history(lines), 30.0)
     assert getattr(ended, kind) == ended.ids == ["w-7"]
     assert len(found(lines)) == 1
+
+
+def test_a_failure_that_no_fault_explains() -> None:
+    lines = story()
+    _forget(lines)
+    ended = unresolved(history(lines), 30.0)
+    assert ended.unexplained == ended.ids == ["w-20"]
+    assert found(lines) == ["1 publishes that failed, and no fault explains it: w-20"]
+
+
+def test_what_was_done_to_a_member_explains_no_failure_of_a_publish() -> None:
+    lines = story()
+    _forget(lines)
+    for what, t in (("fault", 20.5), ("over", 20.7)):
+        lines.append(at(what, t, 1, name="member killed", number=2, target=MEMBER))
+    assert unresolved(history(lines), 30.0).unexplained == ["w-20"]
+
+
+def test_a_failure_soon_after_a_fault_of_the_broker_is_explained() -> None:
+    for number, explained in ((11, True), (15, True), (16, False)):  # the broker is up again at 10.7
+        lines = story()
+        line_of(lines, "ok", number).update(what="fail", error="Unavailable: …", typed=True)
+        assert (unresolved(history(lines), 30.0).unexplained == []) is explained
 
 
 def test_a_typed_failure_by_the_deadline_is_an_outcome() -> None:

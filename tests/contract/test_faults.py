@@ -42,12 +42,14 @@ def test_a_killed_member_costs_nothing(capsys: pytest.CaptureFixture[str], tmp_p
     [
         ("loses-one-in-a-hundred", "lost (middle)"),
         ("duplicates-one-in-fifty", "duplicates that no fault explains"),
+        ("reorders-a-key", "inversions"),
+        ("forgets-to-confirm", "publishes that failed, and no fault explains it"),
     ],
 )
 def test_a_broken_adapter_is_found(
     mutant: str, problem: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    status, said = run(capsys, tmp_path, "--mutant", mutant)
+    status, said = run(capsys, tmp_path, "--deadline", "3", "--mutant", mutant)
     (ran,) = said["runs"]
     assert (status, ran["verdict"]) == (1, "did not hold")
     assert any(problem in found for found in ran["problems"]), ran["problems"]

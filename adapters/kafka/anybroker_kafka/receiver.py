@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
 from aiokafka.errors import (
@@ -145,8 +146,9 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
     def _out(self) -> bool:
         """Whether the group has refused us, or aiokafka's coordination has ended. It keeps the reason for the next
         ``getmany``, and without lanes there is none: nothing would be consumed, and nothing said."""
+        coordinator: Any = self._consumer._coordinator
         try:
-            self._consumer._coordinator.check_errors()
+            coordinator.check_errors()
         except Exception as exc:  # noqa: BLE001 - whatever ended it: another receiver says so, and tries again
             if self._refused is not None:
                 self._refused(exc)

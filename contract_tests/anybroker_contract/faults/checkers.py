@@ -201,16 +201,22 @@ class Unresolved:
     """An outcome after the deadline."""
     untyped: list[str] = field(default_factory=list)
     """An error that ``publish`` does not promise."""
+    unexplained: list[str] = field(default_factory=list)
+    """No receipt, though nothing was done to the broker while it was under way, or shortly before."""
 
     @property
     def ids(self) -> list[str]:
         """All of them."""
-        return [*self.open, *self.late, *self.untyped]
+        return [*self.open, *self.late, *self.untyped, *self.unexplained]
 
 
 def unresolved(history: History, deadline: float) -> Unresolved:
-    """Every publish has one outcome, by its deadline and a second, and a failure is one of the three."""
+    """Every publish has one outcome, by its deadline and a second, and a failure is one of the three.
+
+    The Bus gives each publish an outcome, whatever the adapter forgets: one whose confirmation never came is unknown at
+    its deadline. Only a fault of the broker, or of the way to it, explains that; what is done to a member does not."""
     found = Unresolved()
+    faults = [fault for fault in history.faults if fault.target is None]
     for publish in history.publishes.values():
         if publish.outcome is None:
             found.open.append(publish.id)
@@ -218,6 +224,10 @@ def unresolved(history: History, deadline: float) -> Unresolved:
             found.late.append(publish.id)
         elif not publish.typed:
             found.untyped.append(publish.id)
+        elif publish.outcome != "ok" and not any(
+            _ended(publish) >= fault.begin and publish.began <= fault.end + AFTER for fault in faults
+        ):
+            found.unexplained.append(publish.id)
     return found
 
 

@@ -61,6 +61,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--events", type=int, metavar="N", help="events of scenarios that count them")
     parser.add_argument("--rate", type=float, metavar="N", help="events a second of scenarios that do not")
+    parser.add_argument("--deadline", type=float, metavar="S", help="of each publish, in seconds (default: 30)")
     parser.add_argument("--times", type=int, metavar="N", help="how often the fault comes")
     parser.add_argument(
         "--seed", type=int, metavar="N", help="decides whom faults hit, and when (default: by the clock)"
@@ -166,6 +167,8 @@ class Runs:
             size = replace(size, events=options.events)
         if size.events is None and options.rate:
             size = replace(size, rate=options.rate)
+        if options.deadline:
+            size = replace(size, deadline=options.deadline)
         if options.times:
             size = replace(size, times=options.times)
         folder = options.histories.resolve() / f"{self._stamp}-{harness.name}-{scenario.name}"

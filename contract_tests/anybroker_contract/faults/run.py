@@ -44,6 +44,8 @@ class Size:
     """How many are published; None: for as long as the faults last."""
     rate: float = 0.0
     """Events a second; 0: as fast as the broker takes them."""
+    burst: int = 1
+    """How many are published at once, where there is a rate."""
     members: int = 2
     times: int = 1
     """How often the fault comes."""
@@ -168,6 +170,7 @@ class Run:
                 "writer": "w",
                 "events": size.events,
                 "rate": size.rate,
+                "burst": size.burst,
                 "keys": size.keys,
                 "window": size.window,
                 "deadline": size.deadline,

@@ -220,8 +220,8 @@ _ALL = (
         "member-kill",
         "SIGKILL of a member every 2 s, with a new one started",
         member_kill,
-        Size(rate=200, members=3, times=6, seconds=0.01),
-        Size(rate=500, members=3, times=30, seconds=0.01),
+        Size(rate=200, burst=16, keys=8, members=3, times=6, seconds=0.01),
+        Size(rate=500, burst=64, members=3, times=30, seconds=0.01),
     ),
     Scenario(
         "member-kill-joining",

@@ -91,6 +91,7 @@ def judge(history: History, *, attempts: int, notes: Sequence[str] = ()) -> Verd
     _say(problems, ended.open, "publishes without an outcome")
     _say(problems, ended.late, f"publishes that ended more than {checkers.GRACE:g} s after their deadline")
     _say(problems, ended.untyped, "publishes with an error that publish does not promise")
+    _say(problems, ended.unexplained, "publishes that failed, and no fault explains it")
     if not history.acknowledged:
         problems.append("nothing was accepted: the run shows nothing")
     publishing, consuming = _recovered(history, lease, problems)

@@ -79,7 +79,8 @@ class Publisher:
             self._history.write("ready")
             async with asyncio.TaskGroup() as group:
                 for number in self._numbers():
-                    await self._pace(loop)
+                    if number % options["burst"] == 0:
+                        await self._pace(loop)
                     await self._window.acquire()
                     if self._stopped.is_set():
                         break
@@ -100,7 +101,7 @@ class Publisher:
                 async with asyncio.timeout(self._resume - now):
                     await self._stopped.wait()
         if self._options["rate"]:
-            self._resume = max(self._resume, now) + 1.0 / self._options["rate"]
+            self._resume = max(self._resume, now) + self._options["burst"] / self._options["rate"]
 
     async def _publish(self, bus: Bus, number: int) -> None:
         id_, key = f"{self._options['writer']}-{number}", f"k{number % self._options['keys']}"

@@ -163,3 +163,12 @@ class ReadsAnEmptyContentType(CoreFlaw):
     def never(self, _: object) -> bool:
         """As it was before there was a rule."""
         return False
+class BelievesEveryCount(CoreFlaw):
+    """Whatever stands where a dead letter has a count is made a number."""
+
+    module: ClassVar[Any] = deadletters
+    replaced: ClassVar[Mapping[str, str]] = {"_count": "any_number"}
+
+    def any_number(self, text: str) -> int:
+        """As it was."""
+        return int(text or "0")
