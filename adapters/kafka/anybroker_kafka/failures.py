@@ -45,6 +45,8 @@ _MEANINGS: dict[type[BaseException], str] = {
     "that are missing",
     kafka.NotEnoughReplicasAfterAppendError: "fewer replicas are in sync than the topic's min.insync.replicas: start "
     "the brokers that are missing",
+    kafka.KafkaStorageError: "the broker cannot write to its disk: look there for a disk that is full or has failed",
+    kafka.TopicAuthorizationFailedError: "this user may not write to the topic: grant it Write (Kafka ACL)",
     kafka.InvalidTimestampError: "this machine's clock and the broker's are too far apart (a broker takes timestamps "
     "up to message.timestamp.after.max.ms ahead, one hour by default): set the clock of this machine",
 }

@@ -6,7 +6,7 @@ import pytest
 from aiokafka import errors as kafka
 
 from anybroker.errors import ConfigError, PublishOutcomeUnknown, Rejected, Unavailable
-from anybroker_kafka.failures import failure, kafka_errors, publish_failure
+from anybroker_kafka.failures import failure, kafka_errors, named, publish_failure
 
 
 @pytest.mark.parametrize(
@@ -56,3 +56,18 @@ def test_only_a_clear_no_is_a_rejection(exc: Exception, expected: type[Exception
     assert type(error) is expected
     assert error.__cause__ is exc
     assert "'orders'" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("exc", "reason"),
+    [
+        (kafka.KafkaStorageError(), "a disk that is full or has failed"),
+        (kafka.TopicAuthorizationFailedError("orders"), "may not write to the topic: grant it Write"),
+        (kafka.NotEnoughReplicasError(), "min.insync.replicas"),
+        (kafka.InvalidTimestampError(), "set the clock"),
+        (kafka.MessageSizeTooLargeError(), "MessageSizeTooLarge"),
+    ],
+)
+def test_a_publisher_reads_why(exc: kafka.KafkaError, reason: str) -> None:
+    assert reason in str(publish_failure(exc, "orders"))
+    assert reason in named(type(exc)), "what Kafka has said while the client tried again"
