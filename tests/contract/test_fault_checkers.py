@@ -349,6 +349,12 @@ def test_one_key_that_waits_for_the_server_that_is_away() -> None:
     ]
 
 
+def test_members_whose_leases_ran_out_meanwhile_have_as_long_again() -> None:
+    lines = server_killed(6.0)
+    next(line for line in lines if line["what"] == "fault")["t"] = 4.0
+    assert found(lines) == ["server 3 killed: publishing went on after 6.1 s, not 5"]
+
+
 def killed_member(again: float | None) -> Story:
     """A member dies at 15.25 with w-15 in its handler; another one starts it at that time."""
     lines = story()

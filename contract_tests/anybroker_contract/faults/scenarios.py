@@ -161,6 +161,22 @@ async def cluster_others_return(run: Run) -> None:
         await run.in_sync()
 
 
+async def cluster_others_only(run: Run) -> None:
+    """Servers 1 and 2 are ended, and clients learn that only 3 is there; 3 dies, and then 1 and 2 come back."""
+    await run.flowing()
+    for _ in range(run.size.times):
+        async with run.nemesis.fault("servers 1 and 2 back, and 3 gone") as majority:
+            await run.nemesis.end_server(1)
+            await run.nemesis.end_server(2)
+            await asyncio.sleep(run.size.every)
+            await run.nemesis.kill_servers(3)
+            await run.nemesis.start_servers(1, 2)
+            majority()
+            await asyncio.sleep(run.away)
+            await run.nemesis.start_servers(3)
+        await run.in_sync()
+
+
 async def cluster_down(run: Run) -> None:
     """One server after another dies, until none is left; then all come back."""
     await run.flowing()
@@ -269,6 +285,16 @@ _ALL = (
         Size(rate=500, times=3, every=10.0),
         frozenset({"cluster"}),
         clustered=True,
+    ),
+    Scenario(
+        "cluster-others-only",
+        "the one server that clients know dies, and the two others come back",
+        cluster_others_only,
+        Size(rate=200, every=7.0),
+        Size(rate=500, times=3, every=10.0),
+        frozenset({"cluster"}),
+        clustered=True,
+        only_long=True,
     ),
     Scenario(
         "cluster-down",

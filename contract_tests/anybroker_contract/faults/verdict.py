@@ -117,7 +117,10 @@ def _recovered(history: History, lease: float, problems: list[str]) -> tuple[flo
         of_broker, of_cluster = recovery.fault.target is None, recovery.fault.majority is not None
         again = MAJORITY + history.settings.get("election", 0.0) if of_cluster else PUBLISHING
         limit = max(CONSUMING, lease + TAKING_OVER) if of_broker else lease + TAKING_OVER
-        limit = again if of_cluster else limit
+        if of_cluster:
+            # After a longer outage the members join anew, beside what is left of their old membership.
+            outlived = recovery.fault.recovers - recovery.fault.begin > lease
+            limit = again + lease if outlived else again
         name = recovery.fault.name
         if recovery.publishing is not None and of_broker:
             publishing.append(recovery.publishing)
