@@ -337,6 +337,8 @@ class Publisher:
     def _too_late(self, item: Publishing) -> BrokerError:
         if item.submitted:
             why = "" if self.hindrance is None else f" ({self.hindrance})"
+            if not why and item.failure is not None:  # it was tried again when the deadline came
+                why = f" (the try before: {item.failure})"
             return PublishOutcomeUnknown(
                 f"no confirmation from the broker for an event to {item.topic!r} by the publish deadline{why}: it may "
                 "be stored. Publish it again under the same id (the error's 'event')"

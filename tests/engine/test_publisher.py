@@ -364,3 +364,14 @@ def test_a_deadline_says_why_the_broker_takes_nothing() -> None:
         await publisher.close(1.0)
 
     run(main)
+
+
+def test_a_deadline_during_another_try_says_why_the_one_before_failed() -> None:
+    async def main() -> None:
+        sender = Scripted(lambda number, tries: Unavailable("no leader") if tries == 1 else None)
+        publisher = Publisher(sender, 1.0, PublishStats())
+        with pytest.raises(PublishOutcomeUnknown, match=r"publish deadline \(the try before: no leader\): it may be"):
+            await publisher.send(publishing(1))
+        await publisher.close(0.1)
+
+    run(main)

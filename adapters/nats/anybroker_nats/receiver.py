@@ -247,6 +247,7 @@ class NatsReceiver:
         """Ask the server whose the lane is, after what may have cost us the pin."""
         pin = consumer.pin
         info = await self._info(consumer)
+        self._acknowledge_again(consumer)  # at the reconnect there was perhaps no leader to take them
         consumer.verify_at = asyncio.get_running_loop().time() + _AGAIN
         if consumer.unpin and not consumer.pin:
             consumer.unpin = False
@@ -638,12 +639,17 @@ class NatsReceiver:
     def back(self) -> None:
         """Watcher: acknowledgements may have been lost on the way, so they go again before anything else. Each lane's
         pin is looked at before anything of it is extended or begun."""
-        self._write(b"".join([b"PUB " + reply + ACK for each in self._consumers for reply in each.acked.values()]))
+        for consumer in self._consumers:
+            self._acknowledge_again(consumer)
         self._extend()
         for consumer in self._consumers:
             consumer.unsync()
             consumer.retry_at = 0.0
         self._wake()
+
+    def _acknowledge_again(self, consumer: Consumer) -> None:
+        """Those that were handed over last: where one is lost, the next member of the lane handles its event again."""
+        self._write(b"".join([b"PUB " + reply + ACK for reply in consumer.acked.values()]))
 
     def refused(self, refusal: Refusal) -> None:
         """Watcher: without pulls there is nothing to do here; without acknowledgements everything comes again."""

@@ -40,6 +40,8 @@ _SLOW: Final = 0.25
 """Seconds without a confirmation after which the stream is asked whether it has a leader, and another one."""
 _ASK: Final = 0.5
 """Seconds that it has to answer: meanwhile nothing is handed over."""
+_SILENT: Final = 2.0
+"""Seconds for which a leader has heard nothing of another server that is not there, then; they speak once a second."""
 _NOT_FOUND: Final = 404
 _ACK: Final = re.compile(
     rb'\{"stream":"([^"]+)",\s*(?:"domain":"[^"]*",\s*)?"seq":(\d+)(,\s*"duplicate":\s*true)?\}'
@@ -60,7 +62,7 @@ class _Waiting(NamedTuple):
 class _Stream:
     """What is known of a topic's stream while it does not confirm."""
 
-    __slots__ = ("before", "leader", "reason", "warned")
+    __slots__ = ("before", "leader", "reason", "told")
 
     def __init__(self, leader: str) -> None:
         self.leader = leader
@@ -68,7 +70,8 @@ class _Stream:
         """Confirmations up to this number were to come from a leader that is none any more."""
         self.reason = ""
         """Why nothing comes, as far as the server says."""
-        self.warned = False
+        self.told = ""
+        """The reason that the log has; empty while all is well."""
 
 
 class NatsSender:
@@ -205,8 +208,8 @@ class NatsSender:
             else:
                 stream.reason = _why_slow(cluster)
             stream.leader = leader or stream.leader
-        if not stream.warned and any(each.outbound.topic == topic for each in self._waiting.values()):
-            stream.warned = True
+        if stream.told != stream.reason and any(each.outbound.topic == topic for each in self._waiting.values()):
+            stream.told = stream.reason
             _log.warning("events for topic %r are not confirmed: %s", topic, stream.reason)
 
     async def _cluster(self, topic: str) -> dict[str, Any]:
@@ -218,8 +221,12 @@ class NatsSender:
     async def _find(self, topic: str) -> BrokerError | None:
         """Look for the topic's stream; why it takes no event, or None."""
         try:
-            with nats_errors(f"looking for the stream of {topic!r}"):
-                self._streams[topic] = _Stream(str((await self._cluster(topic)).get("leader") or ""))
+            with nats_errors(f"looking for the stream of {topic!r} (has JetStream a leader?)"):
+                cluster = await self._cluster(topic)
+            leader = str(cluster.get("leader") or "")
+            if cluster.get("replicas") and not leader:
+                return Unavailable(f"topic {topic!r} takes no event now: {_why_slow(cluster)}")
+            self._streams[topic] = _Stream(leader)
         except ConfigError as exc:
             cause = exc.__cause__
             if isinstance(cause, ApiError) and cause.code == FORBIDDEN:
@@ -248,8 +255,8 @@ class NatsSender:
         if ack is not None:
             name, sequence, duplicate = ack.groups()
             report(outbound, Receipt(topic, f"{name.decode()}/{int(sequence)}", duplicate=duplicate is not None))
-            if (stream := self._streams.get(topic)) is not None and stream.warned:
-                stream.warned, stream.reason = False, ""
+            if (stream := self._streams.get(topic)) is not None and stream.told:
+                stream.told = stream.reason = ""
                 _log.info("events for topic %r are confirmed again", topic)
         elif headers is not None and headers.startswith(b"NATS/1.0 503"):
             self._streams.pop(topic, None)  # looked for again before the next event
@@ -412,10 +419,19 @@ class NatsSender:
 def _why_slow(cluster: dict[str, Any]) -> str:
     """Of a stream that answers, and does not confirm: the server says no more."""
     others = cluster.get("replicas") or ()
-    there = 1 + sum(not each.get("offline") for each in others)
-    if others and 2 * there <= 1 + len(others):
-        return f"{there} of {1 + len(others)} servers with its stream are there, too few to store it"
+    if not cluster.get("leader") and others:  # whoever answered has listed itself, too
+        size, there = len(others), sum(bool(each.get("current")) for each in others)
+        few = ", too few to elect one" if 2 * there <= size else ""
+        return f"its stream has no leader: {there} of {size} servers with it are there{few}"
+    size, there = 1 + len(others), 1 + sum(not _is_gone(each) for each in others)
+    if 2 * there <= size:
+        return f"{there} of {size} servers with its stream are there, too few to store it"
     return "its stream answers, and does not say why: can its server write, or is its disk full?"
+
+
+def _is_gone(replica: dict[str, Any]) -> bool:
+    """Whether a leader hears nothing of this server: ``offline`` comes some 90 s later, ``current`` is wrong for 10."""
+    return bool(replica.get("offline")) or float(replica.get("active") or 0) > _SILENT * 1e9
 
 
 def _unknown(outbound: Outbound, why: str) -> PublishOutcomeUnknown:

@@ -655,3 +655,24 @@ def test_who_lost_its_pin_extends_nothing_until_the_server_says_whose_the_lane_i
         await this.receiver.close()
 
     run(check())
+
+
+def test_acknowledgements_go_again_when_the_server_has_said_whose_the_lane_is(
+    run: Run, case: Callable[..., Any]
+) -> None:
+    """Right after a reconnect there may be no leader to take them, and the lane may go to another member."""
+
+    async def check() -> None:
+        this = await case()
+        this.deliver(1)
+        (inbound,) = await this.receive()
+        await this.receiver.settle([Ack(inbound)])
+        this.receiver.lost()
+        this.receiver.back()
+        this.client.written()
+        this.pinned = "p9"
+        await this.receive(timeout=0.01)
+        assert (1, b"") in this.acks()
+        await this.receiver.close()
+
+    run(check())

@@ -444,6 +444,8 @@ def test_a_topic_without_an_answer_keeps_none_of_the_others_back(run: Run, case:
         (TimeoutError(), "has it a leader?"),
         ({"config": {}}, "is its disk full?"),
         ({"cluster": {"leader": "a", "replicas": [{"offline": True}, {"offline": True}]}}, "1 of 3 servers"),
+        ({"cluster": {"leader": "a", "replicas": [{"active": 2.1e9}, {"active": 3e9}]}}, "1 of 3 servers"),
+        ({"cluster": {"leader": "a", "replicas": [{"active": 9e8}, {"active": 3e9}]}}, "is its disk full?"),
     ],
 )
 def test_what_is_never_answered_ends_with_what_the_stream_says(
@@ -495,5 +497,24 @@ def test_what_a_former_leader_never_confirmed_is_unknown_soon(
         this.answer(this.client.written()[-1], b'{"stream":"orders","seq":3}')
         assert isinstance(this.results["3"], Receipt)
         await this.sender.close()
+
+    run(check())
+
+
+@pytest.mark.parametrize(
+    ("there", "reason"),
+    [(1, "1 of 3 servers with it are there, too few to elect one"), (2, "2 of 3 servers with it are there")],
+)
+def test_a_stream_whose_servers_have_no_leader_is_handed_nothing(
+    run: Run, case: Callable[..., Case], there: int, reason: str
+) -> None:
+    async def check() -> None:
+        this = case()
+        servers = [{"current": at < there, "active": 0} for at in range(3)]  # the one that answers is among them
+        this.link.answers["STREAM.INFO.orders"] = {"cluster": {"replicas": servers}}
+        await this.sender.submit([Outbound(this.kit.event("1"), "orders")], this.report)
+        assert this.client.written() == []
+        assert isinstance(this.results["1"], Unavailable)
+        assert str(this.results["1"]).endswith(f"its stream has no leader: {reason}")
 
     run(check())
