@@ -75,8 +75,8 @@ async def test_verify_names_the_lane_that_was_deleted(kit: Kit) -> None:
     kit.subscribe(careful, topic)
     with pytest.raises(AnybrokerError) as caught:
         await careful.start()
-    assert "2" in str(caught.value)
     assert topic in str(caught.value)
+    assert "2" in str(caught.value).replace(topic, "")  # its name may have that digit
     published = await kit.publish(await kit.started(consume=False), topic, 40, keys=16)
     bus = kit.bus()
     log = kit.subscribe(bus, topic)

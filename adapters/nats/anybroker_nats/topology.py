@@ -324,18 +324,20 @@ async def repair_group(link: Link, topic: str, group: GroupSpec, lease: float) -
 
 async def check_group(link: Link, topic: str, group: str, ordered: bool, lanes: int | None) -> int:
     """How many lanes it has. ConfigError if the group is not there, is not whole, or is of another kind."""
+    missing: list[int | None] = []
     with nats_errors(f"looking for the group {group!r} of {topic!r}"):
         there = await _lanes_of(link, topic, group)
-        missing = there is None
         if there is not None:
             _compare(topic, group, ordered, lanes, there)
-            found = await asyncio.gather(*(_consumer(link, topic, group, lane) for lane in _numbers(there)))
-            missing = None in found
-    if missing or there is None:
+            numbers = _numbers(there)
+            found = await asyncio.gather(*(_consumer(link, topic, group, lane) for lane in numbers))
+            missing = [lane for lane, one in zip(numbers, found, strict=True) if one is None]
+    if there is None or missing:
+        where = ", ".join(f"lane {lane}" for lane in missing if lane is not None)
         kind = MissingGroup if there is None else ConfigError
         raise kind(
             f"topics.{topic}.groups",
-            f"the group {group!r} is not there, or only a part of it",
+            f"the group {group!r} is not there" + (f" as a whole: it lacks {where}" if where else ""),
             'Declare it (provision="create").',
         )
     return there
