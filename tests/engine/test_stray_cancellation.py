@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import pytest
 from tests.engine.scripted_adapter import ScriptedBroker, inbound, until
 
-from anybroker import Bus, Event
+from anybroker import Bus, Event, MemoryBroker, PublishOutcomeUnknown
+from anybroker.adapter import Adapter, AdapterContext, Inbound, Lane, Outbound, Receiver, Report, Sender, Settlement
+from anybroker.adapter import SubscriptionSpec
+from anybroker.errors import BrokerError
 from anybroker.middleware import retry
+from anybroker.testing import AdapterWrapper, ReceiverWrapper, SenderWrapper, adapter_of, settled
 
 
 def test_the_receiver_is_taken_for_dead_and_replaced() -> None:
@@ -130,3 +135,100 @@ def test_a_loop_that_ends_under_the_bus_starts_no_more_handlers_and_fails_none(a
     assert seen == ["0", "1"]
     assert broker.sent == []
     assert bus.subscriptions[0].stats.stuck == bus.subscriptions[0].stats.retried == 0
+
+
+class Cancelling:
+    """A broker whose calls of one name raise ``CancelledError`` out of the client, for the first ``times`` times."""
+
+    def __init__(self, call: str, times: int) -> None:
+        self.broker = MemoryBroker()
+        self.call = call
+        self.left = times
+
+    def make_adapter(self, context: AdapterContext) -> Adapter:
+        return _CancellingAdapter(adapter_of(self.broker, context), self)
+
+    def stray(self, call: str) -> None:
+        """Raises if it is this call's turn."""
+        if call == self.call and self.left:
+            self.left -= 1
+            raise asyncio.CancelledError
+
+
+class _CancellingAdapter(AdapterWrapper):
+    def __init__(self, inner: Adapter, broker: Cancelling) -> None:
+        super().__init__(inner)
+        self._broker = broker
+
+    def wrap_sender(self, sender: Sender) -> Sender:
+        return _CancellingSender(sender, self._broker)
+
+    def wrap_receiver(self, receiver: Receiver, subscription: SubscriptionSpec) -> Receiver:
+        return _CancellingReceiver(receiver, self._broker)
+
+
+class _CancellingSender(SenderWrapper):
+    def __init__(self, inner: Sender, broker: Cancelling) -> None:
+        super().__init__(inner)
+        self._broker = broker
+
+    async def submit(self, batch: Sequence[Outbound], report: Report, /) -> None:
+        self._broker.stray("submit")
+        await self.inner.submit(batch, report)
+
+
+class _CancellingReceiver(ReceiverWrapper):
+    def __init__(self, inner: Receiver, broker: Cancelling) -> None:
+        super().__init__(inner)
+        self._broker = broker
+
+    async def receive(self, limit: int, /, *, lanes: Collection[Lane] | None, timeout: float) -> Sequence[Inbound]:
+        batch = await self.inner.receive(limit, lanes=lanes, timeout=timeout)
+        if batch:
+            self._broker.stray("receive")
+        return batch
+
+    async def settle(self, batch: Sequence[Settlement], /) -> Sequence[BrokerError | None]:
+        self._broker.stray("settle")
+        return await self.inner.settle(batch)
+
+
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize("call", ["receive", "settle"])
+def test_a_receiver_whose_call_is_cancelled_is_replaced_and_nothing_is_lost(call: str, times: int) -> None:
+    async def main() -> None:
+        broker = Cancelling(call, times)
+        bus = Bus(broker, source="test", idempotency="memory://")
+        seen: list[str] = []
+
+        @bus.subscribe("topic", group="group")
+        async def handle(event: Event[Any]) -> None:
+            seen.append(event.id)
+
+        async with asyncio.timeout(20), bus:
+            for number in range(5):
+                await bus.publish("topic", number, type="t", id=str(number), key="k")
+            await settled(bus, deadline=15)
+            assert broker.left == 0
+            assert list(dict.fromkeys(seen)) == ["0", "1", "2", "3", "4"]
+            await until(lambda: bus.problems == {}, "it is well again")
+            assert bus.subscriptions[0].stats.reconnects == times
+            await bus.publish("topic", 5, type="t", id="5", key="k")
+            await settled(bus)
+            assert seen[-1] == "5"
+
+    asyncio.run(main())
+
+
+def test_a_submit_that_is_cancelled_is_an_unknown_outcome_and_publishing_goes_on() -> None:
+    async def main() -> None:
+        bus = Bus(Cancelling("submit", 1), source="test", consume=False, topics={"topic": {"groups": ["g"]}})
+        async with asyncio.timeout(20), bus:
+            with pytest.raises(PublishOutcomeUnknown) as caught:
+                await bus.publish("topic", 1, type="t", id="1")
+            assert caught.value.event is not None
+            await bus.publish("topic", 1, type="t", id="1")
+            assert (bus.stats.published, bus.stats.unknown) == (1, 1)
+            assert (await bus.backlog("topic", "g")).lag == 1
+
+    asyncio.run(main())

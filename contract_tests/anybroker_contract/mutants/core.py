@@ -7,7 +7,7 @@ from hashlib import blake2b
 from importlib import import_module
 from typing import Any, ClassVar, Literal
 
-from anybroker import Delivery, Event, _outgoing, _pump, _settle, _starting, bus, deadletters
+from anybroker import Delivery, Event, _batch, _outgoing, _pump, _settle, _starting, bus, deadletters
 from anybroker.adapter import Adapter, Outbound, Topology
 from anybroker.delivery import current_delivery
 
@@ -90,6 +90,26 @@ class KeepsTheCause(CoreFlaw):
     def cause(self) -> Delivery | None:
         """As it was before a start had an end."""
         return current_delivery.get()
+
+
+class TakesTheFirstOfABatchForTheCause(CoreFlaw):
+    """What a batch handler publishes takes its trace from one event of the batch."""
+
+    module: ClassVar[Any] = _batch.BatchCollector
+    replaced: ClassVar[Mapping[str, str]] = {"_start": "begin"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        right = _batch.BatchCollector._start
+
+        async def begin(collector: Any, items: Any) -> None:
+            """In the name of the first."""
+            current_delivery.set(items[0].delivery)
+            await right(collector, items)
+
+        self.begin = begin
+
+    begin: Any
 
 
 class TakesEveryExitForItsOwn(CoreFlaw):
