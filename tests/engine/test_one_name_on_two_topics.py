@@ -48,7 +48,7 @@ def test_idempotent_ones_with_names_or_groups_of_their_own_both_run(apart: str) 
         bus = Bus(MemoryBroker(), source="test", idempotency="memory://")
         seen: list[str] = []
         for topic in ("one", "two"):
-            names = {"name": topic, "group": "g"} if apart == "name" else {"group": topic}
+            names: dict[str, Any] = {"name": topic, "group": "g"} if apart == "name" else {"group": topic}
             bus.subscribe(topic, **names)(idempotent()(same(bus, seen, topic)))
         async with asyncio.timeout(20), bus:
             for topic in ("one", "two"):

@@ -364,6 +364,12 @@ _ALL = (
         core.ForgetsWhatCouldNotBeSettled,
         ("test_a_settlement_that_failed_is_made_again",),
     ),
+    Mutant(
+        "lets-an-exit-end-the-loop",
+        core.LetsAnExitEndTheLoop,
+        ("test_sys_exit_in_main_ends_the_program",),
+        lambda capabilities: bool(capabilities.processes),
+    ),
     # ------------------------------------------------------------------------------------------ the core on the way out
     Mutant(
         "fails-the-whole-batch-for-one-write",
