@@ -47,6 +47,11 @@ class Worker:
         return self._process.pid
 
     @property
+    def errors(self) -> str:
+        """What it wrote to stderr, once it is gone."""
+        return self._errors.decode(errors="replace")
+
+    @property
     def member(self) -> str:
         """What its starts in the log are marked with."""
         return f"pid {self.pid}"
@@ -69,7 +74,7 @@ class Worker:
             seconds,
         )
         if not self.ready:
-            raise AssertionError(f"the worker ended before it was ready:\n{self._errors.decode(errors='replace')}")
+            raise AssertionError(f"the worker ended before it was ready:\n{self.errors}")
 
     async def _read(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None

@@ -63,9 +63,14 @@ def make_bus(options: dict[str, Any]) -> Bus:
 
 
 async def run(options: dict[str, Any]) -> None:
-    """Until SIGTERM."""
+    """Until SIGTERM; with ``exit``, until its main has published one event and exits with that code."""
     bus = make_bus(options)
-    await bus.run_async()
+
+    async def leave() -> None:
+        await bus.publish(options["topic"], {"n": 1}, type="contract.left", key="left", id="left")
+        sys.exit(options["exit"])
+
+    await bus.run_async(leave if "exit" in options else None)
     say(what="closed", stats=bus.subscriptions[0].stats.as_dict())
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anybroker import Delivery
+from anybroker import Delivery, Event
 
 from ._kit import TYPE, Kit, counted
 
@@ -68,3 +68,26 @@ async def test_a_correlation_that_is_there_is_kept(kit: Kit) -> None:
         await log.until(lambda: log.done, "the second hop")
     (handling,) = log.handlings
     assert (handling.event["correlationid"], handling.event["causationid"]) == ("order-4711", "w-0")
+
+
+async def test_what_a_batch_handler_publishes_has_no_single_trace(kit: Kit) -> None:
+    """A batch has many causes: what its handler publishes takes over neither trace, baggage, correlation nor causation
+    from any of them."""
+    first, second = kit.topic("a"), kit.topic("b")
+    bus = kit.bus()
+
+    async def handle(events: list[Event]) -> None:
+        await bus.publish(second, {"n": len(events)}, type=TYPE)
+        await bus.publish_many(second, [Event.create({"n": 0}, type=TYPE, source="contract")])
+
+    bus.subscribe(first, group="g", batch=3, within=0.2)(handle)
+    log = kit.subscribe(bus, second)
+    async with bus:
+        for number in range(3):
+            parent = PARENT[:3] + f"{number + 1:032x}" + PARENT[35:]
+            event = counted(number, key=f"k{number}").replace(extensions={"traceparent": parent, "tracestate": STATE})
+            await bus.publish(first, event, headers={"traceparent": parent, "tracestate": STATE, "baggage": BAGGAGE})
+        await log.until(lambda: sum(handling.event.data["n"] for handling in log.handlings) >= 3, "all of the batches")
+    taken = ("traceparent", "tracestate", "correlationid", "causationid", "baggage")
+    for handling in log.handlings:
+        assert [name for name in taken if name in handling.event or name in handling.headers] == []

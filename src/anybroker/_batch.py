@@ -7,6 +7,8 @@ from collections.abc import Callable
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
+from opentelemetry import context as otel_context
+
 from .delivery import Delivery
 from .errors import BatchFailed, ConfigError
 from .handlers import HandlerSpec, Wants, caller, decoder, leftover
@@ -36,8 +38,8 @@ class BatchCollector:
 
     A batch holds at most one event of a key on an ordered subscription (the next one starts after this one), so that
     a failure retries exactly it and what follows it. When nothing more can come, because all that was received waits
-    behind the batch, it is not waited for. Each call runs in a context of its own, that of the Bus's start: what a
-    batch handler publishes has no single cause, no single trace, and gets ids of its own.
+    behind the batch, it is not waited for. Each call runs in a context of its own, that of the Bus's start without its
+    trace: what a batch handler publishes has no single cause, no single trace, and gets ids of its own.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class BatchCollector:
         self._providers = providers
         self._pump = pump
         self._context = copy_context()
+        self._context.run(otel_context.attach, otel_context.Context())  # nor is it part of what started the Bus
         self._items: list[_Item] = []
         self._closing = False
         self._timer: asyncio.TimerHandle | None = None

@@ -381,6 +381,12 @@ class Publisher:
                 await self._sender.close()
         except (TimeoutError, BrokerError) as exc:
             _log.warning("closing the sender failed: %s", str(exc) or "it took too long")
+        except asyncio.CancelledError as exc:
+            if not cancelled_by_nobody():
+                raise
+            _log.error("closing the sender failed", exc_info=exc)
+        except Exception:  # noqa: BLE001 - against the interface, and the publishes need an outcome
+            _log.exception("closing the sender failed")
         if self._sweeper is not None:
             self._sweeper.cancel()
         for item in (*self._in_flight, *self._own_deadline):

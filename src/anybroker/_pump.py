@@ -21,7 +21,7 @@ from ._lease import LeaseKeeper
 from ._ledger import LaneLedger
 from ._reconnect import Backoff
 from ._settle import Settler
-from ._starting import cancelled_by_nobody, cancelled_from_outside, start
+from ._starting import as_failure, cancelled_by_nobody, cancelled_from_outside, start
 from .adapter import (
     Adapter,
     BalancesLanes,
@@ -137,7 +137,7 @@ class Pump:
 
     async def start(self) -> None:
         """Join the group and begin to fetch. Raises what ``open_receiver`` raises."""
-        await self._open()
+        await as_failure("joining the group", self._open())
         self._fetcher = asyncio.create_task(self._fetch(), name=f"anybroker fetch {self._name}")
 
     @property

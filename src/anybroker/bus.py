@@ -21,6 +21,7 @@ from ._outgoing import Turn, Turns, continue_cause, key_reader
 from ._publish import Publisher, Publishing
 from ._pump import ATTEMPTS_HEADER, NOT_BEFORE_HEADER
 from ._registry import make_adapter
+from ._starting import as_failure, cancelled_by_nobody
 from .adapter import (
     DEFAULT_LANES,
     Adapter,
@@ -613,7 +614,7 @@ class Bus:
         _log.warning("the dead-letter topic %r refuses a dead letter (%s); declaring it again", dead_letters, refused)
         specs = tuple(spec for spec in self._topic_specs(topic) if spec.name == dead_letters)
         try:
-            await self.adapter.declare(Topology(specs), "create")
+            await as_failure("declaring a topic", self.adapter.declare(Topology(specs), "create"))
         except (BrokerError, ConfigError) as exc:
             _log.warning("the dead-letter topic %r cannot be declared: %s", dead_letters, exc)
             raise refused from exc
@@ -668,7 +669,7 @@ class Bus:
         self._state = "starting"
         self.loop, self.pid = asyncio.get_running_loop(), os.getpid()
         try:
-            await self._start()
+            await as_failure("starting", self._start())
         except BaseException:
             self._state = "started"
             await self.close(drain=0)
@@ -818,7 +819,8 @@ class Bus:
 
     async def _declare_topic(self, topic: str) -> None:
         if self.settings.provision != "off":
-            await self.adapter.declare(Topology(tuple(self._topic_specs(topic))), self.settings.provision)
+            topology = Topology(tuple(self._topic_specs(topic)))
+            await as_failure("declaring a topic", self.adapter.declare(topology, self.settings.provision))
         self._declared.add(topic)
         if topic in self._groupless and self._groups_of(topic):
             self._groupless.discard(topic)
@@ -869,6 +871,12 @@ class Bus:
                         await self._adapter.close()
                 except (TimeoutError, BrokerError) as exc:
                     _log.warning("closing the connection failed: %s", str(exc) or "it took more than 10 s")
+                except asyncio.CancelledError as exc:
+                    if not cancelled_by_nobody():
+                        raise
+                    _log.error("closing the connection failed", exc_info=exc)
+                except Exception:  # noqa: BLE001 - against the interface, and the Bus has to be closed
+                    _log.exception("closing the connection failed")
             self._state = "closed"
             self._closed.set()
 
@@ -1000,7 +1008,7 @@ class Bus:
         adapter.capabilities.require("backlog", setting="bus.backlog()", remedy="Ask the broker's own tools.")
         assert isinstance(adapter, ReportsBacklog)
         try:
-            return await adapter.backlog(topic, group)
+            return await as_failure("backlog", adapter.backlog(topic, group))
         except MissingGroup as exc:
             raise await self._no_group(topic, group) from exc
 
@@ -1011,7 +1019,7 @@ class Bus:
         adapter.capabilities.require("seek", setting="bus.seek()", remedy="Use a broker that keeps what was consumed.")
         assert isinstance(adapter, Replays)
         try:
-            await adapter.seek(topic, group, to)
+            await as_failure("seek", adapter.seek(topic, group, to))
         except MissingGroup as exc:
             raise await self._no_group(topic, group) from exc
 
@@ -1020,7 +1028,8 @@ class Bus:
         near: list[str] = []
         if isinstance(self.adapter, ListsGroups):
             try:
-                near = near_groups(topic, group, await self.adapter.groups())
+                there = await as_failure("listing groups", self.adapter.groups())
+                near = near_groups(topic, group, there)
             except BrokerError as exc:  # such as a missing permission; the names are a help, and not what was asked for
                 _log.debug("the broker's topics and groups could not be listed: %s", exc)
         meant = f"; near names: {', '.join(near)}" if near else ""

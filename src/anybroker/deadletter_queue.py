@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ._lease import LeaseKeeper
 from ._ledger import LaneLedger
+from ._starting import as_failure
 from .adapter import Ack, Commit, ExtendsLease, Inbound, Lane, Receiver, Release, Settlement, SubscriptionSpec
 from .capabilities import Acknowledgement
 from .deadletters import DEAD_LETTER_GROUP, DeadLetter, dead_letter_topic
@@ -53,9 +54,9 @@ class _Reader:
         receiver, self.receiver = self.receiver, None
         if receiver is not None:
             try:
-                await receiver.stop()
+                await as_failure("leaving the dead letters", receiver.stop())
             finally:
-                await receiver.close()
+                await as_failure("leaving the dead letters", receiver.close())
 
     def assigned(self, lane: Lane, note: str = "") -> None:
         """LaneListener."""
@@ -92,7 +93,8 @@ class _Reader:
             if end is not None and now >= end:
                 break
             left = (end or joined_by) - now
-            batch = await self.receiver.receive(limit - len(found), lanes=None, timeout=min(left, 0.5))
+            receiving = self.receiver.receive(limit - len(found), lanes=None, timeout=min(left, 0.5))
+            batch = await as_failure("reading dead letters", receiving)
             if batch and self.ledgers:
                 end = loop.time() + min(patience, 0.5)
             for inbound in batch:
@@ -129,7 +131,7 @@ class _Reader:
             batch += [Ack(inbound) for inbound in done]
             batch += [Release(inbound, inbound.attempts) for inbound in back if inbound not in self.not_ours]
         if batch:
-            for result in await self.receiver.settle(batch):
+            for result in await as_failure("settling dead letters", self.receiver.settle(batch)):
                 failure = failure or result
         if failure is not None:
             raise failure
@@ -290,7 +292,7 @@ class DeadLetterQueue:
         reader = _Reader(capabilities.acknowledgement is Acknowledgement.CUMULATIVE)
         spec = SubscriptionSpec(self.dead_letter_topic, DEAD_LETTER_GROUP, True, 1, "new", limit)
         try:
-            receiver = await self._bus.adapter.open_receiver(spec, reader)
+            receiver = await as_failure("reading dead letters", self._bus.adapter.open_receiver(spec, reader))
         except MissingGroup as exc:
             await self._bus.check_group(self.topic, self.group)
             raise MissingGroup(

@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import Any, Literal, cast
 
 import pytest
 from tests.engine.scripted_adapter import ScriptedBroker, inbound, until
 
-from anybroker import Bus, Event
+from anybroker import Bus, Event, MemoryBroker, PublishOutcomeUnknown, StateError
+from anybroker.adapter import (
+    Adapter,
+    AdapterContext,
+    Backlog,
+    Inbound,
+    Lane,
+    LaneListener,
+    Outbound,
+    Receiver,
+    Report,
+    ReportsBacklog,
+    Sender,
+    Settlement,
+    SubscriptionSpec,
+    Topology,
+)
+from anybroker.errors import BrokerError, Unavailable
 from anybroker.middleware import retry
+from anybroker.testing import AdapterWrapper, ReceiverWrapper, SenderWrapper, adapter_of, settled
 
 
 def test_the_receiver_is_taken_for_dead_and_replaced() -> None:
@@ -130,3 +149,187 @@ def test_a_loop_that_ends_under_the_bus_starts_no_more_handlers_and_fails_none(a
     assert seen == ["0", "1"]
     assert broker.sent == []
     assert bus.subscriptions[0].stats.stuck == bus.subscriptions[0].stats.retried == 0
+
+
+class Cancelling:
+    """A broker whose calls of one name raise ``CancelledError`` out of the client, for the first ``times`` times."""
+
+    def __init__(self, call: str, times: int) -> None:
+        self.broker = MemoryBroker()
+        self.call = call
+        self.left = times
+
+    def make_adapter(self, context: AdapterContext) -> Adapter:
+        return _CancellingAdapter(adapter_of(self.broker, context), self)
+
+    def stray(self, call: str) -> None:
+        """Raises if it is this call's turn."""
+        if call == self.call and self.left:
+            self.left -= 1
+            raise asyncio.CancelledError
+
+
+class _CancellingAdapter(AdapterWrapper):
+    def __init__(self, inner: Adapter, broker: Cancelling) -> None:
+        super().__init__(inner)
+        self._broker = broker
+
+    async def connect(self) -> None:
+        self._broker.stray("connect")
+        await self.inner.connect()
+
+    async def declare(self, topology: Topology, mode: Literal["create", "verify"], /) -> None:
+        self._broker.stray("declare")
+        await self.inner.declare(topology, mode)
+
+    async def open_sender(self) -> Sender:
+        self._broker.stray("open_sender")
+        return await super().open_sender()
+
+    async def open_receiver(self, subscription: SubscriptionSpec, listener: LaneListener, /) -> Receiver:
+        self._broker.stray("open_receiver")
+        return await super().open_receiver(subscription, listener)
+
+    async def backlog(self, topic: str, group: str, /) -> Backlog:
+        self._broker.stray("backlog")
+        return await cast("ReportsBacklog", self.inner).backlog(topic, group)
+
+    async def close(self) -> None:
+        await self.inner.close()
+        self._broker.stray("close")
+
+    def wrap_sender(self, sender: Sender) -> Sender:
+        return _CancellingSender(sender, self._broker)
+
+    def wrap_receiver(self, receiver: Receiver, subscription: SubscriptionSpec) -> Receiver:
+        return _CancellingReceiver(receiver, self._broker)
+
+
+class _CancellingSender(SenderWrapper):
+    def __init__(self, inner: Sender, broker: Cancelling) -> None:
+        super().__init__(inner)
+        self._broker = broker
+
+    async def submit(self, batch: Sequence[Outbound], report: Report, /) -> None:
+        self._broker.stray("submit")
+        await self.inner.submit(batch, report)
+
+    async def close(self) -> None:
+        await self.inner.close()
+        self._broker.stray("sender.close")
+
+
+class _CancellingReceiver(ReceiverWrapper):
+    def __init__(self, inner: Receiver, broker: Cancelling) -> None:
+        super().__init__(inner)
+        self._broker = broker
+
+    async def receive(self, limit: int, /, *, lanes: Collection[Lane] | None, timeout: float) -> Sequence[Inbound]:
+        batch = await self.inner.receive(limit, lanes=lanes, timeout=timeout)
+        if batch:
+            self._broker.stray("receive")
+        return batch
+
+    async def settle(self, batch: Sequence[Settlement], /) -> Sequence[BrokerError | None]:
+        self._broker.stray("settle")
+        return await self.inner.settle(batch)
+
+
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize("call", ["receive", "settle"])
+def test_a_receiver_whose_call_is_cancelled_is_replaced_and_nothing_is_lost(call: str, times: int) -> None:
+    async def main() -> None:
+        broker = Cancelling(call, times)
+        bus = Bus(broker, source="test", idempotency="memory://")
+        seen: list[str] = []
+
+        @bus.subscribe("topic", group="group")
+        async def handle(event: Event[Any]) -> None:
+            seen.append(event.id)
+
+        async with asyncio.timeout(20), bus:
+            for number in range(5):
+                await bus.publish("topic", number, type="t", id=str(number), key="k")
+            await settled(bus, deadline=15)
+            assert broker.left == 0
+            assert list(dict.fromkeys(seen)) == ["0", "1", "2", "3", "4"]
+            await until(lambda: bus.problems == {}, "it is well again")
+            assert bus.subscriptions[0].stats.reconnects == times
+            await bus.publish("topic", 5, type="t", id="5", key="k")
+            await settled(bus)
+            assert seen[-1] == "5"
+
+    asyncio.run(main())
+
+
+def test_a_submit_that_is_cancelled_is_an_unknown_outcome_and_publishing_goes_on() -> None:
+    async def main() -> None:
+        bus = Bus(Cancelling("submit", 1), source="test", consume=False, topics={"topic": {"groups": ["g"]}})
+        async with asyncio.timeout(20), bus:
+            with pytest.raises(PublishOutcomeUnknown) as caught:
+                await bus.publish("topic", 1, type="t", id="1")
+            assert caught.value.event is not None
+            await bus.publish("topic", 1, type="t", id="1")
+            assert (bus.stats.published, bus.stats.unknown) == (1, 1)
+            assert (await bus.backlog("topic", "g")).lag == 1
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("call", ["connect", "declare", "open_sender", "open_receiver"])
+def test_a_call_that_is_cancelled_while_the_bus_starts_is_an_error_of_the_start(call: str) -> None:
+    async def main() -> None:
+        bus = Bus(Cancelling(call, 1), source="test", idempotency="memory://")
+
+        @bus.subscribe("topic", group="group")
+        async def handle(event: Event[Any]) -> None:
+            """Nothing comes."""
+
+        async with asyncio.timeout(20):
+            with pytest.raises(Unavailable, match="the adapter's client cancelled its own call"):
+                await bus.start()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("call", ["close", "sender.close"])
+def test_a_close_that_is_cancelled_closes_the_bus_all_the_same(call: str) -> None:
+    async def main() -> None:
+        broker = Cancelling(call, 1)
+        bus = Bus(broker, source="test", consume=False, topics={"topic": {"groups": ["g"]}})
+        async with asyncio.timeout(20):
+            async with bus:
+                await bus.publish("topic", 1, type="t")
+            assert broker.left == 0
+            await bus.close()  # again: at once
+            with pytest.raises(StateError):
+                await bus.publish("topic", 1, type="t")
+
+    asyncio.run(main())
+
+
+def test_a_count_that_is_cancelled_is_unavailable() -> None:
+    async def main() -> None:
+        bus = Bus(Cancelling("backlog", 1), source="test", consume=False, topics={"topic": {"groups": ["g"]}})
+        async with asyncio.timeout(20), bus:
+            with pytest.raises(Unavailable, match="backlog: the adapter's client cancelled its own call"):
+                await bus.backlog("topic", "g")
+            assert (await bus.backlog("topic", "g")).lag == 0
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("call", ["open_receiver", "receive", "settle"])
+def test_reading_dead_letters_that_is_cancelled_is_unavailable(call: str) -> None:
+    async def main() -> None:
+        broker = Cancelling(call, 0)
+        topics = {"topic": {"groups": ["g"]}, "topic.g.dlq": {"groups": ["dlq"]}}
+        bus = Bus(broker, source="test", consume=False, topics=topics)
+        async with asyncio.timeout(20), bus:
+            await bus.publish("topic.g.dlq", 1, type="t")
+            broker.left = 1
+            with pytest.raises(Unavailable, match="dead letters: the adapter's client cancelled its own call"):
+                await bus.dead_letters("topic", "g").list()
+            assert len(await bus.dead_letters("topic", "g").list()) == 1
+
+    asyncio.run(main())

@@ -316,3 +316,32 @@ def test_what_is_not_a_trace_context_is_dropped(parent: str, state: str, kept: d
     assert {name: delivery.event[name] for name in trace if name in delivery.event} == kept
     assert {name: value for name, value in delivery.headers.items() if name in trace} == kept
     assert delivery.headers.get("baggage") == ("k=v" if kept else None)
+
+
+def test_what_a_batch_handler_publishes_is_in_no_trace(run: Any, spans: InMemorySpanExporter) -> None:
+    """Neither in that of one of its events, nor in one that was there when the Bus was started."""
+    bus = Bus(MemoryBroker(), source="shop")
+    sums = Recorder(bus, "sums")
+    headers: list[dict[str, str]] = []
+
+    @bus.subscribe("orders", group="billing", batch=2, within=5)
+    async def add_up(numbers: list[int]) -> None:
+        await bus.publish("sums", sum(numbers), type="sum.v1")
+
+    @bus.subscribe("sums", group="look")
+    async def look(delivery: Delivery) -> None:
+        headers.append(dict(delivery.headers))
+
+    async def main() -> None:
+        with trace.get_tracer("test").start_as_current_span("deployment"):
+            await bus.start()
+        for number, parent in enumerate((PARENT, HOP)):
+            given = {"traceparent": parent, "baggage": "tenant=t-9"}
+            await bus.publish("orders", number, type="order.v1", extensions={"traceparent": parent}, headers=given)
+        (event,) = await sums.wait(1)
+        await settled(bus)
+        await bus.close()
+        assert (context(event), headers) == ({}, [{}])
+        assert not [name for name in ("causationid", "correlationid") if name in event]
+
+    run(main())

@@ -340,6 +340,11 @@ _ALL = (
     ),
     Mutant("keeps-the-cause", core.KeepsTheCause, ("test_what_a_background_task_publishes_later_has_no_cause",)),
     Mutant(
+        "takes-the-first-of-a-batch-for-the-cause",
+        core.TakesTheFirstOfABatchForTheCause,
+        ("test_what_a_batch_handler_publishes_has_no_single_trace",),
+    ),
+    Mutant(
         "takes-every-exit-for-its-own",
         core.TakesEveryExitForItsOwn,
         ("test_whatever_a_handler_raises_is_a_failed_start",),
@@ -358,6 +363,12 @@ _ALL = (
         "forgets-what-could-not-be-settled",
         core.ForgetsWhatCouldNotBeSettled,
         ("test_a_settlement_that_failed_is_made_again",),
+    ),
+    Mutant(
+        "lets-an-exit-end-the-loop",
+        core.LetsAnExitEndTheLoop,
+        ("test_sys_exit_in_main_ends_the_program",),
+        lambda capabilities: bool(capabilities.processes),
     ),
     # ------------------------------------------------------------------------------------------ the core on the way out
     Mutant(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from hashlib import blake2b
 from importlib import import_module
+from inspect import getattr_static
 from typing import Any, ClassVar, Literal
 
-from anybroker import Delivery, Event, _outgoing, _pump, _settle, _starting, bus, deadletters
+from anybroker import Delivery, Event, _batch, _outgoing, _pump, _settle, _starting, bus, deadletters
 from anybroker.adapter import Adapter, Outbound, Topology
 from anybroker.delivery import current_delivery
 
@@ -29,7 +31,7 @@ class CoreFlaw(Flaw):
         """Adapter.declare."""
         if not self._open:
             for name, mine in self.replaced.items():
-                self._right[name] = getattr(self.module, name)
+                self._right[name] = getattr_static(self.module, name)
                 setattr(self.module, name, getattr(self, mine))
         self._open.add(id(adapter))
         await adapter.declare(topology, mode)
@@ -90,6 +92,26 @@ class KeepsTheCause(CoreFlaw):
     def cause(self) -> Delivery | None:
         """As it was before a start had an end."""
         return current_delivery.get()
+
+
+class TakesTheFirstOfABatchForTheCause(CoreFlaw):
+    """What a batch handler publishes takes its trace from one event of the batch."""
+
+    module: ClassVar[Any] = _batch.BatchCollector
+    replaced: ClassVar[Mapping[str, str]] = {"_start": "begin"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        right = _batch.BatchCollector._start
+
+        async def begin(collector: Any, items: Any) -> None:
+            """In the name of the first."""
+            current_delivery.set(items[0].delivery)
+            await right(collector, items)
+
+        self.begin = begin
+
+    begin: Any
 
 
 class TakesEveryExitForItsOwn(CoreFlaw):
@@ -172,3 +194,16 @@ class BelievesEveryCount(CoreFlaw):
     def any_number(self, text: str) -> int:
         """As it was."""
         return int(text or "0")
+
+
+class LetsAnExitEndTheLoop(CoreFlaw):
+    """``sys.exit`` in a program's main ends the loop at once, and the Bus is not closed in it."""
+
+    module: ClassVar[Any] = bus.Bus
+    replaced: ClassVar[Mapping[str, str]] = {"_run_main": "bare"}
+
+    async def bare(self, main: Any, stopped: asyncio.Task[Any]) -> None:
+        """As it was before it was contained."""
+        own = asyncio.create_task(main())
+        await asyncio.wait((own, stopped), return_when=asyncio.FIRST_COMPLETED)
+        own.result()
