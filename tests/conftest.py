@@ -14,13 +14,19 @@ import pytest
 from anybroker import Bus, MemoryBroker
 
 
-class _EagerLoops(asyncio.DefaultEventLoopPolicy):
-    """Event loops whose tasks begin to run when they are made."""
+def _eager_loop() -> asyncio.AbstractEventLoop:
+    """An event loop whose tasks begin to run when they are made."""
+    loop = asyncio.new_event_loop()
+    loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined,unused-ignore] # Python 3.12
+    return loop
 
-    def new_event_loop(self) -> asyncio.AbstractEventLoop:
-        loop = super().new_event_loop()
-        loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined,unused-ignore] # Python 3.12
-        return loop
+
+def _run_on(factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    """Make it asyncio's default ``loop_factory``: event loop policies warn since Python 3.14, and end with 3.16."""
+    for function in (asyncio.Runner.__init__, asyncio.run):
+        defaults: dict[str, object] = function.__kwdefaults__  # type: ignore[attr-defined]
+        if "loop_factory" in defaults:  # asyncio.run has it since 3.12
+            defaults["loop_factory"] = factory
 
 
 def pytest_configure() -> None:
@@ -29,9 +35,9 @@ def pytest_configure() -> None:
         case None:
             pass
         case "eager":
-            asyncio.set_event_loop_policy(_EagerLoops())
+            _run_on(_eager_loop)
         case "uvloop":
-            asyncio.set_event_loop_policy(import_module("uvloop").EventLoopPolicy())
+            _run_on(import_module("uvloop").new_event_loop)
         case other:
             raise pytest.UsageError(f"ANYBROKER_TEST_LOOP: {other!r} is neither eager nor uvloop")
 

@@ -20,6 +20,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
+from ._signature import signature
 from .cloudevents.media_type import media_type
 from .delivery import Delivery
 from .errors import ConfigError, DecodeError, HandlerExit
@@ -110,7 +111,7 @@ def read_handler(
     forms = _forms(function)
     target = forms[-1]  # whose signature it is
     try:
-        signature = inspect.signature(function)
+        parameters_of = signature(function)
         hints = get_type_hints(target, include_extras=True)
     except NameError as exc:
         raise ConfigError(
@@ -119,7 +120,7 @@ def read_handler(
     except (TypeError, ValueError) as exc:
         raise ConfigError(where, f"its signature cannot be read: {exc}", "Use a function with annotations.") from exc
     parameters: list[Parameter] = []
-    for parameter in signature.parameters.values():
+    for parameter in parameters_of.parameters.values():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise ConfigError(
                 f"{where}, parameter {parameter}", "cannot be served", "Name each parameter and annotate it."
@@ -432,7 +433,7 @@ def _arguments(spec: HandlerSpec) -> Callable[[Delivery], tuple[list[Any], dict[
 
 def _skips(spec: HandlerSpec) -> bool:
     """Whether a parameter keeps its default before one that is served: then the served ones go by their names."""
-    names = list(inspect.signature(spec.function).parameters)
+    names = list(signature(spec.function).parameters)
     served = [parameter.name for parameter in spec.parameters]
     return served != names[: len(served)]
 

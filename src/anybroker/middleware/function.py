@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from inspect import CORO_CREATED
 from typing import Any, TypeVar
 
+from .._signature import signature
 from ..delivery import Delivery
 from ..errors import ConfigError
 from ..handlers import leftover
@@ -62,7 +63,7 @@ def middleware(function: Callable[[Delivery, Handler], Awaitable[None]], /) -> F
     name = getattr(function, "__name__", repr(function))
     if not inspect.iscoroutinefunction(function):
         raise ConfigError(f"@middleware {name}", "is not 'async def'", "Write: async def name(delivery, call_next).")
-    if len(inspect.signature(function).parameters) != 2:
+    if len(signature(function).parameters) != 2:
         raise ConfigError(
             f"@middleware {name}", "does not take two arguments", "Write: async def name(delivery, call_next)."
         )

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from .._signature import signature
 from ..adapter import Receipt
 from ..errors import ConfigError
 from ..event import Event
@@ -45,7 +46,7 @@ def publish_middleware(function: Callable[[Outgoing, PublishHandler], Awaitable[
     Raises ConfigError if the function is not ``async def`` or does not take two arguments.
     """
     name = getattr(function, "__name__", repr(function))
-    if not inspect.iscoroutinefunction(function) or len(inspect.signature(function).parameters) != 2:
+    if not inspect.iscoroutinefunction(function) or len(signature(function).parameters) != 2:
         raise ConfigError(
             f"@publish_middleware {name}",
             "is not 'async def' with two parameters",
