@@ -465,6 +465,8 @@ class CountsNothingForNoGroup(Flaw):
 
             adapter.backlog = backlog
         await adapter.declare(topology, mode)
+
+
 class KeepsWhatItHasNoLaneFor(Flaw):
     """A lane that goes to another member takes nothing along: what is held of it is kept, and extended."""
 

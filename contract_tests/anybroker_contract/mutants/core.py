@@ -185,6 +185,8 @@ class ReadsAnEmptyContentType(CoreFlaw):
     def never(self, _: object) -> bool:
         """As it was before there was a rule."""
         return False
+
+
 class BelievesEveryCount(CoreFlaw):
     """Whatever stands where a dead letter has a count is made a number."""
 
