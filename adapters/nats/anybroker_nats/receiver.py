@@ -719,7 +719,7 @@ class NatsReceiver:
 
 def _expires(lease: float, ordered: bool) -> float:
     """Seconds that a pull waits: so long it may swallow messages after its connection vanished without a word."""
-    return min(_PULL, lease / 3) if ordered else min(_PULL, lease / 8)
+    return min(_PULL, lease / (3 if ordered else 10))
 
 
 def _pinned(info: dict[str, Any]) -> bytes:

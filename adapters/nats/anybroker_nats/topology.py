@@ -45,6 +45,12 @@ _BEING_MADE: Final = 10.0
 _LANES: Final = "anybroker-lanes"
 """In a consumer's metadata: how many lanes its group has; 0 for an unordered group."""
 
+_WHOLE: Final = 12.0
+"""Seconds up to which the whole lease is what an unordered group's server waits: with a pull of two seconds, what a
+dead path swallows is handled again within 15, also with the default lease."""
+_NOTICED: Final = 8.0
+"""Seconds in which a dead path is noticed, at the earliest: two pings."""
+
 
 def nanoseconds(seconds: float) -> int:
     """Seconds as JetStream counts time."""
@@ -56,17 +62,19 @@ def ack_wait(lease: float, ordered: bool) -> float:
 
     A lane is its member's for the whole lease, by the pin, and comes again to that member only, which knows what it
     has. So there it may be shorter: what was sent to a lost connection, or by a server that was killed, comes soon. An
-    unordered group has nothing but this, and half a lease: a connection that vanished without a word is noticed in
-    less, and what it was given would wait for the rest of a whole one.
+    unordered group has nothing but this: the whole of a short lease, and of a longer one all but the time in which a
+    dead path is noticed, so that what went there waits no longer than the lease.
     """
-    return lease / 3 if ordered else lease / 2
+    return lease / 3 if ordered else max(min(lease, _WHOLE), lease - _NOTICED)
 
 
 def lease_of(info: dict[str, Any]) -> float:
     """The lease of a group, in seconds, from what the server says of one of its consumers."""
     config = info.get("config") or {}
-    found: float = config.get("priority_timeout") or 2 * (config.get("ack_wait") or math.inf)
-    return found / 1e9
+    if timeout := config.get("priority_timeout"):
+        return float(timeout) / 1e9
+    wait = (config.get("ack_wait") or math.inf) / 1e9
+    return wait if wait < _WHOLE else wait + _NOTICED
 
 
 async def _find(link: Link, operation: str) -> dict[str, Any] | None:

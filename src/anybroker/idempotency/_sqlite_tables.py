@@ -15,7 +15,7 @@ from typing import Any
 from pydantic_core import from_json, to_json
 
 from .._sqlite_file import make_durable, make_tables
-from ..errors import ConfigError
+from ..errors import ConfigError, HandlerExit
 from ._store import DONE, Busy, Claim, ClaimLost, Done, Key, StoreUnavailable
 from ._writer import Job, RolledBack
 
@@ -257,7 +257,9 @@ def _step(connection: _Connection, job: Job) -> None:
             (claim.hash, step, result, time() + claim.retain),
         )
         job.result = _read(result)
-    except Exception as exc:
+    except (
+        BaseException
+    ) as exc:  # SystemExit too: it would end the store's thread, and whatever waits for it would wait on
         if getattr(exc, "sqlite_errorcode", 0) & 0xFF in _STORE_FAILS:
             raise
         job.error = _explained(exc)
@@ -281,7 +283,9 @@ def _written(returned: object) -> str:
         ) from exc
 
 
-def _explained(exc: Exception) -> Exception:
+def _explained(exc: BaseException) -> Exception:
+    if not isinstance(exc, Exception) or isinstance(exc, StopIteration | StopAsyncIteration):  # no future can hold it
+        return HandlerExit("the function of Transaction.run", exc)
     if not (isinstance(exc, sqlite3.DatabaseError) and "not authorized" in str(exc)):
         return exc
     error = ConfigError(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..adapter import BrokerUrl
 from ..config import nearest, parse_url
-from ..errors import ConfigError
+from ..errors import BrokerError, ConfigError
 from ._store import Claim, Store
 from .memory import MemoryStore
 from .sqlite import SqliteStore
@@ -24,6 +24,7 @@ _log = logging.getLogger("anybroker")
 GROUP = "anybroker.stores"
 """Entry points of other stores, by URL scheme: functions of a BrokerUrl."""
 DEFAULT_FILE = "anybroker-idempotency.db"
+_OUTAGES = (BrokerError, OSError)  # as in the middleware: anything else is no outage, but a bug of the store's
 _PURGE_EVERY = 60.0
 """Seconds."""
 
@@ -71,11 +72,14 @@ class Keeper:
             if not claims:
                 continue
             try:
-                kept = await self.store.extend(claims)
-            except Exception as exc:  # noqa: BLE001 - whatever a store raises: the claims last until their lease ends
+                kept = list(zip(claims, await self.store.extend(claims), strict=True))
+            except _OUTAGES as exc:  # the claims last until their lease ends
                 _log.warning("%d claims could not be extended: %s", len(claims), exc)
                 continue
-            for claim, ours in zip(claims, kept, strict=True):
+            except Exception:  # noqa: BLE001 - a bug of the store's: it must not end this task
+                _log.exception("%d claims could not be extended: the store %r failed", len(claims), self.store)
+                continue
+            for claim, ours in kept:
                 if not ours and claim in self.held:
                     del self.held[claim]
                     self.lost += 1
@@ -87,8 +91,11 @@ class Keeper:
             await asyncio.sleep(pause)
             try:
                 more = await self.store.purge()
-            except Exception as exc:  # noqa: BLE001 - whatever a store raises: the next round tries again
+            except _OUTAGES as exc:  # the next round tries again
                 _log.warning("what is too old could not be forgotten: %s", exc)
+                more = 0
+            except Exception:  # noqa: BLE001 - a bug of the store's: it must not end this task
+                _log.exception("what is too old could not be forgotten: the store %r failed", self.store)
                 more = 0
             pause = 0.05 if more else _PURGE_EVERY
 
@@ -158,6 +165,8 @@ class Stores:
             try:
                 await keeper.close()
             except Exception as exc:  # noqa: BLE001 - the others are to be closed first
+                if failure is not None:
+                    _log.error("an idempotency store could not be closed", exc_info=failure)
                 failure = exc
         if failure is not None:
             raise failure

@@ -14,7 +14,7 @@ from anybroker.adapter import GroupSpec, TopicSpec
 from anybroker.errors import ConfigError
 from anybroker_nats.failures import ApiError
 from anybroker_nats.settings import NatsSettings
-from anybroker_nats.topology import backlog, check_group, declare_topic, set_lease, verify_topic
+from anybroker_nats.topology import ack_wait, backlog, check_group, declare_topic, lease_of, set_lease, verify_topic
 
 Run = Callable[[Any], Any]
 
@@ -265,3 +265,12 @@ def test_a_part_of_a_group_that_was_deleted_begins_where_the_group_began(
         else:
             assert config["deliver_policy"] == "new"
     assert f"{len(gone)} of the 3 lanes of the group 'g' of 'shop.orders' are gone" in caplog.text
+
+
+@pytest.mark.parametrize(("lease", "waits"), [(1.5, 1.5), (12, 12), (20, 12), (21, 13), (60, 52), (600, 592)])
+def test_an_unordered_group_has_its_lease_but_for_the_time_in_which_a_dead_path_is_noticed(
+    lease: float, waits: float
+) -> None:
+    assert ack_wait(lease, False) == waits
+    assert lease_of({"config": {"ack_wait": waits * 1e9}}) == (20 if waits == 12 else lease)
+    assert lease_of({"config": {"ack_wait": lease / 3 * 1e9, "priority_timeout": lease * 1e9}}) == lease
