@@ -120,7 +120,8 @@ class Places:
 
         def names() -> dict[str, list[str]]:
             found: dict[str, list[str]] = {}
-            for page in self._aws.sqs.get_paginator("list_queues").paginate():
+            # Without a size SQS gives the first thousand, and no word that there are more.
+            for page in self._aws.sqs.get_paginator("list_queues").paginate(PaginationConfig={"PageSize": 1_000}):
                 for url in page.get("QueueUrls", ()):
                     if (named := names_of(url.rpartition("/")[2])) is not None:
                         found.setdefault(named[0], []).append(named[1])
