@@ -45,8 +45,8 @@ class Clustered:
     servers: Cluster
     in_sync: Callable[[str], Awaitable[bool]]
     """Whether each of them has all that is in this topic."""
-    too_few: str
-    """What the error of a publish says when there are not enough of them to store an event."""
+    too_few: tuple[str, ...]
+    """What the error of a publish says when there are not enough of them to store an event: one of these."""
     election: float = 0.0
     """Seconds that the others take to notice that a leader is dead and to choose another one, where that is long."""
 

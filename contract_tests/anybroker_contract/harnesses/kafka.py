@@ -64,7 +64,7 @@ class KafkaHarness(ServerHarness):
 
             return await KafkaClient(servers.url).replicas_in_sync(topic) == len(servers.nodes)
 
-        return Clustered(servers.url, servers, in_sync, "NotEnoughReplicas")
+        return Clustered(servers.url, servers, in_sync, ("NotEnoughReplicas",))
 
     def raw(self) -> KafkaClient:
         """By the broker's own client, which is imported now."""

@@ -55,7 +55,9 @@ class NatsHarness(ServerHarness):
                 return await client.replicas_in_sync(topic) == len(servers.nodes)
 
         url = f"{servers.url}?replicas={len(servers.nodes)}"
-        return Clustered(url, servers, in_sync, "too few to store it", ELECTION)
+        # A server that was not the leader itself knows for ten seconds only that it hears of none.
+        too_few = ("too few to store it", "no leader", "has JetStream a leader?")
+        return Clustered(url, servers, in_sync, too_few, ELECTION)
 
     def raw(self) -> RawClient:
         """By the broker's own client, which is imported now."""
