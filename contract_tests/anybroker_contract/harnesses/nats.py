@@ -55,8 +55,8 @@ class NatsHarness(ServerHarness):
                 return await client.replicas_in_sync(topic) == len(servers.nodes)
 
         url = f"{servers.url}?replicas={len(servers.nodes)}"
-        # A server that was not the leader itself knows for ten seconds only that it hears of none, and one that had just
-        # become the leader only that the one that was asked is not any more.
+        # A server that was not the leader itself knows for ten seconds only that it hears of none, and one that
+        # had just become the leader only that the one that was asked is not any more.
         too_few = ("too few to store it", "no leader", "has JetStream a leader?", "has another leader now")
         return Clustered(url, servers, in_sync, too_few, ELECTION)
 
