@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,19 @@ class Processes:
         self._folder = folder
         self._database = folder / "shop.db"
         self._started: list[subprocess.Popen[bytes]] = []
+
+    def stop_between_writes(self, process: subprocess.Popen[bytes]) -> None:
+        """SIGSTOP, not within a transaction: SQLite lets no other process write until that one goes on."""
+        while True:
+            process.send_signal(signal.SIGSTOP)
+            try:
+                with closing(sqlite3.connect(self._database, timeout=0.1, isolation_level=None)) as database:
+                    database.execute("BEGIN IMMEDIATE")
+                    database.execute("ROLLBACK")
+            except sqlite3.OperationalError:
+                process.send_signal(signal.SIGCONT)
+            else:
+                return
 
     def start(self, role: str, *arguments: object, lease: float = 20.0) -> subprocess.Popen[bytes]:
         history = self._folder / f"{len(self._started)}.jsonl"
@@ -151,7 +166,7 @@ def test_a_stopped_consumer_loses_its_lease(processes: Processes) -> None:
     processes.wait(lambda history: any(step["what"] == "joined" for step in history))
     processes.start("publish", "w0", 16)
     processes.wait(lambda history: starts(history)[victim.pid] == 16)
-    victim.send_signal(signal.SIGSTOP)
+    processes.stop_between_writes(victim)
     stopped = time.monotonic()
     other = processes.start("consume", 50, 0.0, lease=1.0)
     before = done(processes.history())
