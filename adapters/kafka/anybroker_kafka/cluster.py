@@ -232,17 +232,11 @@ class Cluster:
 
     async def offsets(self, moments: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
         """The first offset at or after each moment (milliseconds, BEGINNING or END); left out where there is none."""
-        cluster = self.client.cluster
 
         async def ask() -> dict[TopicPartition, int]:
-            by_leader: dict[int, list[tuple[TopicPartition, tuple[int, int]]]] = defaultdict(list)
-            for tp, moment in moments.items():
-                leader = cluster.leader_for_partition(tp)
-                if leader is None or leader < 0:
-                    raise LeaderNotAvailableError(tp)
-                by_leader[leader].append((tp, (tp.partition, moment)))
             found: dict[TopicPartition, int] = {}
-            for leader, entries in by_leader.items():
+            asked = self._by_leader((tp, (tp.partition, moment)) for tp, moment in moments.items())
+            for leader, entries in asked.items():
                 reply = await self._ask(OffsetRequest(-1, self.isolation, _by_topic(entries)), leader)
                 for topic, partitions in reply.topics:
                     for partition, code, _, offset in partitions:
@@ -261,17 +255,11 @@ class Cluster:
     ) -> dict[TopicPartition, tuple[bytes, Sequence[tuple[int, int]] | None]]:
         """Batches as they are, from the one on that has this offset, and the aborted transactions among them (producer
         and first offset); a partition may be left out, or have no bytes."""
-        cluster = self.client.cluster
 
         async def ask() -> dict[TopicPartition, tuple[bytes, Sequence[tuple[int, int]] | None]]:
-            by_leader: dict[int, list[tuple[TopicPartition, tuple[int, int, int]]]] = defaultdict(list)
-            for tp, at in places.items():
-                leader = cluster.leader_for_partition(tp)
-                if leader is None or leader < 0:
-                    raise LeaderNotAvailableError(tp)
-                by_leader[leader].append((tp, (tp.partition, at, _LOOK_BYTES)))
             found: dict[TopicPartition, tuple[bytes, Sequence[tuple[int, int]] | None]] = {}
-            for leader, entries in by_leader.items():
+            asked = self._by_leader((tp, (tp.partition, at, _LOOK_BYTES)) for tp, at in places.items())
+            for leader, entries in asked.items():
                 size = _LOOK_BYTES * len(entries)
                 request = FetchRequest(0, 0, size, self.isolation, _by_topic(entries), rack_id="")
                 reply = await self._ask(request, leader)
@@ -322,6 +310,16 @@ class Cluster:
             return counts
 
         return await self._patiently(ask)
+
+    def _by_leader(self, entries: Iterable[tuple[TopicPartition, _T]]) -> dict[int, list[tuple[TopicPartition, _T]]]:
+        """What to ask each node for. Raises LeaderNotAvailableError."""
+        found: dict[int, list[tuple[TopicPartition, _T]]] = defaultdict(list)
+        for tp, entry in entries:
+            leader = self.client.cluster.leader_for_partition(tp)
+            if leader is None or leader < 0:
+                raise LeaderNotAvailableError(tp)
+            found[leader].append((tp, entry))
+        return found
 
     async def _ask(self, request: Any, where: int | str | None = None) -> Any:
         """Send to a node, to the coordinator of a group (its name), or to any node."""
