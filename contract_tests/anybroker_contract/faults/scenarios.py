@@ -30,11 +30,18 @@ class Scenario:
     """What must be possible to do to the broker."""
     deletes: bool = False
     """Whether it needs the broker's own client."""
-    through_proxy: bool = False
-    clustered: bool = False
-    """Whether it is run on several servers instead of one broker."""
     only_long: bool = False
     """Whether the short tier leaves it out, unless it is named."""
+
+    @property
+    def through_proxy(self) -> bool:
+        """Whether its processes reach the broker by way of a proxy."""
+        return "route" in self.needs
+
+    @property
+    def clustered(self) -> bool:
+        """Whether it is run on several servers instead of one broker."""
+        return "cluster" in self.needs
 
     def size(self, tier: Tier) -> Size:
         """How much of it."""
@@ -275,7 +282,6 @@ _ALL = (
         Size(rate=200, times=30, every=0.2),
         Size(rate=500, times=150, every=0.2),
         frozenset({"route"}),
-        through_proxy=True,
     ),
     Scenario(
         "cluster-others-return",
@@ -284,7 +290,6 @@ _ALL = (
         Size(rate=200, every=4.0),
         Size(rate=500, times=3, every=10.0),
         frozenset({"cluster"}),
-        clustered=True,
     ),
     Scenario(
         "cluster-others-only",
@@ -293,7 +298,6 @@ _ALL = (
         Size(rate=200, every=7.0),
         Size(rate=500, times=3, every=10.0),
         frozenset({"cluster"}),
-        clustered=True,
         only_long=True,
     ),
     Scenario(
@@ -303,7 +307,6 @@ _ALL = (
         Size(rate=200, every=6.0),
         Size(rate=500, times=3, every=10.0),
         frozenset({"cluster"}),
-        clustered=True,
         only_long=True,
     ),
     Scenario(
@@ -313,7 +316,6 @@ _ALL = (
         Size(rate=200, every=2.0),
         Size(rate=500, times=3, every=5.0),
         frozenset({"cluster"}),
-        clustered=True,
         only_long=True,
     ),
 )
