@@ -11,8 +11,8 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from ._calls import bounded, cancelled_by_nobody
 from ._reconnect import Backoff
-from ._starting import cancelled_by_nobody
 from .adapter import RESERVED_BYTES, Foreign, Outbound, Receipt, Sender, TellsHindrance
 from .errors import BrokerError, ConfigError, PublishOutcomeUnknown, Rejected, StateError, Unavailable
 from .event import Event
@@ -376,17 +376,7 @@ class Publisher:
         self._closed = True
         self._task.cancel()
         await asyncio.wait([self._task])
-        try:
-            async with asyncio.timeout(max(end - self._loop.time(), 5.0)):
-                await self._sender.close()
-        except (TimeoutError, BrokerError) as exc:
-            _log.warning("closing the sender failed: %s", str(exc) or "it took too long")
-        except asyncio.CancelledError as exc:
-            if not cancelled_by_nobody():
-                raise
-            _log.error("closing the sender failed", exc_info=exc)
-        except Exception:  # noqa: BLE001 - against the interface, and the publishes need an outcome
-            _log.exception("closing the sender failed")
+        await bounded(self._sender.close(), max(end - self._loop.time(), 5.0), "closing the sender")
         if self._sweeper is not None:
             self._sweeper.cancel()
         for item in (*self._in_flight, *self._own_deadline):

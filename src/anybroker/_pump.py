@@ -16,12 +16,13 @@ from hashlib import blake2b
 from typing import Any
 
 from ._balance import Balancer
+from ._calls import as_failure, bounded, cancelled_by_nobody
 from ._lanes import LaneState, Strands
 from ._lease import LeaseKeeper
 from ._ledger import LaneLedger
 from ._reconnect import Backoff
 from ._settle import Settler
-from ._starting import as_failure, cancelled_by_nobody, cancelled_from_outside, start
+from ._starting import cancelled_from_outside, start
 from .adapter import (
     Adapter,
     BalancesLanes,
@@ -33,6 +34,7 @@ from .adapter import (
     SubscriptionSpec,
 )
 from .capabilities import Acknowledgement
+from .deadletters import count_of
 from .delivery import Delivery, current_delivery
 from .errors import AnybrokerError, BrokerError, ConfigError, HandlerExit, PoisonedError, Retry, Unavailable, text_of
 from .stats import SubscriptionStats
@@ -249,20 +251,8 @@ class Pump:
                 self._settler.flush(), max(deadline - asyncio.get_running_loop().time(), 5.0), "settling"
             )
 
-    async def _bounded(self, awaitable: Awaitable[None], seconds: float, what: str) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await awaitable
-        except TimeoutError:
-            _log.warning("%s: %s took more than %.0f s", self._name, what, seconds)
-        except BrokerError as exc:
-            _log.warning("%s: %s failed: %s", self._name, what, exc)
-        except asyncio.CancelledError as exc:
-            if not cancelled_by_nobody():
-                raise
-            _log.error("%s: %s failed", self._name, what, exc_info=exc)
-        except Exception:  # noqa: BLE001 - against the interface, and not a reason to leave the rest undone
-            _log.exception("%s: %s failed", self._name, what)
+    async def _bounded(self, call: Awaitable[None], seconds: float, what: str) -> None:
+        await bounded(call, seconds, f"{self._name}: {what}")
 
     def only_blocked(self, collected: int) -> bool:
         """Whether nothing is ready and all that runs is among ``collected``, with others waiting behind it."""
@@ -649,7 +639,7 @@ class Pump:
             if inbound.inlet and inbound.headers:  # elsewhere anybody may have written them
                 headers = inbound.headers
                 if not starts and ATTEMPTS_HEADER in headers:
-                    starts = _whole(headers[ATTEMPTS_HEADER])
+                    starts = count_of(headers[ATTEMPTS_HEADER])
                 if not_before is None and NOT_BEFORE_HEADER in headers:
                     not_before = _seconds(headers[NOT_BEFORE_HEADER])
             delivery = Delivery(inbound.event, topic, group, starts + 1, inbound.key, inbound, state)
@@ -946,10 +936,6 @@ def _starts(delivery: Delivery) -> int:
 def _key_hash(key: str) -> str:
     """What names a key in logs: keys may be personal data."""
     return blake2b(key.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
-
-
-def _whole(text: str) -> int:
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
 
 
 def _seconds(text: str) -> float | None:

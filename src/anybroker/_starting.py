@@ -6,19 +6,14 @@ import asyncio
 from collections.abc import Awaitable, Callable, Generator
 from contextvars import Context
 from types import CoroutineType, coroutine
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from .delivery import Delivery, current_delivery
-from .errors import Unavailable
 
 if TYPE_CHECKING:
     Handle = Callable[[Delivery], Awaitable[None]]
 
-_T = TypeVar("_T")
-
 __all__ = [
-    "as_failure",
-    "cancelled_by_nobody",
     "cancelled_from_outside",
     "contained",
     "start",
@@ -95,24 +90,6 @@ def contained(call: Handle, giving_up: Callable[[], bool]) -> Handle:
         await take_back_cancellation(giving_up)
 
     return run
-
-
-def cancelled_by_nobody() -> bool:
-    """While a CancelledError is handled: whether this task was not cancelled, so that it came out of what was awaited,
-    such as a client that gave up one of its own tasks."""
-    task = asyncio.current_task()
-    return task is not None and not task.cancelling()
-
-
-async def as_failure(what: str, call: Awaitable[_T]) -> _T:
-    """The result of an adapter's call. A cancellation that comes out of it, while nobody cancelled this task, is a
-    failed call: Unavailable. The caller would take it for its own, and a task group would drop it in silence."""
-    try:
-        return await call
-    except asyncio.CancelledError as exc:
-        if not cancelled_by_nobody():
-            raise
-        raise Unavailable(f"{what}: the adapter's client cancelled its own call") from exc
 
 
 async def take_back_cancellation(giving_up: Callable[[], bool]) -> None:

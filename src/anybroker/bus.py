@@ -17,11 +17,11 @@ from pathlib import Path
 from time import time as wall_clock
 from typing import Any, Literal, Protocol, TypeVar, get_args, overload
 
+from ._calls import as_failure, bounded
 from ._outgoing import Turn, Turns, continue_cause, key_reader
 from ._publish import Publisher, Publishing
 from ._pump import ATTEMPTS_HEADER, NOT_BEFORE_HEADER
 from ._registry import make_adapter
-from ._starting import as_failure, cancelled_by_nobody
 from .adapter import (
     DEFAULT_LANES,
     Adapter,
@@ -866,17 +866,7 @@ class Bus:
         finally:
             self._publisher = None
             if self._adapter is not None:
-                try:
-                    async with asyncio.timeout(10.0):
-                        await self._adapter.close()
-                except (TimeoutError, BrokerError) as exc:
-                    _log.warning("closing the connection failed: %s", str(exc) or "it took more than 10 s")
-                except asyncio.CancelledError as exc:
-                    if not cancelled_by_nobody():
-                        raise
-                    _log.error("closing the connection failed", exc_info=exc)
-                except Exception:  # noqa: BLE001 - against the interface, and the Bus has to be closed
-                    _log.exception("closing the connection failed")
+                await bounded(self._adapter.close(), 10.0, "closing the connection")
             self._state = "closed"
             self._closed.set()
 

@@ -8,9 +8,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from ._calls import as_failure
 from ._lease import LeaseKeeper
 from ._ledger import LaneLedger
-from ._starting import as_failure
 from .adapter import Ack, Commit, ExtendsLease, Inbound, Lane, Receiver, Release, Settlement, SubscriptionSpec
 from .capabilities import Acknowledgement
 from .deadletters import DEAD_LETTER_GROUP, DeadLetter, dead_letter_topic

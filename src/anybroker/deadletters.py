@@ -16,6 +16,7 @@ from .event import Event
 __all__ = [
     "DEAD_LETTER_GROUP",
     "DeadLetter",
+    "count_of",
     "dead_letter_headers",
     "dead_letter_topic",
     "reason_of",
@@ -162,8 +163,8 @@ def _cut(headers: Mapping[str, str], name: str, over: int) -> dict[str, str]:
     return kept
 
 
-def _count(text: str) -> int:
-    """What we write as a count; 0 for anything else, which another program may have written there."""
+def count_of(text: str) -> int:
+    """What we write as a count in a header; 0 for anything else, which another program may have written there."""
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
 
 
@@ -204,10 +205,10 @@ class DeadLetter:
             fact("group", group),
             fact("reason", "unknown"),
             fact("error"),
-            _count(fact("attempts")),
+            count_of(fact("attempts")),
             fact("handler"),
             fact("at"),
-            _count(fact("replays")),
+            count_of(fact("replays")),
             headers,
             inbound,
         )

@@ -191,7 +191,7 @@ class BelievesEveryCount(CoreFlaw):
     """Whatever stands where a dead letter has a count is made a number."""
 
     module: ClassVar[Any] = deadletters
-    replaced: ClassVar[Mapping[str, str]] = {"_count": "any_number"}
+    replaced: ClassVar[Mapping[str, str]] = {"count_of": "any_number"}
 
     def any_number(self, text: str) -> int:
         """As it was."""

@@ -110,9 +110,8 @@ def _fields(cls: type) -> list[str] | None:
         fields = getattr(cls, attribute, None)
         if isinstance(fields, dict):
             return list(fields)
-    if is_typeddict(
-        cls
-    ):  # not __annotations__: since Python 3.14 they are evaluated here, and may name what is not there
+    if is_typeddict(cls):
+        # Not __annotations__: since Python 3.14 they are evaluated here, and may name what is not there.
         keys: frozenset[str] = cls.__required_keys__ | cls.__optional_keys__  # type: ignore[attr-defined]
         return sorted(keys)
     return None

@@ -257,9 +257,8 @@ def _step(connection: _Connection, job: Job) -> None:
             (claim.hash, step, result, time() + claim.retain),
         )
         job.result = _read(result)
-    except (
-        BaseException
-    ) as exc:  # SystemExit too: it would end the store's thread, and whatever waits for it would wait on
+    except BaseException as exc:
+        # SystemExit too: it would end the store's thread, and whatever waits for it would wait on.
         if getattr(exc, "sqlite_errorcode", 0) & 0xFF in _STORE_FAILS:
             raise
         job.error = _explained(exc)
