@@ -10,7 +10,7 @@ import inspect
 import json
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -312,28 +312,29 @@ def secured(request: pytest.FixtureRequest, kit: Kit, tmp_path_factory: pytest.T
     """The adapter's broker with TLS and credentials; started when the first test of this process asks for it."""
     adapters = request.config.stash[_ADAPTERS]
     name = kit.harness.name
-    required = {item.strip() for item in request.config.option.require_brokers.split(",")}
     try:
         return adapters.secured_of(name, lambda: tmp_path_factory.mktemp(f"secured-{name}"))
     except BrokerUnavailable as exc:
-        if required & {name, "all"}:
-            pytest.fail(f"a broker with TLS and credentials: {_why(exc)}", pytrace=False)
-        pytest.skip(f"no broker with TLS and credentials: {_why(exc)}")
+        _do_without(request.config, name, "broker with TLS and credentials", exc)
 
 
 @pytest.fixture
 def cluster(request: pytest.FixtureRequest, kit: Kit) -> Iterator[Clustered]:
     """Three servers that are one broker, of this test only."""
-    name = kit.harness.name
-    required = {item.strip() for item in request.config.option.require_brokers.split(",")}
     try:
         found = kit.harness.cluster()
     except BrokerUnavailable as exc:
-        if required & {name, "all"}:
-            pytest.fail(f"a broker of three servers: {_why(exc)}", pytrace=False)
-        pytest.skip(f"no broker of three servers: {_why(exc)}")
+        _do_without(request.config, kit.harness.name, "broker of three servers", exc)
     yield found
     found.servers.stop()
+
+
+def _do_without(config: pytest.Config, name: str, what: str, exc: BrokerUnavailable) -> NoReturn:
+    """Fail the test where the adapter's broker is required; else skip it."""
+    required = {item.strip() for item in config.option.require_brokers.split(",")}
+    if required & {name, "all"}:
+        pytest.fail(f"a {what}: {_why(exc)}", pytrace=False)
+    pytest.skip(f"no {what}: {_why(exc)}")
 
 
 @pytest.hookimpl(tryfirst=True)
