@@ -129,10 +129,34 @@ def test_interrupted(anybroker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (ended.code, ended.err) == (130, "anybroker: interrupted\n")
 
 
+def _buffered() -> dict[str, str]:
+    """As most users run it, whatever the tests are run with."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+
+
 def test_the_reader_of_the_output_goes_away() -> None:
     command = f"{sys.executable} -m anybroker.cli adapters | true; exit ${{PIPESTATUS[0]}}"
-    ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=30, check=False)
+    ended = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, timeout=30, check=False, env=_buffered()
+    )
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_nothing_is_left_to_be_written_when_a_command_has_ended() -> None:
+    """A reader that goes away by then would make the interpreter's end fail."""
+    command = "import os, sys; from anybroker.cli import main; code = main({}); os._exit(code)"
+    for arguments in (["adapters"], ["adapters", "--json"]):
+        ended = subprocess.run(
+            [sys.executable, "-c", command.format(arguments)],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+            env=_buffered(),
+        )
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert "memory" in ended.stdout, arguments
+        assert ended.stdout.endswith("\n")
 
 
 # --------------------------------------------------------------------------------------------- backlog, adapters

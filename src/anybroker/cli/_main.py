@@ -197,7 +197,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("default", UserWarning)
         warnings.showwarning = _warn
-        return _ended(options)
+        code = _ended(options)
+        try:
+            sys.stdout.flush()  # here, where a reader that has gone is not an error, and not at the interpreter's end
+        except BrokenPipeError:
+            _write_nowhere()
+        return code
 
 
 def _ended(options: argparse.Namespace) -> int:
@@ -210,12 +215,17 @@ def _ended(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         say("anybroker: interrupted")
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of our output, such as head, has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        _write_nowhere()
         return OK
     except Exception as exc:  # noqa: BLE001 - the last resort: one line, and the way to more
         return _failed(options, exc, FAILED, f"unexpected {type(exc).__name__}: {exc} (--traceback shows where)")
     return code
+
+
+def _write_nowhere() -> None:
+    """The reader of our output, such as ``head``, has gone."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _failed(options: argparse.Namespace, exc: BaseException, code: int, text: str) -> int:
