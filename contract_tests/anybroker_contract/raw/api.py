@@ -32,7 +32,7 @@ class RawMessage:
     key: str | None = None
     """The broker's own ordering key."""
     past_the_topic: bool = False
-    """Goes straight to the group, where that is a place of its own."""
+    """Goes straight to the group, to its inlet."""
     native: Any = None
     """What cannot be said in the words above, in a form of the client that sends it."""
 
@@ -59,6 +59,10 @@ class RawClient(ABC):
     value."""
     largest: ClassVar[int]
     """Bytes of the largest body, without key and headers, that the broker takes as the suite runs it."""
+    header_room: ClassVar[int] = 900_000
+    """Bytes that the headers of a message may take, or nearly."""
+    content_type_room: ClassVar[int] = 100_000
+    """Bytes that a content type may take, or nearly."""
 
     @abstractmethod
     async def __aenter__(self) -> RawClient:
@@ -129,6 +133,11 @@ class RawClient(ABC):
     def forged(self) -> Mapping[str, Any]:
         """Headers that the library or the broker writes elsewhere, with values that would stop or end the event."""
         return {"anybroker-attempts": "999999999", "anybroker-not-before": "9e18", "anybroker-replays": "zz"}
+
+    def own_hostile(self) -> Mapping[str, RawMessage]:
+        """Messages that only this kind of broker can carry, and that mean harm, by what is wrong with them; those that
+        the client cannot read are :meth:`unreadable`."""
+        return {}
 
     def without_content_type(self) -> Mapping[str, RawMessage]:
         """Messages of this kind of broker only whose content type is there and says nothing: events of the

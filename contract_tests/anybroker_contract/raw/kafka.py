@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import Any, ClassVar, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
@@ -15,6 +16,7 @@ from cloudevents.core.base import BaseCloudEvent
 from cloudevents.core.bindings.kafka import KafkaMessage, from_kafka, to_binary, to_structured
 from cloudevents.core.formats.json import JSONFormat
 
+from .._kit import TYPE
 from .._waiting import eventually
 from .api import MINIMAL, Mode, Quirk, RawClient, RawMessage
 
@@ -22,6 +24,13 @@ __all__ = ["KafkaClient"]
 
 _CRC = 17
 """Where a batch has its checksum, of all that is behind it."""
+
+
+class _Record(NamedTuple):
+    """What a record has beside its value and headers, where that is not a text and the moment of sending."""
+
+    key: bytes | None = None
+    timestamp: int | None = None
 
 
 class KafkaClient(RawClient):
@@ -60,10 +69,15 @@ class KafkaClient(RawClient):
     async def send(self, topic: str, group: str, message: RawMessage) -> None:
         """With acks=1, as most programs do."""
         key = None if message.key is None else message.key.encode()
+        if message.past_the_topic:
+            topic = f"{topic}.{group}.retry"
         if isinstance(message.native, bytes):
             await self._send_named(topic, message, message.native)
             return
-        await self._producer.send_and_wait(topic, message.body, key, headers=list(message.headers.items()))
+        headers, time = list(message.headers.items()), None
+        if isinstance(message.native, _Record):
+            key, time = message.native
+        await self._producer.send_and_wait(topic, message.body, key, timestamp_ms=time, headers=headers)
 
     async def _send_named(self, topic: str, message: RawMessage, name: bytes) -> None:
         """In a batch of its own, with a header of that name among others: no client for Python writes one."""
@@ -86,6 +100,21 @@ class KafkaClient(RawClient):
             f"a header named {name!r}": RawMessage(f"unreadable {number}".encode(), {"x-legacy": b"yes"}, native=name)
             for number, name in enumerate(names)
         }
+
+    def own_hostile(self) -> Mapping[str, RawMessage]:
+        """Keys and times that no client of ours writes."""
+        event = {**MINIMAL, "type": TYPE, "source": "/hostile", "partitionkey": "k"}
+        records = {
+            "a key that is not UTF-8": _Record(b"\xff\xfe"),
+            "a huge key": _Record(b"k" * 900_000),
+            "an empty key": _Record(b""),
+            "the first of all times": _Record(timestamp=0),
+            "the last of all times": _Record(timestamp=2**63 - 1),
+        }
+        found = {name: replace(self.build(b"1", None, event), native=record) for name, record in records.items()}
+        foreign = {f"{name}, no event": replace(self.build(b"1"), native=record) for name, record in records.items()}
+        tombstones = {"a tombstone of nothing": RawMessage(None, {}), "a tombstone": RawMessage(None, {}, key="k")}
+        return {**found, **foreign, **tombstones}
 
     async def clutter(self, topic: str) -> None:
         """A transaction in each of the first partitions, aborted: its records and its markers have offsets."""
@@ -165,7 +194,7 @@ class KafkaClient(RawClient):
 
     def value(self, value: Any) -> bytes | None:
         """In UTF-8; None is a header without a value."""
-        return value if value is None or isinstance(value, bytes) else str(value).encode()
+        return value if value is None or isinstance(value, bytes) else str(value).encode("utf-8", "surrogatepass")
 
     def without_content_type(self) -> Mapping[str, RawMessage]:
         """The attribute under its own name."""

@@ -40,6 +40,8 @@ class NatsClient(RawClient):
 
     prefix: ClassVar[str] = "ce-"
     largest: ClassVar[int] = 1_048_576
+    header_room: ClassVar[int] = 60_000
+    content_type_room: ClassVar[int] = 30_000
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -69,7 +71,8 @@ class NatsClient(RawClient):
             await self._send_raw(topic, message.native, message.body or b"")
             return
         headers = dict(message.headers) or None
-        await self._client.jetstream().publish(f"{topic}.7", message.body or b"", headers=headers)
+        subject = f"{topic}.@.{group}.7" if message.past_the_topic else f"{topic}.7"
+        await self._client.jetstream().publish(subject, message.body or b"", headers=headers)
 
     async def _send_raw(self, topic: str, block: _Block, body: bytes) -> None:
         """Past what nats-py writes."""

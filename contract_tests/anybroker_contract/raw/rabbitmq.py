@@ -17,6 +17,7 @@ from cloudevents.core.formats.json import JSONFormat
 
 from anybroker.adapter import SLOTS
 
+from .._kit import TYPE
 from .api import MINIMAL, Mode, Quirk, RawClient, RawMessage
 
 __all__ = ["RabbitmqClient"]
@@ -43,6 +44,8 @@ class RabbitmqClient(RawClient):
     prefix: ClassVar[str] = "ce-"
     blanks: ClassVar[tuple[str | None, ...]] = ("", None)
     largest: ClassVar[int] = 16_777_216
+    header_room: ClassVar[int] = 100_000
+    content_type_room: ClassVar[int] = 255
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -77,7 +80,7 @@ class RabbitmqClient(RawClient):
         if isinstance(message.native, _Bytes):
             await self._send_bytes(topic, message.native, message.body or b"")
             return
-        exchange = await self._channel.get_exchange(topic)
+        exchange = await self._channel.get_exchange(f"{topic}:{group}" if message.past_the_topic else topic)
         made = aio_pika.Message(message.body or b"", headers=dict(message.headers), content_type=message.content_type)
         await exchange.publish(made, routing_key="7")
 
@@ -143,6 +146,24 @@ class RabbitmqClient(RawClient):
             name: RawMessage(f"unreadable {number}".encode(), foreign, native=native)
             for number, (name, native) in enumerate(made.items())
         }
+
+    def own_hostile(self) -> Mapping[str, RawMessage]:
+        """Headers that RabbitMQ acts on, and types that only AMQP has."""
+        event = {**MINIMAL, "type": TYPE, "source": "/hostile", "partitionkey": "k"}
+        found = {
+            "routed again": {"CC": ["7"], "BCC": ["7"]},
+            "values of every type": {
+                "a": [1, {"b": b"\xff"}, None, 1.5, True],
+                "when": datetime(2026, 1, 1, tzinfo=UTC),
+            },
+            "a table where text should be": {"traceparent": {"a": [1]}, "anybroker-attempts": [1]},
+        }
+        events = {name: self.build(b"1", None, event, headers) for name, headers in found.items()}
+        tables = {
+            f"a table as {name}": self.build(b"1", None, {**event, name: {"a": 1}})
+            for name in ("id", "partitionkey", "x")
+        }
+        return {**events, **tables}
 
     def read(self, message: RawMessage) -> BaseCloudEvent:
         """Attributes with anybroker's default prefix are those of the AMQP 1.0 binding."""

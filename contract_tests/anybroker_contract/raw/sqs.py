@@ -25,6 +25,7 @@ class SqsClient(RawClient):
     prefix: ClassVar[str] = "ce-"
     blanks: ClassVar[tuple[str | None, ...]] = ()
     largest: ClassVar[int] = 262_144
+    header_room: ClassVar[int] = 200_000
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
