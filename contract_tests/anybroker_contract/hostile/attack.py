@@ -109,6 +109,7 @@ class Attack:
             subscription.on(handler, name=group)
             self._subscriptions[group] = subscription
         self._bus.subscription(self._onward, group="o").on(self._onwards, name="onward")
+        return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._leave()
