@@ -42,7 +42,7 @@ async def _attacked(kit: Kit, times: int, only: str, progress: Progress) -> tupl
     harm: dict[str, str] = {}
     try:
         while left:
-            async with Attack(kit) as attack, attack.bus:
+            async with Attack(kit, measured=True) as attack, attack.bus:
                 await attack.wait_good(await attack.publish_good(100), "before")
                 while left:
                     name = left.pop(0)

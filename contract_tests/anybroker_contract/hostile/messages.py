@@ -37,10 +37,13 @@ _TRICKS = {
 
 
 def hostile_messages(client: RawClient) -> Mapping[str, RawMessage]:
-    """What to put between good events, by what is wrong with it. The client, or the broker, may refuse some."""
+    """What to put between good events, by what is wrong with it.
+
+    What messages of this broker cannot have is left out; the client, or the broker, may refuse some."""
     found: dict[str, RawMessage] = {}
     for group in (_numbers, _inlets, _traces, _attributes, _tricks, _documents, _payloads, _content_types, _foreign):
         found.update(group(client))
+    found = {name: message for name, message in found.items() if client.carries(message)}
     found |= {f"unreadable: {name}": message for name, message in client.unreadable().items()}
     return found | client.own_hostile()
 
