@@ -37,6 +37,7 @@ from .capabilities import Acknowledgement
 from .deadletters import count_of
 from .delivery import Delivery, current_delivery
 from .errors import AnybrokerError, BrokerError, ConfigError, HandlerExit, PoisonedError, Retry, Unavailable, text_of
+from .names import SHORT_KEY, bounded_key
 from .stats import SubscriptionStats
 
 __all__ = ["ATTEMPTS_HEADER", "NOT_BEFORE_HEADER", "Pump", "PumpSettings"]
@@ -642,7 +643,10 @@ class Pump:
                     starts = count_of(headers[ATTEMPTS_HEADER])
                 if not_before is None and NOT_BEFORE_HEADER in headers:
                     not_before = _seconds(headers[NOT_BEFORE_HEADER])
-            delivery = Delivery(inbound.event, topic, group, starts + 1, inbound.key, inbound, state)
+            key = inbound.key
+            if key is not None and len(key) > SHORT_KEY:
+                key = bounded_key(key)
+            delivery = Delivery(inbound.event, topic, group, starts + 1, key, inbound, state)
             state.outstanding += 1
             taken += 1
             if inbound.deliveries > fuse:

@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -28,6 +27,7 @@ from pydantic import BaseModel, ConfigDict
 from .capabilities import Capabilities
 from .errors import BrokerError, EventTooLarge, InvalidEvent, Rejected
 from .event import Event
+from .names import bounded_key
 
 __all__ = [
     "DEFAULT_LANES",
@@ -63,6 +63,7 @@ __all__ = [
     "TellsHindrance",
     "TopicSpec",
     "Topology",
+    "bounded_key",
     "check_size",
     "murmur2",
     "slot_of",
@@ -98,10 +99,30 @@ def murmur2(data: bytes) -> int:
     return value ^ value >> 15
 
 
-@lru_cache(maxsize=65536)
+_MOST_SLOTS = 65_536
+_LONGEST_REMEMBERED = 128
+"""UTF-8 bytes of a key whose slot is remembered: all of them together take 20 MB at most."""
+_slots: dict[str, int] = {}
+
+
 def slot_of(key: str) -> int:
-    """The slot, 0 to 63, of an ordering key: murmur2 over its UTF-8 bytes, as a positive number, modulo 64."""
-    return (murmur2(key.encode()) & 0x7FFFFFFF) % SLOTS
+    """The slot, 0 to 63, of an ordering key: murmur2 over its UTF-8 bytes, as a positive number, modulo 64.
+
+    Of a key of more than 512 bytes, which only other programs send, it is the slot of what it orders by
+    (:attr:`anybroker.Event.key`).
+    """
+    slot = _slots.get(key)
+    return _slot_of_new(key) if slot is None else slot
+
+
+def _slot_of_new(key: str) -> int:
+    written = bounded_key(key).encode()
+    slot = (murmur2(written) & 0x7FFFFFFF) % SLOTS
+    if len(written) <= _LONGEST_REMEMBERED >= len(key):
+        if len(_slots) >= _MOST_SLOTS:
+            _slots.clear()
+        _slots[key] = slot
+    return slot
 
 
 # --------------------------------------------------------------------------------------------------- configuration
@@ -221,7 +242,8 @@ class Foreign:
     ) -> None:
         self.body = body
         self.headers = headers
-        self.key = key
+        self.key = None if key is None else bounded_key(key)
+        """What orders it: the broker's own key; its hash, as of an event, where that has more than 512 bytes."""
         self.reason = reason
 
     def without_headers(self) -> Foreign:
@@ -270,7 +292,7 @@ class Outbound:
 
     @property
     def key(self) -> str | None:
-        """The ordering key: the event's ``partitionkey``."""
+        """The ordering key, at most 512 bytes of UTF-8: :attr:`anybroker.Event.key`."""
         return self.event.key
 
     @property
@@ -438,7 +460,8 @@ class Inbound:
         self.position = position
         """Grows within the lane; on a cumulative broker what :class:`Commit` counts in."""
         self.key = key
-        """What orders it within the lane: the event's ``partitionkey``, else the broker's own key, else None."""
+        """What orders it within the lane: the event's ``key``, else the broker's own key, else None. The core takes the
+        hash of one that has more than 512 bytes of UTF-8."""
         self.headers = headers
         """Transport headers: those that are no CloudEvents attributes, names lower-case, as text. A header that the
         broker has without a value (null) is not among them."""

@@ -33,6 +33,7 @@ from .cloudevents.media_type import JSON, media_type
 from .cloudevents.payload import ABSENT, Absent, decode, encode, encode_model, plan_for, plans
 from .cloudevents.timestamps import check_timestamp, format_timestamp, now, parse_timestamp
 from .errors import InvalidEvent
+from .names import SHORT_KEY, bounded_key
 
 __all__ = ["ABSENT", "Event", "declared_key", "declared_type", "event_type", "new_id"]
 
@@ -332,9 +333,15 @@ class Event(_Slots[T_co]):
 
     @property
     def key(self) -> str | None:
-        """The ordering key: the extension ``partitionkey`` as a string; None where it is absent or empty."""
+        """The ordering key: the extension ``partitionkey`` as a string; None where it is absent or empty.
+
+        One of more than 512 bytes of UTF-8, which ``publish`` refuses and other programs may send, orders by its hash:
+        ``hash:`` and 40 hexadecimal digits. The attribute itself stays as it came.
+        """
         key = self._attributes.get("partitionkey")
-        return (canonical(key) or None) if key is not None else None
+        if key is None or (key.__class__ is str and 0 < len(key) <= SHORT_KEY):  # type: ignore[arg-type]
+            return key  # type: ignore[return-value]
+        return bounded_key(canonical(key)) or None
 
     @property
     def extensions(self) -> Mapping[str, AttributeValue]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping
 from difflib import SequenceMatcher
+from hashlib import blake2b
 
 from .errors import ConfigError
 
@@ -12,6 +13,8 @@ __all__ = [
     "MAX_HEADER_NAME",
     "MAX_KEY_BYTES",
     "MAX_NAMES",
+    "SHORT_KEY",
+    "bounded_key",
     "check_headers",
     "check_key",
     "check_names",
@@ -25,6 +28,8 @@ MAX_NAMES = 60
 """Characters of a topic and a group together."""
 MAX_KEY_BYTES = 512
 """UTF-8 bytes of an ordering key."""
+SHORT_KEY = MAX_KEY_BYTES // 4
+"""Characters of a key that has no more bytes than that, whatever they are."""
 MAX_HEADER_NAME = 255
 """Characters of a transport header's name."""
 
@@ -81,13 +86,26 @@ def check_names(topic: str, group: str) -> None:
 
 def check_key(key: str) -> str:
     """The ordering key, or ConfigError where it is longer than every broker takes."""
-    if len(key) * 4 > MAX_KEY_BYTES and len(key.encode()) > MAX_KEY_BYTES:
+    if len(key) > SHORT_KEY and len(key.encode()) > MAX_KEY_BYTES:
         raise ConfigError(
             "key",
             f"{key[:40]!r}… takes {len(key.encode())} bytes",
             f"Use {MAX_KEY_BYTES} at most: an identifier or its hash, such as the customer's number.",
         )
     return key
+
+
+def bounded_key(key: str) -> str:
+    """What a key of another program orders by: the key itself, or its hash (``hash:`` and 40 hexadecimal digits) where
+    it has more than :data:`MAX_KEY_BYTES`, which ``publish`` would have refused.
+
+    Such an event is as good as any other, and events of one key stay in order. What has to be bounded is what the
+    library does with the key: it is hashed to a slot, compared, logged, and remembered with each event under way.
+    """
+    if len(key) <= SHORT_KEY:
+        return key
+    written = key.encode("utf-8", "surrogatepass")
+    return key if len(written) <= MAX_KEY_BYTES else f"hash:{blake2b(written, digest_size=20).hexdigest()}"
 
 
 def one_or_several(what: str, given: str | Iterable[str]) -> tuple[str, ...]:

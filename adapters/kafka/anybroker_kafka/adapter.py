@@ -114,6 +114,7 @@ class KafkaAdapter:
             self._settings.request_timeout,
             self._settings.isolation == "read_committed",
             timeout,
+            self._settings.max_decompressed_bytes,
         )
         find_again(cluster.client, self._servers, self._options)
         try:

@@ -36,6 +36,7 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from .gaps import look
 from .identity import TopicInfo, TopicsRequest, unmark
+from .settings import DECOMPRESSED
 
 __all__ = ["BEGINNING", "END", "Cluster", "Positions"]
 
@@ -64,13 +65,17 @@ class Positions(NamedTuple):
 class Cluster:
     """One connection for all of an adapter's questions. Every call raises what aiokafka raises, or TimeoutError."""
 
-    def __init__(self, client: Any, timeout: float, read_committed: bool, patience: float | None = None) -> None:
-        """``timeout``: seconds for one question; ``patience``: for :meth:`patient`."""
+    def __init__(
+        self, client: Any, timeout: float, read_committed: bool, patience: float | None = None, limit: int = DECOMPRESSED
+    ) -> None:
+        """``timeout``: seconds for one question; ``patience``: for :meth:`patient`; ``limit``: bytes that a batch may
+        take once it is decompressed."""
         self.client = client  # an AIOKafkaClient; aiokafka's types are not whole
         self._timeout = timeout
         self._patience = timeout if patience is None else max(patience, timeout)
         self._wait = timeout
         self.isolation = int(read_committed)
+        self.limit = limit
 
     def patient(self) -> Cluster:
         """The same, and each question waits for as long as ``patience``: for topics that are just being made, however
@@ -279,7 +284,7 @@ class Cluster:
         left = dict(ranges)
         while left:
             fetched = await self.fetch({tp: at for tp, (at, _) in left.items()})
-            seen = {tp: look(tp, *found, left[tp][0], self.isolation) for tp, found in fetched.items()}
+            seen = {tp: look(tp, *found, left[tp][0], self.isolation, self.limit) for tp, found in fetched.items()}
             following: dict[TopicPartition, tuple[int, int]] = {}
             for tp, (at, end) in left.items():
                 events, reached = seen.get(tp, (0, at))

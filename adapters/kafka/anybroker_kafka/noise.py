@@ -9,6 +9,8 @@ __all__ = ["calm"]
 
 _AGAIN = 60.0
 """Seconds until the same warning is let through again."""
+_MOST = 256
+"""Kinds of warnings that are remembered; some have what they are about in their text."""
 
 
 class _Calm(logging.Filter):
@@ -28,6 +30,8 @@ class _Calm(logging.Filter):
         if since is not None and now - since < _AGAIN:
             self._last[key] = since, left_out + 1
             return False
+        if since is None and len(self._last) >= _MOST:
+            self._last.clear()
         self._last[key] = now, 0
         if left_out:
             record.msg = f"{record.getMessage()} (and {left_out} more like it in the last {now - (since or now):.0f} s)"

@@ -20,13 +20,14 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from anybroker.adapter import Commit, Inbound, Lane, LaneListener, Settlement
 from anybroker.errors import BrokerError, ConfigError, LeaseLost, Unavailable
 
+from .batches import TooLargeBatch
 from .closing import Closing, looked_at
 from .cluster import BEGINNING, Cluster, Positions
 from .failures import CLIENT_ERRORS, failure, said
 from .identity import TopicInfo, mark
 from .names import inlet_of, lane_name
 from .records import KafkaInbound, Native, read_as_parsed
-from .unreadable import read_again
+from .unreadable import read_again, stand_in
 from .wire import Wire
 
 __all__ = ["KafkaReceiver"]
@@ -100,7 +101,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
         """Connect and ask to join; the lanes come later, through the listener."""
         self._topics = topics
         await self._consumer.start()
-        read_as_parsed(self._consumer, self._wire.read, self._cannot_read)
+        read_as_parsed(self._consumer, self._wire.read, self._cannot_read, self._cluster.limit)
         self._consumer.subscribe(list(topics), listener=self)
         self._watcher = asyncio.create_task(self._watch(), name=f"anybroker kafka watch {self._group}")
         self._watcher.add_done_callback(looked_at)
@@ -248,9 +249,14 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
 
     async def _read_around(self, tp: TopicPartition, lane: Lane, at: int, exc: Exception) -> None:
         """Read that part of the partition, behind what was read before, and let aiokafka go on after it."""
+        fetched = b""
         try:
-            fetched, aborted = (await self._cluster.fetch({tp: at})).get(tp, (b"", None))
-            records, following = read_again(tp, fetched, aborted, at, self._cluster.isolation, self._wire.read_again)
+            if isinstance(exc, TooLargeBatch):
+                records, following = [self._wire.read_again(tp, stand_in(exc))], exc.batch.next_offset
+            else:
+                cluster, read = self._cluster, self._wire.read_again
+                fetched, aborted = (await cluster.fetch({tp: at})).get(tp, (b"", None))
+                records, following = read_again(tp, fetched, aborted, at, cluster.isolation, read, cluster.limit)
         except Exception as error:  # noqa: BLE001 - Kafka's errors, and a codec that is missing
             self._dead(error, "receiving")
             return
@@ -261,7 +267,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
         if following <= at and fetched:
             self._dead(exc, "receiving")
             return
-        _log.warning("aiokafka cannot read a record of %s from offset %d on: %s", lane_name(tp), at, said(exc))
+        _log.warning("a record of %s from offset %d on cannot be read: %s", lane_name(tp), at, said(exc))
         self._collect()
         self._left[tp] = [*self._left.get(tp, ()), *records]
         self._consumer.seek(tp, following)

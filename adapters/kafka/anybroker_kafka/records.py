@@ -4,23 +4,32 @@ aiokafka copies every record of a fetch into a ``ConsumerRecord`` and hands out 
 one as it is parsed instead saves the copy, and thousands of header lists at a time that Python's garbage collector
 goes through again and again: a third of what an event takes. There is no public way to do that, so one private method
 is shadowed: the one that copies. Fetching, positions and rebalances stay aiokafka's own. Should its private names
-change, ``getmany`` gives a ``ConsumerRecord`` again, and the receiver reads that: the same events, slower.
+change, ``getmany`` gives a ``ConsumerRecord`` again, and the receiver reads that: the same events, slower, and without a
+limit to what is decompressed, which is said once.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import UnsupportedCodecError
+from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
 from anybroker.adapter import Foreign, Inbound, Lane
 from anybroker.event import Event
 
+from .batches import Batches, bounded
+
 __all__ = ["Failed", "KafkaInbound", "Native", "Read", "Record", "read_as_parsed"]
+
+_log = logging.getLogger("anybroker.kafka")
+
+_UNBOUNDED = "compressed batches are decompressed without a limit"
 
 Native: TypeAlias = ConsumerRecord[bytes, bytes]
 
@@ -122,26 +131,58 @@ Failed: TypeAlias = Callable[[TopicPartition, int, Exception], None]
 """Told of the partition, the offset and the reason where a record cannot be read; raises nothing."""
 
 
-def read_as_parsed(consumer: AIOKafkaConsumer, read: Read, failed: Failed) -> None:
+def read_as_parsed(consumer: AIOKafkaConsumer, read: Read, failed: Failed, limit: int) -> None:
     """Let ``getmany`` of a started consumer that has no lanes yet give Inbounds, and nothing from a record on that
-    cannot be read."""
+    cannot be read. ``limit``: bytes that a batch may take once it is decompressed."""
     fetcher: Any = getattr(consumer, "_fetcher", None)
-    if type(getattr(fetcher, "_records", None)) is OrderedDict:
-        fetcher._records = _Fetched(read, failed)
+    client: Any = getattr(fetcher, "_client", None)
+    if type(getattr(fetcher, "_records", None)) is OrderedDict and hasattr(client, "send"):
+        fetcher._records = fetched = _Fetched(read, failed, limit)
+        _keep_answers(client, fetched)
+    else:
+        _log.warning("this aiokafka is not a version that is known: %s", _UNBOUNDED)
+
+
+def _keep_answers(client: Any, fetched: _Fetched) -> None:
+    """Tell it of every answer to a fetch. ``send`` is public, and the fetcher goes through an answer at once."""
+    send = client.send
+
+    async def keeping(node: Any, request: Any, **options: Any) -> Any:
+        reply = await send(node, request, **options)
+        if isinstance(request, FetchRequest):
+            fetched.answered(reply)
+        return reply
+
+    client.send = keeping
 
 
 class _Fetched(OrderedDict[TopicPartition, Any]):
     """Where aiokafka's fetcher keeps what was fetched, by partition, until ``getmany`` goes through it."""
 
-    def __init__(self, read: Read, failed: Failed) -> None:
+    def __init__(self, read: Read, failed: Failed, limit: int) -> None:
         super().__init__()
         self._read = read
         self._failed = failed
+        self._open = bounded(limit)
+        self._written: dict[TopicPartition, bytes] = {}
+        """Of the last answer, what was not taken over yet: as aiokafka keeps it, the bytes cannot be had again."""
+
+    def answered(self, reply: Any) -> None:
+        """The bytes of this answer are those of the partitions that are set next."""
+        self._written = {
+            TopicPartition(topic, partition): data[-1]
+            for topic, partitions in reply.topics
+            for partition, _, _, *data in partitions
+        }
 
     def __setitem__(self, partition: TopicPartition, fetched: Any) -> None:
         records = getattr(fetched, "_partition_records", None)
         if records is not None:  # an error has none
             # On this object only: other consumers are left alone.
+            if (written := self._written.pop(partition, None)) is not None:
+                records._records = Batches(written, self._open)
+            else:
+                _log.warning("the bytes of a fetch from %s cannot be had: %s", partition, _UNBOUNDED)
             records._consumer_record = self._read
             records._records_iterator = self._until_it_fails(partition, records, records._records_iterator)
         super().__setitem__(partition, fetched)

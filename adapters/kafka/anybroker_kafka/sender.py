@@ -25,6 +25,8 @@ __all__ = ["KafkaSender"]
 
 _T = TypeVar("_T")
 _MAX_KEYS = 16_384
+_LONGEST_KEY = 128
+"""UTF-8 bytes of a key that is remembered: all of them together take 8 MB at most."""
 _GZIP = 1
 """In a record batch's attributes: the one compression that needs no library."""
 _LAST_WORDS = 0.5
@@ -122,9 +124,11 @@ class KafkaSender:
 
     def _learn(self, text: str) -> tuple[bytes, int]:
         key = text.encode()
-        if len(self._keys) >= _MAX_KEYS:
-            self._keys.clear()
-        self._keys[text] = found = key, murmur2(key) & 0x7FFFFFFF
+        found = key, murmur2(key) & 0x7FFFFFFF
+        if len(key) <= _LONGEST_KEY:
+            if len(self._keys) >= _MAX_KEYS:
+                self._keys.clear()
+            self._keys[text] = found
         return found
 
     async def _find(self, producer: AIOKafkaProducer, topic: str, group: str | None) -> None:

@@ -10,11 +10,13 @@ from anybroker.adapter import AdapterContext, BrokerUrl
 from anybroker.errors import ConfigError
 from anybroker.tls import TlsSettings
 
-__all__ = ["MESSAGE_BYTES", "KafkaSettings", "client_options", "servers", "session_of"]
+__all__ = ["DECOMPRESSED", "MESSAGE_BYTES", "KafkaSettings", "client_options", "servers", "session_of"]
 
 DEFAULT_PORT = 9092
 MESSAGE_BYTES = 1_048_576
 """Kafka's own default for message.max.bytes is 12 more."""
+DECOMPRESSED = 64 * 1_048_576
+"""Sixty times what a broker takes by default: more than text is ever compressed."""
 
 
 class KafkaSettings(TlsSettings):
@@ -47,6 +49,12 @@ class KafkaSettings(TlsSettings):
         4_194_304,
         ge=65_536,
         description="Bytes in one answer to a fetch, a quarter of it a partition [fetch.max.bytes].",
+    )
+    max_decompressed_bytes: int = Field(
+        DECOMPRESSED,
+        ge=1_048_576,
+        description="Bytes that a fetched record batch may take in memory once it is decompressed; one that takes more "
+        "is skipped, and dead-lettered without its content.",
     )
     request_timeout: float = Field(
         8.0,

@@ -1,12 +1,12 @@
 """Records that aiokafka cannot read: those of other programs whose header names are not UTF-8, and what is damaged.
 
 Kafka stores header names as bytes, and one that is not UTF-8 would end aiokafka's reading of its partition, again and
-again. The batch is fetched again then and read here, record by record, by the lengths that are written before each.
+again. The batch is fetched again then and read here, record by record, by the lengths that are written before each. A
+batch that would take too much memory is not read at all: one record stands for it.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,14 +20,12 @@ from aiokafka.structs import TopicPartition
 
 from anybroker.errors import InvalidEvent
 
+from .batches import Batches, TooLargeBatch, bounded
+from .decompress import TooLarge, decompress
 from .records import KafkaInbound, Read, Record
 
-__all__ = ["Unreadable", "read_again"]
+__all__ = ["Unreadable", "read_again", "stand_in"]
 
-_LENGTH_AT = 8
-"""Where a batch says how long it is, after its first offset."""
-_HEAD = _LENGTH_AT + 4
-_MAGIC_AT = 16
 _WRONG = (ValueError, IndexError, CorruptRecordException)
 """What reading raises of bytes that are not a record."""
 
@@ -54,48 +52,61 @@ def read_again(
     at: int,
     isolation: int,
     read: Read,
+    limit: int,
 ) -> tuple[list[KafkaInbound], int]:
     """What these batches have from that offset on, and the offset behind them.
 
     A record of which nothing can be read has its bytes as its value; one for all where it cannot be said where the next
-    one begins, or where the batch is not what was written. Raises UnsupportedCodecError where a library is missing that
-    could read it.
+    one begins, or where the batch is not what was written; and none of its bytes where the batch takes more than
+    ``limit`` once it is decompressed. Raises UnsupportedCodecError where a library is missing that could read it.
     """
-    records: Any = PartitionRecords(tp, _Batches(fetched), aborted, at, None, None, False, isolation)
+    opened = bounded(limit)
+
+    def open_batch(written: bytes, magic: int) -> Any:
+        return _Batch(written, limit) if magic >= 2 else _Old(opened(written, magic))
+
+    records: Any = PartitionRecords(tp, Batches(fetched, open_batch), aborted, at, None, None, False, isolation)
     records._consumer_record = read
     return list(records), records.next_fetch_offset
 
 
-class _Batches:
-    """What aiokafka calls MemoryRecords."""
+def stand_in(error: TooLargeBatch) -> Unreadable:
+    """One record for all of a batch that is too large. Its bytes stay in Kafka: they may fill a message as they are,
+    and nobody could do more with them."""
+    batch = error.batch
+    return Unreadable(
+        batch.next_offset - 1,
+        getattr(batch, "max_timestamp", 0),
+        getattr(batch, "timestamp_type", 0),
+        None,
+        b"",
+        (),
+        InvalidEvent(str(error)),
+    )
 
-    def __init__(self, fetched: bytes) -> None:
-        self._fetched = fetched
-        self._at = 0
 
-    def _end(self) -> int:
-        """Where the batch ends, or beyond all where it is not there as a whole."""
-        if self._at + _HEAD > len(self._fetched):
-            return len(self._fetched) + 1
-        length: int = struct.unpack_from(">i", self._fetched, self._at + _LENGTH_AT)[0]
-        return self._at + _HEAD + length
+class _Old:
+    """One of before Kafka 0.11: there is nothing in it that aiokafka cannot read."""
 
-    def has_next(self) -> bool:
-        return self._end() <= len(self._fetched)
+    def __init__(self, batch: Any) -> None:
+        self._batch = batch
 
-    def next_batch(self) -> Any:
-        end = self._end()
-        batch = self._fetched[self._at : end]
-        self._at = end
-        magic = batch[_MAGIC_AT]
-        return _Batch(batch) if magic >= 2 else LegacyRecordBatch(batch, magic)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._batch, name)
+
+    def __iter__(self) -> Iterator[Record]:
+        try:
+            yield from self._batch
+        except TooLargeBatch as exc:
+            yield stand_in(exc)
 
 
 class _Batch:
     """One of aiokafka's, in Python, that goes on behind what it cannot read."""
 
-    def __init__(self, written: bytes) -> None:
+    def __init__(self, written: bytes, limit: int) -> None:
         self._written = written
+        self._limit = limit
         self._batch: Any = _DefaultRecordBatchPy(written)
 
     def __getattr__(self, name: str) -> Any:
@@ -109,9 +120,13 @@ class _Batch:
         if not batch.validate_crc():
             return iter([self._rest(self._written, "the batch's checksum is wrong")])
         try:
-            batch._maybe_uncompress()
+            if batch.compression_type:
+                batch._buffer = decompress(batch.compression_type, self._written[batch._pos :], self._limit)
+                batch._pos = 0
         except UnsupportedCodecError:
             raise
+        except TooLarge as exc:
+            return iter([stand_in(TooLargeBatch(batch, len(self._written), exc))])
         except Exception as exc:  # noqa: BLE001 - whatever a decompressor raises of wrong bytes
             return iter([self._rest(self._written, f"the batch cannot be decompressed: {exc}")])
         return self._each()

@@ -14,7 +14,7 @@ from typing import Any, Final
 from aiormq.exceptions import ChannelNotFoundEntity
 from pamqp.commands import Basic
 
-from anybroker.adapter import Foreign, Inbound
+from anybroker.adapter import Foreign, Inbound, bounded_key
 from anybroker.errors import Unavailable
 
 from .link import Link
@@ -28,9 +28,9 @@ _EXPIRES: Final = 24 * 60 * 60 * 1000
 
 
 def note_key(inbound: Inbound) -> str | None:
-    """What an event is called in a note; None for what is no event."""
+    """What an event is called in a note, which has room for many; None for what is no event."""
     event = inbound.event
-    return None if isinstance(event, Foreign) else f"{event.source} {event.id}"
+    return None if isinstance(event, Foreign) else bounded_key(f"{event.source} {event.id}")
 
 
 async def write_note(link: Link, queue: str, starts: Mapping[str, int]) -> None:

@@ -7,7 +7,6 @@ characters a dead-letter topic with the longest names takes all.
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from hashlib import blake2b
 
 __all__ = [
@@ -63,7 +62,6 @@ def redrive_name(topic: str, fifo: bool) -> str:
     return f"{_plain(topic)}__-redrive" + (".fifo" if fifo else "")
 
 
-@lru_cache(maxsize=65536)
 def message_group(key: str) -> str:
     """The MessageGroupId of an ordering key: itself, or a hash where AWS does not take it."""
     if _LEGAL.fullmatch(key) is not None:

@@ -45,7 +45,7 @@ def hostile_messages(client: RawClient) -> Mapping[str, RawMessage]:
         found.update(group(client))
     found = {name: message for name, message in found.items() if client.carries(message)}
     found |= {f"unreadable: {name}": message for name, message in client.unreadable().items()}
-    return found | client.own_hostile()
+    return {**found, **client.oversized(), **client.own_hostile()}
 
 
 def _event(

@@ -425,6 +425,22 @@ _ALL = (
         ),
         lambda capabilities: bool(capabilities.backlog),
     ),
+    Mutant(
+        "orders-by-keys-of-any-length",
+        core.OrdersByKeysOfAnyLength,
+        ("test_events_of_a_long_key_keep_their_order",),
+    ),
+    Mutant(
+        "asks-the-store-for-what-it-is-given",
+        core.AsksTheStoreForWhatItIsGiven,
+        ("test_a_store_is_given_no_long_ids",),
+    ),
+    Mutant(
+        "remembers-every-name",
+        core.RemembersEveryName,
+        ("test_long_names_of_attributes_are_not_kept",),
+        a_server,
+    ),
     Mutant("stops-delivering", consuming.StopsDelivering, ("test_members_of_a_group_share_its_events",)),
 )
 

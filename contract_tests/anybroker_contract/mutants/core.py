@@ -9,7 +9,7 @@ from importlib import import_module
 from inspect import getattr_static
 from typing import Any, ClassVar, Literal
 
-from anybroker import Delivery, Event, _batch, _outgoing, _pump, _settle, _starting, bus, deadletters
+from anybroker import Delivery, Event, _batch, _outgoing, _pump, _settle, _starting, bus, deadletters, names
 from anybroker.adapter import Adapter, Outbound, Topology
 from anybroker.delivery import current_delivery
 
@@ -185,6 +185,30 @@ class ReadsAnEmptyContentType(CoreFlaw):
     def never(self, _: object) -> bool:
         """As it was before there was a rule."""
         return False
+
+
+class OrdersByKeysOfAnyLength(CoreFlaw):
+    """A key is what orders an event, however long it is."""
+
+    module: ClassVar[Any] = names
+    replaced: ClassVar[Mapping[str, str]] = {"MAX_KEY_BYTES": "endless"}
+    endless = 1_000_000_000
+
+
+class AsksTheStoreForWhatItIsGiven(CoreFlaw):
+    """An idempotency store is to remember sources and ids of any length."""
+
+    module: ClassVar[Any] = import_module("anybroker.middleware.idempotent")
+    replaced: ClassVar[Mapping[str, str]] = {"_LONGEST_TEXT": "endless"}
+    endless = 1_000_000_000
+
+
+class RemembersEveryName(CoreFlaw):
+    """What was found out about an attribute is kept, however long its name is."""
+
+    module: ClassVar[Any] = import_module("anybroker.cloudevents.attributes")
+    replaced: ClassVar[Mapping[str, str]] = {"LONGEST_NAME": "endless"}
+    endless = 1_000_000_000
 
 
 class BelievesEveryCount(CoreFlaw):

@@ -130,6 +130,10 @@ class RawClient(ABC):
         """Messages that the broker takes and that its usual client for Python cannot read, by what is wrong."""
         return {}
 
+    def oversized(self) -> Mapping[str, RawMessage]:
+        """Messages that the broker takes and that would fill the memory of who reads them, by how."""
+        return {}
+
     def forged(self) -> Mapping[str, Any]:
         """Headers that the library or the broker writes elsewhere, with values that would stop or end the event."""
         return {"anybroker-attempts": "999999999", "anybroker-not-before": "9e18", "anybroker-replays": "zz"}

@@ -11,6 +11,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError
+from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.util import calc_crc32c
 from cloudevents.core.base import BaseCloudEvent
 from cloudevents.core.bindings.kafka import KafkaMessage, from_kafka, to_binary, to_structured
@@ -24,6 +25,8 @@ __all__ = ["KafkaClient"]
 
 _CRC = 17
 """Where a batch has its checksum, of all that is behind it."""
+_ZEROS = 65 * 1_048_576
+"""More than the adapter decompresses, unless it is told to."""
 
 
 class _Record(NamedTuple):
@@ -74,6 +77,9 @@ class KafkaClient(RawClient):
         if isinstance(message.native, bytes):
             await self._send_named(topic, message, message.native)
             return
+        if isinstance(message.native, int):
+            await self._send_compressed(topic, message.native)
+            return
         headers, time = list(message.headers.items()), None
         if isinstance(message.native, _Record):
             key, time = message.native
@@ -92,6 +98,17 @@ class KafkaClient(RawClient):
         struct.pack_into(">I", written, _CRC, calc_crc32c(bytes(written[_CRC + 4 :])))
         partitions = await self._producer.partitions_for(topic)
         await (await self._producer.send_batch(batch, topic, partition=min(partitions)))
+
+    async def _send_compressed(self, topic: str, codec: int) -> None:
+        """A record of zeros, more of them than a reader has room for, in a batch that says so nowhere."""
+        batch = BatchBuilder(2 * _ZEROS, codec)
+        batch.append(timestamp=None, key=None, value=bytes(_ZEROS), headers=[])
+        partitions = await self._producer.partitions_for(topic)
+        await (await self._producer.send_batch(batch, topic, partition=min(partitions)))
+
+    def oversized(self) -> Mapping[str, RawMessage]:
+        """By each codec that makes so much of so little (snappy makes twenty bytes of one)."""
+        return {name: RawMessage(None, {}, native=codec) for name, codec in (("gzip", 1), ("lz4", 3), ("zstd", 4))}
 
     def unreadable(self) -> Mapping[str, RawMessage]:
         """A header's name is bytes to the broker, and has to be UTF-8 to clients."""

@@ -6,7 +6,8 @@ is *created* here must also be a well-formed URI-reference (``source``) or absol
 and empty values are refused where they would mean nothing.
 
 Everything here raises :class:`~anybroker.errors.InvalidEvent` and nothing else. Strings that come back in
-every event (source, type, content type) are checked once and remembered; the memories are bounded.
+every event (source, type, content type) are checked once and remembered. Others choose them, so each memory has a bound
+in bytes: so many entries, none of them longer than so much.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ from .timestamps import check_timestamp, format_timestamp
 __all__ = [
     "CORE",
     "FEW_VALUES",
+    "LONGEST_NAME",
+    "LONGEST_VALUE",
     "MAY_BE_EMPTY",
+    "MOST_REMEMBERED",
     "NOT_EMPTY",
     "OPTIONAL",
     "REQUIRED",
@@ -42,6 +46,7 @@ __all__ = [
     "known_types",
     "read_attribute",
     "require",
+    "shown",
     "write_extension",
     "write_string",
     "write_type",
@@ -73,8 +78,12 @@ ROLES: Final = {
     "subject": NOT_EMPTY,
 }
 
-_MAX_REMEMBERED: Final = 1024  # values of each recurring attribute; a service has a few dozen types and sources
-_MAX_TEXT_LENGTH_REMEMBERED: Final = 512
+MOST_REMEMBERED: Final = 1024
+"""Entries of each memory: names, or values of one attribute. A service has a few dozen types and sources."""
+LONGEST_NAME: Final = 64
+"""Characters of a name that is remembered."""
+LONGEST_VALUE: Final = 256
+"""Characters, or bytes, of a value that is remembered."""
 
 _log: Final = logging.getLogger("anybroker.cloudevents")
 
@@ -101,19 +110,20 @@ _known_schemas: set[str] = set()
 _told: set[str] = set()  # the odd names that were logged
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """A name or a value for a message, which stays short."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _invalid(name: str, problem: str, remedy: str) -> NoReturn:
-    raise InvalidEvent(f"attribute {_shown(name)} {problem}. {remedy}", attribute=name)
+    raise InvalidEvent(f"attribute {shown(name)} {problem}. {remedy}", attribute=name)
 
 
-def _remember(memory: set[str], value: str) -> None:
-    if len(value) > _MAX_TEXT_LENGTH_REMEMBERED:
+def _remember(memory: set[str], value: str, longest: int = LONGEST_VALUE) -> None:
+    if len(value) > longest:
         return
-    if len(memory) >= _MAX_REMEMBERED:
+    if len(memory) >= MOST_REMEMBERED:
         memory.clear()
     memory.add(value)
 
@@ -129,7 +139,7 @@ def check_name(name: object) -> str:
             _invalid(str(name), "has a name that is not allowed", "Use lower-case ASCII letters and digits only.")
         if name == "data":
             _invalid(name, "is the event's payload, not an attribute", "Pass the payload as the data.")
-        _remember(_known_names, name)
+        _remember(_known_names, name, LONGEST_NAME)
     return name
 
 
@@ -164,7 +174,7 @@ def canonical(value: AttributeValue) -> str:
 
 def _read_number(name: str, value: int) -> int:
     if not -(2**31) <= value < 2**31:
-        _invalid(name, f"is {_shown(value)}, outside the 32 bits of an Integer", "Send it as a string.")
+        _invalid(name, f"is {shown(value)}, outside the 32 bits of an Integer", "Send it as a string.")
     return int(value)
 
 
@@ -204,7 +214,7 @@ def _read_core(name: str, value: str) -> None:
         _invalid(name, "is empty", "Give it a value, or leave it out if it is optional.")
     if name == "specversion":
         if value != SPECVERSION:
-            _invalid(name, f"is {_shown(value)}", f"This library reads and writes {SPECVERSION!r}.")
+            _invalid(name, f"is {shown(value)}", f"This library reads and writes {SPECVERSION!r}.")
     elif name == "time":
         check_timestamp(name, value)
     elif name == "datacontenttype":
@@ -254,9 +264,10 @@ def check_attributes(attributes: dict[str, Any]) -> None:
 def _learn_role(name: str) -> tuple[int, set[str]]:
     check_name(name)
     entry: tuple[int, set[str]] = (ROLES.get(name, MAY_BE_EMPTY), set())
-    if len(_roles) >= _MAX_REMEMBERED:
-        _roles.clear()
-    _roles[name] = entry
+    if len(name) <= LONGEST_NAME:
+        if len(_roles) >= MOST_REMEMBERED:
+            _roles.clear()
+        _roles[name] = entry
     return entry
 
 
@@ -285,7 +296,7 @@ def write_uri_reference(name: str, value: object) -> str:
     if _URI.fullmatch(text) is None and _RELATIVE.fullmatch(text) is None:
         _invalid(
             name,
-            f"is {_shown(text)}, which is not a URI-reference (RFC 3986)",
+            f"is {shown(text)}, which is not a URI-reference (RFC 3986)",
             "Use a service's name, a path or a URI, and percent-encode spaces and characters outside ASCII.",
         )
     _remember(known_sources, text)
@@ -300,7 +311,7 @@ def write_uri(name: str, value: object) -> str:
     if _URI.fullmatch(text) is None:
         _invalid(
             name,
-            f"is {_shown(text)}, which is not an absolute URI (RFC 3986)",
+            f"is {shown(text)}, which is not an absolute URI (RFC 3986)",
             "Write it with its scheme, like https://example.com/schemas/order.json.",
         )
     _remember(_known_schemas, text)
@@ -310,16 +321,16 @@ def write_uri(name: str, value: object) -> str:
 def write_extension(name: object, value: object) -> AttributeValue:
     """An extension attribute of an event that is being created. Empty strings are allowed, ``None`` is not.
 
-    A name that the specification only advises against is logged, once.
+    A name that the specification only advises against is logged, once; of long ones, once for all that begin alike.
     """
     checked = check_name(name)
     if checked in CORE:
         _invalid(checked, "is no extension but an attribute of CloudEvents", f"Pass it as {checked}=.")
-    if (len(checked) > 20 or checked[0].isdigit()) and checked not in _told:
-        _remember(_told, checked)
+    if (len(checked) > 20 or checked[0].isdigit()) and (beginning := checked[:LONGEST_NAME]) not in _told:
+        _remember(_told, beginning)
         _log.warning(
-            "the extension %r has more than 20 characters or a leading digit: CloudEvents advises against it, "
+            "the extension %s has more than 20 characters or a leading digit: CloudEvents advises against it, "
             "and other SDKs may refuse it",
-            _shown(checked),
+            shown(checked),
         )
     return read_attribute(checked, value)

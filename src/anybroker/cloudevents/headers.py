@@ -15,7 +15,10 @@ from ..errors import InvalidEvent
 from ..event import Event, trusted_event
 from .attributes import (
     FEW_VALUES,
+    LONGEST_NAME,
+    LONGEST_VALUE,
     MAY_BE_EMPTY,
+    MOST_REMEMBERED,
     NOT_EMPTY,
     ROLES,
     TIME,
@@ -25,6 +28,7 @@ from .attributes import (
     check_text,
     read_attribute,
     require,
+    shown,
 )
 from .json_format import format_json, parse_json
 from .media_type import STRUCTURED, STRUCTURED_BATCH, is_structured, media_type
@@ -39,21 +43,19 @@ DATA_HEADER: Final = "anybroker-data"
 """Our own header, where a transport cannot tell no body from an empty one: ``absent`` or ``empty``."""
 
 _SEQUENCES: Final = frozenset((list, tuple))
-_MAX_NAMES: Final = 1024  # bounds of what an instance remembers: names, and values of each attribute
-_MAX_VALUES: Final = 1024
-_MAX_LENGTH: Final = 512
 
 # What a header is to the reader, beside the roles of attributes (which are smaller numbers).
 _IGNORED: Final = 10
 _CONTENT_TYPE: Final = 11
 _DATA_MARK: Final = 12
 
-_Entry = tuple[int, str, dict[Any, str]]  # the role, the attribute, and its values so far where it has few
+_Entry = tuple[int, str, dict[Any, str]]
+"""The role, the attribute, and its values so far where it has few: those of all spellings of its header in one."""
 
 
 class TransportNames(dict[str, str]):
     """What a header is called as a transport header: its name in lower case; "" where it belongs to the event or to the
-    broker. Asked by subscription; remembers what it was asked, bounded.
+    broker. Asked by subscription; remembers what it was asked, up to a number of names that are not long.
 
     ``prefixes`` and ``names``, in lower case, are those of the event and the broker; ``content-type`` is the event's.
     """
@@ -66,9 +68,10 @@ class TransportNames(dict[str, str]):
     def __missing__(self, header: str) -> str:
         lower = header.lower()
         known = "" if lower in self._names or lower.startswith(self._prefixes) else lower
-        if len(self) >= _MAX_NAMES:
-            self.clear()
-        self[header] = known
+        if len(header) <= LONGEST_NAME:
+            if len(self) >= MOST_REMEMBERED:
+                self.clear()
+            self[header] = known
         return known
 
 
@@ -90,7 +93,8 @@ class HeaderBinding(Generic[V]):
     ``anybroker-data``.
     ``headerless``: whether a message without ``specversion`` header may be a structured event.
 
-    An instance keeps what it has learned of names and values, bounded; it may be used from several threads.
+    An instance keeps what it has learned of names and values, with a bound in bytes: names of at most 64 characters, and
+    values of at most 256, 1,024 of each. It may be used from several threads.
     """
 
     def __init__(
@@ -115,6 +119,8 @@ class HeaderBinding(Generic[V]):
         self._plain_bytes = values is bytes and not percent and content_type != "property" and null_body
         self._learned: dict[str, _Entry] = {}
         self._usual: dict[str, _Entry] = {}
+        self._values: dict[str, dict[Any, str]] = {}
+        self._content_types: dict[Any, str] = {}
         self._written_names: dict[str, str] = {}
         self._written_values: dict[AttributeValue, V] = {}
 
@@ -170,9 +176,10 @@ class HeaderBinding(Generic[V]):
         if header is None:
             in_header = name == "datacontenttype" and self._content_type == "header"
             header = "content-type" if in_header else self.prefix + name
-            if len(self._written_names) >= _MAX_NAMES:
-                self._written_names.clear()
-            self._written_names[name] = header
+            if len(name) <= LONGEST_NAME:
+                if len(self._written_names) >= MOST_REMEMBERED:
+                    self._written_names.clear()
+                self._written_names[name] = header
         return header
 
     # -- reading ---------------------------------------------------------------------------------------
@@ -301,16 +308,19 @@ class HeaderBinding(Generic[V]):
         entry: _Entry = (_IGNORED, "", {})
         lower = header.lower()
         if lower == "content-type":
-            entry = (_CONTENT_TYPE, "datacontenttype", {})
+            entry = (_CONTENT_TYPE, "datacontenttype", self._content_types)
         elif lower == DATA_HEADER:
             entry = (_DATA_MARK, "", {})
         else:
             for prefix in self._prefixes:
                 if lower.startswith(prefix):
                     name = check_name(lower[len(prefix) :])
-                    entry = (ROLES.get(name, MAY_BE_EMPTY), name, {})
+                    role = ROLES.get(name, MAY_BE_EMPTY)
+                    entry = (role, name, self._values.setdefault(name, {}) if role == FEW_VALUES else {})
                     break
-        if len(self._learned) >= _MAX_NAMES:
+        if len(header) > LONGEST_NAME:
+            return entry
+        if len(self._learned) >= MOST_REMEMBERED:
             self._learned.clear()
             self._usual.clear()
         self._learned[header] = entry
@@ -375,15 +385,15 @@ def _encoder(values: type[V], percent: bool) -> Callable[[str], V]:
 
 
 def _remember(values: dict[Any, Any], raw: Any, text: bytes | str) -> None:
-    if len(raw) <= _MAX_LENGTH:
-        if len(values) >= _MAX_VALUES:
+    if len(raw) <= LONGEST_VALUE:
+        if len(values) >= MOST_REMEMBERED:
             values.clear()
         values[raw] = text
 
 
 def _not_utf8(name: str, error: UnicodeDecodeError) -> NoReturn:
     raise InvalidEvent(
-        f"attribute {name!r} is not UTF-8 at byte {error.start}. Write header values in UTF-8.",
+        f"attribute {shown(name)} is not UTF-8 at byte {error.start}. Write header values in UTF-8.",
         attribute=name,
     ) from None
 

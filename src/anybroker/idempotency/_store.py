@@ -27,7 +27,8 @@ __all__ = [
 ]
 
 Key: TypeAlias = tuple[str, str, str, str]
-"""Group, handler, source and id of the event; with ``idempotent(key=…)`` group, handler, ``""`` and that key."""
+"""Group, handler, source and id of the event; with ``idempotent(key=…)`` group, handler, ``""`` and that key. The last
+two have at most 128 characters: a longer one is its hash (``hash:`` and 40 hexadecimal digits)."""
 
 
 class Claim:

@@ -19,7 +19,7 @@ class MemoryStore:
     Buses of one process share it by being given the same object.
 
     :param size: how many done events are remembered at least, and twice as many at most: those seen last (about 300
-        bytes each). A copy that comes later than that is handled again.
+        bytes each, 1.5 kB at most: long keys come as hashes). A copy that comes later than that is handled again.
     :param retain: seconds for which they are remembered, size permitting: this long at least, twice as long at most.
     """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from hashlib import blake2b
 from random import random
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from ..delivery import Delivery
 from ..errors import BrokerError, ConfigError, Reject
 from ..event import Event
 from ..handlers import Wants
-from ..idempotency._store import Busy, Claim, ClaimLost, Store, StoreUnavailable, Transaction, TransactionalStore
+from ..idempotency._store import Busy, Claim, ClaimLost, Key, Store, StoreUnavailable, Transaction, TransactionalStore
 from ..idempotency._transaction import current_transaction
 from ._base import BuiltIn, Chain, Handler
 from .retry import Uncounted
@@ -30,6 +31,8 @@ _OUTAGES = (BrokerError, OSError)  # TimeoutError and ConnectionError are OSErro
 this event's failure: waiting would not help, and the event would come again for ever."""
 _LONGEST = 5.0
 """Seconds, the longest wait for another owner or for the store."""
+_LONGEST_TEXT = 128
+"""Characters of a source, an id or another key that a store is asked to remember as it is."""
 
 
 class idempotent(BuiltIn):  # noqa: N801 - used as a decorator
@@ -39,7 +42,8 @@ class idempotent(BuiltIn):  # noqa: N801 - used as a decorator
     :param store: where it is remembered (:mod:`anybroker.idempotency`); by default the Bus's (``Bus(idempotency=)``,
         ``ANYBROKER_IDEMPOTENCY``), else memory under a broker in memory, a file of this machine under others.
     :param key: a function of the event to the string that takes the place of its source and id, where the same fact may
-        arrive as several events: ``lambda event: event.subject``.
+        arrive as several events: ``lambda event: event.subject``. A source, an id or a key of more than 128 characters
+        is remembered by its hash.
     :param lease: seconds for which a claim lasts unless it is extended, which happens while the handler runs; what a
         crashed member was handling waits so long. By default the Bus's.
     :param retain: seconds for which what is done is remembered, at least; by default the store's.
@@ -107,9 +111,13 @@ class idempotent(BuiltIn):  # noqa: N801 - used as a decorator
                 return
             if key_of is None:
                 attributes = delivery.event._attributes
-                key: Any = (group, name, attributes["source"], attributes["id"])
+                source: Any = attributes["source"]
+                id_: Any = attributes["id"]
+                if len(source) > _LONGEST_TEXT or len(id_) > _LONGEST_TEXT:
+                    source, id_ = _bounded(source), _bounded(id_)
+                key: Key = (group, name, source, id_)
             else:
-                key = (group, name, "", _checked(key_of(delivery.event)))
+                key = (group, name, "", _bounded(_checked(key_of(delivery.event))))
             try:
                 claim = await claim_key(key, owner, lease, retain)
             except _OUTAGES as exc:
@@ -212,6 +220,14 @@ def _wait(busy: Busy) -> float:
 def _taken_over() -> Uncounted:
     """Not acknowledged: should the other owner fail, this may be the last copy; if not, it is suppressed next time."""
     return Uncounted(0.1, "another owner took the event over")
+
+
+def _bounded(text: str) -> str:
+    """What a store is given of it: itself, or where it is long its hash. Others choose it, and a store keeps thousands
+    for days."""
+    if len(text) <= _LONGEST_TEXT:
+        return text
+    return f"hash:{blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=20).hexdigest()}"
 
 
 def _checked(key: object) -> str:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiokafka.consumer.fetcher import FetchResult, PartitionRecords
 from aiokafka.errors import IllegalStateError
+from aiokafka.protocol.fetch import FetchRequest
+from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, TopicPartition
 
 from anybroker.adapter import Lane, Outbound, Receipt
@@ -16,6 +20,7 @@ from anybroker.errors import BrokerError
 from anybroker.event import Event
 from anybroker_kafka.cluster import Positions
 from anybroker_kafka.identity import TopicInfo
+from anybroker_kafka.records import read_as_parsed
 
 
 def event(id: str = "1", key: str | None = None, data: Any = "data") -> Event[Any]:
@@ -257,6 +262,9 @@ class FakeConsumer:
 class FakeOffsets:
     """The committed positions, and where partitions begin."""
 
+    limit = 1_048_576
+    isolation = 1
+
     def __init__(self) -> None:
         self.commits: dict[TopicPartition, OffsetAndMetadata] = {}
         self.stale: dict[TopicPartition, int] = {}
@@ -308,6 +316,28 @@ class Listener:
 def kit() -> SimpleNamespace:
     """The names of this module that tests use."""
     return SimpleNamespace(event=event, record=record, Reports=Reports, Listener=Listener, FakeKafka=FakeKafka)
+
+
+def take_over(written: bytes, read: Any, failed: Any, limit: int = 1_048_576) -> Any:
+    """What aiokafka would give a receiver of these bytes: as its fetcher goes through an answer to a fetch."""
+    tp = TopicPartition("orders", 3)
+
+    async def send(node: int, request: Any) -> Any:
+        return SimpleNamespace(topics=[(tp.topic, [(tp.partition, 0, 0, written)])])
+
+    client = SimpleNamespace(send=send)
+    consumer: Any = SimpleNamespace(_fetcher=SimpleNamespace(_records=OrderedDict(), _client=client))
+    read_as_parsed(consumer, read, failed, limit)
+    asyncio.run(client.send(0, FetchRequest(0, 0, 0, 1, [], rack_id="")))
+    found = PartitionRecords(tp, MemoryRecords(written), [], 0, None, None, True, 1)
+    consumer._fetcher._records[tp] = FetchResult(tp, assignment=None, partition_records=found, backoff=0)
+    return found
+
+
+@pytest.fixture
+def taken() -> Callable[..., Any]:
+    """:func:`take_over`."""
+    return take_over
 
 
 @pytest.fixture

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from aiokafka.consumer.fetcher import FetchError, FetchResult, PartitionRecords
+from aiokafka.consumer.fetcher import FetchError, PartitionRecords
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import TopicPartition
@@ -22,20 +23,21 @@ PLAIN = Event.create({"n": 1}, source="/s", type="t", subject="é", key="k")
 BESIDE = {"traceparent": "00-1", "anybroker-attempts": "2"}
 
 
-def fetched(*records: tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]) -> Any:
-    """What a fetch has brought, before anybody looked at it."""
+def written(*records: tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]) -> bytes:
     builder: Any = DefaultRecordBatchBuilder(2, 0, 0, -1, -1, -1, 1_000_000)
     for at, (key, value, headers) in enumerate(records):
         builder.append(at, 1_700_000_000_000 + at, key, value, headers)
-    return PartitionRecords(TP, MemoryRecords(bytes(builder.build())), [], 0, None, None, True, 0)
+    return bytes(builder.build())
 
 
-def read(*records: tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]) -> list[KafkaInbound]:
-    consumer: Any = SimpleNamespace(_fetcher=SimpleNamespace(_records=OrderedDict()))
-    read_as_parsed(consumer, Wire().read, lambda *_: None)
-    found = fetched(*records)
-    consumer._fetcher._records[TP] = FetchResult(TP, assignment=None, partition_records=found, backoff=0)
-    return list(found)
+def fetched(*records: tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]) -> Any:
+    """What a fetch has brought, before anybody looked at it."""
+    return PartitionRecords(TP, MemoryRecords(written(*records)), [], 0, None, None, True, 0)
+
+
+@pytest.fixture
+def read(taken: Callable[..., Any]) -> Callable[..., list[KafkaInbound]]:
+    return lambda *records: list(taken(written(*records), Wire().read, lambda *_: None))
 
 
 def sent(event: Event[Any], headers: dict[str, str] | None = None, wire: Wire | None = None) -> Any:
@@ -55,7 +57,9 @@ def sent(event: Event[Any], headers: dict[str, str] | None = None, wire: Wire | 
         (b"", b"\xff", [("ce_id", b"\xff"), ("content-type", b"text/plain")]),
     ],
 )
-def test_raw_is_the_record_that_aiokafka_would_have_made(record: Any) -> None:
+def test_raw_is_the_record_that_aiokafka_would_have_made(
+    record: Any, read: Callable[..., list[KafkaInbound]]
+) -> None:
     plain = list(fetched(record, record))
     for inbound, native in zip(read(record, record), plain, strict=True):
         assert inbound.position == native.offset
@@ -63,7 +67,7 @@ def test_raw_is_the_record_that_aiokafka_would_have_made(record: Any) -> None:
         assert inbound.raw is inbound.raw
 
 
-def test_events_keys_and_headers_are_read_on_the_way() -> None:
+def test_events_keys_and_headers_are_read_on_the_way(read: Callable[..., list[KafkaInbound]]) -> None:
     # Twice: what is new the first time is known the second time.
     for plain, beside, foreign in (read(sent(PLAIN), sent(PLAIN, BESIDE), (b"k", b"no event", [])) for _ in range(2)):
         assert (plain.event, plain.key, plain.headers) == (PLAIN, "k", {})
@@ -79,14 +83,16 @@ def test_a_usual_event_keeps_no_headers_in_memory() -> None:
 
 
 def test_an_error_of_a_fetch_stays_what_it_is() -> None:
-    consumer: Any = SimpleNamespace(_fetcher=SimpleNamespace(_records=OrderedDict()))
-    read_as_parsed(consumer, Wire().read, lambda *_: None)
+    client = SimpleNamespace(send=None)
+    consumer: Any = SimpleNamespace(_fetcher=SimpleNamespace(_records=OrderedDict(), _client=client))
+    read_as_parsed(consumer, Wire().read, lambda *_: None, 1_048_576)
     error = FetchError(error=ValueError("out of range"), backoff=0)
     consumer._fetcher._records[TP] = error
     assert consumer._fetcher._records[TP] is error
 
 
-def test_a_client_that_keeps_its_records_elsewhere_is_left_alone() -> None:
+def test_a_client_that_keeps_its_records_elsewhere_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
     consumer: Any = SimpleNamespace(_fetcher=SimpleNamespace(_records={}))
-    read_as_parsed(consumer, Wire().read, lambda *_: None)
+    read_as_parsed(consumer, Wire().read, lambda *_: None, 1_048_576)
     assert type(consumer._fetcher._records) is dict
+    assert "without a limit" in caplog.text

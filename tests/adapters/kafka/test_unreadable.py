@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import random
 import struct
-from collections import OrderedDict
-from types import SimpleNamespace
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from aiokafka.consumer.fetcher import FetchResult, PartitionRecords
 from aiokafka.errors import UnsupportedCodecError
 from aiokafka.record import default_records
-from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.record.util import calc_crc32c
 from aiokafka.structs import TopicPartition
 
 from anybroker.adapter import Foreign
 from anybroker.event import Event
-from anybroker_kafka.records import KafkaInbound, read_as_parsed
+from anybroker_kafka.records import KafkaInbound
 from anybroker_kafka.unreadable import read_again
 from anybroker_kafka.wire import Wire
 
@@ -62,7 +59,7 @@ def batch(*records: Any, first: int = 0, codec: int = 0) -> bytearray:
 
 
 def again(written: bytes, at: int = 0) -> tuple[list[KafkaInbound], int]:
-    return read_again(TP, bytes(written), [], at, 1, Wire().read_again)
+    return read_again(TP, bytes(written), [], at, 1, Wire().read_again, 1_048_576)
 
 
 def bodies(found: list[KafkaInbound]) -> list[bytes | None]:
@@ -136,12 +133,11 @@ def test_a_missing_codec_is_an_error_and_no_dead_letter(monkeypatch: pytest.Monk
         again(written)
 
 
-def test_aiokafka_stops_before_it_and_tells() -> None:
+@pytest.mark.parametrize("codec", [0, GZIP])
+def test_aiokafka_stops_before_it_and_tells(taken: Callable[..., Any], codec: int) -> None:
     told: list[tuple[TopicPartition, int, Exception]] = []
-    consumer: Any = SimpleNamespace(_fetcher=SimpleNamespace(_records=OrderedDict()))
-    read_as_parsed(consumer, Wire().read, lambda *what: told.append(what))
-    found = PartitionRecords(TP, MemoryRecords(bytes(batch(good(0), bad(), good(2)))), [], 0, None, None, True, 0)
-    consumer._fetcher._records[TP] = FetchResult(TP, assignment=None, partition_records=found, backoff=0)
+    written = bytes(batch(good(0), bad(), good(2), codec=codec))
+    found = taken(written, Wire().read, lambda *what: told.append(what))
     assert [record.position for record in found] == [0]
     ((tp, at, _),) = told
     assert (tp, at) == (TP, 1)

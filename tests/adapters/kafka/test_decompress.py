@@ -1,0 +1,181 @@
+"""A batch takes a bounded amount of memory, whatever it was compressed with."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+
+import cramjam
+import pytest
+from aiokafka import codec as codecs
+from aiokafka.errors import UnsupportedCodecError
+from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
+from aiokafka.record.legacy_records import _LegacyRecordBatchBuilderPy
+from aiokafka.structs import TopicPartition
+
+from anybroker.adapter import Foreign
+from anybroker.event import Event
+from anybroker_kafka.batches import Batches, TooLargeBatch, bounded
+from anybroker_kafka.decompress import TooLarge, decompress
+from anybroker_kafka.gaps import look
+from anybroker_kafka.unreadable import read_again
+from anybroker_kafka.wire import Wire
+
+MIB = 1_048_576
+TP = TopicPartition("orders", 3)
+ENCODERS: dict[str, tuple[int, Callable[[bytes], bytes]]] = {
+    "gzip": (1, codecs.gzip_encode),
+    "gzip of several members": (1, lambda data: gzip.compress(data[:1000]) + gzip.compress(data[1000:])),
+    "xerial snappy": (2, codecs.snappy_encode),
+    "snappy": (2, lambda data: bytes(codecs.snappy_encode(data, xerial_compatible=False))),
+    "lz4": (3, codecs.lz4_encode),
+    "zstd": (4, codecs.zstd_encode),
+    "zstd of unknown length": (4, lambda data: _streamed(data)),
+}
+CODECS = pytest.mark.parametrize(("codec", "encode"), ENCODERS.values(), ids=ENCODERS)
+
+
+def _streamed(data: bytes) -> bytes:
+    compressor = cramjam.zstd.Compressor()
+    compressor.compress(data)
+    return bytes(compressor.finish())
+
+
+@CODECS
+@pytest.mark.parametrize("size", [0, 1, 999, 65_536, MIB - 1, MIB])
+def test_what_fits_comes_as_it_was(codec: int, encode: Callable[[bytes], bytes], size: int) -> None:
+    data = (b"0123456789abcdef" * (size // 16 + 1))[:size]
+    assert decompress(codec, encode(data), MIB) == data
+    assert decompress(codec, encode(data), MIB, b"head") == b"head" + data
+
+
+@CODECS
+@pytest.mark.parametrize("size", [MIB + 1, 64 * MIB])
+def test_what_does_not_fit_is_not_decompressed(codec: int, encode: Callable[[bytes], bytes], size: int) -> None:
+    written = encode(bytes(size))
+    tracemalloc.start()
+    try:
+        with pytest.raises(TooLarge, match="1048576 bytes"):
+            decompress(codec, written, MIB, b"head")
+        assert tracemalloc.get_traced_memory()[1] < 5 * MIB + 2 * len(written)
+    finally:
+        tracemalloc.stop()
+
+
+@CODECS
+def test_wrong_bytes_are_an_error_and_not_a_size(codec: int, encode: Callable[[bytes], bytes]) -> None:
+    written = encode(b"0123456789" * 1000)
+    for wrong in (written[:-5], b"", b"\x00" * 40, written[:20] + b"\xff\xff" + written[22:]):
+        try:
+            assert decompress(codec, wrong, MIB) is not None
+        except TooLarge:
+            raise
+        except Exception:  # noqa: BLE001 - any will do
+            pass
+
+
+@pytest.mark.parametrize("length", [-4, -1, 0, 1_000_000])
+def test_blocks_of_a_wrong_length_end(length: int) -> None:
+    written = bytearray(codecs.snappy_encode(b"x" * 100))
+    struct.pack_into("!i", written, 16, length)
+    with pytest.raises(ValueError, match="a block of"):
+        decompress(2, bytes(written), MIB)
+
+
+@pytest.mark.parametrize("codec", [5, 6, 7])
+def test_an_unknown_codec(codec: int) -> None:
+    with pytest.raises(UnsupportedCodecError):
+        decompress(codec, b"", MIB)
+
+
+# ------------------------------------------------------------------------------------------------------- batches
+
+
+def batch(*records: tuple[bytes | None, bytes], first: int = 0, codec: int = 0) -> bytes:
+    builder: Any = _DefaultRecordBatchBuilderPy(2, codec, 0, -1, -1, -1, 100 * MIB)
+    attributes = {"specversion": "1.0", "id": str(first), "source": "/s", "type": "t"}
+    headers = [(f"ce_{name}", value.encode()) for name, value in attributes.items()]
+    for at, (key, value) in enumerate(records):
+        builder.append(at, 1_700_000_000_000 + at, key, value, headers)
+    built = bytearray(builder.build())
+    struct.pack_into(">q", built, 0, first)
+    return bytes(built)
+
+
+def old(value: bytes, codec: int) -> bytes:
+    builder: Any = _LegacyRecordBatchBuilderPy(1, codec, 100 * MIB)
+    builder.append(0, 1_700_000_000_000, b"k", value)
+    return bytes(builder.build())
+
+
+SMALL = (b"k", b"{}" * 100)
+BOMB = (b"k", bytes(3 * MIB))
+
+
+@pytest.mark.parametrize("codec", [1, 2, 3, 4])
+def test_a_bomb_takes_nothing_with_it(taken: Callable[..., Any], codec: int) -> None:
+    """aiokafka's reading stops before it; one record stands for it, at its last offset, and what is behind it comes."""
+    told: list[tuple[int, Exception]] = []
+    written = batch(SMALL, SMALL, codec=codec) + batch(SMALL, BOMB, SMALL, first=2, codec=codec)
+    written += batch(SMALL, first=5, codec=codec)
+    tracemalloc.start()
+    try:
+        found = taken(written, Wire().read, lambda _, at, exc: told.append((at, exc)))
+        assert [inbound.position for inbound in found] == [0, 1]
+        assert tracemalloc.get_traced_memory()[1] < 5 * MIB
+    finally:
+        tracemalloc.stop()
+    ((at, exc),) = told
+    assert at == 2
+    assert isinstance(exc, TooLargeBatch)
+    assert exc.batch.next_offset == 5
+    for offset in (2, 3):
+        again, following = read_again(TP, written[len(batch(SMALL, SMALL, codec=codec)) :], [], offset, 1,
+                                      Wire().read_again, MIB)  # fmt: skip
+        assert ([inbound.position for inbound in again], following) == ([4, 5], 6)
+        assert [type(inbound.event) for inbound in again] == [Foreign, Event]
+        foreign = again[0].event
+        assert isinstance(foreign, Foreign)
+        assert (foreign.body, foreign.headers, foreign.key) == (b"", [], None)
+        assert "max_decompressed_bytes" in str(foreign.reason)
+        assert "offset 4" in str(foreign.reason)
+
+
+@pytest.mark.parametrize("codec", [0, 1, 2, 3, 4])
+def test_a_batch_that_fits_is_read_as_by_aiokafka(taken: Callable[..., Any], codec: int) -> None:
+    written = batch(SMALL, (None, b"x" * 1000), codec=codec) + batch(SMALL, first=2, codec=codec)
+    found = list(taken(written, Wire().read, lambda *_: None))
+    assert [inbound.position for inbound in found] == [0, 1, 2]
+    assert [inbound.event.body for inbound in found] == [SMALL[1], b"x" * 1000, SMALL[1]]
+    assert {inbound.key for inbound in found} == {"k", None}
+
+
+@pytest.mark.parametrize("codec", [1, 2, 3])
+def test_batches_of_old_brokers(taken: Callable[..., Any], codec: int) -> None:
+    told: list[Exception] = []
+    assert [inbound.event.body for inbound in taken(old(b"{}" * 50, codec), Wire().read, None)] == [b"{}" * 50]
+    bomb = old(BOMB[1], codec)
+    assert list(taken(bomb, Wire().read, lambda _, __, exc: told.append(exc))) == []
+    assert isinstance(told[0], TooLargeBatch)
+    again, following = read_again(TP, bomb, None, 0, 1, Wire().read_again, MIB)
+    assert (len(again), following) == (1, 1)
+    assert isinstance(again[0].event, Foreign)
+
+
+def test_counting_what_waits_decompresses_no_bomb() -> None:
+    written = batch(SMALL, codec=1) + batch(BOMB, first=1, codec=1)
+    tracemalloc.start()
+    try:
+        assert look(TP, written, [], 0, 1, MIB) == (2, 1)
+        assert tracemalloc.get_traced_memory()[1] < 5 * MIB
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_part_of_a_batch_is_none() -> None:
+    written = batch(SMALL)
+    for end in (0, 5, 11, 12, len(written) - 1):
+        assert not Batches(written[:end], bounded(MIB)).has_next()
