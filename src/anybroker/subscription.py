@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -31,10 +30,11 @@ from .stats import SubscriptionStats
 
 if TYPE_CHECKING:
     from .bus import Bus
+from .printable import logger
 
 __all__ = ["Subscription", "SubscriptionOptions"]
 
-_log = logging.getLogger("anybroker")
+_log = logger("anybroker")
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 _LANE_BUFFER = 4_096

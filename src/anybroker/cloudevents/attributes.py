@@ -12,7 +12,6 @@ every event (source, type, content type) are checked once and remembered; the me
 from __future__ import annotations
 
 import base64
-import logging
 import re
 from collections.abc import Mapping
 from datetime import datetime
@@ -20,6 +19,7 @@ from typing import Any, Final, NoReturn
 from uuid import UUID
 
 from ..errors import InvalidEvent
+from ..printable import logger
 from .media_type import media_type
 from .timestamps import check_timestamp, format_timestamp
 
@@ -76,7 +76,7 @@ ROLES: Final = {
 _MAX_REMEMBERED: Final = 1024  # values of each recurring attribute; a service has a few dozen types and sources
 _MAX_TEXT_LENGTH_REMEMBERED: Final = 512
 
-_log: Final = logging.getLogger("anybroker.cloudevents")
+_log: Final = logger("anybroker.cloudevents")
 
 _NAME: Final = re.compile(r"[a-z0-9]+")
 _PLANE_ENDS: Final = "".join(chr(plane * 0x10000 + last) for plane in range(17) for last in (0xFFFE, 0xFFFF))
