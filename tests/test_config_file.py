@@ -178,7 +178,7 @@ def test_a_file_that_was_named_says_all(folder: Path, monkeypatch: pytest.Monkey
         assert adapter._settings.tls_check_hostname is False
 
 
-# ------------------------------------------------------------------------------------------------ a file of somebody's
+# ------------------------------------------------------------------------------------------------- a file of others
 
 
 @pytest.mark.parametrize("named", [False, True])
@@ -200,9 +200,7 @@ def test_a_file_that_others_can_write(
     error = refused(url=None if setting == "url" else "natss://broker")
     assert error.setting == setting
     assert error.problem == f"is set in {path}, which can be written by other users (mode 0666)"
-    assert error.remedy.startswith(
-        "Let it be your own, that nobody else can write (chown, chmod go-w), or set ANYBROKER_"
-    )
+    assert error.remedy.startswith("Make it yours, and writable by you alone (chown, chmod go-w), or set ANYBROKER_")
 
 
 @needs_root

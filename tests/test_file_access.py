@@ -116,7 +116,7 @@ def test_another_users_file_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptu
     warn_of_readers([path])
     warn_of_readers([path])
     assert [record.getMessage() for record in caplog.records] == [
-        f"{path} belongs to another user (uid {SOMEBODY}). Unless that is meant: Use one of your own"
+        f"{path} belongs to another user (uid {SOMEBODY}). Unless that is meant: use a file of your own"
     ]
 
 

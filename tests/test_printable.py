@@ -102,7 +102,7 @@ def test_a_name_of_a_megabyte_does_not_fill_the_disk(log: tuple[logging.Logger, 
 
 
 def test_all_of_the_library_logs_that_way() -> None:
-    """Also the next module that somebody writes: loggers of ours are made by ``printable.logger``, and what a line says
+    """Also the next module: loggers of ours are made by ``printable.logger``, and what a line says
     stands in its arguments."""
     wrong = []
     for folder in ("src", "adapters"):

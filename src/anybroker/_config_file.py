@@ -1,7 +1,7 @@
 """The toml file: which one is read, and whose it is.
 
-The working folder may hold a file that somebody else has put there. What it says about topics changes how events are
-handled; which server gets them, whom TLS trusts and which files are used is more than that. Settings of that kind,
+The working folder may hold a file that another user has put there. What it says about topics changes how events are
+handled; which server gets them, what TLS trusts and which files are used is more than that. Settings of that kind,
 marked with :data:`anybroker.adapter.SECURITY`, are refused where another user may have written the file, and where the
 user did not name the file and has the URL from another place: a file that was only found does not change the meaning
 of that URL.
@@ -72,7 +72,7 @@ class ConfigFile:
     def _objection(self) -> tuple[str | None, str]:
         """Why security settings are refused, and what is to be done."""
         if self._problem is not None:
-            return self._problem, "Let it be your own, that nobody else can write (chown, chmod go-w)"
+            return self._problem, "Make it yours, and writable by you alone (chown, chmod go-w)"
         url = self._elsewhere.get("url")
         if self._named or url is None or url == self.values.get("url"):
             return None, ""
@@ -104,7 +104,7 @@ def find_file() -> ConfigFile | None:
             problem = other_writers(os.fstat(file.fileno())) or problem
             values = load(file)
     except (TOMLDecodeError, UnicodeDecodeError, OSError) as exc:
-        raise ConfigError(str(path), f"cannot be read: {exc}", "Mend the file, or name another one.") from exc
+        raise ConfigError(str(path), f"cannot be read: {exc}", "Fix the file, or name another one.") from exc
     path = path.absolute()
     _log.info("settings are read from %s", path)
     return ConfigFile(path, values, bool(name), problem)

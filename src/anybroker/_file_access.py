@@ -10,7 +10,7 @@ from threading import Lock
 
 from .printable import logger
 
-__all__ = ["make_private", "other_writers", "warn_of_readers"]
+__all__ = ["make_private", "other_writers", "warn_of_readers", "writable_by_others"]
 
 _log = logger("anybroker")
 
@@ -34,8 +34,8 @@ def make_private(path: Path) -> None:
     SQLite itself would make it as the umask says; ``-wal`` and ``-shm`` get the mode of the file. Errors are left to
     SQLite, which meets them again and names them.
     """
-    # Closing a file ends all locks that the process has on it, SQLite's too. Under the lock nobody of this process has
-    # opened the new file yet, and one that is there is never opened here.
+    # Closing a file ends all locks that the process has on it, SQLite's too. Under the lock no other thread has opened
+    # the new file yet, and one that is there is never opened here.
     with _making:
         try:
             os.close(os.open(os.path.realpath(path), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
@@ -58,18 +58,25 @@ def warn_of_readers(paths: Iterable[str | Path]) -> None:
             problem = f"can be used by other users of this machine (mode {mode:04o})"
         if problem and path not in _warned:
             _warned.add(path)
-            remedy = f"chmod go= '{path}'" if mode & 0o077 else "Use one of your own"
+            remedy = f"chmod go= '{path}'" if mode & 0o077 else "use a file of your own"
             _log.warning("%s %s. Unless that is meant: %s", path, problem, remedy)
 
 
 def other_writers(found: os.stat_result) -> str | None:
-    """Who else may have written what is in the file, as the rest of a sentence; None: nobody but root and us."""
+    """Who else may have written what is in the file, as the rest of a sentence; None: only root and us."""
     if _is_strangers(found.st_uid):
         return f"belongs to another user (uid {found.st_uid})"
-    mode = 0 if stat.S_ISLNK(found.st_mode) else stat.S_IMODE(found.st_mode)  # a link's says nothing
-    if mode & stat.S_IWOTH or (mode & stat.S_IWGRP and not _is_private_group(found)):
-        return f"can be written by other users (mode {mode:04o})"
+    if writable_by_others(found):
+        return f"can be written by other users (mode {stat.S_IMODE(found.st_mode):04o})"
     return None
+
+
+def writable_by_others(found: os.stat_result) -> int:
+    """``S_IWGRP`` and ``S_IWOTH`` of its mode, as far as there is a user beside the owner whom they let write."""
+    if stat.S_ISLNK(found.st_mode):
+        return 0  # the mode of a link says nothing
+    bits = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return bits & ~stat.S_IWGRP if bits & stat.S_IWGRP and _is_private_group(found) else bits
 
 
 def _is_strangers(uid: int) -> bool:

@@ -139,7 +139,7 @@ class AdapterSettings(BaseModel):
     Filled from the URL's query and from the table of the scheme in ``anybroker.toml`` (the URL wins). Secrets are
     ``pydantic.SecretStr``. Those of a broker with TLS derive from :class:`anybroker.tls.TlsSettings`.
     What could weaken TLS, lead to another server, or names credentials or files is marked, once, with
-    ``Field(json_schema_extra=SECURITY)``: a file that somebody else may have put there does not set it.
+    ``Field(json_schema_extra=SECURITY)``: a file that another user may have put there does not set it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -4,7 +4,7 @@ A FIFO costs nothing while nobody writes, has no limit on the length of its path
 the folder, and tells at once when its reader is dead: the kernel has closed its end.
 
 Another user of the machine may have put the folder there, or something into it. What is used is opened without
-following a symbolic link, and looked at when it is open: only somebody who may write the database may have made it. A
+following a symbolic link, and checked when it is open: only users who may write the database may have made it. A
 receiver does not begin in any other folder, since a member without a FIFO of its own passes for dead. What is not ours
 is not written to, is logged once, and passes for a living member's: it looks by itself (``poll``), and its lease ends.
 """
@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from anybroker._file_access import warn_of_readers
+from anybroker._file_access import warn_of_readers, writable_by_others
 from anybroker.errors import ConfigError
 from anybroker.printable import logger
 
@@ -30,12 +30,11 @@ __all__ = ["Bells", "Fifo"]
 _log = logger("anybroker.sqlite")
 
 _NAME: Final = re.compile("[0-9a-f]{16}")
-_OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 _SEARCH: Final = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
 class _Unsafe(OSError):
-    """Somebody may have made it who may not write the database."""
+    """A user who may not write the database may have made it."""
 
 
 @contextmanager
@@ -49,12 +48,11 @@ def _opened(folder: Path, database: Path) -> Iterator[int]:
         raise
     try:
         found = os.fstat(descriptor)
-        shared = found.st_mode & _OTHERS_WRITE
-        # In a sticky folder of root's, such as /tmp, nobody can take the place of a file of ours.
+        shared = writable_by_others(found)
+        # In a sticky folder of root's, such as /tmp, other users cannot replace a file of ours.
         if shared and not (found.st_mode & stat.S_ISVTX and found.st_uid == 0):
             of_database = _look_at(database)
-            allowed = of_database.st_mode & _OTHERS_WRITE
-            if shared & ~allowed or (shared & stat.S_IWGRP and found.st_gid != of_database.st_gid):
+            if shared & ~of_database.st_mode or (shared & stat.S_IWGRP and found.st_gid != of_database.st_gid):
                 raise _Unsafe(f"others can write it (mode {stat.S_IMODE(found.st_mode):04o}) who cannot the database")
         _check_owner("it", found, database)
         yield descriptor
@@ -75,7 +73,7 @@ def _look_at(database: Path) -> os.stat_result:
 
 
 def _open(folder: int, name: str, flags: int, database: Path) -> int:
-    """The FIFO, opened. Raises OSError, _Unsafe where it is none of ours."""
+    """The FIFO, opened. Raises OSError, _Unsafe where it is not ours."""
     try:
         descriptor = os.open(name, flags | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=folder)
     except OSError as exc:
@@ -85,7 +83,7 @@ def _open(folder: int, name: str, flags: int, database: Path) -> int:
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISFIFO(found.st_mode):
-            raise _Unsafe(f"{name} is no FIFO")
+            raise _Unsafe(f"{name} is not a FIFO")
         _check_owner(name, found, database)
     except BaseException:
         os.close(descriptor)
@@ -115,17 +113,18 @@ class Fifo:
                         os.close(self.fd)
                     self._path.unlink(missing_ok=True)
                     raise
+                sticky = os.fstat(opened).st_mode & stat.S_ISVTX
         except _Unsafe as exc:
             raise ConfigError(
                 "wake_folder",
                 f"{folder} is not safe to use: {exc}",
-                "Remove it, or set wake_folder to a folder that nobody can write but who writes the database.",
+                "Remove it, or set wake_folder to a folder that only users who may write the database can write.",
             ) from exc
         except OSError as exc:
             raise ConfigError(
                 "wake_folder", f"{folder} cannot hold a FIFO ({exc})", "Set wake_folder to a folder on a local disk."
             ) from exc
-        if not folder.stat().st_mode & stat.S_ISVTX:
+        if not sticky:
             warn_of_readers([folder])
 
     def drain(self) -> None:
@@ -174,7 +173,7 @@ class Bells:
             return True
 
     def remove(self, name: str) -> None:
-        """Remove a FIFO that nobody reads."""
+        """Remove a FIFO without a reader."""
         try:
             if _NAME.fullmatch(name):  # anything else may lead out of the folder
                 with _opened(self._folder, self._database) as folder:
@@ -188,7 +187,7 @@ class Bells:
         try:
             writer = _open(folder, name, os.O_WRONLY, self._database)
         except OSError as exc:
-            # ENXIO: nobody reads. ENOENT: removed. Anything else, such as another user's file, says nothing about life.
+            # ENXIO: it has no reader. ENOENT: removed. Anything else, such as another user's file, says nothing.
             self._say(exc)
             return not isinstance(exc, FileNotFoundError) and exc.errno != errno.ENXIO
         try:
@@ -202,7 +201,7 @@ class Bells:
 
     def _say(self, problem: OSError) -> None:
         """Once for each."""
-        text = str(problem)
+        text = str(problem) if isinstance(problem, _Unsafe) else problem.strerror or ""
         if isinstance(problem, _Unsafe | PermissionError) and text not in self._said and len(self._said) < 100:
             self._said.add(text)
             _log.warning(

@@ -35,7 +35,9 @@ def _url_of(options: argparse.Namespace) -> str | None:
         raise ConfigError("--url-file", f"{path} cannot be read: {exc}", "Name a file with the URL in it.") from None
     if stat.S_ISREG(found.st_mode):  # not a pipe, such as a shell's <(…)
         if (problem := other_writers(found)) is not None:
-            raise ConfigError("--url-file", f"{path} {problem}", "Let it be your own, that nobody else can write.")
+            raise ConfigError(
+                "--url-file", f"{path} {problem}", "Make it yours, and writable by you alone (chown, chmod go-w)."
+            )
         warn_of_readers([path])
     if len(words) != 1:
         raise ConfigError("--url-file", f"{path} holds {len(words)} words", "Write the URL into it, and nothing else.")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +68,7 @@ def test_a_folder_that_is_a_link_is_refused(folder: Path, database: Path, tmp_pa
     folder.symlink_to(elsewhere)
     assert refusal(folder, database) == (
         f"wake_folder: {folder} is not safe to use: it is a symbolic link. "
-        "Remove it, or set wake_folder to a folder that nobody can write but who writes the database."
+        "Remove it, or set wake_folder to a folder that only users who may write the database can write."
     )
     assert list(elsewhere.iterdir()) == []
 
@@ -83,8 +85,9 @@ def test_a_folder_that_is_a_link_is_refused(folder: Path, database: Path, tmp_pa
     ],
 )
 def test_who_may_write_the_folder_may_write_the_database(
-    folder: Path, database: Path, mode: int, of_database: int, safe: bool
+    folder: Path, database: Path, mode: int, of_database: int, safe: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("anybroker._file_access._is_private_group", lambda found: False)
     folder.mkdir()
     folder.chmod(mode)
     database.chmod(of_database)
@@ -165,7 +168,7 @@ def test_a_file_in_the_folder_is_not_written(folder: Path, database: Path, caplo
     bells.ring([NAME])
     assert bells.has_reader(NAME)
     assert (folder / NAME).read_text() == "first byte"
-    assert f"{NAME} is no FIFO" in caplog.text
+    assert f"{NAME} is not a FIFO" in caplog.text
 
 
 @needs_root
@@ -232,3 +235,48 @@ def test_events_arrive_although_the_bell_is_a_link(
     run(scenario())
     assert precious.read_text() == "first byte"
     assert "is a symbolic link" in caplog.text
+
+
+def test_a_group_of_the_owners_own_is_nobody_else(
+    folder: Path, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A umask of 002, with a group for each user."""
+    folder.mkdir()
+    folder.chmod(0o775)
+    for alone in (True, False):
+        monkeypatch.setattr("anybroker._file_access._is_private_group", lambda found, alone=alone: alone)
+        if alone:
+            Fifo(folder, database).close()
+        else:
+            refusal(folder, database)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user, which only root can")
+def test_members_of_another_user_are_not_woken_and_it_is_said_once(
+    folder: Path, database: Path, tmp_path: Path
+) -> None:
+    """Two users who share a broker, by a group: neither can write the other's FIFOs."""
+    fifos = [Fifo(folder, database) for _ in range(3)]
+    for path in (tmp_path, *tmp_path.parents[:2]):
+        path.chmod(path.stat().st_mode | 0o011)
+    folder.chmod(0o711)
+    os.chown(database, 0, SOMEBODY)
+    program = (
+        "import logging, os, sys; from pathlib import Path; from anybroker_sqlite.wake import Bells\n"
+        "logging.basicConfig(format='%(message)s')\n"
+        f"os.setgroups([]); os.setgid({SOMEBODY}); os.setuid({SOMEBODY})\n"
+        "bells = Bells(Path(sys.argv[1]), Path(sys.argv[2]))\n"
+        "bells.ring(sys.argv[3:]); bells.ring(sys.argv[3:])\n"
+        "assert all(map(bells.has_reader, sys.argv[3:]))\n"
+    )
+    names = [fifo.name for fifo in fifos]
+    ended = subprocess.run(
+        [sys.executable, "-c", program, str(folder), str(database), *names], capture_output=True, text=True, check=False
+    )
+    for fifo in fifos:
+        fifo.close()
+    assert (ended.returncode, ended.stderr) == (
+        0,
+        f"the wake folder {folder} cannot be used as it is: Permission denied. "
+        "Members in other processes look by themselves\n",
+    )
