@@ -29,6 +29,12 @@ def test_every_character_shows(text: str) -> None:
     shown.encode()  # can be written
 
 
+def test_every_character_there_is() -> None:
+    shown = printable("".join(map(chr, range(0x110000))))
+    assert shown.isprintable()
+    shown.encode()
+
+
 def test_nothing_that_matters_is_lost() -> None:
     assert printable("\x1b[2J\x9b1m\u202etxt.exe\x00") == r"\x1b[2J\x9b1m\u202etxt.exe\x00"
     assert printable("one\r\n\ttwo\u2028three") == "one   two three"
