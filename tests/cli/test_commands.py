@@ -507,3 +507,20 @@ def test_one_url_is_enough(anybroker: Any) -> None:
     ended = anybroker("backlog", "orders", "billing", "--url", "memory://", "--url-file", "url")
     assert (ended.code, ended.err.count("\n")) == (2, 1)
     assert "not allowed with argument --url" in ended.err
+
+
+def test_a_file_that_was_only_found(anybroker: Any, shop: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its settings are its own URL's, and no other's."""
+    shop.fill()
+    settings = '[adapters.sqlite]\nwake_folder = "elsewhere"\n'
+    (folder / "anybroker.toml").write_text(f'url = "{shop.url}"\n{settings}')
+    assert anybroker("backlog", "orders", "billing").code == 0
+    (folder / "anybroker.toml").write_text(settings)
+    monkeypatch.setenv("ANYBROKER_URL", shop.url)
+    ended = anybroker("backlog", "orders", "billing")
+    assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
+    assert ended.err.startswith(
+        f"anybroker: adapters.sqlite.wake_folder: is set in {folder}/anybroker.toml, which was "
+    )
+    monkeypatch.setenv("ANYBROKER_CONFIG", "anybroker.toml")
+    assert anybroker("backlog", "orders", "billing").code == 0
