@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Sequence
 
 from .adapter import BalancesLanes, Lane
 from .errors import BrokerError
+from .printable import logger
 
 __all__ = ["Balancer"]
 
-_log = logging.getLogger("anybroker")
+_log = logger("anybroker")
 
 _INTERVAL = 1.0
 

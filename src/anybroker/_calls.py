@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable
 from typing import TypeVar
 
 from .errors import BrokerError, Unavailable
+from .printable import logger
 
 __all__ = ["as_failure", "bounded", "cancelled_by_nobody"]
 
 _T = TypeVar("_T")
 
-_log = logging.getLogger("anybroker")
+_log = logger("anybroker")
 
 
 def cancelled_by_nobody() -> bool:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 from .adapter import ExtendsLease, Inbound, Lane
 from .errors import BrokerError, LeaseLost
+from .printable import logger
 
 __all__ = ["LeaseKeeper"]
 
-_log = logging.getLogger("anybroker")
+_log = logger("anybroker")
 
 
 class LeaseKeeper:

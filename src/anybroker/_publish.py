@@ -7,7 +7,6 @@ first suspension, and everything after it keeps the sequence.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,11 +15,12 @@ from ._reconnect import Backoff
 from .adapter import RESERVED_BYTES, Foreign, Outbound, Receipt, Sender, TellsHindrance
 from .errors import BrokerError, ConfigError, PublishOutcomeUnknown, Rejected, StateError, Unavailable
 from .event import Event
+from .printable import logger
 from .stats import PublishStats
 
 __all__ = ["Publisher", "Publishing"]
 
-_log = logging.getLogger("anybroker")
+_log = logger("anybroker")
 
 _SWEEP = 0.1
 """Seconds between two looks at the deadlines: so late may a publish end."""

@@ -7,7 +7,6 @@ settles; one extends leases. Per event there is no task, no timer and no lock.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextvars import Context, copy_context
@@ -38,11 +37,12 @@ from .deadletters import count_of
 from .delivery import Delivery, current_delivery
 from .errors import AnybrokerError, BrokerError, ConfigError, HandlerExit, PoisonedError, Retry, Unavailable, text_of
 from .names import SHORT_KEY, bounded_key
+from .printable import logger
 from .stats import SubscriptionStats
 
 __all__ = ["ATTEMPTS_HEADER", "NOT_BEFORE_HEADER", "Pump", "PumpSettings"]
 
-_log = logging.getLogger("anybroker")
+_log = logger("anybroker")
 
 ATTEMPTS_HEADER = "anybroker-attempts"
 """Handler starts so far, on a copy that the core sent to a group's inlet."""

@@ -7,7 +7,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from .adapter import Adapter, AdapterContext, AdapterSettings, BrokerUrl
-from .config import nearest, validate
+from .config import BusSettings, nearest, validate
 from .errors import ConfigError
 
 __all__ = ["adapter_class", "make_adapter", "schemes"]
@@ -47,11 +47,14 @@ def _extra(entry: EntryPoint) -> str:
     return f"{name}[{package.removeprefix(prefix)}]" if package.startswith(prefix) else name
 
 
-def make_adapter(url: BrokerUrl, options: Mapping[str, Mapping[str, Any]], context: AdapterContext) -> Adapter:
-    """The adapter of the URL with its settings: the URL's query over the configuration's table of the scheme."""
+def make_adapter(url: BrokerUrl, configured: BusSettings | None, context: AdapterContext) -> Adapter:
+    """The adapter of the URL with its settings: the URL's query over the configuration's table of the scheme. Raises
+    ConfigError."""
     chosen = adapter_class(url.scheme)
-    settings: AdapterSettings = validate(
-        chosen.Settings, {**options.get(url.scheme, {}), **url.options}, f"{url.scheme}"
-    )
+    options: Mapping[str, Any] = {}
+    if configured is not None:
+        configured.check_file(url.scheme, chosen.Settings, url.options)
+        options = configured.adapters.get(url.scheme, {})
+    settings: AdapterSettings = validate(chosen.Settings, {**options, **url.options}, f"{url.scheme}")
     adapter: Adapter = chosen(url, settings, context)
     return adapter

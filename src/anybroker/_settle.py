@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -15,10 +14,11 @@ from .errors import BrokerError, LeaseLost
 if TYPE_CHECKING:
     from .delivery import Delivery
     from .stats import SubscriptionStats
+from .printable import logger
 
 __all__ = ["Settler"]
 
-_log = logging.getLogger("anybroker")
+_log = logger("anybroker")
 
 _FLUSH_TRIES = 6
 """How often what failed is sent again while somebody waits for it: about two seconds, on the way out."""

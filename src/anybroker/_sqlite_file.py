@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 
 from .errors import ConfigError, Unavailable
 
-__all__ = ["FileGone", "Files", "make_durable", "make_tables", "primary_code", "turn_of"]
+__all__ = ["FileGone", "Files", "files_of", "make_durable", "make_tables", "primary_code", "turn_of"]
 
 _PAUSE = 0.005
 """Seconds between two tries to switch a new file to WAL."""
@@ -98,6 +98,11 @@ class Files:
                 f"{self._path} {problem}, while it was open: nothing is stored in it any more. Put the file back, and "
                 "start the programs that use it again"
             )
+
+
+def files_of(path: Path) -> tuple[str, str, str]:
+    """The database, its log and the log's index."""
+    return str(path), f"{path}-wal", f"{path}-shm"
 
 
 def _identity(found: os.stat_result) -> tuple[int, int]:

@@ -23,6 +23,7 @@ from hashlib import blake2b
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
+from pydantic.config import JsonDict
 
 from .capabilities import Capabilities
 from .errors import BrokerError, EventTooLarge, InvalidEvent, Rejected
@@ -32,6 +33,7 @@ from .names import bounded_key
 __all__ = [
     "DEFAULT_LANES",
     "RESERVED_BYTES",
+    "SECURITY",
     "SLOTS",
     "Ack",
     "Adapter",
@@ -78,6 +80,9 @@ SLOTS = 64
 
 RESERVED_BYTES = 8 * 1024
 """How much of the broker's size limit an ordinary publish leaves free, for what a dead letter adds."""
+
+SECURITY: JsonDict = {"security": True}
+"""Marks a setting: ``Field(json_schema_extra=SECURITY)``; see :class:`AdapterSettings`."""
 
 Start: TypeAlias = Literal["new", "earliest"] | datetime
 """Where a group that does not exist yet begins."""
@@ -154,6 +159,8 @@ class AdapterSettings(BaseModel):
 
     Filled from the URL's query and from the table of the scheme in ``anybroker.toml`` (the URL wins). Secrets are
     ``pydantic.SecretStr``. Those of a broker with TLS derive from :class:`anybroker.tls.TlsSettings`.
+    What could weaken TLS, lead to another server, or names credentials or files is marked, once, with
+    ``Field(json_schema_extra=SECURITY)``: a file that another user may have put there does not set it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

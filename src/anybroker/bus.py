@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import secrets
 import signal
@@ -50,6 +49,7 @@ from .middleware.function import from_callable
 from .middleware.outgoing import Outgoing, PublishHandler, PublishMiddleware
 from .middleware.trace import inject, tracing
 from .names import check_headers, check_key, check_names, check_topic, near_groups, one_or_several
+from .printable import logger
 from .provide import Providers
 from .stats import PublishStats
 from .subscription import Subscription, SubscriptionOptions
@@ -57,7 +57,7 @@ from .topic import Topic
 
 __all__ = ["AdapterFactory", "Bus"]
 
-_log = logging.getLogger("anybroker")
+_log = logger("anybroker")
 _NOTHING_GIVEN = (None,) * 8
 _F = TypeVar("_F", bound=Callable[..., Any])
 _P = TypeVar("_P")
@@ -751,7 +751,7 @@ class Bus:
                 UserWarning,
                 stacklevel=4,
             )
-        return make_adapter(parse_url(url), settings.adapters, context)
+        return make_adapter(parse_url(url), settings, context)
 
     @property
     def _where(self) -> str:

@@ -1,6 +1,7 @@
 """Settings: arguments, then the environment (``ANYBROKER_…``), then ``anybroker.toml``, then the defaults.
 
-The toml file is ``anybroker.toml`` in the working folder, or the one that ``ANYBROKER_CONFIG`` names::
+The toml file is ``anybroker.toml`` in the working folder, or the one that ``ANYBROKER_CONFIG`` names; which of its
+settings are refused, and when, :mod:`anybroker._config_file` says::
 
     url = "sqlite:///shop.db"
     source = "shop"
@@ -18,23 +19,21 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
-from pathlib import Path
-from tomllib import TOMLDecodeError
 from typing import Any, Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
-    TomlConfigSettingsSource,
 )
 
-from .adapter import BrokerUrl
+from ._config_file import FOUND, ConfigFile, FileSource, find_file, security_settings
+from .adapter import SECURITY, BrokerUrl
 from .errors import ConfigError
 from .names import check_names, check_topic
 
@@ -80,12 +79,12 @@ class TopicSettings(BaseModel):
 class BusSettings(BaseSettings):
     """All of a Bus's settings, from every place they may stand in."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, toml_file=None
-    )
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True)
 
     # Not in the repr: these three may hold passwords.
-    url: str | None = Field(default=None, repr=False, description="The broker; none: the embedded one.")
+    url: str | None = Field(
+        default=None, repr=False, json_schema_extra=SECURITY, description="The broker; none: the embedded one."
+    )
     source: str | None = Field(
         default=None, description="CloudEvents source: the service's name, alike in all its replicas."
     )
@@ -103,12 +102,14 @@ class BusSettings(BaseSettings):
     idempotency: str | None = Field(
         default=None,
         repr=False,
+        json_schema_extra=SECURITY,
         description="The store of @idempotent(): sqlite:///file.db, memory://; none: to fit the broker.",
     )
     topics: dict[str, TopicSettings] = Field(default_factory=dict, description="Topics by name.")
     adapters: dict[str, dict[str, Any]] = Field(
         default_factory=dict, repr=False, description="Adapter settings by URL scheme."
     )
+    _file: ConfigFile | None = PrivateAttr(default=None)
 
     @classmethod
     def settings_customise_sources(
@@ -120,17 +121,19 @@ class BusSettings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments, then the environment, then the toml file."""
-        named = os.environ.get("ANYBROKER_CONFIG")
-        path = Path(named or "anybroker.toml")
-        if named and not path.is_file():
-            raise ConfigError("ANYBROKER_CONFIG", f"there is no file {named!r}", "Name an existing toml file.")
-        sources: list[PydanticBaseSettingsSource] = [init_settings, env_settings]
-        if path.is_file():
-            try:
-                sources.append(TomlConfigSettingsSource(settings_cls, path))
-            except (TOMLDecodeError, UnicodeDecodeError, OSError) as exc:
-                raise ConfigError(str(path), f"cannot be read: {exc}", "Mend the file, or name another one.") from exc
-        return tuple(sources)
+        file = find_file()
+        FOUND.set(file)
+        return (
+            (init_settings, env_settings)
+            if file is None
+            else (init_settings, env_settings, FileSource(settings_cls, file))
+        )
+
+    def check_file(self, scheme: str, model: type[BaseModel], over: Collection[str]) -> None:
+        """ConfigError where a setting of the adapter of this URL scheme (of this model) is in a file that may not set
+        it. ``over``: the settings that the URL itself has."""
+        if self._file is not None:
+            self._file.check(security_settings(model), "adapters", scheme, over=over)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -169,6 +172,9 @@ def load_settings(arguments: Mapping[str, Any]) -> BusSettings:
     settings: BusSettings = validate(
         BusSettings, {name: value for name, value in arguments.items() if value is not None}, ""
     )
+    if (file := FOUND.get()) is not None:
+        file.check(security_settings(BusSettings))
+        settings._file = file
     _check_environment()
     for topic, options in settings.topics.items():
         check_topic(topic)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -19,10 +18,11 @@ from .names import one_or_several
 
 if TYPE_CHECKING:
     from .bus import Bus
+from .printable import logger
 
 __all__ = ["DeadLetterQueue"]
 
-_log = logging.getLogger("anybroker")
+_log = logger("anybroker")
 
 
 class _Reader:

@@ -12,6 +12,7 @@ from .adapter import Foreign, Inbound
 from .delivery import Delivery
 from .errors import DecodeError, EventTooLarge, InvalidEvent, Reject, text_of
 from .event import Event
+from .printable import printable
 
 __all__ = [
     "DEAD_LETTER_GROUP",
@@ -54,8 +55,8 @@ def _reason(error: Exception) -> str:
 
 def _clip(text: str, limit: int) -> str:
     """Printable text of at most ``limit`` UTF-8 bytes; transport headers carry no line breaks."""
-    clean = "".join(character if character.isprintable() else " " for character in text)
-    data = clean.encode("utf-8", "replace")
+    clean = printable(text[: limit + 1])  # every character takes a byte at least
+    data = clean.encode()
     return clean if len(data) <= limit else data[: limit - 3].decode("utf-8", "ignore") + "…"
 
 

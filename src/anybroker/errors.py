@@ -194,8 +194,9 @@ class PoisonedError(DeliveryError):
         super().__init__(f"handed over {deliveries} times without being finished: it may be what kills the process")
 
 
-def text_of(error: BaseException) -> str:
-    """What an exception says, also where its own ``__str__`` fails: that must not take the place of the failure."""
+def text_of(error: object) -> str:
+    """What an exception, or another object, says, also where its own ``__str__`` fails: that must not take the place of
+    the failure."""
     try:
         return str(error)
     except Exception as exc:  # noqa: BLE001 - it is the user's class

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -31,10 +30,11 @@ from .stats import SubscriptionStats
 
 if TYPE_CHECKING:
     from .bus import Bus
+from .printable import logger, printable
 
 __all__ = ["Subscription", "SubscriptionOptions"]
 
-_log = logging.getLogger("anybroker")
+_log = logger("anybroker")
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 _LANE_BUFFER = 4_096
@@ -338,10 +338,11 @@ class Subscription:
 
     @property
     def problem(self) -> str | None:
-        """Why the subscription is unhealthy; None while it is well, or stopped."""
+        """Why the subscription is unhealthy, in printable text; None while it is well, or stopped."""
         if self._pump is None:
             return None
-        return self._pump.problem or self._pump.hindrance or next(iter(self._handler_problems.values()), None)
+        problem = self._pump.problem or self._pump.hindrance or next(iter(self._handler_problems.values()), None)
+        return problem and printable(problem)  # an error may say what others wrote
 
     def _report(self, handler: str, problem: str | None) -> None:
         if problem is None:

@@ -129,7 +129,7 @@ if find_spec("pytest") is not None:
 def adapter_of(broker: str | AdapterFactory, context: AdapterContext) -> Adapter:
     """The adapter, not connected, that a Bus would make of this URL or factory. Raises ConfigError."""
     if isinstance(broker, str):
-        return make_adapter(parse_url(broker), {}, context)
+        return make_adapter(parse_url(broker), None, context)
     return broker.make_adapter(context)
 
 

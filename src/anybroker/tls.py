@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import Field, SecretStr
 
-from .adapter import AdapterSettings, BrokerUrl
+from .adapter import SECURITY, AdapterSettings, BrokerUrl
 from .errors import ConfigError
 
 __all__ = ["TlsSettings", "tls_failure", "tls_refusal"]
@@ -25,14 +25,24 @@ class TlsSettings(AdapterSettings):
     """Settings of an adapter whose broker can be reached over TLS."""
 
     tls_ca_file: Path | None = Field(
-        default=None, description="PEM file of the authorities to trust; none: the system's."
+        default=None,
+        json_schema_extra=SECURITY,
+        description="PEM file of the authorities to trust; none: the system's.",
     )
-    tls_cert_file: Path | None = Field(default=None, description="PEM file of the client's certificate.")
+    tls_cert_file: Path | None = Field(
+        default=None, json_schema_extra=SECURITY, description="PEM file of the client's certificate."
+    )
     tls_key_file: Path | None = Field(
-        default=None, description="PEM file of the client's key; none: it is in tls_cert_file."
+        default=None,
+        json_schema_extra=SECURITY,
+        description="PEM file of the client's key; none: it is in tls_cert_file.",
     )
-    tls_key_password: SecretStr | None = Field(default=None, description="Password of the client's key.")
-    tls_check_hostname: bool = Field(default=True, description="Whether the server's certificate must name its host.")
+    tls_key_password: SecretStr | None = Field(
+        default=None, json_schema_extra=SECURITY, description="Password of the client's key."
+    )
+    tls_check_hostname: bool = Field(
+        default=True, json_schema_extra=SECURITY, description="Whether the server's certificate must name its host."
+    )
 
     def tls_context(self, url: BrokerUrl, secure_scheme: str) -> ssl.SSLContext | None:
         """What the client is to connect with; None where the URL's scheme is not ``secure_scheme``, the one with TLS.

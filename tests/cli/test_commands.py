@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 import importlib.metadata
+import logging
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 from anybroker import Bus, ConfigError, Unavailable
-from anybroker.cli._output import Progress, table
+from anybroker.cli._output import Progress, log_to_stderr, table
 from anybroker.memory import MemoryAdapter
 
 COMMANDS = [
@@ -391,3 +392,135 @@ def test_warnings_are_one_line(anybroker: Any, monkeypatch: pytest.MonkeyPatch) 
     ended = anybroker("adapters", "--json")
     assert ended.err == "anybroker: warning: the file is old\n"
     assert ended.json == []
+
+
+# -------------------------------------------------------------------------------------------------- what others wrote
+
+EVIL = "\x9b2J\u202e\nanybroker: forged"
+
+
+def test_an_error_and_its_traceback_steer_no_terminal(
+    anybroker: Any, shop: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(self: Any, *_: Any) -> None:
+        raise Unavailable(EVIL) from ValueError(EVIL)
+
+    shop.fill()
+    monkeypatch.setattr("anybroker_sqlite.SqliteAdapter.backlog", broken)
+    for more in ((), ("--traceback",)):
+        ended = anybroker("backlog", "orders", "billing", "--url", shop.url, *more)
+        assert ended.code == 1
+        assert all(line.isprintable() for line in ended.err.splitlines())
+        assert [line for line in ended.err.splitlines() if line.startswith("anybroker: ")] == [
+            r"anybroker: Unavailable: \x9b2J\u202e anybroker: forged"
+        ]
+
+
+def test_what_other_libraries_log_steers_no_terminal(
+    anybroker: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    try:
+        for form, log in (("%(message)s", logging.getLogger("aiokafka")), ("x: %(message)s", logging.getLogger("x"))):
+            log_to_stderr(logging.INFO, form, force=True)
+            log.info("%s", EVIL)
+    finally:
+        root.handlers[:] = before
+        root.setLevel(level)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [r"\x9b2J\u202e", "  anybroker: forged", r"x: \x9b2J\u202e", "  anybroker: forged"]
+
+
+def test_a_tables_heads_are_no_markup(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("rich")
+    Terminal(monkeypatch)
+    table(("id", "[bold]x[/bold]"), [("o-1", ":smile: [link=http://x]y[/link] \x9b")])
+    out = capsys.readouterr().out
+    assert "[bold]x[/bold]" in out
+    assert r":smile: [link=http://x]y[/link] \x9b" in out
+
+
+# ------------------------------------------------------------------------------------------------ a URL with a password
+
+
+@pytest.mark.parametrize(
+    "command", [("dlq", "list"), ("dlq", "show"), ("dlq", "replay"), ("dlq", "discard"), ("backlog",)]
+)
+def test_help_says_that_a_url_can_be_seen(anybroker: Any, command: tuple[str, ...]) -> None:
+    text = " ".join(anybroker(*command, "--help").out.split())
+    assert "Every user of the machine can see it in the list of processes" in text
+    assert "--url-file FILE" in text
+
+
+def test_a_url_in_a_file(anybroker: Any, shop: Any, folder: Path) -> None:
+    shop.fill({"refuse": "x"})
+    file = folder / "url"
+    file.touch(0o600)
+    file.write_text(f"  {shop.url}\n")
+    ended = anybroker("backlog", "orders", "billing", "--url-file", file)
+    assert (ended.code, ended.out, ended.err) == (0, "orders/billing: 0 waiting, 0 in flight\n", "")
+    ended = anybroker("dlq", "list", "orders", "billing", "--url-file", file, "--patience", "0.2", "--json")
+    assert (ended.code, [item["id"] for item in ended.json], ended.err) == (0, ["o-0"], "")
+
+
+def test_a_url_file_that_others_can_read_is_warned_of(anybroker: Any, shop: Any, folder: Path) -> None:
+    shop.fill()
+    file = folder / "url"
+    file.write_text(shop.url)
+    file.chmod(0o644)
+    ended = anybroker("backlog", "orders", "billing", "--url-file", file)
+    assert ended.code == 0
+    assert "can be used by other users of this machine (mode 0644)" in ended.err
+
+
+def test_a_url_from_a_shells_pipe(shop: Any) -> None:
+    shop.fill()
+    command = f"{sys.executable} -m anybroker.cli backlog orders billing --url-file <(echo {shop.url})"
+    ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=30, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "text"),
+    [
+        (b"", 0o600, "--url-file: url holds 0 words. Write the URL into it, and nothing else."),
+        (b"kafka://u:hunter2@h\nkafka://h", 0o600, "--url-file: url holds 2 words."),
+        (b"\xff", 0o600, "--url-file: url cannot be read: "),
+        (b"nonsense:hunter2@", 0o600, "url: 'str' is no broker URL."),
+        (b"kafka://u:hunter2@127.0.0.1:1", 0o602, "--url-file: url can be written by other users (mode 0602)."),
+        (None, 0, "--url-file: url cannot be read: [Errno 2] No such file or directory: 'url'."),
+    ],
+)
+def test_wrong_url_files(anybroker: Any, folder: Path, content: bytes | None, mode: int, text: str) -> None:
+    if content is not None:
+        (folder / "url").write_bytes(content)
+        (folder / "url").chmod(mode)
+    ended = anybroker("backlog", "orders", "billing", "--url-file", "url")
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith(f"anybroker: {text}")
+    assert "hunter2" not in ended.err
+    assert ended.err.count("\n") == 1
+
+
+def test_one_url_is_enough(anybroker: Any) -> None:
+    ended = anybroker("backlog", "orders", "billing", "--url", "memory://", "--url-file", "url")
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert "not allowed with argument --url" in ended.err
+
+
+def test_a_file_that_was_only_found(anybroker: Any, shop: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its settings are its own URL's, and no other's."""
+    shop.fill()
+    settings = '[adapters.sqlite]\nwake_folder = "elsewhere"\n'
+    (folder / "anybroker.toml").write_text(f'url = "{shop.url}"\n{settings}')
+    assert anybroker("backlog", "orders", "billing").code == 0
+    (folder / "anybroker.toml").write_text(settings)
+    monkeypatch.setenv("ANYBROKER_URL", shop.url)
+    ended = anybroker("backlog", "orders", "billing")
+    assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
+    assert ended.err.startswith(
+        f"anybroker: adapters.sqlite.wake_folder: is set in {folder}/anybroker.toml, which was "
+    )
+    monkeypatch.setenv("ANYBROKER_CONFIG", "anybroker.toml")
+    assert anybroker("backlog", "orders", "billing").code == 0

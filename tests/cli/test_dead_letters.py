@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 import pytest
@@ -270,3 +271,75 @@ def test_the_beginning_of_several_ids_is_refused(shop: Any, dlq: Any) -> None:
     assert len(dlq("list", "--json").json) == 2  # nothing was done to the other either
     ended = dlq("show", "", "--json")  # begins all of them, and means none
     assert (ended.code, ended.json) == (1, [])
+
+
+# ------------------------------------------------------------------------------------------------- the terminal's own
+
+CONTROL = "\x1b[2J\x9b31m\x9d0;title\x9c\u202etxt.exe\u2066\u200f\x7f\x00[red]x[/red]"
+"""C0 and C1 controls, bidirectional overrides, and markup."""
+ESCAPED = r"\x1b[2J\x9b31m\x9d0;title\x9c\u202etxt.exe\u2066\u200f\x7f\x00[red]x[/red]"
+
+
+def steered(text: str) -> set[str]:
+    """What of it would steer a terminal."""
+    text = re.sub(r"\x1b\[\d*m", "", text)  # bold and not bold: rich's own
+    return {character for character in text if not character.isprintable()} - {"\n"}
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_nothing_of_an_event_steers_the_terminal(
+    shop: Any, dlq: Any, monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    """Whatever another client writes: ids, types, reasons, errors, header names and values, bodies."""
+    shop.fill({"refuse": CONTROL, CONTROL: CONTROL}, {"refuse": "x", "text": "\u202e"}, headers={"x-evil": CONTROL})
+    monkeypatch.setattr("anybroker.cli._output.sys.stdout.isatty", lambda: terminal, raising=False)
+    monkeypatch.setenv("COLUMNS", "400")
+    for arguments in (("list",), ("show",), ("list", "--json"), ("show", "--json"), ("show", "o-0", "--json")):
+        ended = dlq(*arguments)
+        assert (ended.code, ended.err) == (0, "")
+        assert steered(ended.out) == set(), arguments
+        if "--json" in arguments:
+            assert ended.out.isascii()
+            assert ended.json[0]["reason"] == ESCAPED
+        else:
+            assert ESCAPED in ended.out
+    (letter, _) = dlq("show", "--json").json
+    assert letter["data"] == {"refuse": CONTROL, CONTROL: CONTROL}  # JSON's own escapes: nothing is lost
+    assert letter["headers"]["x-evil"] == CONTROL
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_nothing_of_a_foreign_message_steers_the_terminal(
+    shop: Any, dlq: Any, until: Any, monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    async def publish() -> None:
+        async with shop.bus() as bus:
+            headers = [(CONTROL, CONTROL.encode()), ("x", b"\xff\x9b")]
+            foreign = Foreign(CONTROL.encode(), headers, CONTROL, InvalidEvent(CONTROL))
+            await bus.replay(foreign, "orders", "billing", {"anybroker-replays": "0"})
+            await until(lambda: bus.subscriptions[0].stats.dead_lettered)
+
+    asyncio.run(publish())
+    monkeypatch.setattr("anybroker.cli._output.sys.stdout.isatty", lambda: terminal, raising=False)
+    for arguments in (("list",), ("show",), ("list", "--json"), ("show", "--json")):
+        ended = dlq(*arguments)
+        assert (ended.code, steered(ended.out), ended.err) == (0, set(), "")
+
+
+@pytest.mark.parametrize("action", ["show", "replay", "discard"])
+def test_nothing_in_an_argument_steers_the_terminal(shop: Any, dlq: Any, anybroker: Any, action: str) -> None:
+    """Ids may come from another command's output."""
+    shop.fill({"refuse": "x"})
+    for arguments in ((CONTROL,), (CONTROL, "--json")):
+        ended = dlq(action, *arguments)
+        assert (ended.code, steered(ended.out + ended.err)) == (1, set())
+        assert ESCAPED in ended.err
+    for command in (
+        ("dlq", CONTROL),
+        ("backlog", CONTROL, "x", "--url", shop.url),
+        ("dlq", "list", "x", CONTROL, CONTROL),
+    ):
+        ended = anybroker(*command)
+        assert ended.code == 2
+        assert steered(ended.out + ended.err) == set()
+        assert ended.err.count("\n") == 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import partial
@@ -27,6 +26,7 @@ from anybroker.adapter import (
 )
 from anybroker.capabilities import Acknowledgement, Capabilities, Support
 from anybroker.errors import ConfigError, Unavailable
+from anybroker.printable import logger
 
 from . import topology as topologies
 from .closing import Closing
@@ -44,7 +44,7 @@ from .wire import Wire
 
 __all__ = ["KafkaAdapter"]
 
-_log = logging.getLogger("anybroker.kafka")
+_log = logger("anybroker.kafka")
 
 _SETTLING = 10.0
 """Seconds that the core may take for the last commit of a revoked lane, after the drain."""

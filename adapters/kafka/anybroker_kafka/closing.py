@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Coroutine
 from typing import Any
 
+from anybroker.printable import logger
+
 __all__ = ["Closing", "looked_at"]
 
-_log = logging.getLogger("anybroker.kafka")
+_log = logger("anybroker.kafka")
 
 _LONGEST = 60.0
 """Seconds: by then every request has timed out, and only sockets can be left."""

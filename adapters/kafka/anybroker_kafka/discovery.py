@@ -8,7 +8,6 @@ nobody answers.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,11 +15,13 @@ from aiokafka.cluster import ClusterMetadata
 from aiokafka.conn import create_conn
 from aiokafka.protocol.metadata import MetadataRequest
 
+from anybroker.printable import logger
+
 from .failures import CLIENT_ERRORS, said
 
 __all__ = ["ask", "find_again"]
 
-_log = logging.getLogger("anybroker.kafka")
+_log = logger("anybroker.kafka")
 
 
 async def ask(host: str, port: int, options: dict[str, Any], request: Any) -> Any:

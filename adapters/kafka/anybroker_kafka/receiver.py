@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from anybroker.adapter import Commit, Inbound, Lane, LaneListener, Settlement
 from anybroker.errors import BrokerError, ConfigError, LeaseLost, Unavailable
+from anybroker.printable import logger
 
 from .batches import TooLargeBatch
 from .closing import Closing, looked_at
@@ -32,7 +32,7 @@ from .wire import Wire
 
 __all__ = ["KafkaReceiver"]
 
-_log = logging.getLogger("anybroker.kafka")
+_log = logger("anybroker.kafka")
 
 WATCH = 3.0
 """Seconds between two looks at whether the topics are still those that the lanes are of."""

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from anybroker.adapter import AdapterContext, BrokerUrl
+from anybroker.adapter import SECURITY, AdapterContext, BrokerUrl
 from anybroker.errors import ConfigError
 from anybroker.tls import TlsSettings
 
@@ -67,7 +67,7 @@ class KafkaSettings(TlsSettings):
     )
     rack: str | None = Field(None, description="Fetch from the replica in this rack where there is one [client.rack].")
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = Field(
-        None, description="How the URL's user:password is presented; none: PLAIN."
+        None, json_schema_extra=SECURITY, description="How the URL's user:password is presented; none: PLAIN."
     )
 
 

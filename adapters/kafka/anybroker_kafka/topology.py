@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -13,6 +12,7 @@ from aiokafka.structs import TopicPartition
 
 from anybroker.adapter import Backlog, Start, Topology
 from anybroker.errors import ConfigError, MissingGroup
+from anybroker.printable import logger
 
 from .cluster import BEGINNING, END, Cluster
 from .failures import failure
@@ -20,7 +20,7 @@ from .names import group_id, inlet, inlet_of
 
 __all__ = ["backlog", "check_group", "declare", "groups", "seek"]
 
-_log = logging.getLogger("anybroker.kafka")
+_log = logger("anybroker.kafka")
 
 
 async def declare(

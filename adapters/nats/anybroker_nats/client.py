@@ -9,7 +9,6 @@ go, ``receive`` or ``submit`` fails at the first event, and the tests of this fi
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -17,9 +16,11 @@ from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 from nats.errors import SecureConnRequiredError
 
+from anybroker.printable import logger
+
 __all__ = ["Listener", "RawClient"]
 
-_log = logging.getLogger("anybroker.nats")
+_log = logger("anybroker.nats")
 
 Listener: TypeAlias = Callable[[bytes, bytes, bytes, bytes | None], None]
 """Called with subject, reply, body and the block of headers; must not raise: the client's reader would end."""

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from anybroker.errors import AnybrokerError, ConfigError, Unavailable
+from anybroker.printable import logger
 
 from .client import RawClient
 from .failures import CLIENT_ERRORS, FORBIDDEN, ApiError, Refusal, connect_failure, refusal_of, said
 
 __all__ = ["Link", "Watcher"]
 
-_log = logging.getLogger("anybroker.nats")
+_log = logger("anybroker.nats")
 
 _CLOSE: Final = 3.0
 """Seconds that closing may take; a connection that does not answer ends by itself."""

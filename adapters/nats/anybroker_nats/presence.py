@@ -7,8 +7,9 @@ moment is not. The consumer is made by the first member, and the server removes 
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import Any, Final
+
+from anybroker.printable import logger
 
 from .client import RawClient
 from .failures import ApiError, nats_errors
@@ -17,7 +18,7 @@ from .names import members_consumer, members_subject, stream_name
 
 __all__ = ["Presence"]
 
-_log = logging.getLogger("anybroker.nats")
+_log = logger("anybroker.nats")
 
 _WAIT: Final = 5.0
 """Seconds that a pull waits: so long is a member counted whose connection has vanished without a word."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Final
@@ -12,6 +11,7 @@ from nats.aio.subscription import Subscription
 
 from anybroker.adapter import Ack, Inbound, Lane, LaneListener, Release, Settlement, SubscriptionSpec
 from anybroker.errors import AnybrokerError, BrokerError, ConfigError, LeaseLost, Unavailable
+from anybroker.printable import logger
 
 from .answers import Answers
 from .client import RawClient
@@ -26,7 +26,7 @@ from .wire import Wire
 
 __all__ = ["NatsReceiver"]
 
-_log = logging.getLogger("anybroker.nats")
+_log = logger("anybroker.nats")
 
 _PULL: Final = 5.0
 """Seconds that a pull waits at most; less where the lease is short, because each one keeps the pin."""

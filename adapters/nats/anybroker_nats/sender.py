@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from nats.aio.subscription import Subscription
 
 from anybroker.adapter import SLOTS, Outbound, Receipt, Report, check_size, slot_of
 from anybroker.errors import BrokerError, ConfigError, EventTooLarge, PublishOutcomeUnknown, Rejected, Unavailable
+from anybroker.printable import logger
 
 from .client import RawClient
 from .failures import CLIENT_ERRORS, FORBIDDEN, ApiError, Refusal, nats_errors, publish_failure, said
@@ -25,7 +25,7 @@ from .wire import Wire
 
 __all__ = ["NatsSender"]
 
-_log = logging.getLogger("anybroker.nats")
+_log = logger("anybroker.nats")
 
 _SLOT_BITS: Final = SLOTS.bit_length() - 1
 _WINDOW: Final = 4096

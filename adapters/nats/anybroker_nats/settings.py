@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, SecretStr
 
-from anybroker.adapter import BrokerUrl
+from anybroker.adapter import SECURITY, BrokerUrl
 from anybroker.errors import ConfigError
 from anybroker.tls import TlsSettings
 
@@ -46,10 +46,16 @@ class NatsSettings(TlsSettings):
     request_timeout: float = Field(
         5.0, ge=1, le=60, description="Seconds that JetStream has to answer a request of its API."
     )
-    token: SecretStr | None = Field(None, description="Token to authenticate with, instead of user and password.")
-    nkey_seed: SecretStr | None = Field(None, description="Seed of the user's NKey (SU…).")
-    nkey_seed_file: Path | None = Field(None, description="File with the seed of the user's NKey.")
-    credentials_file: Path | None = Field(None, description="File with the user's JWT and seed (.creds).")
+    token: SecretStr | None = Field(
+        None, json_schema_extra=SECURITY, description="Token to authenticate with, instead of user and password."
+    )
+    nkey_seed: SecretStr | None = Field(None, json_schema_extra=SECURITY, description="Seed of the user's NKey (SU…).")
+    nkey_seed_file: Path | None = Field(
+        None, json_schema_extra=SECURITY, description="File with the seed of the user's NKey."
+    )
+    credentials_file: Path | None = Field(
+        None, json_schema_extra=SECURITY, description="File with the user's JWT and seed (.creds)."
+    )
 
 
 def connection_options(url: BrokerUrl, settings: NatsSettings) -> tuple[list[tuple[str, int]], dict[str, Any], str]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
 import math
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -15,6 +14,7 @@ from typing import Any, Final
 
 from anybroker.adapter import SLOTS, Backlog, GroupSpec, Start, TopicSpec
 from anybroker.errors import ConfigError, MissingGroup
+from anybroker.printable import logger
 
 from .failures import ApiError, nats_errors
 from .link import Link
@@ -34,7 +34,7 @@ __all__ = [
     "verify_topic",
 ]
 
-_log = logging.getLogger("anybroker.nats")
+_log = logger("anybroker.nats")
 
 _NOT_FOUND: Final = 404
 _OTHER_STREAM: Final = (10058, 10065)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar
@@ -14,6 +13,7 @@ from aiormq.channel import Channel
 from aiormq.connection import Connection
 
 from anybroker.errors import AnybrokerError, Unavailable
+from anybroker.printable import logger
 from anybroker.tls import tls_refusal
 
 from .failures import CLIENT_ERRORS, amqp_errors, check_cancelled, connect_failure
@@ -21,7 +21,7 @@ from .unreadable import ReadableTransport
 
 __all__ = ["Link", "end_channel"]
 
-_log = logging.getLogger("anybroker.rabbitmq")
+_log = logger("anybroker.rabbitmq")
 
 _CLOSE = 3.0
 """Seconds that RabbitMQ has to answer the end of a channel or connection; what it does not answer ends by itself."""

@@ -7,7 +7,6 @@ note's queue is made when it is needed, and is gone a day later. Losing a note m
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -16,12 +15,13 @@ from pamqp.commands import Basic
 
 from anybroker.adapter import Foreign, Inbound, bounded_key
 from anybroker.errors import Unavailable
+from anybroker.printable import logger
 
 from .link import Link
 
 __all__ = ["note_key", "read_notes", "write_note"]
 
-_log = logging.getLogger("anybroker.rabbitmq")
+_log = logger("anybroker.rabbitmq")
 
 _EXPIRES: Final = 24 * 60 * 60 * 1000
 """Milliseconds without use until the broker deletes the queue."""

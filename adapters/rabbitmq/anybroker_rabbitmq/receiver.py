@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 
@@ -12,6 +11,7 @@ from aiormq.channel import Channel
 
 from anybroker.adapter import Ack, Inbound, Lane, LaneListener, Release, Settlement, SubscriptionSpec
 from anybroker.errors import AnybrokerError, BrokerError, LeaseLost, Unavailable
+from anybroker.printable import logger
 
 from .failures import amqp_errors, closing_reason, said
 from .frames import ACK, NACK, REJECT, settle_frame
@@ -22,7 +22,7 @@ from .wire import Wire
 
 __all__ = ["RabbitmqReceiver"]
 
-_log = logging.getLogger("anybroker.rabbitmq")
+_log = logger("anybroker.rabbitmq")
 
 _CLAIM = 1.0
 """Seconds between two looks at whether this is the only member, while some lane has nothing to tell by whose it is."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -19,6 +18,7 @@ from pamqp.commands import Basic
 
 from anybroker.adapter import SLOTS, Outbound, Receipt, Report, check_size, slot_of
 from anybroker.errors import BrokerError, ConfigError, EventTooLarge, PublishOutcomeUnknown, Rejected, Unavailable
+from anybroker.printable import logger
 
 from .failures import CLIENT_ERRORS, check_cancelled, closing_reason, said
 from .frames import body_frames, header_frame, publish_frame
@@ -30,7 +30,7 @@ from .wire import Wire
 
 __all__ = ["RabbitmqSender"]
 
-_log = logging.getLogger("anybroker.rabbitmq")
+_log = logger("anybroker.rabbitmq")
 
 _SLOT_BITS: Final = SLOTS.bit_length() - 1
 _FRAME: Final = 131_072

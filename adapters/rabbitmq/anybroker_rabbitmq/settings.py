@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from anybroker.adapter import BrokerUrl
+from anybroker.adapter import SECURITY, BrokerUrl
 from anybroker.errors import ConfigError
 from anybroker.tls import TlsSettings
 
@@ -50,7 +50,9 @@ class RabbitmqSettings(TlsSettings):
         "[x-delivery-limit=-1], or by the operator's policy (queues that were made on 3.x).",
     )
     auth: Literal["plain", "external"] = Field(
-        default="plain", description="User and password of the URL, or the client's certificate [EXTERNAL]."
+        default="plain",
+        json_schema_extra=SECURITY,
+        description="User and password of the URL, or the client's certificate [EXTERNAL].",
     )
 
 

@@ -6,7 +6,6 @@ those, connects the topic to it, so no event can reach a part of a group only. I
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Sequence
 from typing import Any, Final, Literal, NamedTuple
@@ -16,6 +15,7 @@ from aiormq.exceptions import ChannelNotFoundEntity, ChannelPreconditionFailed
 
 from anybroker.adapter import SLOTS, GroupSpec, TopicSpec
 from anybroker.errors import ConfigError, MissingGroup
+from anybroker.printable import logger
 
 from .failures import is_missing
 from .link import Link
@@ -23,7 +23,7 @@ from .names import group_exchange, lane_queue, marker_exchange, members_queue
 
 __all__ = ["FoundGroup", "backlog", "check_topic", "declare_topic", "find_group", "is_there"]
 
-_log = logging.getLogger("anybroker.rabbitmq")
+_log = logger("anybroker.rabbitmq")
 
 _LOOKS: Final = 3
 """How often to look how many lanes a group has, where others make it at the same moment."""

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from anybroker._file_access import make_private
 from anybroker.adapter import (
     AdapterContext,
     AdapterSettings,
@@ -77,6 +78,7 @@ class SqliteAdapter:
         """A connection to the file, for the thread that asks first; not the one that the adapter works with. Every
         query on it blocks the caller, and a transaction left open on it blocks the broker."""
         if self._native is None:
+            make_private(self._path)
             self._native = sqlite3.connect(self._path, timeout=self._settings.busy_timeout)
         return self._native
 
@@ -103,7 +105,7 @@ class SqliteAdapter:
     async def open_receiver(self, subscription: SubscriptionSpec, listener: LaneListener, /) -> SqliteReceiver:
         """Adapter.open_receiver."""
         store = self._opened
-        fifo = Fifo(store.wake_folder)
+        fifo = Fifo(store.wake_folder, store.path)
         member = secrets.randbits(62)
         try:
             group = await store.call(partial(admin.join, subscription, member, fifo.name))

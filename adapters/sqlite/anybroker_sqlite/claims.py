@@ -17,7 +17,6 @@ from anybroker.adapter import Ack, Inbound, Lane, Release, Settlement
 from anybroker.errors import BrokerError, LeaseLost, Unavailable
 
 from .store import Store
-from .wake import ring
 from .wire import Segment
 
 __all__ = ["Member", "Taken", "leave", "release_dead"]
@@ -284,9 +283,9 @@ def leave(group: int, member: int, store: Store) -> None:
 def release_dead(store: Store, group: int) -> None:
     """Give back what dead members have, and what was claimed and not extended in time."""
     for member, wake in store.execute("SELECT id, wake FROM ab_member WHERE grp = ?", (group,)).fetchall():
-        if member not in store.members and not ring(store.wake_folder / wake, wake=False):
+        if member not in store.members and not store.bells.has_reader(wake):
             leave(group, member, store)
-            (store.wake_folder / wake).unlink(missing_ok=True)
+            store.bells.remove(wake)
     at = {"group": group, "now": time.monotonic()}
     expired = store.execute(_EXPIRED, at).fetchall()
     if expired:

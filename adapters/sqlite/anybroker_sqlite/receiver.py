@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Collection, Sequence
 from functools import partial
 
 from anybroker._sqlite_file import FileGone
 from anybroker.adapter import Inbound, Lane, Settlement, SubscriptionSpec
 from anybroker.errors import BrokerError, Unavailable
+from anybroker.printable import logger
 
 from .claims import Member, Taken
 from .schema import SHIFT
@@ -19,7 +19,7 @@ from .wire import decode
 
 __all__ = ["SqliteReceiver"]
 
-_log = logging.getLogger("anybroker.sqlite")
+_log = logger("anybroker.sqlite")
 
 
 class SqliteReceiver:

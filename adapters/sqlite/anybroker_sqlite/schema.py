@@ -7,7 +7,8 @@ import sqlite3
 from pathlib import Path
 from threading import Lock
 
-from anybroker._sqlite_file import make_durable, make_tables, primary_code, turn_of
+from anybroker._file_access import make_private, warn_of_readers
+from anybroker._sqlite_file import files_of, make_durable, make_tables, primary_code, turn_of
 from anybroker.errors import ConfigError, Unavailable
 
 __all__ = ["SEGMENT_EVENTS", "SHIFT", "VERSION", "connect", "describe", "in_use", "text_of"]
@@ -81,6 +82,7 @@ def connect(path: Path, busy_timeout: float, timeout: float) -> tuple[sqlite3.Co
     if not path.parent.is_dir():
         raise ConfigError("url", f"the folder {path.parent} does not exist", "Make it, or change the path.")
     connection: sqlite3.Connection | None = None
+    make_private(path)
     try:
         connection = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None, cached_statements=256)
         turn = turn_of(path)
@@ -98,6 +100,7 @@ def connect(path: Path, busy_timeout: float, timeout: float) -> tuple[sqlite3.Co
         if connection is not None:
             connection.close()
         raise
+    warn_of_readers(files_of(path))
     return connection, turn
 
 

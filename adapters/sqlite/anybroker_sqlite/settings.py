@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from anybroker.adapter import RESERVED_BYTES, AdapterSettings
+from anybroker.adapter import RESERVED_BYTES, SECURITY, AdapterSettings
 
 __all__ = ["SqliteSettings"]
 
@@ -47,6 +47,7 @@ class SqliteSettings(AdapterSettings):
     )
     wake_folder: str | None = Field(
         default=None,
+        json_schema_extra=SECURITY,
         description="Folder for the FIFOs by which processes wake each other, the same in all of them; by default "
         "beside the database, its name and '-wake'.",
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import random
 import sqlite3
 import threading
@@ -23,17 +22,18 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from anybroker._sqlite_file import FileGone, Files
 from anybroker.errors import AnybrokerError, BrokerError, PublishOutcomeUnknown, Rejected, Unavailable
+from anybroker.printable import logger
 
 from .schema import SHIFT, connect, in_use, text_of
 from .settings import SqliteSettings
-from .wake import ring
+from .wake import Bells
 from .wire import Segment
 
 __all__ = ["ADMIN", "CLAIM", "PUBLISH", "SETTLE", "Job", "Store", "Topic"]
 
 T = TypeVar("T")
 
-_log = logging.getLogger("anybroker.sqlite")
+_log = logger("anybroker.sqlite")
 
 PUBLISH, SETTLE, ADMIN, CLAIM = range(4)
 """The order of work within a transaction."""
@@ -117,6 +117,7 @@ class Store:
         self.path = path
         self.settings = settings
         self.wake_folder = Path(settings.wake_folder or f"{path}-wake")
+        self.bells = Bells(self.wake_folder, path)
         self.epoch = 0
         """Grows with each rollback: what was remembered of the database may be wrong then."""
         self.members: dict[int, Callable[[], None]] = {}
@@ -287,7 +288,7 @@ class Store:
             self._files.check()
             for job in jobs:
                 job.run(self)
-            bells = self._bells() if self._woken else ()
+            bells = self._names_of_bells() if self._woken else ()
             committing = True
             self.execute("COMMIT")
             self._begun = False
@@ -311,8 +312,8 @@ class Store:
                 error.__cause__ = exc
                 return error
             raise
-        for bell in bells:
-            ring(self.wake_folder / bell, wake=True)
+        if bells:
+            self.bells.ring(bells)
         return None
 
     def _sync(self, full: bool) -> None:
@@ -376,7 +377,7 @@ class Store:
         for (group,) in self.execute("SELECT id FROM ab_group WHERE topic = ?", (topic,)).fetchall():
             self._woken.add(group)
 
-    def _bells(self) -> list[str]:
+    def _names_of_bells(self) -> list[str]:
         """The FIFOs of members in other processes that have to be woken."""
         woken, members = self._woken, self.members
         rows = self.execute("SELECT id, grp, wake FROM ab_member").fetchall()

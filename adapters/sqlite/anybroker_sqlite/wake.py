@@ -2,37 +2,130 @@
 
 A FIFO costs nothing while nobody writes, has no limit on the length of its path, works between containers that share
 the folder, and tells at once when its reader is dead: the kernel has closed its end.
+
+Another user of the machine may have put the folder there, or something into it. What is used is opened without
+following a symbolic link, and checked when it is open: only users who may write the database may have made it. A
+receiver does not begin in any other folder, since a member without a FIFO of its own passes for dead. What is not ours
+is not written to, is logged once, and passes for a living member's: it looks by itself (``poll``), and its lease ends.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
+from anybroker._file_access import warn_of_readers, writable_by_others
 from anybroker.errors import ConfigError
+from anybroker.printable import logger
 
-__all__ = ["Fifo", "ring"]
+__all__ = ["Bells", "Fifo"]
+
+_log = logger("anybroker.sqlite")
+
+_NAME: Final = re.compile("[0-9a-f]{16}")
+_SEARCH: Final = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW
+
+
+class _Unsafe(OSError):
+    """A user who may not write the database may have made it."""
+
+
+@contextmanager
+def _opened(folder: Path, database: Path) -> Iterator[int]:
+    """The folder, as a descriptor. Raises OSError, _Unsafe where it is not to be used."""
+    try:
+        descriptor = os.open(folder, _SEARCH)
+    except OSError as exc:
+        if exc.errno in (errno.ELOOP, errno.ENOTDIR) and folder.is_symlink():
+            raise _Unsafe("it is a symbolic link") from exc
+        raise
+    try:
+        found = os.fstat(descriptor)
+        shared = writable_by_others(found)
+        # In a sticky folder of root's, such as /tmp, other users cannot replace a file of ours.
+        if shared and not (found.st_mode & stat.S_ISVTX and found.st_uid == 0):
+            of_database = _look_at(database)
+            if shared & ~of_database.st_mode or (shared & stat.S_IWGRP and found.st_gid != of_database.st_gid):
+                raise _Unsafe(f"others can write it (mode {stat.S_IMODE(found.st_mode):04o}) who cannot the database")
+        _check_owner("it", found, database)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _check_owner(what: str, found: os.stat_result, database: Path) -> None:
+    if found.st_uid not in (os.geteuid(), 0) and found.st_uid != _look_at(database).st_uid:
+        raise _Unsafe(f"{what} belongs to another user (uid {found.st_uid})")
+
+
+def _look_at(database: Path) -> os.stat_result:
+    try:
+        return os.stat(database)
+    except OSError as exc:
+        raise _Unsafe(f"the database cannot be looked at ({exc.strerror})") from exc
+
+
+def _open(folder: int, name: str, flags: int, database: Path) -> int:
+    """The FIFO, opened. Raises OSError, _Unsafe where it is not ours."""
+    try:
+        descriptor = os.open(name, flags | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=folder)
+    except OSError as exc:
+        if exc.errno == errno.ELOOP:
+            raise _Unsafe(f"{name} is a symbolic link") from exc
+        raise
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISFIFO(found.st_mode):
+            raise _Unsafe(f"{name} is not a FIFO")
+        _check_owner(name, found, database)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 class Fifo:
     """The reading end."""
 
-    def __init__(self, folder: Path) -> None:
-        """Make it. ``ConfigError`` where the folder cannot hold one."""
+    def __init__(self, folder: Path, database: Path) -> None:
+        """Make it, and the folder. ``ConfigError`` where the folder cannot hold one, or is not safe."""
         self.name = secrets.token_hex(8)
         self._path = folder / self.name
+        self.fd = -1
         try:
-            folder.mkdir(exist_ok=True)
-            os.mkfifo(self._path)
-            self.fd = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK)
-            # An end for writing of our own: without any, the other one would be at its end of file, always readable.
-            self._writer = os.open(self._path, os.O_WRONLY | os.O_NONBLOCK)
+            folder.mkdir(mode=0o700, exist_ok=True)
+            with _opened(folder, database) as opened:
+                os.mkfifo(self._path, 0o600)
+                try:
+                    self.fd = _open(opened, self.name, os.O_RDONLY, database)
+                    # An end for writing of our own: without any, the other one would be at its end of file, always
+                    # readable.
+                    self._writer = _open(opened, self.name, os.O_WRONLY, database)
+                except BaseException:
+                    if self.fd >= 0:
+                        os.close(self.fd)
+                    self._path.unlink(missing_ok=True)
+                    raise
+                sticky = os.fstat(opened).st_mode & stat.S_ISVTX
+        except _Unsafe as exc:
+            raise ConfigError(
+                "wake_folder",
+                f"{folder} is not safe to use: {exc}",
+                "Remove it, or set wake_folder to a folder that only users who may write the database can write.",
+            ) from exc
         except OSError as exc:
             raise ConfigError(
                 "wake_folder", f"{folder} cannot hold a FIFO ({exc})", "Set wake_folder to a folder on a local disk."
             ) from exc
+        if not sticky:
+            warn_of_readers([folder])
 
     def drain(self) -> None:
         """Forget the wake-ups that have come."""
@@ -51,18 +144,68 @@ class Fifo:
         self._path.unlink(missing_ok=True)  # the folder stays: another process may be about to make its own in it
 
 
-def ring(path: Path, *, wake: bool) -> bool:
-    """Wake the reader (or only look whether there is one). False: its process is dead, or closed it."""
-    try:
-        writer = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
-    except OSError as exc:
-        # ENXIO: nobody reads. ENOENT: removed. Anything else, such as another user's file, says nothing about life.
-        return not isinstance(exc, FileNotFoundError) and exc.errno != errno.ENXIO
-    try:
-        if wake:
-            os.write(writer, b"\0")
-    except (BlockingIOError, BrokenPipeError):
-        pass  # full: it has enough to wake it; broken: it has just gone
-    finally:
-        os.close(writer)
-    return True
+class Bells:
+    """The writing ends of the members in other processes, by the names of their FIFOs."""
+
+    def __init__(self, folder: Path, database: Path) -> None:
+        self._folder = folder
+        self._database = database
+        self._said: set[str] = set()
+
+    def ring(self, names: Iterable[str]) -> None:
+        """Wake the readers."""
+        try:
+            with _opened(self._folder, self._database) as folder:
+                for name in names:
+                    self._reader(folder, name, wake=True)
+        except OSError as exc:
+            self._say(exc)
+
+    def has_reader(self, name: str) -> bool:
+        """False: its process is dead, or closed it. True also where nothing says so."""
+        try:
+            with _opened(self._folder, self._database) as folder:
+                return self._reader(folder, name, wake=False)
+        except FileNotFoundError:
+            return False
+        except OSError as exc:
+            self._say(exc)
+            return True
+
+    def remove(self, name: str) -> None:
+        """Remove a FIFO without a reader."""
+        try:
+            if _NAME.fullmatch(name):  # anything else may lead out of the folder
+                with _opened(self._folder, self._database) as folder:
+                    os.unlink(name, dir_fd=folder)
+        except OSError as exc:
+            self._say(exc)
+
+    def _reader(self, folder: int, name: str, *, wake: bool) -> bool:
+        if not _NAME.fullmatch(name):
+            return False  # we have made none of that name
+        try:
+            writer = _open(folder, name, os.O_WRONLY, self._database)
+        except OSError as exc:
+            # ENXIO: it has no reader. ENOENT: removed. Anything else, such as another user's file, says nothing.
+            self._say(exc)
+            return not isinstance(exc, FileNotFoundError) and exc.errno != errno.ENXIO
+        try:
+            if wake:
+                os.write(writer, b"\0")
+        except (BlockingIOError, BrokenPipeError):
+            pass  # full: it has enough to wake it; broken: it has just gone
+        finally:
+            os.close(writer)
+        return True
+
+    def _say(self, problem: OSError) -> None:
+        """Once for each."""
+        text = str(problem) if isinstance(problem, _Unsafe) else problem.strerror or ""
+        if isinstance(problem, _Unsafe | PermissionError) and text not in self._said and len(self._said) < 100:
+            self._said.add(text)
+            _log.warning(
+                "the wake folder %s cannot be used as it is: %s. Members in other processes look by themselves",
+                self._folder,
+                text,
+            )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,13 +13,14 @@ from typing import TypeVar
 
 from anybroker.adapter import Ack, Commit, Inbound, Lane, LaneListener, Release, Settlement
 from anybroker.errors import AnybrokerError, BrokerError, LeaseLost, Unavailable
+from anybroker.printable import logger
 
 from .failures import is_passing, may_be_done
 from .queue import ENTRIES, Queue
 
 __all__ = ["SqsReceiver"]
 
-_log = logging.getLogger("anybroker.sqs")
+_log = logger("anybroker.sqs")
 _R = TypeVar("_R")
 
 KEEP = 10.0

@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr
 
-from anybroker.adapter import BrokerUrl
+from anybroker.adapter import SECURITY, BrokerUrl
 from anybroker.errors import ConfigError
 from anybroker.tls import TlsSettings
 
@@ -35,16 +35,28 @@ class SqsSettings(TlsSettings):
     """What can be set. The region is the URL's host; without one it is boto3's own (``AWS_REGION``, the profile)."""
 
     endpoint_url: str | None = Field(
-        default=None, description="Where SQS, SNS and STS answer, for emulators and private endpoints; none: AWS."
+        default=None,
+        json_schema_extra=SECURITY,
+        description="Where SQS, SNS and STS answer, for emulators and private endpoints; none: AWS.",
     )
     access_key_id: str | None = Field(
-        default=None, description="AWS access key; none: boto3's own chain (environment, profile, container, instance)."
+        default=None,
+        json_schema_extra=SECURITY,
+        description="AWS access key; none: boto3's own chain (environment, profile, container, instance).",
     )
-    secret_access_key: SecretStr | None = Field(default=None, description="The secret to access_key_id.")
-    session_token: SecretStr | None = Field(default=None, description="The token of temporary credentials.")
-    profile: str | None = Field(default=None, description="Profile of the AWS configuration files.")
+    secret_access_key: SecretStr | None = Field(
+        default=None, json_schema_extra=SECURITY, description="The secret to access_key_id."
+    )
+    session_token: SecretStr | None = Field(
+        default=None, json_schema_extra=SECURITY, description="The token of temporary credentials."
+    )
+    profile: str | None = Field(
+        default=None, json_schema_extra=SECURITY, description="Profile of the AWS configuration files."
+    )
     role_arn: str | None = Field(
-        default=None, description="Role to assume with those credentials, for an hour, again and again."
+        default=None,
+        json_schema_extra=SECURITY,
+        description="Role to assume with those credentials, for an hour, again and again.",
     )
     wait: int = Field(
         default=5,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,6 +15,7 @@ from botocore.exceptions import ClientError
 
 from anybroker.adapter import Backlog, GroupSpec, TopicSpec, Topology
 from anybroker.errors import ConfigError, MissingGroup, Rejected
+from anybroker.printable import logger
 
 from .aws import Aws
 from .failures import CLIENT_ERRORS, is_denied, is_missing
@@ -24,7 +24,7 @@ from .settings import MOST_BYTES, TOPIC_BYTES, SqsSettings
 
 __all__ = ["Destination", "Places"]
 
-_log = logging.getLogger("anybroker.sqs")
+_log = logger("anybroker.sqs")
 
 _LEAST_RETENTION, _MOST_RETENTION = 60, 1_209_600
 """Seconds for which SQS can keep a message."""

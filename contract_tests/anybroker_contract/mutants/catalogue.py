@@ -145,6 +145,10 @@ _ALL = (
         ("test_whatever_publish_accepts_can_be_dead_lettered",),
         lambda capabilities: a_server(capabilities) and per_message(capabilities),  # Kafka compresses what is too large
     ),
+    Mutant("logs-what-others-wrote", core.LogsWhatOthersWrote, ("test_what_others_write_is_shown_and_not_obeyed",)),
+    Mutant(
+        "reasons-steer-the-terminal", core.ReasonsSteerTheTerminal, ("test_what_others_write_is_shown_and_not_obeyed",)
+    ),
     Mutant("believes-every-count", core.BelievesEveryCount, ("test_a_forged_dead_letter_hides_no_other",)),
     Mutant(
         "fails-the-whole-batch",

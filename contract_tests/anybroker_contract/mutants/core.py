@@ -9,7 +9,19 @@ from importlib import import_module
 from inspect import getattr_static
 from typing import Any, ClassVar, Literal
 
-from anybroker import Delivery, Event, _batch, _outgoing, _pump, _settle, _starting, bus, deadletters, names
+from anybroker import (
+    Delivery,
+    Event,
+    _batch,
+    _outgoing,
+    _pump,
+    _settle,
+    _starting,
+    bus,
+    deadletters,
+    names,
+    printable,
+)
 from anybroker.adapter import Adapter, Outbound, Topology
 from anybroker.delivery import current_delivery
 
@@ -220,6 +232,28 @@ class BelievesEveryCount(CoreFlaw):
     def any_number(self, text: str) -> int:
         """As it was."""
         return int(text or "0")
+
+
+class LogsWhatOthersWrote(CoreFlaw):
+    """Names and errors go into the log as they are."""
+
+    module: ClassVar[Any] = printable._Printable
+    replaced: ClassVar[Mapping[str, str]] = {"filter": "as_it_is"}
+
+    def as_it_is(self, _: object) -> bool:
+        """As it was."""
+        return True
+
+
+class ReasonsSteerTheTerminal(CoreFlaw):
+    """The reason of a dead letter has the error's control characters."""
+
+    module: ClassVar[Any] = deadletters
+    replaced: ClassVar[Mapping[str, str]] = {"printable": "but_for_line_breaks"}
+
+    def but_for_line_breaks(self, text: str) -> str:
+        """No line break, since headers have none."""
+        return " ".join(text.splitlines())
 
 
 class LetsAnExitEndTheLoop(CoreFlaw):

@@ -24,5 +24,5 @@ def backlog(options: argparse.Namespace) -> int:
 
 
 async def _ask(options: argparse.Namespace) -> Backlog:
-    async with outside(options.url, "asking") as (bus, _):
+    async with outside(options, "asking") as (bus, _):
         return await bus.backlog(options.topic, options.group)

@@ -15,8 +15,9 @@ from ..cloudevents.attributes import canonical
 from ..deadletter_queue import DeadLetterQueue
 from ..deadletters import DeadLetter
 from ..errors import ConfigError, EventError
+from ..printable import printable
 from ._connect import outside
-from ._output import clean, say, table, write, write_json
+from ._output import say, table, write, write_json
 
 __all__ = ["discard", "list_", "replay", "show"]
 
@@ -33,7 +34,7 @@ def _queue(bus: Bus, options: argparse.Namespace) -> DeadLetterQueue:
 
 
 async def _read(options: argparse.Namespace, limit: int) -> Sequence[DeadLetter]:
-    async with outside(options.url, "reading") as (bus, _):
+    async with outside(options, "reading") as (bus, _):
         return await _queue(bus, options).list(limit)
 
 
@@ -53,7 +54,7 @@ def list_(options: argparse.Namespace) -> int:
 
 
 def _end(facts: dict[str, Any]) -> tuple[object, object, str]:
-    reason = clean(facts["reason"])
+    reason = printable(facts["reason"])
     return facts["attempts"], facts["died"], reason if len(reason) <= 100 else f"{reason[:99]}…"
 
 
@@ -131,12 +132,12 @@ def show(options: argparse.Namespace) -> int:
 
 def _show(letter: dict[str, Any]) -> None:
     for name in ("id", "topic", "group", "handler", "reason", "error", "attempts", "died", "replays"):
-        write(f"{name}: {clean(letter[name])}")
+        write(f"{name}: {letter[name]}")
     for section in ("attributes", "headers", "foreign_headers"):
         if letter.get(section):
             write(f"{section}:")
             for name, value in letter[section].items():
-                write(f"  {clean(name)}: {'(null)' if value is None else clean(value)}")
+                write(f"  {name}: {'(null)' if value is None else value}")
     for name in ("data", "data_base64"):
         if name in letter:
             write(f"{name}:")
@@ -144,7 +145,7 @@ def _show(letter: dict[str, Any]) -> None:
             if name == "data" and not isinstance(text, str):
                 text = json.dumps(text, indent=2, ensure_ascii=False)
             for line in text.splitlines() or [""]:
-                write(f"  {clean(line)}")
+                write(f"  {line}")
 
 
 def replay(options: argparse.Namespace) -> int:
@@ -164,7 +165,7 @@ async def _take(options: argparse.Namespace, done: str) -> int:
     limit = options.limit or (_FIND if options.ids else _LIST)
     missing: list[str] = []
     letters: Sequence[DeadLetter] = ()
-    async with outside(options.url, done) as (bus, progress):
+    async with outside(options, done) as (bus, progress):
         queue = _queue(bus, options)
         if options.ids:  # all of them are found before anything is done: one that is ambiguous stops it
             ids, missing = _meant(options, await queue.list(limit))
@@ -217,7 +218,7 @@ def _meant(options: argparse.Namespace, letters: Sequence[DeadLetter]) -> tuple[
 def _tell_missing(missing: Sequence[str], limit: int) -> int:
     if not missing:
         return 0
-    say(f"anybroker: not among the first {limit} dead letters: {', '.join(map(clean, missing))}")
+    say(f"anybroker: not among the first {limit} dead letters: {', '.join(missing)}")
     return 1
 
 

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from ..errors import BrokerError, ConfigError, StateError
 from . import _adapters, _backlog, _dead_letters, _run
-from ._output import clean, say
+from ._output import log_to_stderr, say, say_lines
 
 __all__ = ["main"]
 
@@ -63,7 +63,13 @@ def _add(commands: Any, name: str, what: str, examples: str, run: Callable[..., 
 
 
 def _broker(parser: argparse.ArgumentParser, *, json: bool = True) -> None:
-    parser.add_argument("--url", help="the broker (default: ANYBROKER_URL, then anybroker.toml, then the embedded one)")
+    broker = parser.add_mutually_exclusive_group()
+    broker.add_argument(
+        "--url",
+        help="the broker (default: ANYBROKER_URL, then anybroker.toml, then the embedded one). Every user of the "
+        "machine can see it in the list of processes: a URL with a password belongs in ANYBROKER_URL or --url-file",
+    )
+    broker.add_argument("--url-file", metavar="FILE", help="a file that holds the broker's URL, and nothing else")
     if json:
         parser.add_argument("--json", action="store_true", help="write JSON to stdout")
 
@@ -193,7 +199,7 @@ def _warn(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="anybroker: %(levelname)s: %(message)s", stream=sys.stderr)
+    log_to_stderr(logging.WARNING, "anybroker: %(levelname)s: %(message)s")
     with warnings.catch_warnings():
         warnings.simplefilter("default", UserWarning)
         warnings.showwarning = _warn
@@ -230,6 +236,6 @@ def _write_nowhere() -> None:
 
 def _failed(options: argparse.Namespace, exc: BaseException, code: int, text: str) -> int:
     if options.traceback:
-        traceback.print_exception(exc)
-    say(f"anybroker: {clean(text)}")
+        say_lines("".join(traceback.format_exception(exc)))
+    say(f"anybroker: {text}")
     return code

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
-__all__ = ["Progress", "clean", "say", "table", "write", "write_json"]
+from ..printable import printable, printable_lines
+
+__all__ = ["Progress", "log_to_stderr", "say", "say_lines", "table", "write", "write_json"]
 
 _QUIET = 2.0
 """Seconds before anything is said about progress."""
@@ -20,27 +23,41 @@ _EVERY_LINE = 5.0
 
 def say(line: str) -> None:
     """One line on stderr."""
-    print(line, file=sys.stderr, flush=True)  # noqa: T201 - the command line's own output
+    print(printable(line), file=sys.stderr, flush=True)  # noqa: T201 - the command line's own output
+
+
+def say_lines(text: str) -> None:
+    """Several lines on stderr, of which all but the first are indented."""
+    print(printable_lines(text), file=sys.stderr, flush=True)  # noqa: T201 - the command line's own output
 
 
 def write(line: str = "") -> None:
     """One line on stdout."""
-    print(line)  # noqa: T201 - the command line's own output
+    print(printable(line))  # noqa: T201 - the command line's own output
 
 
 def write_json(value: Any) -> None:
-    """A JSON document on stdout."""
-    write(json.dumps(value, indent=2, ensure_ascii=False))
+    """A JSON document on stdout, in ASCII: what would steer a terminal is an escape of JSON's."""
+    print(json.dumps(value, indent=2))  # noqa: T201 - the command line's own output
 
 
-def clean(text: object) -> str:
-    """One line that cannot steer a terminal: events and exceptions are written by others."""
-    return "".join(character if character.isprintable() else " " for character in str(text))
+class _Formatter(logging.Formatter):
+    """Of other libraries' records too."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable_lines(super().format(record))
+
+
+def log_to_stderr(level: int | str, form: str, *, force: bool = False) -> None:
+    """``logging.basicConfig`` for a terminal."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter(form))
+    logging.basicConfig(level=level, handlers=[handler], force=force)
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """A table: by rich on a terminal where it is installed, in plain columns otherwise."""
-    lines = [[clean(cell) for cell in row] for row in rows]
+    lines = [[printable(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
         try:
             from rich.console import Console
@@ -49,7 +66,9 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         except ModuleNotFoundError:
             pass  # plain columns will do
         else:
-            pretty = Table(*heads, box=None, header_style="bold")
+            pretty = Table(box=None, header_style="bold")
+            for head in heads:
+                pretty.add_column(Text(head))  # a string would be its markup
             for line in lines:
                 pretty.add_row(*map(Text, line))
             Console().print(pretty)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 import traceback
 from importlib import import_module
@@ -12,21 +11,18 @@ from pathlib import Path
 from ..bus import Bus
 from ..config import nearest
 from ..errors import ConfigError
+from ..printable import logger
+from ._output import log_to_stderr
 
 __all__ = ["run"]
 
 
 def run(options: argparse.Namespace) -> int:
     """Run a Bus until SIGTERM or Ctrl-C."""
-    logging.basicConfig(
-        level=options.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-        force=True,
-    )
+    log_to_stderr(options.log_level.upper(), "%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
     bus = _find(options.target)
     names = ", ".join(f"{subscription.topic}/{subscription.group}" for subscription in bus.subscriptions)
-    logging.getLogger("anybroker").info("running %s: %s", options.target, names or "no subscription")
+    logger("anybroker").info("running %s: %s", options.target, names or "no subscription")
     bus.run()
     return 0
 

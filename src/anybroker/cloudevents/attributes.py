@@ -13,7 +13,6 @@ in bytes: so many entries, none of them longer than so much.
 from __future__ import annotations
 
 import base64
-import logging
 import re
 from collections.abc import Mapping
 from datetime import datetime
@@ -21,6 +20,7 @@ from typing import Any, Final, NoReturn
 from uuid import UUID
 
 from ..errors import InvalidEvent
+from ..printable import logger
 from .media_type import media_type
 from .timestamps import check_timestamp, format_timestamp
 
@@ -85,7 +85,7 @@ LONGEST_NAME: Final = 64
 LONGEST_VALUE: Final = 256
 """Characters, or bytes, of a value that is remembered."""
 
-_log: Final = logging.getLogger("anybroker.cloudevents")
+_log: Final = logger("anybroker.cloudevents")
 
 _NAME: Final = re.compile(r"[a-z0-9]+")
 _PLANE_ENDS: Final = "".join(chr(plane * 0x10000 + last) for plane in range(17) for last in (0xFFFE, 0xFFFF))

@@ -14,7 +14,8 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from .._sqlite_file import make_durable, make_tables
+from .._file_access import make_private, warn_of_readers
+from .._sqlite_file import files_of, make_durable, make_tables
 from ..errors import ConfigError, HandlerExit
 from ._store import DONE, Busy, Claim, ClaimLost, Done, Key, StoreUnavailable
 from ._writer import Job, RolledBack
@@ -90,6 +91,7 @@ def connect(
     if not path.parent.is_dir():
         raise ConfigError("idempotency", f"the folder {path.parent} does not exist", "Make it, or change the path.")
     connection: _Connection | None = None
+    make_private(path)
     try:
         connection = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None, factory=_Connection)
         _prepare(connection, path, busy_timeout)
@@ -106,6 +108,7 @@ def connect(
         if connection is not None:
             connection.close()
         raise
+    warn_of_readers(files_of(path))
     return connection
 
 

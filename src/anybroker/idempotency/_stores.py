@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import secrets
 from collections.abc import Callable
@@ -13,13 +12,14 @@ from pathlib import Path
 from ..adapter import BrokerUrl
 from ..config import nearest, parse_url
 from ..errors import BrokerError, ConfigError
+from ..printable import logger
 from ._store import Claim, Store
 from .memory import MemoryStore
 from .sqlite import SqliteStore
 
 __all__ = ["Keeper", "Stores", "make_store"]
 
-_log = logging.getLogger("anybroker")
+_log = logger("anybroker")
 
 GROUP = "anybroker.stores"
 """Entry points of other stores, by URL scheme: functions of a BrokerUrl."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
@@ -11,11 +10,12 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from .._sqlite_file import FileGone
+from ..printable import logger
 from ._store import StoreUnavailable
 
 __all__ = ["Job", "RolledBack", "Writer"]
 
-_log = logging.getLogger("anybroker")
+_log = logger("anybroker")
 
 _BATCH = 1024
 """The most jobs in one transaction."""

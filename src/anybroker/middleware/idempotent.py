@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from hashlib import blake2b
 from random import random
@@ -21,10 +20,11 @@ from .retry import Uncounted
 
 if TYPE_CHECKING:
     from .._lanes import LaneState
+from ..printable import logger
 
 __all__ = ["idempotent"]
 
-_log = logging.getLogger("anybroker")
+_log = logger("anybroker")
 
 _OUTAGES = (BrokerError, OSError)  # TimeoutError and ConnectionError are OSErrors
 """What says that the store is down, and is waited for. Anything else (text that cannot be encoded, a bug of a store) is
