@@ -25,7 +25,7 @@ from tomllib import TOMLDecodeError
 from typing import Any, Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -104,6 +104,12 @@ class BusSettings(BaseSettings):
         default=None,
         repr=False,
         description="The store of @idempotent(): sqlite:///file.db, memory://; none: to fit the broker.",
+    )
+    deduplication_key: SecretStr | None = Field(
+        default=None,
+        min_length=16,
+        description="A secret of 16 characters or more, alike in all services that publish to the same topics: without "
+        "it, who knows an event's source and id can take its place where the broker drops copies by id.",
     )
     topics: dict[str, TopicSettings] = Field(default_factory=dict, description="Topics by name.")
     adapters: dict[str, dict[str, Any]] = Field(

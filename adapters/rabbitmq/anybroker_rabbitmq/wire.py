@@ -163,7 +163,7 @@ class Wire:
                 event = AmqpForeign(message, exc)
         not_before = None
         if NOT_BEFORE in extra and (not_before := _seconds(extra[NOT_BEFORE])) is None:
-            del extra[NOT_BEFORE]
+            extra[NOT_BEFORE] = ""  # which the core counts, where it would have believed it
         return Inbound(event, lane, position, event.key, extra, message, token, 0, deliveries, not_before, inlet)
 
 

@@ -68,8 +68,10 @@ class NatsClient(RawClient):
         if isinstance(message.native, _Block):
             await self._send_raw(topic, message.native, message.body or b"")
             return
-        headers = dict(message.headers) or None
-        await self._client.jetstream().publish(f"{topic}.7", message.body or b"", headers=headers)
+        headers = dict(message.headers)
+        if message.copy_id is not None:
+            headers["Nats-Msg-Id"] = message.copy_id
+        await self._client.jetstream().publish(f"{topic}.7", message.body or b"", headers=headers or None)
 
     async def _send_raw(self, topic: str, block: _Block, body: bytes) -> None:
         """Past what nats-py writes."""
