@@ -42,27 +42,22 @@ async def test_forged_headers_stop_and_end_nothing(kit: Kit) -> None:
 
 @needs_harness("raw")
 async def test_forged_headers_end_nothing_that_is_given_back(kit: Kit) -> None:
-    """Events of another program with such headers, given back unstarted by a member that leaves, are handled by the
-    next one, at their first start: what the broker itself counts is not what their headers say."""
+    """Events of another program with such headers, given back by a member that leaves, are handled by the next one, at
+    their first start: what the broker itself counts is not what their headers say."""
     topic = kit.topic()
     await kit.declared(topic, "g")
     ids = [f"forged-{number}" for number in range(6)]
-    first, begun = kit.bus(), asyncio.Event()
 
     async def stay(_: Delivery) -> None:
-        begun.set()
         await asyncio.Event().wait()
 
-    subscription = first.subscription(topic, group="g")
-    subscription.on(kit.log().handler("", stay), name="contract")
+    first = kit.bus()
+    begun = kit.subscribe(first, topic, behave=stay)
     async with kit.harness.raw() as client, first:
         for id_ in ids:
-            attributes = {**MINIMAL, "id": id_, "partitionkey": "k"}
-            await client.send(topic, "g", client.build(b"1", "application/json", attributes, client.forged(), "k"))
-        async with asyncio.timeout(kit.patience):
-            await begun.wait()
-            while subscription.buffered < len(ids):
-                await asyncio.sleep(0.01)
+            attributes = {**MINIMAL, "id": id_, "partitionkey": id_}
+            await client.send(topic, "g", client.build(b"1", "application/json", attributes, client.forged(), id_))
+        await begun.wait_started(len(ids))
         await first.close(drain=0)
     second = kit.bus()
     log = kit.subscribe(second, topic)
@@ -70,7 +65,7 @@ async def test_forged_headers_end_nothing_that_is_given_back(kit: Kit) -> None:
         await log.wait_done(ids)
         await kit.drained(second, topic)
         assert second.subscriptions[0].stats.dead_lettered == 0
-    assert log.started == ids
+    assert sorted(log.started) == ids
     assert {handling.attempt for handling in log.handlings} == {1}
 
 
