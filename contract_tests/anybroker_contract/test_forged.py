@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+
 import pytest
 
-from anybroker import Delivery, Receipt
+from anybroker import Delivery, Event, Receipt
 from anybroker.adapter import Outbound
 from anybroker.deadletters import dead_letter_topic
 from anybroker.middleware import retry
@@ -35,6 +38,82 @@ async def test_forged_headers_stop_and_end_nothing(kit: Kit) -> None:
         await kit.drained(bus, topic)
     assert sorted(log.started) == sorted(expected)
     assert {handling.attempt for handling in log.handlings} == {1}
+
+
+@needs_harness("raw")
+async def test_forged_headers_end_nothing_that_is_given_back(kit: Kit) -> None:
+    """Events of another program with such headers, given back by a member that leaves, are handled by the next one, at
+    their first start: what the broker itself counts is not what their headers say."""
+    topic = kit.topic()
+    await kit.declared(topic, "g")
+    ids = [f"forged-{number}" for number in range(6)]
+
+    async def stay(_: Delivery) -> None:
+        await asyncio.Event().wait()
+
+    first = kit.bus()
+    begun = kit.subscribe(first, topic, behave=stay)
+    async with kit.harness.raw() as client, first:
+        for id_ in ids:
+            attributes = {**MINIMAL, "id": id_, "partitionkey": id_}
+            await client.send(topic, "g", client.build(b"1", "application/json", attributes, client.forged(), id_))
+        await begun.wait_started(len(ids))
+        await first.close(drain=0)
+    second = kit.bus()
+    log = kit.subscribe(second, topic)
+    async with second:
+        await log.wait_done(ids)
+        await kit.drained(second, topic)
+        assert second.subscriptions[0].stats.dead_lettered == 0
+    assert sorted(log.started) == ids
+    assert {handling.attempt for handling in log.handlings} == {1}
+
+
+WAITS = {
+    "years": "9e18",
+    "for ever": "inf",
+    "no number": "nan",
+    "more than a number": "1e400",
+    "thousands of digits": "9" * 5_000,
+    "words": "x y",
+    "nothing": "",
+}
+STARTS = {"a billion": "999999999", "thousands of digits": "9" * 5_000, "a sign": "-1", "other digits": "\u0663"}
+
+
+async def test_what_the_inlet_brings_waits_for_no_longer_than_we_write(kit: Kit) -> None:
+    """Another program writes to a group's inlet what looks like ours: a moment that is none, or further away than the
+    longest release, and a count of starts that is none, are counted and not believed; a count that may be one is. All
+    of it is handled at once, as is what comes behind."""
+    topic = kit.topic()
+    bus = kit.bus()
+    log = kit.subscribe(bus, topic)
+    waits = {**WAITS, "13 hours": f"{time.time() + 13 * 3600:.3f}"}
+    forged = [{"anybroker-not-before": text} for text in waits.values()]
+    forged += [{"anybroker-attempts": text} for text in STARTS.values()]
+    believed = {"anybroker-attempts": "3", "anybroker-not-before": "1.5"}
+    async with bus, kit.adapter() as adapter:
+        sender = await adapter.open_sender()
+        try:
+            batch = [
+                Outbound(counted(number, key="k"), topic, "g", headers)
+                for number, headers in enumerate([*forged, believed])
+            ]
+            results = await submit(sender, batch, 10.0)
+        finally:
+            await sender.close()
+        assert [result for result in results if not isinstance(result, Receipt)] == []
+        await bus.publish(topic, counted(99, key="k"))
+        expected = [item.event.id for item in batch if isinstance(item.event, Event)]
+        await log.wait_done([*expected, "w-99"])
+        await kit.drained(bus, topic)
+        stats = bus.subscriptions[0].stats
+        assert stats.not_believed == len(forged)
+        assert bus.problems == {}
+    last = expected.pop()
+    assert log.attempts(last) == [4]
+    assert {log.attempts(id_)[0] for id_ in expected} == {1}
+    assert len(log.handlings) == len(batch) + 1
 
 
 COUNTS = {

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from anybroker import Delivery, Event
+import pytest
+from pydantic import BaseModel
 
-from ._kit import TYPE, Kit, counted
+from anybroker import Delivery, Event, Receipt, event_type
+from anybroker.adapter import Outbound
+from anybroker.middleware.outgoing import Outgoing, PublishHandler, publish_middleware
+
+from ._kit import TYPE, Kit, counted, submit
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 HOP = "00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01"
@@ -68,6 +73,63 @@ async def test_a_correlation_that_is_there_is_kept(kit: Kit) -> None:
         await log.until(lambda: log.done, "the second hop")
     (handling,) = log.handlings
     assert (handling.event["correlationid"], handling.event["causationid"]) == ("order-4711", "w-0")
+
+
+LONG = 5_000
+HOSTILE = {"traceparent": f"00-{'0' * LONG}", "tracestate": "x" * LONG, "correlationid": "c" * LONG}
+BESIDE = {"traceparent": f"{HOP}\u00e9", "tracestate": "a=1," * 40, "baggage": "k=v," * 2_100}
+
+
+@event_type(TYPE)
+class Typed(BaseModel):
+    """For ``publish_many``, which takes a type from the class alone."""
+
+    n: int
+
+
+@pytest.mark.parametrize("form", ["async", "def", "many", "middleware"])
+async def test_hostile_context_is_not_passed_on(kit: Kit, form: str) -> None:
+    """An event with a trace that is none, too much baggage, and an id and a correlation of thousands of characters is
+    handled, and what its handler publishes is a valid event without them."""
+    first, second = kit.topic("a"), kit.topic("b")
+    payload = {"n": 1}
+
+    @publish_middleware
+    async def through(outgoing: Outgoing, call_next: PublishHandler) -> Receipt:
+        return await call_next(outgoing)
+
+    bus = kit.bus(publish_middleware=[through] if form == "middleware" else [])
+
+    async def on(_: Delivery) -> None:
+        if form == "many":
+            assert isinstance((await bus.publish_many(second, [Typed(n=1)]))[0], Receipt)
+        else:
+            await bus.publish(second, payload, type=TYPE)
+
+    def on_in_a_thread(_: Delivery) -> None:
+        bus.from_thread.publish(second, payload, type=TYPE)
+
+    bus.subscribe(first, group="g", name="contract")(on_in_a_thread if form == "def" else on)
+    log = kit.subscribe(bus, second)
+    event = counted(0).replace(extensions=HOSTILE)
+    long_id = Event.create({"n": 0}, source="contract", type=TYPE, id="i" * LONG, extensions=HOSTILE)
+    async with bus, kit.adapter() as adapter:
+        sender = await adapter.open_sender()
+        try:
+            for each in (event, long_id):
+                (result,) = await submit(sender, [Outbound(each, first, headers=BESIDE)], 10.0)
+                assert isinstance(result, Receipt)
+        finally:
+            await sender.close()
+        await log.until(lambda: len(log.done) == 2, "what the handler published")
+        await kit.drained(bus, first)
+        assert bus.stats.failed == 0
+        assert bus.subscriptions[0].stats.dead_lettered == 0
+    caused = {handling.event.get("causationid"): handling.event.get("correlationid") for handling in log.handlings}
+    assert caused == {"w-0": "w-0", None: None}
+    for handling in log.handlings:
+        assert [name for name in ("traceparent", "tracestate") if name in handling.event] == []
+        assert handling.headers == {}
 
 
 async def test_what_a_batch_handler_publishes_has_no_single_trace(kit: Kit) -> None:

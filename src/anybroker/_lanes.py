@@ -140,6 +140,15 @@ class Strands:
         )
         return min(heads, key=lambda delivery: delivery.inbound.position, default=None)
 
+    def first_put_off(self, lanes: Collection[Lane] | None) -> Delivery | None:
+        """What has not entered its strand yet and was received first, of these lanes or of all."""
+        waiting = (
+            delivery
+            for _, _, delivery in self._held
+            if delivery.inbound in self._outside and (lanes is None or delivery.lane_state.lane in lanes)
+        )
+        return min(waiting, key=lambda delivery: delivery.inbound.position, default=None)
+
     def next_due(self) -> float | None:
         """The loop time at which the first held delivery is due."""
         return self._held[0][0] if self._held else None

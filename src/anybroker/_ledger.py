@@ -14,10 +14,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 
+from .adapter import count_of
+
 __all__ = ["NOTE_LIMIT", "LaneLedger", "Note", "parse_note", "write_note"]
 
 NOTE_LIMIT = 4000
 """Characters. Kafka-like brokers take 4,096 bytes of metadata with a commit."""
+_MOST_FINISHED = 1_000_000
+"""Positions that one note may call finished: the most that ``max_ahead`` can be."""
 
 
 class Note:
@@ -67,28 +71,40 @@ def _cut(text: str, limit: int) -> tuple[str, bool]:
 
 
 def parse_note(note: str) -> Note:
-    """Read a note; anything that is not one of ours counts as empty, which is always safe."""
+    """Read a note; anything that is not one of ours counts as empty, which is always safe. Another program may have
+    written it: its numbers say how much memory and time this takes."""
     empty = Note(set(), {})
     version, _, rest = note.partition("|")
     if version != "1":
         return empty
     try:
         base_text, ranges, starts = rest.split("|")
-        base = int(base_text)
+        base = _position(base_text)
         finished: set[int] = set()
+        room = _MOST_FINISHED
         for item in filter(None, ranges.split(",")):
             first, _, last = item.partition("-")
-            low, high = int(first), int(last or first)
-            if not 0 <= low <= high or high - low > 1_000_000:
+            low, high = _position(first), _position(last or first)
+            room -= high - low + 1
+            if high < low or room < 0:
                 return empty
             finished.update(range(base + low, base + high + 1))
         attempts = {}
         for item in filter(None, starts.split(",")):
             at, _, count = item.partition(":")
-            attempts[base + int(at)] = int(count)
+            if not (noted := count_of(count)):
+                return empty
+            attempts[base + _position(at)] = noted
     except ValueError:
         return empty
     return Note(finished, attempts)
+
+
+def _position(text: str) -> int:
+    """Of 64 bits; ValueError for anything else."""
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        raise ValueError(text)
+    return int(text)
 
 
 class LaneLedger:

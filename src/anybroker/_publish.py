@@ -12,6 +12,7 @@ from typing import Any
 
 from ._calls import bounded, cancelled_by_nobody
 from ._reconnect import Backoff
+from ._seldom import Seldom
 from .adapter import RESERVED_BYTES, Foreign, Outbound, Receipt, Sender, TellsHindrance
 from .errors import BrokerError, ConfigError, PublishOutcomeUnknown, Rejected, StateError, Unavailable
 from .event import Event
@@ -98,6 +99,7 @@ class Publisher:
         self._sequence = 0
         self._wakeup: asyncio.Future[None] | None = None
         self._closed = False
+        self._say = Seldom()
         self._sweeper: asyncio.TimerHandle | None = None
         self._task = asyncio.create_task(self._run(), name="anybroker publish")
 
@@ -273,6 +275,8 @@ class Publisher:
             if self._own_deadline:
                 self._own_deadline.pop(outbound, None)
             self._stats.published += 1
+            if result.duplicate:
+                self._was_there(outbound)
             future = outbound.future
             if not future.done():
                 if event.__class__ is Event:
@@ -292,6 +296,22 @@ class Publisher:
                 self._wake()  # it looks when to wake up next
         else:
             self._fail(outbound, result)
+
+    def _was_there(self, item: Publishing) -> None:
+        """The broker had it already, it says: dropped, and accepted. Where nobody sent it twice, somebody else has sent
+        something under its id. What a handler publishes has the same id when it runs again, so that is no news."""
+        self._stats.duplicates += 1
+        event = item.event
+        if item.failure is not None or item.hop or (isinstance(event, Event) and "causationid" in event._attributes):
+            return
+        if times := self._say():
+            _log.warning(
+                "an event for topic %r was dropped as a copy of one that the broker has (%d times since this was said "
+                "last). Where it was not published before under this source and id, somebody else has taken its place: "
+                "set deduplication_key",
+                item.topic,
+                times,
+            )
 
     def _forget(self) -> None:
         """Drop what no event in flight can be overtaken by any more."""

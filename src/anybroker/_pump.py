@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from math import inf
 from typing import Any
 
 from ._balance import Balancer
@@ -20,6 +21,7 @@ from ._lanes import LaneState, Strands
 from ._lease import LeaseKeeper
 from ._ledger import LaneLedger
 from ._reconnect import Backoff
+from ._seldom import Seldom
 from ._settle import Settler
 from ._starting import cancelled_from_outside, start
 from .adapter import (
@@ -31,9 +33,9 @@ from .adapter import (
     Lane,
     Receiver,
     SubscriptionSpec,
+    count_of,
 )
 from .capabilities import Acknowledgement
-from .deadletters import count_of
 from .delivery import Delivery, current_delivery
 from .errors import AnybrokerError, BrokerError, ConfigError, HandlerExit, PoisonedError, Retry, Unavailable, text_of
 from .names import SHORT_KEY, bounded_key
@@ -48,10 +50,15 @@ ATTEMPTS_HEADER = "anybroker-attempts"
 """Handler starts so far, on a copy that the core sent to a group's inlet."""
 NOT_BEFORE_HEADER = "anybroker-not-before"
 """Seconds since the epoch before which the core does not start a handler."""
+LONGEST_RELEASE = 43_200.0
+"""Seconds of the longest delay for which a copy goes to a group's inlet: twelve hours, the same on every broker. What
+is to wait for longer is held in place; and what asks there to wait for longer, the library has not written."""
 
 _RECEIVE_TIMEOUT = 5.0
 _RESTRICTED_TIMEOUT = 0.2
 """How long to wait in a receive that leaves full lanes out: so long may one of them have room and get nothing."""
+_AHEAD = 60.0
+"""Seconds that the clock of a member may be ahead of another's."""
 _YIELD_EVERY = 32
 """Deliveries that a worker handles without giving the loop a turn, where the handler itself never waits."""
 _LEAVE_TIMEOUT = 10.0
@@ -131,6 +138,10 @@ class Pump:
         self._unsettled: str | None = None
         self._window: int | None = None
         self._stalled: str | None = None
+        delay = adapter.capabilities.max_delay
+        self._most_ahead = inf if delay is None else max(delay, LONGEST_RELEASE) + _AHEAD
+        """Seconds that an adapter may say an event has to wait."""
+        self._say_not_believed = Seldom()
         self.problem: str | None = None
         """Why the subscription is unhealthy, unless :attr:`hindrance` says so; None while it is well."""
         self.max_running = 0
@@ -600,12 +611,20 @@ class Pump:
         if not full and self._outstanding < limit:
             self._stalled = None
             return
+        if self._stalled is not None:
+            return
         first = self._strands.first_held(full or None)
-        if first is not None and self._stalled is None:  # else the handlers are just slow
+        put_off = None if first is not None else self._strands.first_put_off(full or None)
+        where = first or put_off
+        if where is not None:  # else the handlers are just slow
             self.stats.stalled += 1
-            digest = "no key" if first.key is None else f"the key with hash {_key_hash(first.key)}"
-            what = f"the lane {first.lane_state.lane.name}" if full else "everything"
-            self._stalled = f"{reached}: {what} waits behind a failing event of {digest}, attempt {first.attempt}"
+            digest = "no key" if where.key is None else f"the key with hash {_key_hash(where.key)}"
+            what = f"the lane {where.lane_state.lane.name}" if full else "everything"
+            if first is not None:
+                why = f"a failing event of {digest}, attempt {first.attempt}"
+            else:
+                why = f"an event of {digest} that may not start yet"
+            self._stalled = f"{reached}: {what} waits behind {why}"
             _log.warning("%s: %s", self._name, self._stalled)
 
     def _accept(self, batch: Collection[Inbound]) -> None:
@@ -636,13 +655,19 @@ class Pump:
                         self._settler.commit(state)
                     continue
                 starts = starts or noted
+            if starts and count_of(starts) != starts:
+                starts = self._not_believed("a count of starts")
             not_before = inbound.not_before
             if inbound.inlet and inbound.headers:  # elsewhere anybody may have written them
                 headers = inbound.headers
                 if not starts and ATTEMPTS_HEADER in headers:
                     starts = count_of(headers[ATTEMPTS_HEADER])
+                    if not starts and headers[ATTEMPTS_HEADER] != "0":
+                        self._not_believed(ATTEMPTS_HEADER)
                 if not_before is None and NOT_BEFORE_HEADER in headers:
-                    not_before = _seconds(headers[NOT_BEFORE_HEADER])
+                    not_before = _moment(headers[NOT_BEFORE_HEADER])
+                    if not_before is None:
+                        self._not_believed(NOT_BEFORE_HEADER)
             key = inbound.key
             if key is not None and len(key) > SHORT_KEY:
                 key = bounded_key(key)
@@ -652,13 +677,33 @@ class Pump:
             if inbound.deliveries > fuse:
                 delivery.verdict = PoisonedError(inbound.deliveries)
                 delivery.attempt = starts
-            if not_before is not None and not_before > time.time():
+            if not_before is not None and (ahead := not_before - time.time()) > 0 and self._is_believed(ahead):
                 self._put_off(delivery, not_before)
             elif enter(delivery):
                 ready.append(delivery)
         self._outstanding += taken
         self.stats.received += taken
         self._wake_workers()
+
+    def _is_believed(self, ahead: float) -> bool:
+        """Whether an event may have to wait for so many seconds."""
+        if ahead < inf and ahead <= self._most_ahead:
+            return True
+        self._not_believed("a moment to wait for")
+        return False
+
+    def _not_believed(self, what: str) -> int:
+        """Another program has written what we never write, where only we do: it counts for nothing, which is 0."""
+        self.stats.not_believed += 1
+        if times := self._say_not_believed():
+            _log.warning(
+                "%s: %s that the library never writes came with an event, and is not believed (%d times since this was "
+                "said last). Another program writes to the group's inlet, or to where its members leave notes",
+                self._name,
+                what,
+                times,
+            )
+        return 0
 
     # ---------------------------------------------------------------------------------------------- workers
 
@@ -827,7 +872,7 @@ class Pump:
         if state.gone or self._stopping:
             self._give_back(delivery, starts)
             self._next(delivery)
-        elif released:
+        elif released and (self._release_copy is None or delay <= LONGEST_RELEASE):
             self.stats.released += 1
             self._release(delivery, starts, delay)
         else:
@@ -942,8 +987,10 @@ def _key_hash(key: str) -> str:
     return blake2b(key.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
 
 
-def _seconds(text: str) -> float | None:
+def _moment(text: str) -> float | None:
+    """Of the wall clock; None where it is none, or further away than the longest release."""
     try:
-        return float(text)
+        moment = float(text)
     except ValueError:
         return None
+    return moment if -inf < moment < time.time() + LONGEST_RELEASE + _AHEAD else None

@@ -67,6 +67,7 @@ __all__ = [
     "Topology",
     "bounded_key",
     "check_size",
+    "count_of",
     "murmur2",
     "slot_of",
     "unwritable",
@@ -83,9 +84,19 @@ RESERVED_BYTES = 8 * 1024
 
 SECURITY: JsonDict = {"security": True}
 """Marks a setting: ``Field(json_schema_extra=SECURITY)``; see :class:`AdapterSettings`."""
+_MOST = 1_000_000
+"""Handler starts, or replays, of one event."""
 
 Start: TypeAlias = Literal["new", "earliest"] | datetime
 """Where a group that does not exist yet begins."""
+
+
+def count_of(value: object) -> int:
+    """Handler starts or replays, as a header or a note has them, as text or as a number; 0 for what we never write,
+    which another program may have put there."""
+    if isinstance(value, str):
+        value = int(value) if value.isascii() and value.isdigit() and len(value) < 10 else 0
+    return value if type(value) is int and 0 < value <= _MOST else 0
 
 
 def murmur2(data: bytes) -> int:
@@ -182,6 +193,8 @@ class AdapterContext:
     """Seconds after which the core gives up on ``connect``."""
     drain: float = 25.0
     """Seconds that a revoked lane is given to finish what its handlers have begun."""
+    deduplication_key: bytes = field(default=b"", repr=False)
+    """Secret, at most 64 bytes: what an adapter gives to :meth:`Outbound.deduplication_id`."""
 
 
 @dataclass(frozen=True)
@@ -292,7 +305,8 @@ class Outbound:
         so long, or so exactly, carries it along and gives it back as ``Inbound.not_before``. At a group's inlet the
         core writes it into a header of its own, and holds the event after receipt."""
         self.hop = hop
-        """Distinguishes a dead letter, a replay or a delayed copy from the original in native deduplication."""
+        """Distinguishes a dead letter, a replay or a delayed copy from the original in native deduplication, and from
+        that of another delivery."""
         self.reserve = reserve
         """Bytes of the broker's size limit that must stay free."""
         self.token = token
@@ -320,17 +334,19 @@ class Outbound:
         an event, which may have come in that one. Escapes, base64 and percent signs make some larger than it came."""
         return bool(self.hop) and not isinstance(self.event, Foreign)
 
-    def deduplication_id(self) -> str:
+    def deduplication_id(self, key: bytes = b"") -> str:
         """A hash of source, id and hop, 32 hexadecimal digits, for brokers that drop copies by id.
 
         Not the id itself: such a broker remembers what was consumed, and would swallow the dead letter or the replay.
+        ``key``: :attr:`AdapterContext.deduplication_key`, without which nobody can know the hash in advance.
         """
         event = self.event
         if isinstance(event, Foreign):
             text = f"\x00\x00{self.hop}"
-            digest = blake2b(event.body or b"", digest_size=16, key=blake2b(text.encode(), digest_size=32).digest())
-            return digest.hexdigest()
-        return blake2b(f"{event.source}\x00{event.id}\x00{self.hop}".encode(), digest_size=16).hexdigest()
+            hop = blake2b(text.encode(), digest_size=32, key=key).digest()
+            return blake2b(event.body or b"", digest_size=16, key=hop).hexdigest()
+        text = f"{event.source}\x00{event.id}\x00{self.hop}"
+        return blake2b(text.encode(), digest_size=16, key=key).hexdigest()
 
 
 class Receipt:

@@ -12,9 +12,12 @@ from asyncio.events import _get_running_loop as running_loop
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
+from hashlib import blake2b
 from pathlib import Path
 from time import time as wall_clock
 from typing import Any, Literal, Protocol, TypeVar, get_args, overload
+
+from pydantic import SecretStr
 
 from ._calls import as_failure, bounded
 from ._outgoing import Turn, Turns, continue_cause, key_reader
@@ -28,6 +31,7 @@ from .adapter import (
     Backlog,
     Foreign,
     GroupSpec,
+    Inbound,
     ListsGroups,
     Receipt,
     Replays,
@@ -40,7 +44,16 @@ from .config import DEFAULT_URL, BusSettings, TopicSettings, load_settings, pars
 from .deadletter_queue import DeadLetterQueue
 from .deadletters import DEAD_LETTER_GROUP, dead_letter_headers, dead_letter_topic, replay_facts, send_fitting
 from .delivery import Delivery, current_cause
-from .errors import BrokerError, ConfigError, EventTooLarge, MissingGroup, Rejected, StateError, Unavailable
+from .errors import (
+    BrokerError,
+    ConfigError,
+    EventTooLarge,
+    MissingGroup,
+    PublishOutcomeUnknown,
+    Rejected,
+    StateError,
+    Unavailable,
+)
 from .event import ABSENT, Event
 from .from_thread import FromThread
 from .idempotency import Store
@@ -59,6 +72,7 @@ __all__ = ["AdapterFactory", "Bus"]
 
 _log = logger("anybroker")
 _NOTHING_GIVEN = (None,) * 8
+_MOST_UNSURE = 10_000
 _F = TypeVar("_F", bound=Callable[..., Any])
 _P = TypeVar("_P")
 
@@ -90,6 +104,9 @@ class Bus:
     :param connect_timeout: seconds by which the broker must have answered at the start.
     :param idempotency: the store of handlers with ``@idempotent()``, or its URL (``sqlite:///shop.db``, ``memory://``).
         Without it: memory under a broker in memory, else a file of this machine beside the embedded broker's.
+    :param deduplication_key: a secret, alike in all services that publish to the same topics. Where the broker drops
+        copies by id (NATS, SQS), nobody without it can know an event's id there in advance, and publish something else
+        under it so that the event itself is dropped.
 
     ``async with bus:`` connects, provisions and starts; leaving it drains and closes. :meth:`run` does that until
     SIGTERM or SIGINT. Raises ConfigError for wrong settings, before anything is sent.
@@ -110,6 +127,7 @@ class Bus:
         publish_deadline: float | None = None,
         connect_timeout: float | None = None,
         idempotency: str | Store | None = None,
+        deduplication_key: str | None = None,
         adapters: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         self.settings: BusSettings = load_settings(
@@ -123,6 +141,7 @@ class Bus:
                 "publish_deadline": publish_deadline,
                 "connect_timeout": connect_timeout,
                 "idempotency": idempotency if isinstance(idempotency, str) else None,
+                "deduplication_key": deduplication_key,
                 "adapters": adapters,
             }
         )
@@ -169,6 +188,10 @@ class Bus:
         self._making_again = asyncio.Lock()
         self._made_again: dict[str, int] = {}
         """How often each dead-letter topic was declared after it had refused a dead letter."""
+        self._mark = secrets.token_hex(8)
+        """In the hop of every copy that this Bus sends, so that nobody else can have sent something under its id."""
+        self._unsure: dict[str, None] = {}
+        """Hops of copies whose outcome was unknown: sent again, the broker may know them."""
         self._traced = False
         self.loop: asyncio.AbstractEventLoop | None = None
         """The event loop that the Bus was started in."""
@@ -587,12 +610,10 @@ class Bus:
         deleted. Raises BrokerError.
         """
         headers = dead_letter_headers(delivery, error)
-        # With its place: another event of the same source and id must not pass for a copy of this one.
-        place = f"{delivery.inbound.lane.name}|{delivery.inbound.position}"
-        hop = f"dead|{delivery.group}|{headers['anybroker-dead-replays']}|{delivery.attempt}|{place}"
+        hop = f"dead|{delivery.group}|{headers['anybroker-dead-replays']}|{delivery.attempt}"
 
         async def send(event: Event[Any] | Foreign, beside: dict[str, str]) -> None:
-            await self._forward(event, dead_letters, None, beside, None, hop)
+            await self._forward(event, dead_letters, None, beside, None, hop, delivery.inbound)
 
         made = self._made_again
         before = made.get(dead_letters, 0)
@@ -629,14 +650,21 @@ class Bus:
             NOT_BEFORE_HEADER: f"{not_before:.3f}",
         }
         hop = f"release|{delivery.group}|{headers.get('anybroker-replays', '0')}|{starts}"
-        await self._forward(delivery.event, delivery.topic, delivery.group, headers, not_before, hop)
+        await self._forward(
+            delivery.event, delivery.topic, delivery.group, headers, not_before, hop, delivery.inbound
+        )
 
     async def replay(
-        self, event: Event[Any] | Foreign, topic: str, group: str, headers: dict[str, str], place: str = ""
+        self,
+        event: Event[Any] | Foreign,
+        topic: str,
+        group: str,
+        headers: dict[str, str],
+        letter: Inbound | None = None,
     ) -> None:
-        """For the core: send an event to one group only. ``place``: of the dead letter. Raises BrokerError."""
-        hop = f"replay|{group}|{headers['anybroker-replays']}|{place}"
-        await self._forward(event, topic, group, headers, None, hop)
+        """For the core: send an event to one group only. ``letter``: its dead letter; without one, each call is another
+        event. Raises BrokerError."""
+        await self._forward(event, topic, group, headers, None, f"replay|{group}|{headers['anybroker-replays']}", letter)
 
     async def _forward(
         self,
@@ -646,12 +674,30 @@ class Bus:
         headers: dict[str, str],
         not_before: float | None,
         hop: str,
+        of: Inbound | None,
     ) -> None:
+        """Send a copy ``of`` what was delivered, confirmed. Its hop names the place of that delivery: another event of
+        the same source and id, which anybody may have published, must not pass for a copy of this one, nor keep this
+        one out. Only the same copy sent again has the same hop."""
         if self._publisher is None:
             raise Unavailable("the Bus is closing")
-        if isinstance(event, Foreign):  # has no id: two that are equal are two, and neither may be dropped as a copy
-            hop = f"{hop}|{secrets.token_hex(8)}"
-        await self._publisher.send(Publishing(event, topic, group, headers or None, not_before, hop, 0))
+        place = secrets.token_hex(8) if of is None else f"{of.lane.name}|{of.lane.epoch}|{of.position}"
+        hop = f"{hop}|{place}|{self._mark}"
+        publishing = Publishing(event, topic, group, headers or None, not_before, hop, 0)
+        try:
+            receipt = await self._publisher.send(publishing)
+        except (PublishOutcomeUnknown, asyncio.CancelledError):
+            self._unsure[hop] = None
+            if len(self._unsure) > _MOST_UNSURE:
+                del self._unsure[next(iter(self._unsure))]
+            raise
+        sent_before = hop in self._unsure or publishing.failure is not None
+        self._unsure.pop(hop, None)
+        if receipt.duplicate and not sent_before:
+            raise PublishOutcomeUnknown(
+                f"the broker takes a copy for {topic!r} for one that it has, and it was sent once: it dropped it for "
+                "something else, or its adapter does not tell copies apart by their hop"
+            )
 
     # -------------------------------------------------------------------------------------------------- life
 
@@ -738,6 +784,7 @@ class Bus:
             publish_deadline=settings.publish_deadline,
             connect_timeout=settings.connect_timeout,
             drain=settings.drain,
+            deduplication_key=_hashed(settings.deduplication_key),
         )
         if self._factory is not None:
             return self._factory.make_adapter(context)
@@ -1064,3 +1111,8 @@ class Bus:
         if self._state in ("closing", "closed"):
             return StateError(f"{what}: the Bus is closed. Do it before leaving 'async with bus', or make a new Bus")
         return StateError(f"{what}: the Bus is not started. Use 'async with bus:' or await bus.start()")
+
+
+def _hashed(secret: SecretStr | None) -> bytes:
+    """A key of the length that every keyed hash takes; none without a secret."""
+    return b"" if secret is None else blake2b(secret.get_secret_value().encode(), digest_size=32).digest()

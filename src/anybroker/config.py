@@ -24,7 +24,7 @@ from difflib import get_close_matches
 from typing import Any, Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -104,6 +104,12 @@ class BusSettings(BaseSettings):
         repr=False,
         json_schema_extra=SECURITY,
         description="The store of @idempotent(): sqlite:///file.db, memory://; none: to fit the broker.",
+    )
+    deduplication_key: SecretStr | None = Field(
+        default=None,
+        min_length=16,
+        description="A secret of 16 characters or more, alike in all services that publish to the same topics: without "
+        "it, who knows an event's source and id can take its place where the broker drops copies by id.",
     )
     topics: dict[str, TopicSettings] = Field(default_factory=dict, description="Topics by name.")
     adapters: dict[str, dict[str, Any]] = Field(

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ._calls import as_failure
 from ._lease import LeaseKeeper
 from ._ledger import LaneLedger
 from .adapter import Ack, Commit, ExtendsLease, Inbound, Lane, Receiver, Release, Settlement, SubscriptionSpec
 from .capabilities import Acknowledgement
-from .deadletters import DEAD_LETTER_GROUP, DeadLetter, dead_letter_topic
+from .deadletters import DEAD_LETTER_GROUP, DeadLetter, dead_letter_topic, named
 from .errors import BrokerError, LeaseLost, MissingGroup, Unavailable
 from .names import one_or_several
 
@@ -137,6 +137,7 @@ class _Reader:
             raise failure
 
 
+_Which = str | DeadLetter | Iterable[str | DeadLetter]
 _Letters = list[DeadLetter]  # inside the class below, `list` is its method
 _JOIN = 20.0
 """Seconds within which a member of the group gets its part of the topic."""
@@ -189,42 +190,46 @@ class DeadLetterQueue:
         return letters
 
     async def replay(
-        self, ids: Iterable[str] | None = None, limit: int = 100, *, progress: Progress | None = None
+        self, ids: _Which | None = None, limit: int = 100, *, progress: Progress | None = None
     ) -> Sequence[DeadLetter]:
         """Send dead letters back to the group that failed, and to no other; all, or those with one of these ids.
 
-        ``ids``: one id, or several. ``limit``: how many dead letters are looked at. Each is settled, in their order,
+        ``ids``: one id, or several; dead letters themselves, or their fingerprints. ``limit``: how many dead letters are looked at. Each is settled, in their order,
         as soon as its replay is confirmed: a crash in between replays up to 100 of them twice, and never loses one.
         Their leases are kept meanwhile. ``progress`` is told, as they go, how many more were replayed. Returns those
-        replayed. Raises BrokerError; what was replayed before is settled then. ConfigError for ids that are not text.
+        replayed. Raises BrokerError; what was replayed before is settled then. ConfigError for ids that are not text,
+        and for one that several events have, before anything is replayed: it names their fingerprints.
         """
-        wanted = None if ids is None else set(one_or_several("replay(ids=)", ids))
-        return await self._take(wanted, limit, self._send_back, progress)
+        return await self._take("replay(ids=)", ids, limit, self._send_back, progress)
 
     async def discard(
-        self, ids: Iterable[str], limit: int = 100, *, progress: Progress | None = None
+        self, ids: _Which, limit: int = 100, *, progress: Progress | None = None
     ) -> Sequence[DeadLetter]:
-        """Drop the dead letters with one of these ids (one, or several), of the first ``limit``, for good. Returns
-        them. ConfigError for ids that are not text."""
-        return await self._take(set(one_or_several("discard(ids=)", ids)), limit, _drop, progress)
+        """Drop the dead letters with one of these ids (one, or several; dead letters themselves, or their
+        fingerprints), of the first ``limit``, for good. Returns them. ConfigError as for :meth:`replay`, before anything
+        is dropped."""
+        return await self._take("discard(ids=)", ids, limit, _drop, progress)
 
     async def _send_back(self, letter: DeadLetter) -> None:
-        place = f"{letter.inbound.lane.name}|{letter.inbound.position}"
-        await self._bus.replay(letter.event, letter.topic, letter.group, letter.replay_headers(), place)
+        await self._bus.replay(letter.event, letter.topic, letter.group, letter.replay_headers(), letter.inbound)
 
     async def _take(
         self,
-        wanted: set[str] | None,
+        what: str,
+        ids: _Which | None,
         limit: int,
         action: Callable[[DeadLetter], Awaitable[None]],
         progress: Progress | None,
     ) -> Sequence[DeadLetter]:
+        names = None if ids is None else _names(what, ids)
         reader = await self._join(limit)
         done = _Letters()
         left: dict[Inbound, None] = {}
         try:
             left = dict.fromkeys(await reader.read(limit, self.patience))
-            letters = [letter for letter in self._oldest_first(left) if wanted is None or letter.id in wanted]
+            letters = self._oldest_first(left)
+            if names is not None:
+                letters = named(what, letters, names)
             await self._settle_each(reader, letters, action, progress, done, left)
         finally:
             try:
@@ -303,6 +308,18 @@ class DeadLetterQueue:
             ) from exc
         reader.begin(receiver, self._bus.settings.lease if capabilities.lease_extension else None)
         return reader
+
+
+def _names(what: str, which: _Which) -> tuple[str, ...]:
+    """Ids, or fingerprints of letters. ConfigError for what is neither."""
+    if isinstance(which, str):
+        return (which,)
+    if isinstance(which, DeadLetter):
+        return (which.fingerprint,)
+    given: Any = which
+    if isinstance(which, Iterable):
+        given = [item.fingerprint if isinstance(item, DeadLetter) else item for item in which]
+    return one_or_several(what, given)
 
 
 async def _drop(_: DeadLetter) -> None:

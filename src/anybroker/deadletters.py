@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from hashlib import blake2b
 from typing import Any
 
-from .adapter import Foreign, Inbound
+from .adapter import Foreign, Inbound, count_of
 from .delivery import Delivery
-from .errors import DecodeError, EventTooLarge, InvalidEvent, Reject, text_of
+from .errors import ConfigError, DecodeError, EventTooLarge, InvalidEvent, Reject, text_of
 from .event import Event
 from .printable import printable
 
 __all__ = [
     "DEAD_LETTER_GROUP",
     "DeadLetter",
-    "count_of",
+    "ambiguous",
     "dead_letter_headers",
     "dead_letter_topic",
+    "named",
     "reason_of",
     "replay_facts",
     "send_fitting",
@@ -32,6 +34,8 @@ _PREFIX = "anybroker-dead-"
 _REPLAY = ("anybroker-replays", "anybroker-replayed-at")
 _REASON_LIMIT = 1024
 _ERROR_LIMIT = 4096
+_SHOWN = 10
+"""Dead letters that are named in one error."""
 _REASON, _ERROR = _PREFIX + "reason", _PREFIX + "error"
 _CUT = {_ERROR: 512, _REASON: 128}
 """The least that is cut off at once: a broker may not say by how much a message is too large."""
@@ -164,9 +168,41 @@ def _cut(headers: Mapping[str, str], name: str, over: int) -> dict[str, str]:
     return kept
 
 
-def count_of(text: str) -> int:
-    """What we write as a count in a header; 0 for anything else, which another program may have written there."""
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:59] + "…")
+
+
+def named(what: str, letters: Sequence[DeadLetter], names: Iterable[str]) -> list[DeadLetter]:
+    """Those of the letters that these names mean: a fingerprint, or an id. ConfigError for an id that several events
+    have: whoever may publish may choose the id of somebody else's event."""
+    chosen: set[int] = set()
+    by_id: dict[str, list[int]] = {}
+    by_fingerprint: dict[str, list[int]] = {}
+    names = tuple(names)
+    exact = any(name.startswith("#") for name in names)
+    for at, letter in enumerate(letters):
+        by_id.setdefault(letter.id, []).append(at)
+        if exact:
+            by_fingerprint.setdefault(letter.fingerprint, []).append(at)
+    for name in names:
+        found = by_fingerprint.get(name)
+        if found is None:
+            found = by_id.get(name, [])
+            if len({letters[at].content for at in found} if len(found) > 1 else ()) > 1:
+                raise ambiguous(what, name, [letters[at] for at in found])
+        chosen.update(found)
+    return [letter for at, letter in enumerate(letters) if at in chosen]
+
+
+def ambiguous(what: str, name: str, letters: Sequence[DeadLetter]) -> ConfigError:
+    """The error for a name that means several dead letters."""
+    shown = ", ".join(letter.described() for letter in letters[:_SHOWN])
+    return ConfigError(
+        what,
+        f"{_short(name)} is the id of {len(letters)} dead letters that are not of one event: {shown}"
+        f"{', …' if len(letters) > _SHOWN else ''}",
+        "Name one by its fingerprint, which begins with '#'.",
+    )
 
 
 @dataclass(frozen=True)
@@ -217,10 +253,37 @@ class DeadLetter:
     @property
     def id(self) -> str:
         """The event's id; for a foreign message the lane and position where it failed."""
-        if isinstance(self.event, Foreign):
-            lane = self.headers.get(_PREFIX + "lane", self.inbound.lane.name)
-            return f"{lane}@{self.headers.get(_PREFIX + 'position', self.inbound.position)}"
-        return self.event.id
+        return self.place if isinstance(self.event, Foreign) else self.event.id
+
+    @property
+    def place(self) -> str:
+        """The lane and position where it failed, such as ``orders/3@1204``: what it says itself, and not a name."""
+        lane = self.headers.get(_PREFIX + "lane", self.inbound.lane.name)
+        return f"{lane}@{self.headers.get(_PREFIX + 'position', self.inbound.position)}"
+
+    @property
+    def fingerprint(self) -> str:
+        """What names this letter and no other, whatever their ids: ``#`` and 16 hexadecimal digits, a hash of all that
+        it is. Letters that have the same one are alike in every byte."""
+        return "#" + self._hash(sorted(self.headers.items()))
+
+    @property
+    def content(self) -> str:
+        """The same of what died, without how: two dead letters of one event have the same one."""
+        return self._hash(sorted(pair for pair in self.headers.items() if not pair[0].startswith("anybroker-")))
+
+    def _hash(self, headers: list[tuple[str, str]]) -> str:
+        event = self.event
+        own = event.headers if isinstance(event, Foreign) else sorted(event.attributes.items())
+        text = repr((isinstance(event, Foreign), list(own), event.body is None, headers))
+        hashed = blake2b(text.encode(), digest_size=8)  # repr escapes what cannot be encoded
+        hashed.update(event.body or b"")
+        return hashed.hexdigest()
+
+    def described(self) -> str:
+        """For an error: its fingerprint, source, id and place, each at most 60 characters."""
+        source = "no CloudEvent" if isinstance(self.event, Foreign) else f"source {_short(self.event.source)}"
+        return f"{self.fingerprint} ({source}, id {_short(self.id)}, {_short(self.place)})"
 
     def replay_headers(self) -> dict[str, str]:
         """The transport headers of its way back: the facts of its death stay behind."""

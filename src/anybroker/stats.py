@@ -19,6 +19,9 @@ class PublishStats:
     """Of those, with an unknown outcome."""
     retried: int = 0
     """Sent again by the library, under the same id."""
+    duplicates: int = 0
+    """Confirmed, and not stored: the broker says that it has an event of that id. So it is where the program publishes
+    one again; of an event that nobody has published before, somebody else has taken the place."""
     without_group: int = 0
     """Published to a topic that has no group known to this Bus."""
 
@@ -52,6 +55,8 @@ class SubscriptionStats:
     """Of a type that no handler takes."""
     foreign: int = 0
     """No CloudEvent."""
+    not_believed: int = 0
+    """Counts of starts, and moments to wait for, that the library never writes: another program has. Taken for none."""
     skipped_finished: int = 0
     """Delivered again although the note said finished, and not handled again."""
     stale_settlements: int = 0

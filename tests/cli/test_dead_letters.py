@@ -45,6 +45,7 @@ def test_list_as_json(shop: Any, dlq: Any) -> None:
     ended = dlq("list", "--json")
     (item,) = ended.json
     assert item.pop("died").endswith("Z")
+    assert re.fullmatch("#[0-9a-f]{16}", item.pop("fingerprint"))
     assert item == {
         "id": "o-0",
         "source": "shop",

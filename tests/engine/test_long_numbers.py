@@ -55,9 +55,7 @@ async def _on_the_way_in(text: str) -> None:
     async with bus:
         for number in range(2):
             event = Event.create(number, source="test", type="t")
-            await bus.replay(
-                event, "orders", "billing", {"anybroker-replays": "1", "anybroker-attempts": text}, str(number)
-            )
+            await bus.replay(event, "orders", "billing", {"anybroker-replays": "1", "anybroker-attempts": text})
         async with asyncio.timeout(10):
             await settled(bus)
         assert bus.problems == {}

@@ -69,6 +69,7 @@ class NatsAdapter:
         self._settings = settings
         self._lease = context.lease
         self._patience = context.publish_deadline / 3
+        self._deduplication_key = context.deduplication_key
         self._connect_timeout = context.connect_timeout
         self._starting_until = 0.0
         """Of the loop's clock: so long a leader is waited for."""
@@ -154,7 +155,7 @@ class NatsAdapter:
 
     async def open_sender(self) -> NatsSender:
         """See :meth:`anybroker.adapter.Adapter.open_sender`."""
-        sender = NatsSender(self._link, self._wire, self._schedules, self._patience)
+        sender = NatsSender(self._link, self._wire, self._schedules, self._patience, self._deduplication_key)
         await sender.open()
         return sender
 

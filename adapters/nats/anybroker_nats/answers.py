@@ -43,7 +43,10 @@ class Answers:
         self.subscription = await self._client.listen(f"{self._prefix.decode()}*", self._answered)
 
     def _answered(self, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
-        call = self._open.pop(int(subject[len(self._prefix) :]), None)
+        try:
+            call = self._open.pop(int(subject[len(self._prefix) :]), None)
+        except ValueError:
+            return  # no answer: whoever knows the inbox may write there
         if call is not None:
             call.left -= 1
             if not call.left:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from anybroker.adapter import count_of
+
 from .link import Link
 from .names import note_subject, stream_name
 
@@ -16,6 +18,8 @@ __all__ = ["note", "read_notes"]
 
 _HEADERS: Final = b"NATS/1.0\r\nNats-TTL: 86400\r\n\r\n"
 """Seconds until the server removes the note."""
+_DIGITS: Final = 21
+"""More than a stream sequence has."""
 
 
 def note(subject: str, sequence: int, starts: int) -> tuple[bytes, bytes]:
@@ -31,6 +35,7 @@ async def read_notes(link: Link, topic: str, group: str) -> dict[int, int]:
     starts: dict[int, int] = {}
     for noted in info["state"].get("subjects") or {}:
         sequence, _, count = noted.removeprefix(f"{subject}.").partition(".")
-        if sequence.isdecimal() and count.isdecimal():  # whoever may publish to the topic may write here, too
-            starts[int(sequence)] = max(int(count), starts.get(int(sequence), 0))
+        # Whoever may publish to the topic may write here, too.
+        if sequence.isascii() and sequence.isdecimal() and len(sequence) < _DIGITS and (noted := count_of(count)):
+            starts[int(sequence)] = max(noted, starts.get(int(sequence), 0))
     return starts

@@ -78,9 +78,11 @@ class NatsSender:
     """See :class:`anybroker.adapter.Sender`. The last token of the subject is the slot of the event's key, or a random
     one without."""
 
-    def __init__(self, link: Link, wire: Wire, schedules: bool, patience: float = 10.0) -> None:
-        """``patience``: seconds after which nobody waits for a confirmation any more."""
+    def __init__(self, link: Link, wire: Wire, schedules: bool, patience: float = 10.0, key: bytes = b"") -> None:
+        """``patience``: seconds after which nobody waits for a confirmation any more. ``key``: of the ids by which the
+        server drops copies."""
         self._link = link
+        self._key = key
         self._wire = wire
         self._schedules = schedules
         self._client: RawClient | None = None
@@ -149,7 +151,7 @@ class NatsSender:
     def _subject(self, each: _Waiting) -> str:
         outbound = each.outbound
         if each.slot < 0:
-            return f"{schedule_subject(outbound.topic)}.{outbound.deduplication_id()}"
+            return f"{schedule_subject(outbound.topic)}.{outbound.deduplication_id(self._key)}"
         return f"{outbound.topic if outbound.group is None else inlet(outbound.topic, outbound.group)}.{each.slot}"
 
     def _sweep(self) -> None:
@@ -246,7 +248,10 @@ class NatsSender:
 
     def _confirmed(self, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
         """JetStream's answer to one publish."""
-        found = self._waiting.pop(int(subject[len(self._prefix) :]), None)
+        try:
+            found = self._waiting.pop(int(subject[len(self._prefix) :]), None)
+        except ValueError:
+            return  # no answer: whoever knows the inbox may write there
         if found is None:
             return  # a connection was lost in between
         outbound, report, _, _ = found
@@ -340,7 +345,7 @@ class NatsSender:
         key = outbound.key
         try:
             slot = getrandbits(_SLOT_BITS) if key is None else slot_of(key)
-            copy_id = outbound.deduplication_id()
+            copy_id = outbound.deduplication_id(self._key)
         except UnicodeEncodeError as exc:
             report(outbound, _rejected(f"an event for topic {outbound.topic!r} has a key or id that is not text", exc))
             return 0

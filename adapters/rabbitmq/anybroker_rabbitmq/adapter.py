@@ -31,6 +31,8 @@ from .wire import Wire
 
 __all__ = ["RabbitmqAdapter"]
 
+_COUNTS_ACQUIRED = (4, 3)
+"""The first server that counts every hand-over, in a header of its own."""
 _OLDEST = (3, 10)
 """The first version whose quorum queues know a message's time to live and dead-letter at least once."""
 
@@ -87,6 +89,8 @@ class RabbitmqAdapter:
         except BaseException:
             await self._consume.close()
             raise
+        if (major, minor) >= _COUNTS_ACQUIRED:
+            self._wire.counters |= {"x-acquired-count"}
         if major >= 4 and self._settings.delivery_limit == "argument":
             self._limit = -1  # 4.0 drops a message that was given back 20 times; before, -1 meant none at all
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from hashlib import blake2b
 from typing import Any, Final
 
 from aiormq.exceptions import ChannelNotFoundEntity
 from pamqp.commands import Basic
 
-from anybroker.adapter import Foreign, Inbound, bounded_key
+from anybroker.adapter import Foreign, Inbound, count_of
 from anybroker.errors import Unavailable
 from anybroker.printable import logger
 
@@ -25,12 +26,20 @@ _log = logger("anybroker.rabbitmq")
 
 _EXPIRES: Final = 24 * 60 * 60 * 1000
 """Milliseconds without use until the broker deletes the queue."""
+_MOST: Final = 100
+"""Notes that are read, where one is usual: whoever may publish may put more there, and faster than they are read."""
 
 
 def note_key(inbound: Inbound) -> str | None:
-    """What an event is called in a note, which has room for many; None for what is no event."""
+    """What an event is called in a note; None for what is no event. A hash of the whole message: another one of the same
+    source and id must not get its starts."""
     event = inbound.event
-    return None if isinstance(event, Foreign) else bounded_key(f"{event.source} {event.id}")
+    if isinstance(event, Foreign):
+        return None
+    named = repr((event.source, event.id, inbound.raw.header.properties.message_id))
+    hashed = blake2b(named.encode(), digest_size=16)  # repr escapes what cannot be encoded
+    hashed.update(inbound.raw.body)
+    return hashed.hexdigest()
 
 
 async def write_note(link: Link, queue: str, starts: Mapping[str, int]) -> None:
@@ -53,18 +62,21 @@ async def read_notes(link: Link, queue: str) -> dict[str, int]:
             await channel.queue_declare(queue, passive=True)
         except ChannelNotFoundEntity:
             return starts
-        while True:
+        for _ in range(_MOST):
             found = await channel.basic_get(queue, no_ack=True, timeout=link.timeout)
             if not isinstance(found.delivery, Basic.GetOk):
                 return starts
             starts |= _note(queue, found.body)
+        _log.warning("%s: more than %d notes: all others are dropped, and attempts may start again", queue, _MOST)
+        await channel.queue_purge(queue, timeout=link.timeout)
+        return starts
 
 
 def _note(queue: str, body: bytes) -> dict[str, int]:
     """What one says; nothing, with a warning, where anybody else wrote it."""
     try:
         starts = json.loads(body)
-        if isinstance(starts, dict) and all(type(count) is int and count >= 0 for count in starts.values()):
+        if isinstance(starts, dict) and all(type(count) is int and count_of(count) for count in starts.values()):
             return starts
     except (ValueError, RecursionError):
         pass

@@ -79,6 +79,9 @@ class Wire:
             bytes, prefix=header_prefix, also_read=others, content_type="property", null_body=False
         )
         self._structured = content_mode == "structured"
+        self.counters: frozenset[str] = frozenset(("x-delivery-count",))
+        """Headers in which the server counts what it hands over again, over whatever a publisher wrote there. A name that
+        it does not know is the publisher's for ever."""
         self._fields: dict[str, bytes] = {}
         self._names = TransportNames((*_PREFIXES, *_BROKERS), ("anybroker-data",))
 
@@ -149,12 +152,12 @@ class Wire:
         delivery: Any = message.delivery
         # No topic has a colon in its name, each group's exchange has; the ladder keeps whereto in the routing key.
         inlet = ":" in (delivery.routing_key if delivery.exchange == DUE else delivery.exchange)
-        redelivered = delivery.redelivered  # RabbitMQ counts from then on; before, what counts is the publisher's
+        counters = self.counters if delivery.redelivered else ()  # before, what counts is the publisher's
         for name, value in headers.items():
             known = names[name]
             if known and value is not None and known not in KEPT:
                 extra[known] = value if type(value) is str else bytes_of(value).decode("utf-8", "replace")
-            elif redelivered and name in ("x-delivery-count", "x-acquired-count") and isinstance(value, int):
+            elif counters and name in counters and isinstance(value, int):
                 deliveries = max(deliveries, value + 1)
         if event is None:
             try:
@@ -163,7 +166,7 @@ class Wire:
                 event = AmqpForeign(message, exc)
         not_before = None
         if NOT_BEFORE in extra and (not_before := _seconds(extra[NOT_BEFORE])) is None:
-            del extra[NOT_BEFORE]
+            extra[NOT_BEFORE] = ""  # which the core counts, where it would have believed it
         return Inbound(event, lane, position, event.key, extra, message, token, 0, deliveries, not_before, inlet)
 
 

@@ -89,7 +89,12 @@ class SqsAdapter:
         """See :meth:`anybroker.adapter.Adapter.open_sender`."""
         settings = self._settings
         return SqsSender(
-            self._aws, self._places, self._wire, requests=settings.threads, limit=settings.max_message_bytes
+            self._aws,
+            self._places,
+            self._wire,
+            requests=settings.threads,
+            limit=settings.max_message_bytes,
+            key=self._context.deduplication_key,
         )
 
     async def open_receiver(self, subscription: SubscriptionSpec, listener: LaneListener, /) -> SqsReceiver:

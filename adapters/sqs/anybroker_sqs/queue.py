@@ -7,13 +7,14 @@ back go into a small queue of the group, where whoever is handed a message again
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from pydantic_core import from_json
 
-from anybroker.adapter import Inbound, Lane
+from anybroker.adapter import Inbound, Lane, count_of
 from anybroker.errors import BrokerError
 
 from .aws import Aws
@@ -21,6 +22,8 @@ from .failures import CLIENT_ERRORS, is_missing, settle_failed, settle_failure
 from .wire import Wire
 
 __all__ = ["ENTRIES", "Queue"]
+
+_log = logging.getLogger("anybroker.sqs")
 
 ENTRIES: Final = 10
 """The most messages of one request."""
@@ -41,6 +44,8 @@ class Queue:
         self._notes = notes
         """The name of the queue for notes, made when there is one to write."""
         self._notes_url = ""
+        self._told = False
+        """Whether it was logged that somebody else writes there."""
         self._name = url.rsplit("/", 1)[-1].removesuffix(".fifo")
         self._read = wire.read
         self._lane = lane
@@ -128,13 +133,26 @@ class Queue:
                     return
                 for note in fresh:
                     seen.add(note["MessageId"])
-                    for message_id, attempts in from_json(note["Body"]).items():
+                    for message_id, attempts in self._noted(note["Body"]).items():
                         if message_id in again:
-                            again[message_id].attempts = max(again[message_id].attempts, attempts)
+                            again[message_id].attempts = max(again[message_id].attempts, count_of(attempts))
         except CLIENT_ERRORS as exc:
             if not is_missing(exc):
                 raise
             # else nobody has ever noted anything
+
+    def _noted(self, body: str) -> dict[str, Any]:
+        """What a note says; nothing, with a warning, where anybody else wrote it."""
+        try:
+            noted = from_json(body)
+        except ValueError:
+            noted = None
+        if isinstance(noted, dict):
+            return noted
+        if not self._told:
+            self._told = True
+            _log.warning("%s: a message that is not one of our notes is ignored, as will be others", self._notes)
+        return {}
 
 
 def _seconds_left(inbound: Inbound) -> int:

@@ -128,8 +128,12 @@ def _too_large(way: _Way, entry: _Entry, most: int) -> BrokerError:
 class SqsSender:
     """See :class:`anybroker.adapter.Sender`."""
 
-    def __init__(self, aws: Aws, places: Places, wire: Wire, *, requests: int, limit: int | None) -> None:
+    def __init__(
+        self, aws: Aws, places: Places, wire: Wire, *, requests: int, limit: int | None, key: bytes = b""
+    ) -> None:
+        """``key``: of the ids by which SQS and SNS drop copies."""
         self._aws = aws
+        self._key = key
         self._places = places
         self._write = wire.write
         self._requests = requests
@@ -189,7 +193,7 @@ class SqsSender:
         delay = 0 if outbound.not_before is None else int(outbound.not_before - time())
         group: str | None = None
         if destination.fifo:
-            copy = outbound.deduplication_id()
+            copy = outbound.deduplication_id(self._key)
             key = outbound.key
             # What is delayed must hold up nothing: a message that is put off closes its group. Nor must a dead letter
             # hide those of its key behind it: of a group that is out, SQS shows ten at most.

@@ -206,7 +206,7 @@ class Wire:
         if NOT_BEFORE in headers:
             alone = group is None or group.startswith(HASHED)
             if (not_before := _seconds(headers[NOT_BEFORE], _LONGEST if alone else _AHEAD)) is None:
-                del headers[NOT_BEFORE]
+                headers[NOT_BEFORE] = ""  # which the core counts, where it would have believed it
         deliveries = int(system.get("ApproximateReceiveCount", "1"))
         return Inbound(
             event,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from cloudevents.core.base import BaseCloudEvent
@@ -35,6 +35,8 @@ class RawMessage:
     """Goes straight to the group, to its inlet."""
     native: Any = None
     """What cannot be said in the words above, in a form of the client that sends it."""
+    copy_id: str | None = None
+    """By which the broker drops copies of it."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,10 @@ class RawClient(ABC):
     def value(self, value: Any) -> Any:
         """A header's value in the client's type."""
         return value
+
+    def under(self, copy_id: str, message: RawMessage) -> RawMessage:
+        """The same message under an id by which the broker drops copies, where it does."""
+        return replace(message, copy_id=copy_id)
 
     def carries(self, message: RawMessage) -> bool:
         """Whether messages of this broker can have that body at all."""

@@ -70,9 +70,11 @@ class NatsClient(RawClient):
         if isinstance(message.native, _Block):
             await self._send_raw(topic, message.native, message.body or b"")
             return
-        headers = dict(message.headers) or None
+        headers = dict(message.headers)
+        if message.copy_id is not None:
+            headers["Nats-Msg-Id"] = message.copy_id
         subject = f"{topic}.@.{group}.7" if message.past_the_topic else f"{topic}.7"
-        await self._client.jetstream().publish(subject, message.body or b"", headers=headers)
+        await self._client.jetstream().publish(subject, message.body or b"", headers=headers or None)
 
     async def _send_raw(self, topic: str, block: _Block, body: bytes) -> None:
         """Past what nats-py writes."""

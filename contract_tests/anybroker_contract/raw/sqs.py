@@ -81,7 +81,7 @@ class SqsClient(RawClient):
         attributes = {name: {"DataType": "String", "StringValue": value} for name, value in message.headers.items()}
         attributes |= message.native or {}
         token = secrets.token_hex(8)
-        fifo = {"MessageGroupId": message.key or token, "MessageDeduplicationId": token}
+        fifo = {"MessageGroupId": message.key or token, "MessageDeduplicationId": message.copy_id or token}
         body = (message.body or b"").decode()
         if message.past_the_topic:
             queue = self._find_queue(topic, group)

@@ -13,7 +13,7 @@ from ..adapter import Foreign
 from ..bus import Bus
 from ..cloudevents.attributes import canonical
 from ..deadletter_queue import DeadLetterQueue
-from ..deadletters import DeadLetter
+from ..deadletters import DeadLetter, ambiguous
 from ..errors import ConfigError, EventError
 from ..printable import printable
 from ._connect import outside
@@ -62,6 +62,7 @@ def _facts(letter: DeadLetter) -> dict[str, Any]:
     event = None if isinstance(letter.event, Foreign) else letter.event
     return {
         "id": letter.id,
+        "fingerprint": letter.fingerprint,
         "source": event and event.source,
         "type": event and event.type,
         "reason": letter.reason,
@@ -116,8 +117,8 @@ def show(options: argparse.Namespace) -> int:
     letters = asyncio.run(_read(options, limit))
     missing: list[str] = []
     if options.ids:
-        ids, missing = _meant(options, letters)
-        letters = [letter for letter in letters if letter.id in ids]
+        meant, missing = _meant(options, letters)
+        letters = [letter for letter in letters if letter.fingerprint in meant]
     if options.json:
         write_json([_whole(letter) for letter in letters])
     else:
@@ -131,7 +132,7 @@ def show(options: argparse.Namespace) -> int:
 
 
 def _show(letter: dict[str, Any]) -> None:
-    for name in ("id", "topic", "group", "handler", "reason", "error", "attempts", "died", "replays"):
+    for name in ("id", "fingerprint", "topic", "group", "handler", "reason", "error", "attempts", "died", "replays"):
         write(f"{name}: {letter[name]}")
     for section in ("attributes", "headers", "foreign_headers"):
         if letter.get(section):
@@ -168,15 +169,16 @@ async def _take(options: argparse.Namespace, done: str) -> int:
     async with outside(options, done) as (bus, progress):
         queue = _queue(bus, options)
         if options.ids:  # all of them are found before anything is done: one that is ambiguous stops it
-            ids, missing = _meant(options, await queue.list(limit))
-            if ids:
+            meant, missing = _meant(options, await queue.list(limit))
+            if meant:
                 act = queue.replay if done == "replayed" else queue.discard
-                letters = await act(ids, limit, progress=progress)
-            gone = ids - {letter.id for letter in letters}
+                letters = await act(meant, limit, progress=progress)
+            done_with = {letter.fingerprint for letter in letters}
+            gone = {id_ for fingerprint, id_ in meant.items() if fingerprint not in done_with}
             missing += sorted(gone)  # somebody else took them meanwhile
         elif done == "replayed":
             letters = await queue.replay(None, limit, progress=progress)
-        elif every := [letter.id for letter in await queue.list(limit)]:
+        elif every := await queue.list(limit):
             letters = await queue.discard(every, limit, progress=progress)
     if options.json:
         write_json({done: [letter.id for letter in letters], "missing": missing})
@@ -187,26 +189,44 @@ async def _take(options: argparse.Namespace, done: str) -> int:
     return _tell_missing(missing, limit)
 
 
-def _meant(options: argparse.Namespace, letters: Sequence[DeadLetter]) -> tuple[set[str], list[str]]:
-    """The ids that are meant: each as it is, or the only one that begins with it; and what begins none of them.
+def _meant(options: argparse.Namespace, letters: Sequence[DeadLetter]) -> tuple[dict[str, str], list[str]]:
+    """The fingerprints of the letters that are meant, with their ids, and what means none. A letter is meant by its
+    fingerprint, by its id, or by the beginning of either that no other has.
 
-    Raises ConfigError for what begins several, and writes these as JSON where that is asked for.
+    Raises ConfigError for what means several, and writes these as JSON where that is asked for.
     """
-    there = dict.fromkeys(letter.id for letter in letters)
-    meant: set[str] = set()
+    by_id: dict[str, list[DeadLetter]] = {}
+    by_fingerprint: dict[str, list[DeadLetter]] = {}
+    for letter in letters:
+        by_id.setdefault(letter.id, []).append(letter)
+        by_fingerprint.setdefault(letter.fingerprint, []).append(letter)
+    meant: dict[str, str] = {}
     missing: list[str] = []
     several: dict[str, list[str]] = {}
+    same: dict[str, list[DeadLetter]] = {}
     for wanted in options.ids:
-        matches = [wanted] if wanted in there else [id_ for id_ in there if wanted and id_.startswith(wanted)]
-        if len(matches) == 1:
-            meant.add(matches[0])
-        elif matches:
-            several[wanted] = matches
-        else:
+        found = by_fingerprint.get(wanted) or by_id.get(wanted) or []
+        if not found and wanted:
+            if wanted.startswith("#"):
+                starts = [each for name, each in by_fingerprint.items() if name.startswith(wanted)]
+                found = starts[0] if len(starts) == 1 else []
+            matches = [id_ for id_ in by_id if id_.startswith(wanted)]
+            if len(matches) + bool(found) > 1:
+                several[wanted] = matches
+                continue
+            found = found or (by_id[matches[0]] if matches else [])
+        if not found:
             missing.append(wanted)
-    if several:
+        elif len({letter.content for letter in found}) > 1 and wanted not in by_fingerprint:
+            same[wanted] = found
+        else:
+            meant |= {letter.fingerprint: letter.id for letter in found}
+    if several or same:
         if options.json:
-            write_json({"ambiguous": several})
+            listed = {name: [letter.fingerprint for letter in found] for name, found in same.items()}
+            write_json({"ambiguous": several | listed})
+        if same:
+            raise ambiguous("ID", *next(iter(same.items())))
         said = (
             f"{start!r} begins {len(ids)} of them: {', '.join(ids[:_SHOWN])}{', …' if len(ids) > _SHOWN else ''}"
             for start, ids in several.items()

@@ -122,7 +122,9 @@ def _dlq(commands: Any) -> None:
     for parser in (listing, show, replay, discard):
         _group(parser)
         if parser is not listing:
-            parser.add_argument("ids", metavar="ID", nargs="*", help="which dead letters: ids, or their beginnings")
+            parser.add_argument(
+                "ids", metavar="ID", nargs="*", help="which dead letters: ids, fingerprints, or their beginnings"
+            )
         if parser in (replay, discard):
             parser.add_argument("--all", action="store_true", help="all of them, as far as --limit goes")
         parser.add_argument(

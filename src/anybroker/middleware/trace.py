@@ -8,6 +8,7 @@ passed on as it is. Names: OpenTelemetry semantic conventions for messaging span
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -17,6 +18,7 @@ from opentelemetry import propagate
 from opentelemetry import trace as otel
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
+from .._seldom import Seldom
 from ..adapter import Foreign
 from ..delivery import Delivery
 from ..errors import Retry
@@ -29,8 +31,14 @@ CONTEXT_HEADERS = ("traceparent", "tracestate", "baggage")
 _PARENT = re.compile(r"([0-9a-f]{2})-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]{0,200})?")
 """Version, trace, parent, flags; versions after 00 may have more."""
 _STATE = re.compile(r"[ -~]{1,512}")
-_LONGEST_BAGGAGE = 8192
-"""Bytes that everyone has to pass on."""
+_MOST_STATES = 32
+"""Members of one state."""
+_LONGEST_BAGGAGE, _MOST_BAGGAGE = 8192, 64
+"""Bytes, and members, that everyone has to pass on."""
+_LONGEST_ID = 1024
+"""Characters of an event's id that is copied to what its handler publishes."""
+_log = logging.getLogger("anybroker")
+_say = Seldom()
 
 
 def tracing() -> bool:
@@ -48,9 +56,13 @@ def incoming(delivery: Delivery) -> dict[str, str]:
     if not carrier and not isinstance(event, Foreign):
         carrier = starting(event)
     baggage = headers.get("baggage") if headers else None
-    if baggage and len(baggage.encode("utf-8", "replace")) <= _LONGEST_BAGGAGE and baggage.isprintable():
+    if baggage and len(baggage) <= _LONGEST_BAGGAGE and baggage.count(",") < _MOST_BAGGAGE and _is_text(baggage):
         carrier["baggage"] = baggage
     return carrier
+
+
+def _is_text(value: str) -> bool:
+    return value.isascii() and value.isprintable()
 
 
 def starting(event: Event[Any]) -> dict[str, str]:
@@ -63,7 +75,7 @@ def _trace(parent: object, state: object) -> dict[str, str]:
     if found is None or found[1] == "ff" or (found[1] == "00" and found[2] is not None):
         return {}  # without a parent its state says nothing
     parent = found[0]
-    if isinstance(state, str) and _STATE.fullmatch(state) is not None:
+    if isinstance(state, str) and _STATE.fullmatch(state) is not None and state.count(",") < _MOST_STATES:
         return {"traceparent": parent, "tracestate": state}
     return {"traceparent": parent}
 
@@ -73,15 +85,48 @@ def caused(cause: Delivery, extensions: dict[str, Any], headers: dict[str, str])
     event = cause.event
     if isinstance(event, Foreign):
         return
-    extensions.setdefault("causationid", event.id)
-    extensions.setdefault("correlationid", event.get("correlationid") or event.id)
+    id_, correlation = event.id, event.get("correlationid")
+    too_long = [name for name, value in (("id", id_), ("correlationid", correlation)) if _is_too_long(value)]
+    if "id" not in too_long:
+        extensions.setdefault("causationid", id_)
+    if not correlation or "correlationid" in too_long:
+        correlation = None if "id" in too_long else id_
+    if correlation is not None:
+        extensions.setdefault("correlationid", correlation)
     carrier = incoming(cause)
+    if dropped := too_long + _dropped(cause.headers, event, carrier):
+        _tell(cause, dropped)
     if "traceparent" not in extensions and (start := starting(event) or carrier):
         for name in ("traceparent", "tracestate"):
             if name in start:
                 extensions.setdefault(name, start[name])
     for name, value in carrier.items():
         headers.setdefault(name, value)
+
+
+def _is_too_long(value: object) -> bool:
+    return isinstance(value, str | bytes) and len(value) > _LONGEST_ID
+
+
+def _dropped(headers: Mapping[str, str], event: Event[Any], carrier: Mapping[str, str]) -> list[str]:
+    """What a delivery says of its context, and is not passed on."""
+    dropped = [name for name in CONTEXT_HEADERS if (value := headers.get(name)) and value != carrier.get(name)]
+    if event.get("traceparent") or event.get("tracestate"):
+        start = starting(event)
+        dropped += [name for name in ("traceparent", "tracestate") if event.get(name) and name not in start]
+    return dropped
+
+
+def _tell(cause: Delivery, dropped: list[str]) -> None:
+    if times := _say():
+        _log.warning(
+            "%s/%s: an event has a %s that is not valid, or too long to be copied to what its handler publishes: it is "
+            "left out there (%d times since this was said last)",
+            cause.topic,
+            cause.group,
+            " and a ".join(dict.fromkeys(dropped)),
+            times,
+        )
 
 
 def inject(headers: dict[str, str]) -> None:
@@ -124,7 +169,7 @@ class trace(BuiltIn):  # noqa: N801 - used as a decorator
                     set_status_on_exception=False,
                 ) as span:
                     if not isinstance(delivery.event, Foreign):
-                        span.set_attribute("messaging.message.id", delivery.event.id)
+                        span.set_attribute("messaging.message.id", delivery.event.id[:_LONGEST_ID])
                         span.set_attribute("cloudevents.event_type", delivery.event.type)
                         span.set_attribute("cloudevents.event_source", delivery.event.source)
                     span.set_attribute("anybroker.attempt", delivery.attempt)

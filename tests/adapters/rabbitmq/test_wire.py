@@ -127,7 +127,10 @@ def test_the_brokers_own_headers_are_its_own(kit: SimpleNamespace) -> None:
     headers |= {"x-delivery-count": 3, "x-acquired-count": 5, "x-death": [{"count": 1}], "x-first-death-queue": "q"}
     inbound = Wire().read(kit.message(b"", headers, redelivered=True), LANE, 1, None)
     assert inbound.headers == {}
-    assert inbound.deliveries == 6
+    assert inbound.deliveries == 4  # servers before 4.3 count nothing in x-acquired-count
+    newer = Wire()
+    newer.counters |= {"x-acquired-count"}
+    assert newer.read(kit.message(b"", headers, redelivered=True), LANE, 1, None).deliveries == 6
     first = Wire().read(kit.message(b"", headers), LANE, 1, None)
     assert (first.headers, first.deliveries) == ({}, 1)  # another program wrote them
 
@@ -136,7 +139,7 @@ def test_the_brokers_own_headers_are_its_own(kit: SimpleNamespace) -> None:
 def test_a_moment_that_the_ladder_cannot_mean_is_not_believed(kit: SimpleNamespace, text: str) -> None:
     headers = {f"cloudEvents_{name}": value for name, value in MINIMAL.items()} | {"anybroker-not-before": text}
     inbound = Wire().read(kit.message(b"", headers), LANE, 1, None)
-    assert (inbound.headers, inbound.not_before) == ({}, None)
+    assert (inbound.headers, inbound.not_before) == ({"anybroker-not-before": ""}, None)
 
 
 def test_transport_headers_travel_beside_the_event(sent: There) -> None:
