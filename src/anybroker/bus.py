@@ -661,10 +661,15 @@ class Bus:
         group: str,
         headers: dict[str, str],
         letter: Inbound | None = None,
-    ) -> None:
-        """For the core: send an event to one group only. ``letter``: its dead letter; without one, each call is another
-        event. Raises BrokerError."""
-        await self._forward(event, topic, group, headers, None, f"replay|{group}|{headers['anybroker-replays']}", letter)
+    ) -> list[str]:
+        """For the core: send an event to one group only; returns the names of what had no room beside it. ``letter``:
+        its dead letter; without one, each call is another event. Raises BrokerError."""
+        hop = f"replay|{group}|{headers['anybroker-replays']}"
+
+        async def send(event: Event[Any] | Foreign, beside: dict[str, str]) -> None:
+            await self._forward(event, topic, group, beside, None, hop, letter)
+
+        return await send_fitting(send, event, headers)
 
     async def _forward(
         self,

@@ -211,7 +211,14 @@ class DeadLetterQueue:
         return await self._take("discard(ids=)", ids, limit, _drop, progress)
 
     async def _send_back(self, letter: DeadLetter) -> None:
-        await self._bus.replay(letter.event, letter.topic, letter.group, letter.replay_headers(), letter.inbound)
+        headers = letter.replay_headers()
+        missing = await self._bus.replay(letter.event, letter.topic, letter.group, headers, letter.inbound)
+        if missing:
+            _log.warning(
+                "%s: a replay is near the broker's size limit, and these headers beside it were cut or left out: %s",
+                self.dead_letter_topic,
+                ", ".join(missing),
+            )
 
     async def _take(
         self,

@@ -199,7 +199,7 @@ class Wire:
             try:
                 event = parse_text(body, plain)
             except InvalidEvent as exc:
-                event = SqsForeign(body, given, key, exc)
+                event = SqsForeign(body, _theirs(given), key, exc)
         own = event.key
         inlet = headers.pop(_INLET, None)
         not_before = None
@@ -221,6 +221,11 @@ class Wire:
             not_before,
             inlet is not None and inlet == queue,
         )
+
+
+def _theirs(attributes: Mapping[str, Attribute]) -> dict[str, Attribute]:
+    """Without those that only we write, and that somebody else wrote: copies have our own in their place."""
+    return {name: value for name, value in attributes.items() if not name.lower().startswith(_INTERNAL)}
 
 
 def _seconds(text: str, most: float) -> float | None:
