@@ -46,8 +46,8 @@ class Delivery:
         self.attempt = attempt
         """Handler starts in this group with this event, this one included: 1 for the first."""
         self.key = key
-        """What orders it: the event's ``key``, else the broker's own; of one that has more than 512 bytes of UTF-8, which
-        only other programs send, its hash."""
+        """What orders it: the event's ``key``, else the broker's own; its hash where that has more than 512 bytes of
+        UTF-8, as only other programs send it."""
         self.inbound = inbound
         self.lane_state = lane_state
         self.handler = ""

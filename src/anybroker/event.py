@@ -339,8 +339,8 @@ class Event(_Slots[T_co]):
         ``hash:`` and 40 hexadecimal digits. The attribute itself stays as it came.
         """
         key = self._attributes.get("partitionkey")
-        if key is None or (key.__class__ is str and 0 < len(key) <= SHORT_KEY):  # type: ignore[arg-type]
-            return key  # type: ignore[return-value]
+        if key is None or (type(key) is str and 0 < len(key) <= SHORT_KEY):
+            return key
         return bounded_key(canonical(key)) or None
 
     @property

@@ -66,7 +66,12 @@ class Cluster:
     """One connection for all of an adapter's questions. Every call raises what aiokafka raises, or TimeoutError."""
 
     def __init__(
-        self, client: Any, timeout: float, read_committed: bool, patience: float | None = None, limit: int = DECOMPRESSED
+        self,
+        client: Any,
+        timeout: float,
+        read_committed: bool,
+        patience: float | None = None,
+        limit: int = DECOMPRESSED,
     ) -> None:
         """``timeout``: seconds for one question; ``patience``: for :meth:`patient`; ``limit``: bytes that a batch may
         take once it is decompressed."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import struct
+import zlib
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -14,7 +15,10 @@ from aiokafka.record.default_records import DefaultRecordBase
 __all__ = ["TooLarge", "decompress"]
 
 _CHUNK = 65_536
-"""Bytes of one piece, and the room that is tried first."""
+"""Bytes of a small piece, and of the room that is tried first."""
+_PIECE = 16_384
+"""Bytes of compressed data that are looked at in one step: what is left of them is copied each time."""
+_GZIP_BITS = zlib.MAX_WBITS | 16
 _MORE = 8
 """How much more room is tried next: little is decompressed twice then."""
 _XERIAL, _XERIAL_HEAD = b"\x82SNAPPY\x00", 16
@@ -36,16 +40,28 @@ class TooLarge(Exception):
 def decompress(codec: int, data: bytes, limit: int, head: Buffer = b"") -> bytearray:
     """What was compressed by a codec of Kafka's record batches, behind ``head``.
 
-    Takes no more memory than about ``limit`` bytes, and raises :class:`TooLarge` beyond; UnsupportedCodecError where the
-    codec or its library is missing; whatever a decompressor raises of wrong bytes.
+    Takes no more memory than about ``limit`` bytes, and raises :class:`TooLarge` beyond; UnsupportedCodecError where
+    the codec or its library is missing; whatever a decompressor raises of wrong bytes.
     """
     DefaultRecordBase()._assert_has_codec(codec)
     return _CODECS[codec](data, limit, head)
 
 
 def _gzip(data: bytes, limit: int, head: Buffer) -> bytearray:
+    """Quickly what is in one member, as Kafka's clients write it; slower what is in others behind it."""
     found = bytearray(head)
-    with gzip.GzipFile(fileobj=io.BytesIO(data)) as stream:
+    first = zlib.decompressobj(_GZIP_BITS)
+    pieces = (data[at : at + _PIECE] for at in range(0, len(data), _PIECE))
+    while not first.eof:
+        piece = first.unconsumed_tail or next(pieces, b"")
+        plain = first.decompress(piece, _CHUNK)
+        if not (piece or plain):
+            raise EOFError("it ends too early")
+        found += plain
+        if len(found) - len(head) > limit:
+            raise TooLarge(limit)
+    others = b"".join((first.unused_data, *pieces)).lstrip(b"\x00")
+    with gzip.GzipFile(fileobj=io.BytesIO(others)) as stream:
         while piece := stream.read1(_CHUNK):
             found += piece
             if len(found) - len(head) > limit:

@@ -4,8 +4,8 @@ aiokafka copies every record of a fetch into a ``ConsumerRecord`` and hands out 
 one as it is parsed instead saves the copy, and thousands of header lists at a time that Python's garbage collector
 goes through again and again: a third of what an event takes. There is no public way to do that, so one private method
 is shadowed: the one that copies. Fetching, positions and rebalances stay aiokafka's own. Should its private names
-change, ``getmany`` gives a ``ConsumerRecord`` again, and the receiver reads that: the same events, slower, and without a
-limit to what is decompressed, which is said once.
+change, ``getmany`` gives a ``ConsumerRecord`` again, and the receiver reads that: the same events, slower, and with
+nothing that bounds what is decompressed, which is logged.
 """
 
 from __future__ import annotations

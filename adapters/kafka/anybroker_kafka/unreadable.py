@@ -14,7 +14,6 @@ from typing import Any
 from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.errors import CorruptRecordException, UnsupportedCodecError
 from aiokafka.record.default_records import _DefaultRecordBatchPy
-from aiokafka.record.legacy_records import LegacyRecordBatch
 from aiokafka.record.util import decode_varint_py as decode_varint  # the faster one looks beyond the end
 from aiokafka.structs import TopicPartition
 
@@ -28,6 +27,9 @@ __all__ = ["Unreadable", "read_again", "stand_in"]
 
 _WRONG = (ValueError, IndexError, CorruptRecordException)
 """What reading raises of bytes that are not a record."""
+_KEPT = 524_288
+"""Bytes of a damaged batch that a dead letter has. A batch may be as large as a message; what a dead letter says stands
+beside it, and what does not fit would be tried for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,8 +207,10 @@ class _Batch:
         return Unreadable(offset, timestamp, self._batch.timestamp_type, key, value, headers, error)
 
     def _rest(self, value: bytes, reason: str) -> Unreadable:
-        """Everything up to the batch's end in one."""
+        """Everything up to the batch's end in one, without its bytes where a dead letter may have no room for them."""
         error = InvalidEvent(reason)
+        if len(value) > _KEPT:
+            error, value = InvalidEvent(f"{reason}; its {len(value)} bytes stay in Kafka"), b""
         return Unreadable(
             self._batch.next_offset - 1, self._batch.max_timestamp, self._batch.timestamp_type, None, value, (), error
         )

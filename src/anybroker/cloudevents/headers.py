@@ -93,8 +93,8 @@ class HeaderBinding(Generic[V]):
     ``anybroker-data``.
     ``headerless``: whether a message without ``specversion`` header may be a structured event.
 
-    An instance keeps what it has learned of names and values, with a bound in bytes: names of at most 64 characters, and
-    values of at most 256, 1,024 of each. It may be used from several threads.
+    An instance keeps what it has learned, with a bound in bytes: 1,024 names of at most 64 characters, and for each
+    attribute 1,024 values of at most 256. It may be used from several threads.
     """
 
     def __init__(

@@ -57,9 +57,7 @@ def sent(event: Event[Any], headers: dict[str, str] | None = None, wire: Wire | 
         (b"", b"\xff", [("ce_id", b"\xff"), ("content-type", b"text/plain")]),
     ],
 )
-def test_raw_is_the_record_that_aiokafka_would_have_made(
-    record: Any, read: Callable[..., list[KafkaInbound]]
-) -> None:
+def test_raw_is_the_record_that_aiokafka_would_have_made(record: Any, read: Callable[..., list[KafkaInbound]]) -> None:
     plain = list(fetched(record, record))
     for inbound, native in zip(read(record, record), plain, strict=True):
         assert inbound.position == native.offset

@@ -126,6 +126,14 @@ def test_a_batch_with_a_wrong_checksum_comes_as_its_bytes() -> None:
     assert "checksum" in str(found[0].event.reason)  # type: ignore[union-attr]
 
 
+def test_a_damaged_batch_that_may_fill_a_message_comes_without_its_bytes() -> None:
+    written = batch((b"k", b"x" * 600_000, []))
+    written[-1] ^= 1
+    found, following = again(written)
+    assert (bodies(found), following) == ([b""], 1)
+    assert f"its {len(written)} bytes stay in Kafka" in str(found[0].event.reason)  # type: ignore[union-attr]
+
+
 def test_a_missing_codec_is_an_error_and_no_dead_letter(monkeypatch: pytest.MonkeyPatch) -> None:
     written = batch(good(0), codec=GZIP)
     monkeypatch.setattr("aiokafka.codec.has_gzip", lambda: False)
