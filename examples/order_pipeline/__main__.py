@@ -35,8 +35,8 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--url",
         default=os.environ.get("ANYBROKER_URL"),
-        help="the broker (default: ANYBROKER_URL, which keeps a password out of the list of processes, else the embedded "
-        "one in a temporary file)",
+        help="the broker (default: ANYBROKER_URL, which keeps a password out of the list of processes, else the "
+        "embedded one in a temporary file)",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON, and the progress to stderr")
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="give up then (default: by the orders)")

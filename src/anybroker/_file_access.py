@@ -14,6 +14,9 @@ __all__ = ["make_private", "other_writers", "warn_of_readers", "writable_by_othe
 
 _log = logger("anybroker")
 
+_OWNERS = hasattr(os, "geteuid")
+"""Whether files have owners and modes that say something: not on Windows."""
+
 _making = Lock()
 _warned: set[str] = set()
 
@@ -44,22 +47,25 @@ def make_private(path: Path) -> None:
 
 
 def warn_of_readers(paths: Iterable[str | Path]) -> None:
-    """Log, once in this process for each that is there, that others can read it, write it, or own it."""
+    """Log, once in this process for each that is there, that others can read or write it; where the first of them is
+    another user's, only that."""
     for path in map(str, paths):
         try:
             found = os.stat(path)
         except OSError:
             continue  # not there
         mode = stat.S_IMODE(found.st_mode)
-        problem = ""
         if _is_strangers(found.st_uid):
-            problem = f"belongs to another user (uid {found.st_uid})"
-        elif mode & 0o077:
-            problem = f"can be used by other users of this machine (mode {mode:04o})"
-        if problem and path not in _warned:
-            _warned.add(path)
-            remedy = f"chmod go= '{path}'" if mode & 0o077 else "use a file of your own"
-            _log.warning("%s %s. Unless that is meant: %s", path, problem, remedy)
+            _warn(path, f"belongs to another user (uid {found.st_uid})", "use a file of your own")
+            return
+        if _OWNERS and mode & 0o077:
+            _warn(path, f"can be used by other users of this machine (mode {mode:04o})", f"chmod go= '{path}'")
+
+
+def _warn(path: str, problem: str, remedy: str) -> None:
+    if path not in _warned:
+        _warned.add(path)
+        _log.warning("%s %s. Unless that is meant: %s", path, problem, remedy)
 
 
 def other_writers(found: os.stat_result) -> str | None:
@@ -73,14 +79,14 @@ def other_writers(found: os.stat_result) -> str | None:
 
 def writable_by_others(found: os.stat_result) -> int:
     """``S_IWGRP`` and ``S_IWOTH`` of its mode, as far as there is a user beside the owner whom they let write."""
-    if stat.S_ISLNK(found.st_mode):
-        return 0  # the mode of a link says nothing
+    if not _OWNERS or stat.S_ISLNK(found.st_mode):
+        return 0  # the mode says nothing
     bits = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
     return bits & ~stat.S_IWGRP if bits & stat.S_IWGRP and _is_private_group(found) else bits
 
 
 def _is_strangers(uid: int) -> bool:
-    return uid not in (0, os.geteuid())
+    return _OWNERS and uid not in (0, os.geteuid())
 
 
 def _is_private_group(found: os.stat_result) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,11 +42,17 @@ class Ended:
 def anybroker(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
     """Runs a command in this process."""
 
+    root = logging.getLogger()
+
     def command(*arguments: object) -> Ended:
+        handlers, level = root.handlers[:], root.level  # a process has one command; "run" replaces them
         try:
             code = main([str(argument) for argument in arguments])
         except SystemExit as exc:
             code = int(exc.code or 0)
+        finally:
+            root.handlers[:] = handlers
+            root.setLevel(level)
         out, err = capsys.readouterr()
         return Ended(code, out, err)
 

@@ -41,18 +41,19 @@ def write_json(value: Any) -> None:
     print(json.dumps(value, indent=2))  # noqa: T201 - the command line's own output
 
 
-class _Formatter(logging.Formatter):
+class _Handler(logging.Handler):
     """Of other libraries' records too."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        return printable_lines(super().format(record))
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            say_lines(self.format(record))
+        except Exception:  # noqa: BLE001 - as all handlers do
+            self.handleError(record)
 
 
 def log_to_stderr(level: int | str, form: str, *, force: bool = False) -> None:
     """``logging.basicConfig`` for a terminal."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Formatter(form))
-    logging.basicConfig(level=level, handlers=[handler], force=force)
+    logging.basicConfig(level=level, format=form, handlers=[_Handler()], force=force)
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
