@@ -650,9 +650,7 @@ class Bus:
             NOT_BEFORE_HEADER: f"{not_before:.3f}",
         }
         hop = f"release|{delivery.group}|{headers.get('anybroker-replays', '0')}|{starts}"
-        await self._forward(
-            delivery.event, delivery.topic, delivery.group, headers, not_before, hop, delivery.inbound
-        )
+        await self._forward(delivery.event, delivery.topic, delivery.group, headers, not_before, hop, delivery.inbound)
 
     async def replay(
         self,
@@ -664,7 +662,8 @@ class Bus:
     ) -> None:
         """For the core: send an event to one group only. ``letter``: its dead letter; without one, each call is another
         event. Raises BrokerError."""
-        await self._forward(event, topic, group, headers, None, f"replay|{group}|{headers['anybroker-replays']}", letter)
+        hop = f"replay|{group}|{headers['anybroker-replays']}"
+        await self._forward(event, topic, group, headers, None, hop, letter)
 
     async def _forward(
         self,

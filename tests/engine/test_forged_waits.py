@@ -58,9 +58,8 @@ def test_a_wait_that_may_be_ours_is_and_problems_say_what_it_holds_up() -> None:
         bus, seen = await _waiting(LONGEST_RELEASE - HOUR, 3, max_ahead=3)
         subscription = bus.subscriptions[0]
         await until(lambda: subscription.problem is not None)
-        assert bus.problems == {
-            "orders/billing": "max_ahead=3 is reached: everything waits behind an event of no key that may not start yet"
-        }
+        said = "max_ahead=3 is reached: everything waits behind an event of no key that may not start yet"
+        assert bus.problems == {"orders/billing": said}
         assert (seen, subscription.stats.not_believed, subscription.stats.stalled) == ([], 0, 1)
         await bus.close(drain=0)
 

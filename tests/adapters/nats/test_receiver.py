@@ -500,7 +500,8 @@ def test_what_others_write_among_the_notes_is_no_note(run: Run, case: Callable[.
     async def check() -> None:
         this = await case()
         this.notes = {"orders.@.g.~.x.y": 1, "orders.@.g.~.1.2": 1, "orders.@.g.~.1": 1}
-        this.notes |= {f"orders.@.g.~.1.{'9' * 5_000}": 1, f"orders.@.g.~.{'9' * 5_000}.1": 1, "orders.@.g.~.1.\u0663": 1}
+        many = "9" * 5_000
+        this.notes |= {f"orders.@.g.~.1.{many}": 1, f"orders.@.g.~.{many}.1": 1, "orders.@.g.~.1.\u0663": 1}
         this.deliver(1, deliveries=2)
         (inbound,) = await this.receive()
         assert inbound.attempts == 2

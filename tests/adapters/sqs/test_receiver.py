@@ -395,7 +395,8 @@ def test_what_others_write_among_the_notes_is_no_note(case: Any, caplog: pytest.
         batch = await run.take(2)
         assert await run.receiver.settle([Release(batch[0], 2), Release(batch[1], 7)]) == [None] * 2
         await run.receiver.close()
-        junk = ["{", "[1]", "\ud800", '{"m0": "3"}', '{"m0": 1e400}', '{"m1": -1, "m0": 1000001}', f'{{"m0": {"9" * 4000}}}']
+        junk = ["{", "[1]", "\ud800", '{"m0": "x"}', '{"m0": 1e400}', '{"m1": -1, "m0": 1000001}']
+        junk.append(f'{{"m0": {"9" * 4000}}}')
         for body in junk:
             run.client.send_message(QueueUrl="notes", MessageBody=body)
         other = case()
