@@ -176,7 +176,7 @@ def test_without_a_url_the_embedded_brokers_file_is_named(folder: Path) -> None:
             "key, lanes, max_ahead, max_in_flight, ordered, retention.",
         ),
         ({"publish_dedline": 3}, "publish_dedline: there is no such setting. Did you mean 'publish_deadline'? Known: "),
-        ({"nonsense": 3}, "nonsense: there is no such setting. Known: adapters, connect_timeout, deduplication_key, drain, "),
+        ({"nonsense": 3}, "nonsense: there is no such setting. Known: adapters, connect_timeout, dedup"),
         (
             {"lease": 0.5},
             "lease: Input should be greater than or equal to 1. Seconds after which what a crashed member",

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from anybroker import Delivery, Event, Receipt
+from anybroker import DeadLetter, Delivery, Event, Receipt
 from anybroker.adapter import Outbound
 from anybroker.errors import ConfigError
 from anybroker.middleware import retry
@@ -83,6 +83,11 @@ async def test_each_of_two_events_of_one_id_is_released(kit: Kit) -> None:
     assert len(log.handlings) == 2 * len(NUMBERS)
 
 
+def source_of(letter: DeadLetter) -> str:
+    """Of its event."""
+    return letter.event.source if isinstance(letter.event, Event) else ""
+
+
 async def test_an_id_that_several_dead_letters_have_is_refused(kit: Kit) -> None:
     """``discard`` and ``replay`` of an id that events of two sources have do nothing and name both; each letter can be
     named by itself, by its fingerprint too."""
@@ -95,22 +100,20 @@ async def test_an_id_that_several_dead_letters_have_is_refused(kit: Kit) -> None
             await bus.publish(topic, {"of": source}, type=TYPE, source=source, id="same")
         await bus.publish(topic, {"of": "ours"}, type=TYPE, source="ours", id="other")
         found = await letters(kit, bus, topic, 3)
-        (ours,) = (each for each in found if (each.id, each.event.source) == ("same", "ours"))
-        (theirs,) = (each for each in found if each.event.source == "theirs")
+        (ours,) = (each for each in found if (each.id, source_of(each)) == ("same", "ours"))
+        (theirs,) = (each for each in found if source_of(each) == "theirs")
         queue = bus.dead_letters(topic, "g")
         queue.patience = kit.brief
         for act in (queue.discard, queue.replay):
             with pytest.raises(ConfigError) as caught:
                 await act(["other", "same"])
             for letter in (ours, theirs):
-                for part in (letter.fingerprint, repr(letter.event.source), letter.place):
+                for part in (letter.fingerprint, repr(source_of(letter)), letter.place):
                     assert part in str(caught.value)
-        assert {each.fingerprint for each in await letters(kit, bus, topic, 3)} == {
-            each.fingerprint for each in found
-        }
-        assert [each.event.source for each in await queue.discard(theirs)] == ["theirs"]
+        assert {each.fingerprint for each in await letters(kit, bus, topic, 3)} == {each.fingerprint for each in found}
+        assert [source_of(each) for each in await queue.discard(theirs)] == ["theirs"]
         handler.fixed = True
-        assert [each.event.source for each in await queue.replay(ours.fingerprint)] == ["ours"]
+        assert [source_of(each) for each in await queue.replay(ours.fingerprint)] == ["ours"]
         await log.wait_done(["same"])
         assert [each.id for each in await queue.list()] == ["other"]
     assert [each.event.source for each in log.handlings if each.done] == ["ours"]
@@ -125,13 +128,15 @@ async def test_a_copy_that_the_broker_drops_is_counted_and_said(
     one, the receipt does, it is counted and logged."""
     topic = kit.topic()
     await kit.declared(topic, "g")
-    for number in range(2):
+    told: list[bool] = []
+    for _ in range(2):
         async with kit.bus(consume=False, deduplication_key=key) as bus:
             receipt = await bus.publish(topic, counted(0, key="k"))
-            assert receipt.duplicate in (False, bool(number))  # some brokers never say it
+            told.append(receipt.duplicate)
             assert (bus.stats.duplicates, bus.stats.published) == (receipt.duplicate, 1)
+    assert told in ([False, True], [False, False])  # some brokers never say it
     said = [record.getMessage() for record in caplog.records if "dropped as a copy" in record.getMessage()]
-    assert len(said) == receipt.duplicate
+    assert len(said) == told[1]
     assert all(topic in each and "deduplication_key" in each for each in said)
     again = kit.bus(deduplication_key=key)
     log = kit.subscribe(again, topic)

@@ -650,9 +650,7 @@ class Bus:
             NOT_BEFORE_HEADER: f"{not_before:.3f}",
         }
         hop = f"release|{delivery.group}|{headers.get('anybroker-replays', '0')}|{starts}"
-        await self._forward(
-            delivery.event, delivery.topic, delivery.group, headers, not_before, hop, delivery.inbound
-        )
+        await self._forward(delivery.event, delivery.topic, delivery.group, headers, not_before, hop, delivery.inbound)
 
     async def replay(
         self,

@@ -194,20 +194,19 @@ class DeadLetterQueue:
     ) -> Sequence[DeadLetter]:
         """Send dead letters back to the group that failed, and to no other; all, or those with one of these ids.
 
-        ``ids``: one id, or several; dead letters themselves, or their fingerprints. ``limit``: how many dead letters are looked at. Each is settled, in their order,
-        as soon as its replay is confirmed: a crash in between replays up to 100 of them twice, and never loses one.
-        Their leases are kept meanwhile. ``progress`` is told, as they go, how many more were replayed. Returns those
-        replayed. Raises BrokerError; what was replayed before is settled then. ConfigError for ids that are not text,
-        and for one that several events have, before anything is replayed: it names their fingerprints.
+        ``ids``: one id, or several; dead letters themselves, or their fingerprints. ``limit``: how many dead letters
+        are looked at. Each is settled, in their order, as soon as its replay is confirmed: a crash in between replays
+        up to 100 of them twice, and never loses one. Their leases are kept meanwhile. ``progress`` is told, as they go,
+        how many more were replayed. Returns those replayed. Raises BrokerError; what was replayed before is settled
+        then. ConfigError for ids that are not text, and for an id that several events have, before anything is
+        replayed: it names the fingerprint of each.
         """
         return await self._take("replay(ids=)", ids, limit, self._send_back, progress)
 
-    async def discard(
-        self, ids: _Which, limit: int = 100, *, progress: Progress | None = None
-    ) -> Sequence[DeadLetter]:
+    async def discard(self, ids: _Which, limit: int = 100, *, progress: Progress | None = None) -> Sequence[DeadLetter]:
         """Drop the dead letters with one of these ids (one, or several; dead letters themselves, or their
-        fingerprints), of the first ``limit``, for good. Returns them. ConfigError as for :meth:`replay`, before anything
-        is dropped."""
+        fingerprints), of the first ``limit``, for good. Returns them. ConfigError as for :meth:`replay`, before any is
+        dropped."""
         return await self._take("discard(ids=)", ids, limit, _drop, progress)
 
     async def _send_back(self, letter: DeadLetter) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +32,8 @@ DEAD_LETTER_GROUP = "dlq"
 """The group that every dead-letter topic has, so that the dead letters wait for somebody to look."""
 
 _PREFIX = "anybroker-dead-"
-_REPLAY = ("anybroker-replays", "anybroker-replayed-at")
+_REPLAYS, _REPLAYED_AT = "anybroker-replays", "anybroker-replayed-at"
+_MOMENT = re.compile("[0-9]{1,12}[.][0-9]{3}")
 _REASON_LIMIT = 1024
 _ERROR_LIMIT = 4096
 _SHOWN = 10
@@ -94,18 +96,25 @@ def dead_letter_headers(delivery: Delivery, error: Exception) -> dict[str, str]:
         "at": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "lane": delivery.lane_state.lane.name,
         "position": str(delivery.inbound.position),
-        "replays": replay_facts(delivery).get("anybroker-replays", "0"),
+        "replays": replay_facts(delivery).get(_REPLAYS, "0"),
     }
     headers.update((_PREFIX + name, value) for name, value in facts.items() if value)
     return headers
 
 
 def replay_facts(delivery: Delivery) -> dict[str, str]:
-    """What a replay wrote beside the event; nothing where it came by another way, on which anybody may have written."""
+    """What a replay wrote beside the event; nothing where it came by another way, on which anybody may have written, nor
+    what a replay never writes."""
     inbound = delivery.inbound
     if not inbound.inlet:
         return {}
-    return {name: inbound.headers[name] for name in _REPLAY if name in inbound.headers}
+    headers = inbound.headers
+    facts: dict[str, str] = {}
+    if replays := count_of(headers.get(_REPLAYS, "")):
+        facts[_REPLAYS] = str(replays)
+    if _MOMENT.fullmatch(moment := headers.get(_REPLAYED_AT, "")) is not None:
+        facts[_REPLAYED_AT] = moment
+    return facts
 
 
 Send = Callable[[Event[Any] | Foreign, dict[str, str]], Awaitable[Any]]
@@ -288,4 +297,4 @@ class DeadLetter:
     def replay_headers(self) -> dict[str, str]:
         """The transport headers of its way back: the facts of its death stay behind."""
         kept = {name: value for name, value in self.headers.items() if not name.startswith("anybroker-")}
-        return {**kept, "anybroker-replays": str(self.replays + 1), "anybroker-replayed-at": f"{time.time():.3f}"}
+        return {**kept, _REPLAYS: str(self.replays + 1), _REPLAYED_AT: f"{time.time():.3f}"}

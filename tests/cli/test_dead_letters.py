@@ -344,3 +344,40 @@ def test_nothing_in_an_argument_steers_the_terminal(shop: Any, dlq: Any, anybrok
         assert ended.code == 2
         assert steered(ended.out + ended.err) == set()
         assert ended.err.count("\n") == 1
+def test_an_id_that_several_events_have_is_refused(shop: Any, dlq: Any, until: Any) -> None:
+    async def publish() -> None:
+        async with shop.bus() as bus:
+            for source in ("ours", "theirs"):
+                await bus.publish("orders", {"refuse": source}, type="order.v1", id="same-1", source=source)
+            await until(lambda: bus.subscriptions[0].stats.dead_lettered == 2)
+
+    asyncio.run(publish())
+    ours, theirs = sorted(dlq("list", "--json").json, key=lambda item: item["source"])
+    assert ours["fingerprint"] != theirs["fingerprint"]
+    for action in ("show", "replay", "discard"):
+        for name in ("same-1", "same"):  # the beginning of one id, too
+            ended = dlq(action, name)
+            assert (ended.code, ended.out) == (2, "")
+            assert f"ID: '{name}' is the id of 2 dead letters that are not of one event: " in ended.err
+            for letter in (ours, theirs):
+                assert f"{letter['fingerprint']} (source '{letter['source']}', id 'same-1', 'orders/" in ended.err
+            ended = dlq(action, name, "--json")
+            assert sorted(ended.json["ambiguous"][name]) == sorted([ours["fingerprint"], theirs["fingerprint"]])
+    (item,) = dlq("show", theirs["fingerprint"], "--json").json
+    assert item["source"] == "theirs"
+    assert dlq("discard", theirs["fingerprint"][:9]).out == "discarded: 1\n"
+    (item,) = dlq("list", "--json").json
+    assert item == ours
+    assert dlq("replay", "same-1").out == "replayed: 1\n"
+
+
+def test_discarding_all_takes_equal_ids_too(shop: Any, dlq: Any, until: Any) -> None:
+    async def publish() -> None:
+        async with shop.bus() as bus:
+            for source in ("ours", "theirs"):
+                await bus.publish("orders", {"refuse": "no"}, type="order.v1", id="same", source=source)
+            await until(lambda: bus.subscriptions[0].stats.dead_lettered == 2)
+
+    asyncio.run(publish())
+    assert dlq("discard", "--all").out == "discarded: 2\n"
+    assert dlq("list", "--json").json == []

@@ -81,7 +81,15 @@ def test_a_note_that_does_not_fit_stops_the_lane_until_it_does() -> None:
 
 
 @pytest.mark.parametrize(
-    "note", ["", "somebody else's", "2|5|1|", "1|x|1|", "1|5|3-1|", "1|5|0-99999999|", "1|5|1|0:x", "1|5", "1|5|1|1|1"]
+    "note",
+    [
+        *("", "somebody else's", "2|5|1|", "1|x|1|", "1|5|3-1|", "1|5|0-99999999|", "1|5|1|0:x", "1|5", "1|5|1|1|1"),
+        *("1|-5|1|", "1|5_0|1|", "1|5|-1|", "1|5|1|0:-2", "1|5|1|0:0", "1|5||0:1000001", "1|5||\u0663:1"),
+        f"1|{'9' * 3_000}|1|",
+        f"1|5|1|0:{'9' * 3_000}",
+        "1|5|" + ",".join(f"{at}000001-{at + 1}000000" for at in range(200)) + "|",  # 200 million positions
+    ],
+    ids=range(19),
 )
 def test_a_note_that_is_not_ours_counts_as_empty(note: str) -> None:
     read = parse_note(note)

@@ -66,3 +66,27 @@ async def _on_the_way_in(text: str) -> None:
 @pytest.mark.parametrize("way", [_from_the_queue, _on_the_way_in])
 def test_a_count_that_cannot_be_ours_counts_as_none(way: Any, text: str) -> None:
     asyncio.run(way(text))
+
+
+def test_what_a_replay_never_writes_is_not_copied_on() -> None:
+    """From the inlet to the dead letter."""
+
+    async def main() -> None:
+        bus = Bus(MemoryBroker(), source="test")
+
+        @bus.subscribe("orders", group="billing")
+        @retry(attempts=1)
+        async def charge(number: int) -> None:
+            raise Reject("no")
+
+        forged = {"anybroker-replays": "9" * 5_000, "anybroker-replayed-at": "x" * 100_000}
+        async with bus:
+            await bus.replay(Event.create(1, source="test", type="t"), "orders", "billing", forged)
+            await settled(bus)
+            queue = bus.dead_letters("orders", "billing")
+            queue.patience = 0.1
+            (letter,) = await queue.list()
+            assert letter.replays == 0
+            assert max(map(len, letter.headers.values())) < 100
+
+    asyncio.run(main())

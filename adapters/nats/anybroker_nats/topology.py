@@ -283,7 +283,7 @@ async def _consumer(link: Link, topic: str, group: str, lane: int | None) -> dic
 def _lanes(info: dict[str, Any]) -> int:
     """How many lanes the group of this consumer has; -1: it is not one of ours."""
     text = (info["config"].get("metadata") or {}).get(_LANES, "")
-    return int(text) if text.isdigit() else -1
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 3 else -1  # SLOTS at most
 
 
 async def _lanes_of(link: Link, topic: str, group: str) -> int | None:

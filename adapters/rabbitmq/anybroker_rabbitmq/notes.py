@@ -31,7 +31,7 @@ _MOST: Final = 100
 
 
 def note_key(inbound: Inbound) -> str | None:
-    """What an event is called in a note; None for what is no event. A hash of the whole message: another one of the same
+    """What an event is called in a note; None for what is no event. A hash of the whole message: another one of its
     source and id must not get its starts."""
     event = inbound.event
     if isinstance(event, Foreign):

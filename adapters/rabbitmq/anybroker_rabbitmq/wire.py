@@ -80,8 +80,8 @@ class Wire:
         )
         self._structured = content_mode == "structured"
         self.counters: frozenset[str] = frozenset(("x-delivery-count",))
-        """Headers in which the server counts what it hands over again, over whatever a publisher wrote there. A name that
-        it does not know is the publisher's for ever."""
+        """Headers in which the server counts what it hands over again, whatever a publisher wrote there. A name that
+        the server does not know keeps the publisher's value."""
         self._fields: dict[str, bytes] = {}
         self._names = TransportNames((*_PREFIXES, *_BROKERS), ("anybroker-data",))
 

@@ -145,7 +145,7 @@ class Queue:
         """What a note says; nothing, with a warning, where anybody else wrote it."""
         try:
             noted = from_json(body)
-        except ValueError:
+        except (ValueError, TypeError):
             noted = None
         if isinstance(noted, dict):
             return noted

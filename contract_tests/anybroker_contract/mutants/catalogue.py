@@ -151,6 +151,44 @@ _ALL = (
     ),
     Mutant("believes-every-count", core.BelievesEveryCount, ("test_a_forged_dead_letter_hides_no_other",)),
     Mutant(
+        "believes-every-count-of-starts",
+        core.BelievesEveryCountOfStarts,
+        ("test_what_the_inlet_brings_waits_for_no_longer_than_we_write",),
+    ),
+    Mutant(
+        "believes-every-wait",
+        core.BelievesEveryWait,
+        ("test_what_the_inlet_brings_waits_for_no_longer_than_we_write",),
+        lambda capabilities: capabilities.adapter not in ("rabbitmq", "sqs"),  # these hold what waits, and have a limit
+    ),
+    Mutant(
+        "tells-copies-apart-by-their-ids",
+        core.TellsCopiesApartByTheirIds,
+        (
+            "test_each_of_two_events_of_one_id_is_dead_lettered_and_replayed",
+            "test_each_of_two_events_of_one_id_is_released",
+        ),
+        lambda capabilities: bool(capabilities.deduplication),
+    ),
+    Mutant(
+        "takes-an-id-for-one-dead-letter",
+        core.TakesAnIdForOneDeadLetter,
+        ("test_an_id_that_several_dead_letters_have_is_refused",),
+    ),
+    Mutant("passes-context-on-as-it-came", core.PassesContextOnAsItCame, ("test_hostile_context_is_not_passed_on",)),
+    Mutant(
+        "forgets-the-key-of-ids",
+        core.ForgetsTheKeyOfIds,
+        ("test_with_a_key_nobody_takes_the_place_of_an_event",),
+        lambda capabilities: bool(capabilities.deduplication) and a_server(capabilities),
+    ),
+    Mutant(
+        "counts-what-publishers-write",
+        consuming.CountsWhatPublishersWrite,
+        ("test_forged_headers_end_nothing_that_is_given_back", "test_forged_headers_stop_and_end_nothing"),
+        lambda capabilities: capabilities.adapter == "rabbitmq",
+    ),
+    Mutant(
         "fails-the-whole-batch",
         publishing.FailsTheWholeBatch,
         ("test_one_bad_entry_of_a_batch_fails_alone",),

@@ -419,6 +419,17 @@ class LetsLeasesRunOut(Flaw):
         return cast("Receiver", receiver)
 
 
+class CountsWhatPublishersWrite(Flaw):
+    """A count of hand-overs in a header is the broker's, whoever wrote it."""
+
+    async def received(self, receiver: BrokenReceiver, batch: Sequence[Inbound]) -> Sequence[Inbound]:
+        """Receiver.receive."""
+        for inbound in batch:
+            counted = (inbound.raw.header.properties.headers or {}).get("x-acquired-count", 0)
+            changed_inbound(inbound, deliveries=max(inbound.deliveries, counted))
+        return batch
+
+
 class BelievesEveryHeader(Flaw):
     """Whatever is received counts as sent by the library to this group."""
 

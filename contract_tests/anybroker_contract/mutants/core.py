@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from hashlib import blake2b
 from importlib import import_module
@@ -18,12 +19,15 @@ from anybroker import (
     _settle,
     _starting,
     bus,
+    deadletter_queue,
     deadletters,
     names,
     printable,
 )
+from anybroker._publish import Publisher
 from anybroker.adapter import Adapter, Outbound, Topology
 from anybroker.delivery import current_delivery
+from anybroker.errors import Unavailable
 
 from .breaking import Flaw
 
@@ -254,6 +258,98 @@ class ReasonsSteerTheTerminal(CoreFlaw):
     def but_for_line_breaks(self, text: str) -> str:
         """No line break, since headers have none."""
         return " ".join(text.splitlines())
+
+
+class BelievesEveryCountOfStarts(CoreFlaw):
+    """Whatever number stands beside an event at the inlet is how often its handler was started."""
+
+    module: ClassVar[Any] = _pump
+    replaced: ClassVar[Mapping[str, str]] = {"count_of": "any_number"}
+
+    def any_number(self, value: Any) -> int:
+        """As it was before there was a largest one."""
+        return int(value) if str(value).isdigit() and len(str(value)) < 10 else 0
+
+
+class BelievesEveryWait(CoreFlaw):
+    """Whatever moment stands beside an event at the inlet is waited for."""
+
+    module: ClassVar[Any] = _pump
+    replaced: ClassVar[Mapping[str, str]] = {"_moment": "any_moment"}
+
+    def any_moment(self, text: str) -> float | None:
+        """As it was before there was a longest wait; a hundred years are enough to see it."""
+        try:
+            moment = float(text)
+        except ValueError:
+            return None
+        return min(moment, time.time() + 3e9)
+
+
+class TellsCopiesApartByTheirIds(CoreFlaw):
+    """A copy of an event is called the same as that of another event of its source and id."""
+
+    module: ClassVar[Any] = Publisher
+    replaced: ClassVar[Mapping[str, str]] = {"send": "send"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        right = Publisher.send
+
+        def send(publisher: Any, publishing: Any, deadline: float | None = None) -> Any:
+            """As it was before the hop had a place."""
+            publishing.hop = "|".join(publishing.hop.split("|")[:4])
+            publishing.failure = Unavailable("for the core, it was sent before")
+            return right(publisher, publishing, deadline)
+
+        self.send = send
+
+    send: Any
+
+
+class TakesAnIdForOneDeadLetter(CoreFlaw):
+    """All dead letters of an id are meant, whoever published the events."""
+
+    module: ClassVar[Any] = deadletter_queue
+    replaced: ClassVar[Mapping[str, str]] = {"named": "by_id"}
+
+    def by_id(self, _: str, letters: Any, names: Any) -> list[Any]:
+        """As it was before an id could mean several."""
+        wanted = set(names)
+        return [letter for letter in letters if letter.id in wanted or letter.fingerprint in wanted]
+
+
+class PassesContextOnAsItCame(CoreFlaw):
+    """What a handler publishes takes over whatever its cause says of its trace and of its ids."""
+
+    module: ClassVar[Any] = _outgoing
+    replaced: ClassVar[Mapping[str, str]] = {"caused": "copy"}
+
+    def copy(self, cause: Delivery, extensions: dict[str, Any], headers: dict[str, str]) -> None:
+        """As it was before there were rules."""
+        event = cause.event
+        extensions.setdefault("causationid", event.id)
+        extensions.setdefault("correlationid", event.get("correlationid") or event.id)
+        for name in ("traceparent", "tracestate"):
+            if name in event:
+                extensions.setdefault(name, event[name])
+        for name in ("traceparent", "tracestate", "baggage"):
+            if name in cause.headers:
+                headers.setdefault(name, cause.headers[name])
+
+
+class ForgetsTheKeyOfIds(CoreFlaw):
+    """What copies are known by anybody can work out."""
+
+    module: ClassVar[Any] = Outbound
+    replaced: ClassVar[Mapping[str, str]] = {"deduplication_id": "without_key"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        right = Outbound.deduplication_id
+        self.without_key = lambda outbound, _=b"": right(outbound)
+
+    without_key: Any
 
 
 class LetsAnExitEndTheLoop(CoreFlaw):

@@ -500,9 +500,40 @@ def test_what_others_write_among_the_notes_is_no_note(run: Run, case: Callable[.
     async def check() -> None:
         this = await case()
         this.notes = {"orders.@.g.~.x.y": 1, "orders.@.g.~.1.2": 1, "orders.@.g.~.1": 1}
+        many = "9" * 5_000
+        this.notes |= {f"orders.@.g.~.1.{many}": 1, f"orders.@.g.~.{many}.1": 1, "orders.@.g.~.1.\u0663": 1}
         this.deliver(1, deliveries=2)
         (inbound,) = await this.receive()
         assert inbound.attempts == 2
+
+    run(check())
+
+
+@pytest.mark.parametrize(
+    ("subject", "reply"),
+    [
+        (b"orders.7", b"$JS.ACK.orders.g@0.1.x.1.1.0"),
+        (b"orders.7", b"$JS.ACK.orders.nobody.1.1.1.1.0"),
+        (b"orders.7", b"short"),
+        (b"orders.7", b"$JS.ACK.orders.g@0." + b"9" * 5_000 + b".1.1.1.0"),
+        (b"%b.d.x.1", b""),
+        (b"%b.d.99.1", b""),
+        (b"%b.d.0", b""),
+        (b"%b.d.0." + b"9" * 5_000, b""),
+    ],
+)
+def test_what_others_write_into_the_inbox_ends_nothing(
+    run: Run, case: Callable[..., Any], subject: bytes, reply: bytes
+) -> None:
+    """Whoever knows the inbox may write there; what the listener raises would end the client's reader."""
+
+    async def check() -> None:
+        this = await case()
+        inbox = this.receiver._prefix.removesuffix(b".")
+        this.receiver._arrived(subject.replace(b"%b", inbox), reply, b"", b"NATS/1.0 408 x\r\n\r\n")
+        this.deliver(1)
+        (inbound,) = await this.receive()
+        assert inbound.event.id == "1"
 
     run(check())
 

@@ -128,6 +128,10 @@ class FakeChannel:
             return SimpleNamespace(delivery=Basic.GetOk(1, False, "", queue, 0), body=self.stored.pop(0))
         return SimpleNamespace(delivery=Basic.GetEmpty(), body=b"")
 
+    async def queue_purge(self, queue: str, **_: Any) -> None:
+        self.calls.append(("purge", queue))
+        self.stored.clear()
+
     async def exchange_declare(self, name: str, *, passive: bool = False, **options: Any) -> None:
         self.calls.append(("exchange", name))
         self._look("exchange", name, passive)

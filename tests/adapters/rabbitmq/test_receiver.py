@@ -326,3 +326,33 @@ def test_what_is_not_a_note_is_dropped_aloud(
         assert "orders:billing:0:notes" in caplog.text
 
     run(check())
+
+
+def test_a_queue_that_others_fill_with_notes_holds_up_nothing(
+    run: Run, joined: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def check() -> None:
+        case = await joined()
+        case.link.there.add("orders:billing:0:notes")
+        case.link.notes += [case.note(1, 2), *[case.note(2, 1)] * 500]
+        await case.deliver(0, 1, redelivered=True)
+        [inbound] = await case.take()
+        assert inbound.attempts == 2
+        assert case.link.notes == []
+        assert "more than 100 notes" in caplog.text
+
+    run(check())
+
+
+def test_another_message_of_the_same_source_and_id_has_starts_of_its_own(run: Run, joined: Callable[..., Any]) -> None:
+    async def check() -> None:
+        case = await joined()
+        case.link.there.add("orders:billing:0:notes")
+        case.link.notes.append(case.note(1, 3))
+        forged = case.kit.delivery(1, redelivered=True)
+        forged.header.properties.message_id = "another program's"
+        await case.lane(0).callback(forged)
+        await case.deliver(0, 1, redelivered=True)
+        assert [inbound.attempts for inbound in await case.take()] == [0, 3]
+
+    run(check())

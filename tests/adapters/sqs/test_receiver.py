@@ -388,6 +388,26 @@ def test_attempts_are_noted_and_found_by_the_next_member(case: Any) -> None:
     asyncio.run(main())
 
 
+def test_what_others_write_among_the_notes_is_no_note(case: Any, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        run = case()
+        run.arrive(0, 1)
+        batch = await run.take(2)
+        assert await run.receiver.settle([Release(batch[0], 2), Release(batch[1], 7)]) == [None] * 2
+        await run.receiver.close()
+        junk = ["{", "[1]", "\ud800", '{"m0": "x"}', '{"m0": 1e400}', '{"m1": -1, "m0": 1000001}']
+        junk.append(f'{{"m0": {"9" * 4000}}}')
+        for body in junk:
+            run.client.send_message(QueueUrl="notes", MessageBody=body)
+        other = case()
+        other.arrive(0, 1, count=2)
+        assert [inbound.attempts for inbound in await other.take(2)] == [2, 7]
+        await other.receiver.close()
+
+    asyncio.run(main())
+    assert len([record for record in caplog.records if "not one of our notes" in record.getMessage()]) == 1
+
+
 def test_without_notes_nobody_waits_for_any(case: Any) -> None:
     async def main() -> None:
         run = case()
