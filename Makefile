@@ -7,7 +7,7 @@ ADAPTERS ?= all
 REQUIRE ?=
 JOBS ?= 4
 
-.PHONY: help env demo test unit pythons coverage contract faults bench lint types docs mutants wheel clean
+.PHONY: help env demo test unit pythons coverage contract faults fuzz bench lint types docs mutants wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -57,6 +57,10 @@ contract: .venv/.dev ## the contract suite (ADAPTERS="kafka", REQUIRE=all)
 
 faults: .venv/.dev ## brokers and members killed, stopped and cut under load (ARGS="--broker kafka --tier long")
 	@$(BIN)/python -m anybroker_contract.faults $(ARGS)
+
+fuzz: .venv/.dev ## generated messages against all that reads those of others (ARGS="--target json --inputs 1000000")
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --group fuzz
+	@$(BIN)/python -m fuzz $(ARGS)
 
 bench: .venv/.dev ## microseconds per event, and ratios to bare clients (ARGS="--json")
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --group bench
