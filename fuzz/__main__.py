@@ -97,7 +97,7 @@ def replay(target: Target, path: Path) -> int:
     data = path.read_bytes()
     try:
         check(target.run, data, measured=False)
-        check(target.run, data, measured=True)
+        check(target.run, data, measured=target.measured)
     except BaseException:  # noqa: BLE001 - it is shown
         traceback.print_exc()
         return FOUND
@@ -105,15 +105,16 @@ def replay(target: Target, path: Path) -> int:
     return NOTHING
 
 
-def run(name: str, options: argparse.Namespace, engine: str, tell: Callable[[int, int], None]) -> Outcome:
+def run(target: Target, options: argparse.Namespace, engine: str, tell: Callable[[int, int], None]) -> Outcome:
     """One target in a process of its own; ``tell`` is told of inputs and faults so far."""
+    name = target.name
     outcome = Outcome(name)
     begun = time.monotonic()
     work: Path = options.work.resolve()
     log = work / "logs" / f"{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [
-        *(sys.executable, "-m", "fuzz.child", name, "--engine", engine, "--seed", str(options.seed)),
+        *(sys.executable, "-m", "fuzz.child", name, "--module", target.module, "--engine", engine, "--seed", str(options.seed)),
         *("--inputs", str(options.inputs), "--seconds", str(options.seconds)),
         *("--corpus", str(work / "corpus" / name), "--found", str(work / "found" / name)),
     ]
@@ -193,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 done = number * options.inputs + inputs
                 progress.update(task, description=f"{engine}: {name}", completed=done, faults=found)
 
-            outcomes.append(run(name, options, engine, tell))
+            outcomes.append(run(targets[name], options, engine, tell))
     if options.json:
         found = {"engine": engine, "seed": options.seed, "targets": [each.as_dict() for each in outcomes]}
         sys.stdout.write(json.dumps({**found, "inputs": sum(each.inputs for each in outcomes)}, indent=2) + "\n")

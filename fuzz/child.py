@@ -11,11 +11,14 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
 from random import Random
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from .registry import Target
 
 __all__ = ["atheris_is_there"]
 
@@ -38,11 +41,12 @@ def atheris_is_there() -> bool:
 class _Run:
     """Counts, judges and reports."""
 
-    def __init__(self, options: argparse.Namespace, run: Callable[[bytes], object]) -> None:
+    def __init__(self, options: argparse.Namespace, target: Target) -> None:
         from .bounds import check, where
 
         self._check, self._where = check, where
-        self._run = run
+        self._run = target.run
+        self._measured = _MEASURED if target.measured else 0
         self._inputs: int = options.inputs
         self._end = time.monotonic() + options.seconds
         self._found = Path(options.found)
@@ -54,7 +58,7 @@ class _Run:
         """One input; ends the process after the last one."""
         self._count += 1
         try:
-            self._check(self._run, data, self._count % _MEASURED == 0)
+            self._check(self._run, data, self._measured > 0 and self._count % self._measured == 0)
         except KeyboardInterrupt:
             raise
         except BaseException as exc:  # noqa: BLE001 - whatever it is, it is a fault, and the next input comes
@@ -135,24 +139,25 @@ def main() -> None:
     for name in ("--inputs", "--seed"):
         parser.add_argument(name, type=int, required=True)
     parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--module", help="the only one of the targets that is imported")
     for name in ("--engine", "--corpus", "--found"):
         parser.add_argument(name, required=True)
     options = parser.parse_args()
-    targets: dict[str, Any]
+    targets: dict[str, Target]
     if options.engine == "atheris":
         import atheris
 
         with atheris.instrument_imports(include=_INSTRUMENTED, enable_loader_override=False):
             from .registry import all_targets
 
-            targets = all_targets()
+            targets = all_targets(options.module)
     else:
         from .registry import all_targets
 
-        targets = all_targets()
+        targets = all_targets(options.module)
     logging.disable(logging.CRITICAL)  # what is said of odd messages, a million times
     chosen = targets[options.target]
-    run = _Run(options, chosen.run)
+    run = _Run(options, chosen)
     seeds = list(dict.fromkeys(chosen.seeds()))
     if options.engine == "atheris":
         _guided(run, seeds, options)

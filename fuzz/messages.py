@@ -26,7 +26,7 @@ def split(data: bytes) -> Parts:
     """Of any bytes."""
     head, group, body = data.partition(_GROUP)
     headers: list[tuple[bytes, bytes | None]] = []
-    for field in filter(None, head.split(_RECORD)):
+    for field in head.split(_RECORD) if head else ():
         name, unit, value = field.partition(_UNIT)
         headers.append((name, value if unit else None))
     return Parts(headers, body if group else None)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from hashlib import shake_128
+from importlib import import_module
 from typing import Any
 
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
@@ -13,10 +14,6 @@ from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 from anybroker.cloudevents import HeaderBinding, format_json, format_json_batch
 from anybroker.event import Event
 from anybroker_contract.raw import RawClient, RawMessage
-from anybroker_contract.raw.kafka import KafkaClient
-from anybroker_contract.raw.nats import NatsClient
-from anybroker_contract.raw.rabbitmq import RabbitmqClient
-from anybroker_contract.raw.sqs import SqsClient
 from anybroker_rabbitmq.frames import native_table
 
 from .messages import join
@@ -46,11 +43,11 @@ _EVENTS = [
     Event.create(b"\xff\x00", source="s", type="t", extensions={"raw": b"\x01"}),
     Event.create(source="s", type="t", time="2016-12-31T23:59:60.123+01:00"),
 ]
-_CLIENTS: dict[str, Callable[[], RawClient]] = {
-    "kafka": lambda: KafkaClient("kafka://127.0.0.1"),
-    "rabbitmq": lambda: RabbitmqClient("amqp://127.0.0.1"),
-    "nats": lambda: NatsClient("nats://127.0.0.1"),
-    "sqs": lambda: SqsClient("sqs://us-east-1?access_key_id=x&secret_access_key=x"),
+_CLIENTS = {  # made, and never connected
+    "kafka": ("KafkaClient", "kafka://127.0.0.1"),
+    "rabbitmq": ("RabbitmqClient", "amqp://127.0.0.1"),
+    "nats": ("NatsClient", "nats://127.0.0.1"),
+    "sqs": ("SqsClient", "sqs://us-east-1?access_key_id=x&secret_access_key=x"),
 }
 _LINES = {
     "times": (
@@ -88,7 +85,9 @@ _LINES = {
 
 @cache
 def _client(name: str) -> RawClient:
-    return _CLIENTS[name]()
+    kind, url = _CLIENTS[name]
+    client: RawClient = getattr(import_module(f"anybroker_contract.raw.{name}"), kind)(url)
+    return client
 
 
 @cache

@@ -14,6 +14,7 @@ from pydantic_core import to_json
 
 from anybroker.adapter import Outbound
 from anybroker.cloudevents import format_json, format_text, parse_json, parse_text
+from anybroker.cloudevents.media_type import JSON, media_type
 from anybroker.errors import Rejected
 from anybroker.event import Event
 from anybroker_kafka.wire import Wire as KafkaWire
@@ -34,11 +35,21 @@ _NONCHARACTERS = [chr(plane * 0x10000 + last) for plane in range(17) for last in
 _NONCHARACTERS += [chr(code) for code in range(0xFDD0, 0xFDF0)]
 _CORE = {"data", "id", "source", "type", "specversion", "time", "subject", "datacontenttype", "dataschema"}
 
-_texts = st.text(st.characters(exclude_categories=("Cs", "Cc"), exclude_characters=_NONCHARACTERS), max_size=30)
-_filled = st.text(
-    st.characters(exclude_categories=("Cs", "Cc"), exclude_characters=_NONCHARACTERS), min_size=1, max_size=30
+# Hypothesis takes longer for each character than all else takes for the whole event: most are drawn in pieces.
+_PIECES = (
+    *("a", "/shop", "order.v1", "7", " ", "  ", '"', "\\", "%", "%41", "%C3", "ä", "é", "🙂", "\u2028", "\u202e", "\ufeff", "&<>'"),
+    *("http://e.com/#", "1.0", "null", "true", "=", ";", ":", ",", "{}", "[]", "\ud7ff", "\ufffd", "a" * 300, "ß" * 130, "0" * 20),
+    *("application/json", "ce_id", "\U0010fffd", "\xa0", "-", "--", "+", "?", "#", "@", "\u00ad"),
 )
-_names = st.text("abcdefghijklmnopqrstuvwxyz0123456789", min_size=1, max_size=24).filter(lambda name: name not in _CORE)
+_characters = st.characters(exclude_categories=("Cs", "Cc"), exclude_characters=_NONCHARACTERS)
+_pieces = st.lists(st.sampled_from(_PIECES), max_size=3).map("".join)
+_texts = _pieces | _pieces | _pieces | st.text(_characters, max_size=8)
+_filled = _texts.map(lambda text: text or "x")
+_names = (
+    st.tuples(st.sampled_from("abdefginpstuz019"), st.sampled_from(("", "a", "7", "key", "x" * 22)))
+    .map("".join)
+    .filter(lambda name: name not in _CORE)
+)
 _values = st.one_of(_texts, st.booleans(), st.integers(-(2**31), 2**31 - 1), st.binary(max_size=20))
 _offsets = st.integers(-23 * 60 - 59, 23 * 60 + 59).map(lambda minutes: timezone(timedelta(minutes=minutes)))
 _times = st.one_of(
@@ -73,7 +84,7 @@ def _events(draw: st.DrawFn) -> Event[Any]:
 
 _headers = st.none() | st.dictionaries(
     st.sampled_from(["x-a", "traceparent", "anybroker-dead-reason", "anybroker-dead-error", "baggage"]),
-    st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=40).map(str.strip),
+    _texts.map(str.strip),
     max_size=3,
 )
 
@@ -89,16 +100,21 @@ def _fuzzed(check: Callable[[Outbound], None]) -> Callable[[bytes], object]:
         one.hypothesis.fuzz_one_input(data + shake_128(data).digest(4096))  # type: ignore[attr-defined]
         return None
 
-    run.__doc__ = check.__doc__
+    run.__doc__, run.__module__ = check.__doc__, check.__module__
     return run
 
 
 def _round_trip(name: str) -> Callable[[Callable[[Outbound], None]], object]:
-    return lambda check: target(f"round-trip-{name}", seeds.random)(_fuzzed(check))
+    return lambda check: target(f"round-trip-{name}", seeds.random, measured=False)(_fuzzed(check))
 
 
 def _same(outbound: Outbound, event: object, headers: Any) -> None:
-    assert event == outbound.event, f"{outbound.event!r} came back as {event!r}"
+    sent: Any = outbound.event
+    if isinstance(event, Event) and event.body != sent.body and media_type(sent.datacontenttype or JSON).json:
+        # In structured mode JSON has no blanks around it.
+        assert event.body == (sent.body or b"").strip(b" \t\r\n")
+        event, sent = (Event(each.attributes) for each in (event, sent))
+    assert event == sent, f"{sent!r} came back as {event!r}"
     wanted = outbound.headers or {}
     assert {name: headers.get(name) for name in wanted} == dict(wanted), "other transport headers"
 
@@ -163,6 +179,6 @@ def sqlite(outbound: Outbound) -> None:
 def json(outbound: Outbound) -> None:
     """JSON, and JSON that XML can carry"""
     event: Any = outbound.event
-    assert parse_json(format_json(event)) == event
-    assert parse_text(format_text(event), {}) == event
+    _same(outbound, parse_json(format_json(event)), outbound.headers or {})
+    _same(outbound, parse_text(format_text(event), {}), outbound.headers or {})
 

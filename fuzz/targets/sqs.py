@@ -36,7 +36,8 @@ def message(data: bytes) -> object:
     fields, body = split(data)
     group = fields.pop(0)[1] if fields else None
     attributes = {name.decode("ascii", "replace"): _attribute(*_kind(value or b"s")) for name, value in fields[:10]}
-    inbound = _read((body or b"").decode("utf-8", "replace"), attributes, group and group.decode("utf-8", "replace"))
+    text = (body or b"").decode("utf-8", "replace")
+    inbound = _read(text, attributes, None if group is None else group.decode("utf-8", "replace"))
     event = inbound.event
     assert all(isinstance(value, str) for value in inbound.headers.values())
     if isinstance(event, Event) or event.reason is not None:

@@ -223,6 +223,8 @@ class Foreign:
         self.headers = headers
         self.key = key
         self.reason = reason
+        if reason is not None:  # with its frames, all that was read on the way would live until the garbage collector
+            reason.__traceback__ = reason.__context__ = None
 
     def without_headers(self) -> Foreign:
         """Its body alone, where nothing more has room. A subclass that keeps more of how it came drops that too."""

@@ -128,7 +128,7 @@ class BusSettings(BaseSettings):
         if path.is_file():
             try:
                 sources.append(TomlConfigSettingsSource(settings_cls, path))
-            except (TOMLDecodeError, UnicodeDecodeError, OSError) as exc:
+            except (TOMLDecodeError, UnicodeDecodeError, RecursionError, OSError) as exc:
                 raise ConfigError(str(path), f"cannot be read: {exc}", "Mend the file, or name another one.") from exc
         return tuple(sources)
 

@@ -15,6 +15,7 @@ import pytest
 from fuzz import __main__ as command
 from fuzz.bounds import Broken, TooSlow, check, where
 from fuzz.messages import join, split, text
+from fuzz.registry import Target
 
 
 def planted(data: bytes) -> object:
@@ -26,9 +27,9 @@ def planted(data: bytes) -> object:
             while True:
                 pass
         case b"m":
-            return [bytearray(1) for _ in range(5_000)]
+            return [bytearray(1) for _ in range(50_000)]
         case b"k":
-            LEFT.append(bytearray(100_000))
+            LEFT.append(bytearray(300_000))
         case b"p":
             return len(bytearray(10_000_000))
     return data
@@ -104,11 +105,11 @@ def test_a_fault_is_kept_once_and_can_be_run_again(tmp_path: Path, monkeypatch: 
         "whole = registry.all_targets\n"
         "def planted(data):\n"
         "    raise KeyError(data)\n"
-        "registry.all_targets = lambda: {'planted': registry.Target('planted', planted, lambda: [b'x'], '')}\n"
+        "registry.all_targets = lambda _: {'planted': registry.Target('planted', planted, lambda: [b'x'], '', '')}\n"
     )
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2]), "contract_tests"]))
     options: Any = Options(tmp_path)
-    outcome = command.run("planted", options, "blind", lambda *_: None)
+    outcome = command.run(Target("planted", planted, list, "", "inside"), options, "blind", lambda *_: None)
     assert (outcome.inputs, outcome.failure) == (300, None)
     (fault,) = outcome.faults
     assert fault["error"] == "KeyError"
@@ -117,7 +118,7 @@ def test_a_fault_is_kept_once_and_can_be_run_again(tmp_path: Path, monkeypatch: 
 
 def test_a_process_that_ends_by_itself_is_a_failure(tmp_path: Path) -> None:
     options: Any = Options(tmp_path)
-    outcome = command.run("none-such", options, "blind", lambda *_: None)
+    outcome = command.run(Target("none-such", planted, list, "", "inside"), options, "blind", lambda *_: None)
     assert outcome.failure is not None
     assert "KeyError" in outcome.failure
 

@@ -31,6 +31,10 @@ async def read_notes(link: Link, topic: str, group: str) -> dict[int, int]:
     starts: dict[int, int] = {}
     for noted in info["state"].get("subjects") or {}:
         sequence, _, count = noted.removeprefix(f"{subject}.").partition(".")
-        if sequence.isdecimal() and count.isdecimal():  # whoever may publish to the topic may write here, too
+        if _is_number(sequence, 19) and _is_number(count, 9):  # whoever may publish to the topic may write here, too
             starts[int(sequence)] = max(int(count), starts.get(int(sequence), 0))
     return starts
+
+
+def _is_number(text: str, digits: int) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= digits

@@ -25,6 +25,8 @@ _log = logging.getLogger("anybroker.rabbitmq")
 
 _EXPIRES: Final = 24 * 60 * 60 * 1000
 """Milliseconds without use until the broker deletes the queue."""
+_MANY: Final = 10**9
+"""Starts that no event has had."""
 
 
 def note_key(inbound: Inbound) -> str | None:
@@ -64,7 +66,7 @@ def _note(queue: str, body: bytes) -> dict[str, int]:
     """What one says; nothing, with a warning, where anybody else wrote it."""
     try:
         starts = json.loads(body)
-        if isinstance(starts, dict) and all(type(count) is int and count >= 0 for count in starts.values()):
+        if isinstance(starts, dict) and all(type(count) is int and 0 <= count < _MANY for count in starts.values()):
             return starts
     except (ValueError, RecursionError):
         pass
