@@ -114,7 +114,18 @@ def run(target: Target, options: argparse.Namespace, engine: str, tell: Callable
     log = work / "logs" / f"{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [
-        *(sys.executable, "-m", "fuzz.child", name, "--module", target.module, "--engine", engine, "--seed", str(options.seed)),
+        *(
+            sys.executable,
+            "-m",
+            "fuzz.child",
+            name,
+            "--module",
+            target.module,
+            "--engine",
+            engine,
+            "--seed",
+            str(options.seed),
+        ),
         *("--inputs", str(options.inputs), "--seconds", str(options.seconds)),
         *("--corpus", str(work / "corpus" / name), "--found", str(work / "found" / name)),
     ]

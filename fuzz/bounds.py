@@ -86,14 +86,13 @@ class Place:
 def where(error: BaseException) -> Place:
     """What was raised, and the innermost place in our code."""
     frames = traceback.extract_tb(error.__traceback__)
-    ours = [frame for frame in frames if "anybroker" in frame.filename.replace("\\", "/").rsplit("/", 3)[-2:][0]]
-    ours = ours or [frame for frame in frames if "/targets/" in frame.filename] or list(frames)
-    if not ours:
-        return Place(type(error).__name__, "?")
-    last = ours[-1]
-    parts = last.filename.replace("\\", "/").split("/")
-    line = "" if isinstance(error, TooSlow) else f":{last.lineno}"
-    return Place(type(error).__name__, f"{'/'.join(parts[-2:])}{line} {last.name}")
+    ours = [frame for frame in frames if "/anybroker" in frame.filename.replace("\\", "/")]
+    shown = ours[-1:] or [frame for frame in frames if "/targets/" in frame.filename][-2:] or list(frames)[-1:]
+    at = []
+    for frame in shown:
+        line = "" if isinstance(error, TooSlow) else f":{frame.lineno}"
+        at.append(f"{'/'.join(frame.filename.replace(chr(92), '/').split('/')[-2:])}{line} {frame.name}")
+    return Place(type(error).__name__, ", ".join(at) or "?")
 
 
 if sys.platform == "win32":  # pragma: no cover - it has no such timer

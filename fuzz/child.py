@@ -1,4 +1,5 @@
-"""One target in a process of its own: a crash, or libFuzzer, which never returns, ends no other. ``python -m fuzz`` starts it.
+"""One target in a process of its own, which ``python -m fuzz`` starts: a crash, or libFuzzer, which never returns, ends
+no other.
 
 It writes a JSON object a line: how far it is, each fault once, and ``done``.
 """
@@ -26,7 +27,14 @@ MOST = 4096
 """Bytes of an input."""
 _MEASURED = 64
 """One of so many inputs has its memory measured."""
-_INSTRUMENTED = ["anybroker", "anybroker_kafka", "anybroker_nats", "anybroker_rabbitmq", "anybroker_sqlite", "anybroker_sqs"]
+_INSTRUMENTED = [
+    "anybroker",
+    "anybroker_kafka",
+    "anybroker_nats",
+    "anybroker_rabbitmq",
+    "anybroker_sqlite",
+    "anybroker_sqs",
+]
 
 
 def atheris_is_there() -> bool:

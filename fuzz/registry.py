@@ -26,7 +26,9 @@ class Target:
     """Whether the memory that it takes is the library's, and not that of what makes the messages."""
 
 
-def target(name: str, seeds: Callable[[], Iterable[bytes]], measured: bool = True) -> Callable[[Callable[[bytes], object]], Target]:
+def target(
+    name: str, seeds: Callable[[], Iterable[bytes]], measured: bool = True
+) -> Callable[[Callable[[bytes], object]], Target]:
     """Registers a function as a target; its docstring says what it reads."""
 
     def register(run: Callable[[bytes], object]) -> Target:

@@ -52,25 +52,70 @@ _CLIENTS = {  # made, and never connected
 _LINES = {
     "times": (
         *("2018-04-05T17:31:00Z", "2016-12-31t23:59:60z", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:60Z"),
-        *("2018-04-05 17:31:00.123456789-23:59", "2018-02-30T00:00:00Z", "2018-04-05T24:00:00Z", "2018-W14-4T00:00:00Z"),
+        *(
+            "2018-04-05 17:31:00.123456789-23:59",
+            "2018-02-30T00:00:00Z",
+            "2018-04-05T24:00:00Z",
+            "2018-W14-4T00:00:00Z",
+        ),
     ),
     "uris": (
-        *("/shop", "https://user@example.com:8/a;b?c#d", "urn:uuid:1", "//[::1]/x", "a:b", "%41", "./a:b", "mailto:a@b"),
+        *(
+            "/shop",
+            "https://user@example.com:8/a;b?c#d",
+            "urn:uuid:1",
+            "//[::1]/x",
+            "a:b",
+            "%41",
+            "./a:b",
+            "mailto:a@b",
+        ),
         *("http://" + "a" * 200 + "%", "?" * 100, "//" + "@" * 100 + "\\"),
     ),
     "media types": (
-        *("application/json", 'text/plain; charset="utf-8"', "a/b;;; ; x=y", "Application/CloudEvents+JSON; charset=UTF-8"),
-        *("text/plain; charset=idna", "text/plain; charset=utf-16", 'a/b; x="\\"', "a/b" + "; " * 200, "a/b; charset=rot13"),
+        *(
+            "application/json",
+            'text/plain; charset="utf-8"',
+            "a/b;;; ; x=y",
+            "Application/CloudEvents+JSON; charset=UTF-8",
+        ),
+        *(
+            "text/plain; charset=idna",
+            "text/plain; charset=utf-16",
+            'a/b; x="\\"',
+            "a/b" + "; " * 200,
+            "a/b; charset=rot13",
+        ),
     ),
     "percent": ("%c3%a4%20b", "100%", '"a\\"b"', "%ff", "%", "ä", "%00"),
     "notes": ('{"/s 1": 3}', "[]", '{"/s 1": -1}', '{"a": 1e3}', '{"a": true}', "[" * 3000, '{"a": ' + "9" * 100 + "}"),
     "nats notes": ("7.3", "7.3\n7.9\n8.1", "7", ".", "٣.٣", "7." + "9" * 300, "x.y", "-7.3"),
-    "positions": ("1|1200|3-5,9|0:2", "1|1200||", "2|1|1|1", "1|0|0-1000000|", "1|1200|0-|:", "1|-5|1-2|0:-1", "1|1_2|٣|0:1"),
+    "positions": (
+        "1|1200|3-5,9|0:2",
+        "1|1200||",
+        "2|1|1|1",
+        "1|0|0-1000000|",
+        "1|1200|0-|:",
+        "1|-5|1-2|0:-1",
+        "1|1_2|٣|0:1",
+    ),
     "counts": ("3", "999999999", "٣", "-1", "1e3", "9" * 5000, "", " 3", "1_0"),
     "reasons": ("the bank says no", "\x1b[2J\n", "\udcff", "ä" * 600, "\u202e", "a\u2028b"),
     "urls": (
-        *("kafka://a:9092,b:9092", "amqp://u:p%40@h/vhost?x=1", "sqlite:////var/shop.db", "nats://[::1]:4222", "memory://"),
-        *("sqs://us-east-1?endpoint_url=http%3A%2F%2F127.0.0.1", "kafka://h:99999999", "kafka://[", "a://u:p@h@i", "://"),
+        *(
+            "kafka://a:9092,b:9092",
+            "amqp://u:p%40@h/vhost?x=1",
+            "sqlite:////var/shop.db",
+            "nats://[::1]:4222",
+            "memory://",
+        ),
+        *(
+            "sqs://us-east-1?endpoint_url=http%3A%2F%2F127.0.0.1",
+            "kafka://h:99999999",
+            "kafka://[",
+            "a://u:p@h@i",
+            "://",
+        ),
         "amqp://\u2100/",
     ),
     "settings": (
@@ -113,7 +158,9 @@ def documents() -> Iterator[bytes]:
     yield from (message.body for name in ("kafka", "nats") for message in _odd(name) if message.body)
     yield b'{"data_base64":"AP8=","\\u0064ata":1,"specversion":"1.0","id":"\\ud800","source":"/s","type":"t"}'
     yield b'{"specversion":"1.0","id":"1","source":"/s","type":"t","n":' + b"9" * 400 + b',"data":' + b"[" * 400
-    yield b'\xef\xbb\xbf{"specversion":"1.0","id":"1","source":"/s","type":"t","datacontenttype":"a/b;charset=utf-16","data":""}'
+    core = b'{"specversion":"1.0","id":"1","source":"/s","type":"t",'
+    yield b"\xef\xbb\xbf" + core + b'"datacontenttype":"a/b;charset=utf-16","data":""}'
+    yield core + b'"datacontenttype":"application/cloudevents+json","data":{}}'
 
 
 def batches() -> Iterator[bytes]:
@@ -147,7 +194,14 @@ def attributes() -> Iterator[bytes]:
 
 def payloads() -> Iterator[bytes]:
     """A content type and data."""
-    for kind in ("application/json", "text/plain", "text/plain; charset=utf-16", "a/b+json; charset=latin-1", "", "x/y"):
+    for kind in (
+        "application/json",
+        "text/plain",
+        "text/plain; charset=utf-16",
+        "a/b+json; charset=latin-1",
+        "",
+        "x/y",
+    ):
         for body in (b'{"a":[1,2.5,null]}', "ä".encode(), b"\xff\xfe1\x00", b"[" * 300, b"9" * 5000, b"NaN"):
             yield kind.encode() + b"\x1d" + body
 
@@ -242,11 +296,14 @@ def sqs_messages() -> Iterator[bytes]:
             binary = native["DataType"].startswith("Binary")
             fields.append((name, b"b" + native["BinaryValue"] if binary else "s" + native["StringValue"]))
         yield join(fields, message.body)
-    moved = '{"anybroker-dead-reason":"r","anybroker-attributes":{"x":["String","y"],"z":["Binary","AP8="]},"anybroker-key":"k"}'
+    more = '"anybroker-attributes":{"x":["String","y"],"z":["Binary","AP8="]},"anybroker-key":"k"'
+    moved = f'{{"anybroker-dead-reason":"r",{more}}}'
     yield join([("", None), ("anybroker", "s" + moved)], b"{}")
     yield join([("", None), ("anybroker", "s" + "[" * 3000)], b"{}")
     foreign = "sapplication/vnd.anybroker.foreign+json"
-    yield join([("", "g"), ("content-type", foreign)], b'{"body":"AP8=","headers":[["a","AP8="],["b",null]],"key":null}')
+    yield join(
+        [("", "g"), ("content-type", foreign)], b'{"body":"AP8=","headers":[["a","AP8="],["b",null]],"key":null}'
+    )
 
 
 def traces() -> list[bytes]:

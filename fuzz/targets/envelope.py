@@ -167,9 +167,10 @@ def uris(data: bytes) -> object:
     value = text(data)
     for rule in (write_uri_reference, write_uri):
         try:
-            assert rule("source", value) == value
-        except InvalidEvent as exc:
-            assert str(exc)
+            written = rule("source", value)
+        except InvalidEvent:
+            continue
+        assert written == value
     return None
 
 
@@ -210,11 +211,10 @@ def percent(data: bytes) -> object:
     value = text(data)
     try:
         percent_decode("x", value)
-    except InvalidEvent as exc:
-        assert str(exc)
+    except InvalidEvent:
+        pass
     if not any("\ud800" <= character <= "\udfff" for character in value):
         written = percent_encode(value)
         assert written.isascii()
         assert percent_decode("x", written) == value
     return None
-

@@ -53,7 +53,7 @@ def _client() -> RawClient:
     client = RawClient(False)
     link: Any = SimpleNamespace(timeout=1.0, watchers=set())
     spec = SubscriptionSpec("orders", "g", True, 2, "new", 10)
-    receiver: Any = NatsReceiver(link, _WIRE, spec, SimpleNamespace(), iter(range(9)), 2, 20.0, False)  # type: ignore[arg-type]
+    receiver: Any = NatsReceiver(link, _WIRE, spec, SimpleNamespace(), iter(range(9)), 2, 20.0, False)
     receiver._prefix = b"_INBOX.x."
     answers: Any = Answers(client, "_INBOX.x", 1.0)
     sender: Any = NatsSender.__new__(NatsSender)
@@ -90,5 +90,5 @@ def notes(data: bytes) -> object:
 
     link: Any = SimpleNamespace(api=api)
     starts = _LOOP.run_until_complete(read_notes(link, "orders", "g"))
-    assert all(0 <= sequence and 0 <= count < 10**9 for sequence, count in starts.items())
+    assert all(sequence >= 0 and 0 <= count < 10**9 for sequence, count in starts.items())
     return starts

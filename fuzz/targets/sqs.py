@@ -50,7 +50,7 @@ def message(data: bytes) -> object:
     assert again.headers["anybroker-dead-reason"] == "r"
     if isinstance(event, Foreign):
         assert isinstance(again.event, Foreign)
-        assert (again.event.body, list(again.event.headers)) == (event.body, list(event.headers)), "another dead letter"
+        assert (again.event.body, sorted(again.event.headers)) == (event.body, sorted(event.headers)), "another one"
         if isinstance(event, SqsForeign):
             assert isinstance(again.event, SqsForeign)
             assert (again.event.text, again.event.attributes) == (event.text, event.attributes)

@@ -6,12 +6,11 @@ import logging
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-
 from fuzz.bounds import check
 from fuzz.mutate import TOKENS
 from fuzz.registry import Target, all_targets
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 TARGETS = all_targets()
 EXAMPLES = 300

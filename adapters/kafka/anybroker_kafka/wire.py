@@ -34,7 +34,8 @@ class Wire:
         """The record's value and headers. ``other``: in the content mode that is not set.
 
         aiokafka's batches take no record that has neither key nor value, so an event without both goes in structured
-        mode, and so does one that binary mode cannot carry. A foreign message keeps its headers byte for byte; a transport header of the same name gives way.
+        mode, and so does one that binary mode cannot carry. A foreign message keeps its headers byte for byte; a
+        transport header of the same name gives way.
         """
         event = outbound.event
         extra = outbound.headers

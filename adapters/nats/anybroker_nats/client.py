@@ -107,7 +107,7 @@ class RawClient(Client):
             return
         try:
             listener(subject, reply, data, headers)
-        except Exception:  # nats-py's reader would end, and with it all that this connection receives
+        except Exception:  # noqa: BLE001 - it would end nats-py's reader, and all that this connection receives
             self._odd += 1
             if not self._odd & (self._odd - 1):  # 1, 2, 4, 8, …: as many lines as somebody likes would fill a disk
                 _log.exception(
