@@ -14,9 +14,11 @@ import sys
 import time
 from collections.abc import Sequence
 from hashlib import blake2b
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from .registry import Target
@@ -39,11 +41,7 @@ _INSTRUMENTED = [
 
 def atheris_is_there() -> bool:
     """Whether coverage can guide."""
-    try:
-        import atheris  # noqa: F401
-    except ImportError:
-        return False
-    return True
+    return find_spec("atheris") is not None
 
 
 class _Run:
@@ -113,8 +111,7 @@ def _blindly(run: _Run, seeds: Sequence[bytes], seed: int) -> NoReturn:
 
 
 def _guided(run: _Run, seeds: Sequence[bytes], options: argparse.Namespace) -> NoReturn:
-    import atheris
-
+    atheris: Any = import_module("atheris")
     from .mutate import TOKENS
 
     corpus = Path(options.corpus)
@@ -153,8 +150,7 @@ def main() -> None:
     options = parser.parse_args()
     targets: dict[str, Target]
     if options.engine == "atheris":
-        import atheris
-
+        atheris: Any = import_module("atheris")
         with atheris.instrument_imports(include=_INSTRUMENTED, enable_loader_override=False):
             from .registry import all_targets
 

@@ -129,19 +129,19 @@ def attributes(data: bytes) -> object:
     """Context attributes of every type: Event(…), and Event.create with its stricter rules"""
     found, body = split(data)
     given = {text(name): _typed(value) for name, value in found}
+    read: object
     try:
-        event = use(Event(given, body))
+        read = use(Event(given, body))
     except (InvalidEvent, EncodeError) as exc:
-        event = None
-        said = str(exc)
+        read = str(exc)
     known = ("source", "type", "id", "time", "subject", "datacontenttype", "dataschema", "key")
     own: dict[str, Any] = {name: given.pop(name) for name in known if name in given}
     given.pop("specversion", None)
     try:
         made = Event.create(body, source=own.pop("source", "/s"), type=own.pop("type", "t"), extensions=given, **own)
     except (InvalidEvent, EncodeError) as exc:
-        return event, str(exc)
-    return event or said, use(made)
+        return read, str(exc)
+    return read, use(made)
 
 
 @target("times", lambda: seeds.lines("times"))

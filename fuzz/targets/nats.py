@@ -53,7 +53,8 @@ def _client() -> RawClient:
     client = RawClient(False)
     link: Any = SimpleNamespace(timeout=1.0, watchers=set())
     spec = SubscriptionSpec("orders", "g", True, 2, "new", 10)
-    receiver: Any = NatsReceiver(link, _WIRE, spec, SimpleNamespace(), iter(range(9)), 2, 20.0, False)
+    listener: Any = SimpleNamespace()
+    receiver: Any = NatsReceiver(link, _WIRE, spec, listener, iter(range(9)), 2, 20.0, False)
     receiver._prefix = b"_INBOX.x."
     answers: Any = Answers(client, "_INBOX.x", 1.0)
     sender: Any = NatsSender.__new__(NatsSender)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+from functools import cache
 from typing import Any
 
 import pamqp.frame
@@ -29,15 +30,20 @@ def _frame(kind: int, payload: bytes) -> bytes:
     return struct.pack(">BHI", kind, 7, len(payload)) + payload + b"\xce"
 
 
+@cache
+def _stream() -> _ReadableStream:
+    async def made() -> _ReadableStream:
+        return _ReadableStream(asyncio.StreamReader())
+
+    with asyncio.Runner() as runner:
+        return runner.run(made())
+
+
 def _read(frame: bytes, body: bytes) -> Inbound:
-    readable = _ReadableStream(asyncio.StreamReader(loop=_LOOP))._frames(frame)
-    _, channel, header = pamqp.frame.unmarshal(readable)
+    _, channel, header = pamqp.frame.unmarshal(_stream()._frames(frame))
     assert channel == 7
     message: Any = DeliveredMessage(delivery=_DELIVER, header=header, body=body, channel=None)  # type: ignore[arg-type]
     return _WIRE.read(message, _LANE, 7, None)
-
-
-_LOOP = asyncio.new_event_loop()
 
 
 @target("rabbitmq-properties", seeds.amqp_properties)
@@ -71,9 +77,8 @@ def names(data: bytes) -> object:
     short = bytes((len(exchange),)) + exchange + bytes((len(key),)) + key
     deliver = b"\0\x3c\0\x3c\x03tag" + struct.pack(">QB", 1, 1) + short
     closing = b"\0\x14\0\x28" + struct.pack(">H", 404) + bytes((len(key),)) + key + struct.pack(">HH", 60, 40)
-    stream = _ReadableStream(asyncio.StreamReader(loop=_LOOP))
     for payload in (deliver, closing):
-        used, channel, method = pamqp.frame.unmarshal(stream._frames(_frame(1, payload)))
+        used, channel, method = pamqp.frame.unmarshal(_stream()._frames(_frame(1, payload)))
         assert (channel, type(method).__name__ in ("Deliver", "Close")) == (7, True)
         assert used
     return None

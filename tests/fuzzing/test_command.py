@@ -39,7 +39,7 @@ LEFT: list[bytearray] = []
 
 def test_what_breaks_no_bound_passes() -> None:
     check(planted, b"fine", measured=True)
-    check(planted, b"m" * 40_000, measured=True)
+    check(planted, b"m" * 80_000, measured=True)
     assert signal.getitimer(signal.ITIMER_VIRTUAL)[0] == 0
 
 
