@@ -148,7 +148,7 @@ def lines(name: str) -> list[bytes]:
 
 
 def random() -> list[bytes]:
-    """Bytes for hypothesis, which makes something of any of them."""
+    """Bytes to choose by."""
     return [bytes(1024), *(shake_128(bytes((number,))).digest(1024) for number in range(8))]
 
 

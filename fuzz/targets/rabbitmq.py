@@ -88,5 +88,5 @@ def names(data: bytes) -> object:
 def note(data: bytes) -> object:
     """A note of handler starts in a queue that others can write to"""
     starts = _note("orders", data)
-    assert all(type(name) is str and type(count) is int and count >= 0 for name, count in starts.items())
+    assert all(type(name) is str and type(count) is int and 0 <= count < 10**9 for name, count in starts.items())
     return starts

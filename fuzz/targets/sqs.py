@@ -7,6 +7,7 @@ from typing import Any
 from anybroker.adapter import Foreign, Inbound, Lane, Outbound
 from anybroker.errors import Rejected
 from anybroker.event import Event
+from anybroker_sqs.queue import _noted_in
 from anybroker_sqs.wire import SqsForeign, Wire
 
 from .. import seeds
@@ -61,3 +62,11 @@ def message(data: bytes) -> object:
 
 def _kind(value: bytes) -> tuple[int, bytes]:
     return b"snb".find(value[:1]) if value[:1] in (b"s", b"n", b"b") else value[0], value[1:]
+
+
+@target("sqs-note", lambda: seeds.lines("notes"))
+def note(data: bytes) -> object:
+    """A note of handler starts in a queue that others can send to"""
+    starts = _noted_in("notes", data.decode("utf-8", "replace"))
+    assert all(type(name) is str and type(count) is int and 0 <= count < 10**9 for name, count in starts.items())
+    return starts

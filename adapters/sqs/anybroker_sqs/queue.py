@@ -7,6 +7,7 @@ back go into a small queue of the group, where whoever is handed a message again
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -22,10 +23,14 @@ from .wire import Wire
 
 __all__ = ["ENTRIES", "Queue"]
 
+_log = logging.getLogger("anybroker.sqs")
+
 ENTRIES: Final = 10
 """The most messages of one request."""
 _LONGEST: Final = 43_000
 """Seconds for which a message is hidden at once, a little below SQS's 12 hours."""
+_MANY: Final = 10**9
+"""Starts that no event has had."""
 _NOTED: Final = 4_000
 """Messages in one note: their ids and counts stay below 256 KiB."""
 _NOTES_READ: Final = 100
@@ -128,13 +133,25 @@ class Queue:
                     return
                 for note in fresh:
                     seen.add(note["MessageId"])
-                    for message_id, attempts in from_json(note["Body"]).items():
+                    for message_id, attempts in _noted_in(self._notes, note["Body"]).items():
                         if message_id in again:
                             again[message_id].attempts = max(again[message_id].attempts, attempts)
         except CLIENT_ERRORS as exc:
             if not is_missing(exc):
                 raise
             # else nobody has ever noted anything
+
+
+def _noted_in(queue: str, body: str) -> dict[str, int]:
+    """What a note says; nothing, with a warning, where anybody else wrote it."""
+    try:
+        starts = from_json(body)
+        if isinstance(starts, dict) and all(type(count) is int and 0 <= count < _MANY for count in starts.values()):
+            return starts
+    except ValueError:
+        pass
+    _log.warning("%s: a message that is not one of our notes is not read; attempts may start again", queue)
+    return {}
 
 
 def _seconds_left(inbound: Inbound) -> int:
