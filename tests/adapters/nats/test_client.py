@@ -400,3 +400,21 @@ def test_notes_that_nobody_of_ours_wrote_are_left_out(run: Run) -> None:
             return {"state": {"subjects": {f"orders.@.billing.~.{each}": 1 for each in noted}}}
 
     assert run(read_notes(Asked(), "orders", "billing")) == {7: 2, 11: 999_999_999}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("answer", [b"no JSON", b"[]", b"[" * 100_000, b"\xff"])
+def test_an_answer_that_is_not_the_servers_is_an_error_of_ours(run: Run, answer: bytes) -> None:
+    async def check() -> None:
+        def answered(line: bytes) -> bytes:
+            if not line.startswith(b"PUB $JS.API.STREAM.INFO"):
+                return b""
+            return b"MSG %b 1 %d\r\n%b\r\n" % (line.split()[2], len(answer), answer)
+
+        async with serving(Server()) as server:
+            server.on = answered
+            asking = link(server.port)
+            with pytest.raises(Unavailable, match=r"NATS answered STREAM\.INFO\.orders with what is not"):
+                await asking.api("STREAM.INFO.orders")
+            await asking.close()
+
+    run(check())

@@ -388,6 +388,26 @@ def test_attempts_are_noted_and_found_by_the_next_member(case: Any) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize(
+    "body", ["no JSON", "[]", '{"m0":"2"}', '{"m0":-1}', '{"m0":1000000000}', '{"m0":null}', "[" * 3_000, '{"m0":true}']
+)
+def test_a_note_that_nobody_of_ours_wrote_is_not_read(case: Any, body: str) -> None:
+    async def main() -> None:
+        run = case()
+        run.arrive(0)
+        batch = await run.take(1)
+        await run.receiver.settle([Release(batch[0], 2)])
+        await run.receiver.close()
+        (note,) = run.client.waiting["notes"]
+        note["Body"] = body
+        other = case()
+        other.arrive(0, count=2)
+        assert [inbound.attempts for inbound in await other.take(1)] == [0]
+        await other.receiver.close()
+
+    asyncio.run(main())
+
+
 def test_without_notes_nobody_waits_for_any(case: Any) -> None:
     async def main() -> None:
         run = case()
