@@ -7,7 +7,7 @@ ADAPTERS ?= all
 REQUIRE ?=
 JOBS ?= 4
 
-.PHONY: help env demo test unit pythons coverage contract faults hostile bench lint types docs mutants wheel clean
+.PHONY: help env demo test unit pythons coverage contract faults hostile fuzz bench lint types docs mutants wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -60,6 +60,10 @@ faults: .venv/.dev ## brokers and members killed, stopped and cut under load (AR
 
 hostile: .venv/.dev ## hostile messages between good ones, and what became of each (ARGS="--adapter kafka --json")
 	@$(BIN)/python -m anybroker_contract.hostile $(ARGS)
+
+fuzz: .venv/.dev ## generated messages against all that reads those of others (ARGS="--target json --inputs 1000000")
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --group fuzz
+	@$(BIN)/python -m fuzz $(ARGS)
 
 bench: .venv/.dev ## microseconds per event, and ratios to bare clients (ARGS="--json")
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --group bench

@@ -531,3 +531,9 @@ def test_variables_of_the_suite_and_nested_ones_are_known(monkeypatch: pytest.Mo
     monkeypatch.setenv("ANYBROKER_TEST_KAFKA_URL", "kafka://127.0.0.1:1")
     monkeypatch.setenv("ANYBROKER_TOPICS__ORDERS__ORDERED", "false")
     assert load_settings({}).topics["orders"].ordered is False  # a warning would be an error here
+
+
+def test_a_file_that_is_nested_too_deeply_is_an_error_of_ours(folder: Path) -> None:
+    (folder / "anybroker.toml").write_text("a = " + "[" * 5_000)
+    with pytest.raises(ConfigError, match=r"anybroker\.toml: cannot be read"):
+        load_settings({})

@@ -28,6 +28,7 @@ BODIES: dict[str, tuple[Any, str | None]] = {
     # Blanks around a JSON value are not part of it, and structured mode carries the value: none here.
     "spaced-json": (b'{ "a" :  1 }', JSON),
     "duplicate-json": (b'{"a":1,"a":2}', JSON),
+    "event": (b'{"specversion":"1.0","id":"2","source":"/s","type":"t"}', "application/cloudevents+json"),
     "vendor-json": (b'{"n":12345678901234567890}', "application/vnd.acme+json"),
 }
 

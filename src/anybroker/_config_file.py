@@ -103,7 +103,7 @@ def find_file() -> ConfigFile | None:
         with path.open("rb") as file:
             problem = other_writers(os.fstat(file.fileno())) or problem
             values = load(file)
-    except (TOMLDecodeError, UnicodeDecodeError, OSError) as exc:
+    except (TOMLDecodeError, UnicodeDecodeError, RecursionError, OSError) as exc:
         raise ConfigError(str(path), f"cannot be read: {exc}", "Fix the file, or name another one.") from exc
     path = path.absolute()
     _log.info("settings are read from %s", path)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from itertools import chain
 
 from .adapter import count_of
 
@@ -20,19 +21,30 @@ __all__ = ["NOTE_LIMIT", "LaneLedger", "Note", "parse_note", "write_note"]
 
 NOTE_LIMIT = 4000
 """Characters. Kafka-like brokers take 4,096 bytes of metadata with a commit."""
-_MOST_FINISHED = 1_000_000
-"""Positions that one note may call finished: the most that ``max_ahead`` can be."""
 
 
 class Note:
     """What a note says, in absolute positions."""
 
-    __slots__ = ("attempts", "complete", "finished")
+    __slots__ = ("attempts", "ranges")
 
-    def __init__(self, finished: set[int], attempts: dict[int, int], complete: bool = True) -> None:
-        self.finished = finished
+    def __init__(self, ranges: list[tuple[int, int]], attempts: dict[int, int]) -> None:
+        self.ranges = ranges
+        """What is finished, first and last; the next to come is the last one. Ranges: 20 characters can name a billion
+        positions, and whoever may commit can write them."""
         self.attempts = attempts
-        self.complete = complete
+
+    def finished(self, position: int) -> bool:
+        """Whether it is; forgets it, and all below. Positions are asked for in growing order."""
+        ranges = self.ranges
+        while ranges and ranges[-1][1] < position:
+            ranges.pop()
+        if not ranges or ranges[-1][0] > position:
+            return False
+        last = ranges.pop()[1]
+        if last > position:
+            ranges.append((position + 1, last))
+        return True
 
 
 def _ranges(positions: Iterable[int]) -> Iterator[tuple[int, int]]:
@@ -48,13 +60,16 @@ def _ranges(positions: Iterable[int]) -> Iterator[tuple[int, int]]:
         yield first, last
 
 
-def write_note(position: int, finished: Iterable[int], attempts: dict[int, int]) -> tuple[str, bool]:
-    """The note, and whether all of it fitted. Empty when there is nothing to say."""
+def write_note(
+    position: int, finished: Iterable[int], attempts: dict[int, int], beyond: Iterable[tuple[int, int]] = ()
+) -> tuple[str, bool]:
+    """The note, and whether all of it fitted. Empty when there is nothing to say. ``beyond``: more of what is finished,
+    in ranges behind the others."""
     starts = ",".join(f"{at - position}:{count}" for at, count in sorted(attempts.items()) if at >= position)
     starts, fitted = _cut(starts, NOTE_LIMIT // 4)
     parts = (
         f"{first - position}-{last - position}" if last > first else f"{first - position}"
-        for first, last in _ranges(at for at in finished if at >= position)
+        for first, last in chain(_ranges(at for at in finished if at >= position), beyond)
     )
     head = f"1|{position}|"
     ranges, all_ranges = _cut(",".join(parts), NOTE_LIMIT - len(head) - len(starts) - 1)
@@ -72,36 +87,35 @@ def _cut(text: str, limit: int) -> tuple[str, bool]:
 
 def parse_note(note: str) -> Note:
     """Read a note; anything that is not one of ours counts as empty, which is always safe. Another program may have
-    written it: its numbers say how much memory and time this takes."""
-    empty = Note(set(), {})
+    written it, so its ranges are kept as ranges, however many positions they name."""
     version, _, rest = note.partition("|")
-    if version != "1":
-        return empty
+    if version != "1" or len(note) > NOTE_LIMIT:
+        return Note([], {})
     try:
         base_text, ranges, starts = rest.split("|")
-        base = _position(base_text)
-        finished: set[int] = set()
-        room = _MOST_FINISHED
+        base = after = _position(base_text)
+        finished: list[tuple[int, int]] = []
         for item in filter(None, ranges.split(",")):
             first, _, last = item.partition("-")
-            low, high = _position(first), _position(last or first)
-            room -= high - low + 1
-            if high < low or room < 0:
-                return empty
-            finished.update(range(base + low, base + high + 1))
+            low, high = base + _position(first), base + _position(last or first)
+            if not after <= low <= high:
+                return Note([], {})
+            finished.append((low, high))
+            after = high + 1
         attempts = {}
         for item in filter(None, starts.split(",")):
             at, _, count = item.partition(":")
             if not (noted := count_of(count)):
-                return empty
+                return Note([], {})
             attempts[base + _position(at)] = noted
     except ValueError:
-        return empty
+        return Note([], {})
+    finished.reverse()
     return Note(finished, attempts)
 
 
 def _position(text: str) -> int:
-    """Of 64 bits; ValueError for anything else."""
+    """Of 64 bits, as we write it; ValueError for anything else, which may be a number to Python."""
     if not (text.isascii() and text.isdigit() and len(text) < 20):
         raise ValueError(text)
     return int(text)
@@ -136,8 +150,7 @@ class LaneLedger:
         self._open.append(position)
         self.next = position + 1
         noted = self.noted
-        if position in noted.finished:
-            noted.finished.discard(position)
+        if noted.ranges and noted.finished(position):
             self.finish(position)
             return -1
         if noted.attempts:
@@ -173,11 +186,11 @@ class LaneLedger:
         position = self.position
         if position is None:
             return ""
-        finished = self._done | self.noted.finished if self.noted.finished else self._done
+        ranges = self.noted.ranges
         attempts = {**self.noted.attempts, **self.attempts} if self.noted.attempts else self.attempts
-        if not finished and not attempts:
+        if not self._done and not ranges and not attempts:
             self.full = False
             return ""
-        text, fitted = write_note(position, finished, attempts)
+        text, fitted = write_note(position, self._done, attempts, reversed(ranges))
         self.full = not fitted
         return text

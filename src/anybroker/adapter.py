@@ -265,6 +265,8 @@ class Foreign:
         self.key = None if key is None else bounded_key(key)
         """What orders it: the broker's own key; its hash, as of an event, where that has more than 512 bytes."""
         self.reason = reason
+        if reason is not None:  # with its frames, all that was read on the way would live until the garbage collector
+            reason.__traceback__ = reason.__context__ = None
 
     def without_headers(self) -> Foreign:
         """Its body alone, where nothing more has room. A subclass that keeps more of how it came drops that too."""

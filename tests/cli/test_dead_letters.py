@@ -344,6 +344,8 @@ def test_nothing_in_an_argument_steers_the_terminal(shop: Any, dlq: Any, anybrok
         assert ended.code == 2
         assert steered(ended.out + ended.err) == set()
         assert ended.err.count("\n") == 1
+
+
 def test_an_id_that_several_events_have_is_refused(shop: Any, dlq: Any, until: Any) -> None:
     async def publish() -> None:
         async with shop.bus() as bus:

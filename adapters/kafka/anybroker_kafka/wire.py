@@ -34,7 +34,8 @@ class Wire:
         """The record's value and headers. ``other``: in the content mode that is not set.
 
         aiokafka's batches take no record that has neither key nor value, so an event without both goes in structured
-        mode. A foreign message keeps its headers byte for byte; a transport header of the same name gives way.
+        mode, and so does one that binary mode cannot carry. A foreign message keeps its headers byte for byte; a
+        transport header of the same name gives way.
         """
         event = outbound.event
         extra = outbound.headers
@@ -46,10 +47,11 @@ class Wire:
                 headers = [*headers, *((name, text.encode()) for name, text in extra.items() if name not in own)]
             return event.body, headers
         body = event.body
-        if self._structured is not other or (body is None and event.key is None):
-            headers, body = self._binding.structured(event)
+        binding = self._binding
+        if self._structured is not other or (body is None and event.key is None) or not binding.carries(event):
+            headers, body = binding.structured(event)
         else:
-            headers = self._binding.binary_headers(event)
+            headers = binding.binary_headers(event)
         if extra:
             headers = [*headers, *[(name, text.encode()) for name, text in extra.items()]]
         return body, headers

@@ -23,7 +23,8 @@ __all__ = ["Listener", "RawClient"]
 _log = logger("anybroker.nats")
 
 Listener: TypeAlias = Callable[[bytes, bytes, bytes, bytes | None], None]
-"""Called with subject, reply, body and the block of headers; must not raise: the client's reader would end."""
+"""Called with subject, reply, body and the block of headers. What it raises is logged, and the message dropped: whoever
+may publish to an inbox may send anything to it."""
 
 
 class RawClient(Client):
@@ -33,6 +34,8 @@ class RawClient(Client):
         super().__init__()
         self._require_tls = require_tls
         self._listeners: dict[int, Listener] = {}
+        self._odd = 0
+        """Messages that a listener could not take."""
         self._ending: asyncio.Task[None] | None = None
 
     @property
@@ -102,8 +105,17 @@ class RawClient(Client):
         listener = self._listeners.get(sid)
         if listener is None:
             await super()._process_msg(sid, subject, reply, data, headers)
-        else:
+            return
+        try:
             listener(subject, reply, data, headers)
+        except Exception:  # noqa: BLE001 - it would end nats-py's reader, and all that this connection receives
+            self._odd += 1
+            if not self._odd & (self._odd - 1):  # 1, 2, 4, 8, …: as many lines as somebody likes would fill a disk
+                _log.exception(
+                    "a message to %r that is not the server's was dropped, the %d. of this connection",
+                    subject.decode(errors="replace"),
+                    self._odd,
+                )
 
     def _connect_command(self) -> bytes:
         """Overrides what nats-py sends first: it would send a password in the clear to a server without TLS."""

@@ -223,7 +223,12 @@ class Link:
                 self._asking.pop(subject.lower(), None)
             if not request.done():
                 request.cancel()
-        answer: dict[str, Any] = json.loads(reply.data)
+        try:
+            answer: Any = json.loads(reply.data)
+        except (ValueError, RecursionError) as exc:
+            raise Unavailable(f"NATS answered {operation} with what is not JSON") from exc
+        if not isinstance(answer, dict):
+            raise Unavailable(f"NATS answered {operation} with what is not a JSON object")
         if "error" in answer:
             raise ApiError(answer["error"])
         return answer

@@ -284,7 +284,7 @@ class NatsSender:
             if not error:
                 return Receipt(topic, f"{answer['stream']}/{answer['seq']}", duplicate=bool(answer.get("duplicate")))
             failure = publish_failure(topic, ApiError(error))
-        except (ValueError, TypeError, KeyError, AttributeError) as exc:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
             unknown = PublishOutcomeUnknown(f"NATS answered an event for topic {topic!r} with something else")
             unknown.__cause__ = exc
             return unknown

@@ -4,6 +4,7 @@ names at 128 bytes and takes no bytes as a header's value."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from struct import Struct
 from typing import Any, Final
 
@@ -19,6 +20,8 @@ __all__ = [
     "field",
     "field_name",
     "header_frame",
+    "moment",
+    "native_table",
     "publish_frame",
     "settle_frame",
     "table",
@@ -32,6 +35,7 @@ _FRAME: Final = Struct(">BHI")
 _HEADER: Final = Struct(">BHIHHQH")
 _SETTLE: Final = Struct(">BHIHHQBB")
 _LENGTH: Final = Struct(">I")
+_TIME: Final = Struct(">Q")
 _DOUBLE: Final = Struct(">d")
 _BASIC: Final = 60
 _END: Final = b"\xce"
@@ -74,7 +78,15 @@ def _native(value: Any) -> bytes:
     if isinstance(value, list):
         joined = b"".join([_native(item) for item in value])
         return b"A" + _LENGTH.pack(len(joined)) + joined
+    if isinstance(value, datetime):
+        return b"T" + moment(value)
     return encode_table_value(value)
+
+
+def moment(value: datetime) -> bytes:
+    """A time, in seconds; in milliseconds where it has such, as pamqp reads them and does not write them."""
+    seconds = value.timestamp()
+    return _TIME.pack(round(seconds * 1000) if value.microsecond else round(seconds))
 
 
 def publish_frame(channel: int, exchange: str, routing_key: str) -> bytes:

@@ -18,7 +18,7 @@ from anybroker.adapter import Foreign, Inbound, Lane, Outbound
 from anybroker.cloudevents import HeaderBinding, TransportNames
 from anybroker.errors import InvalidEvent
 
-from .frames import field, native_table, table
+from .frames import field, moment, native_table, table
 from .ladder import DUE
 from .unreadable import KEPT, ROUTING, UnreadableForeign, bytes_of, original
 
@@ -33,7 +33,6 @@ _OURS: Final = "anybroker-"
 _BROKERS: Final = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count")
 """Headers that RabbitMQ adds. Sent back they would only be wrong."""
 _STRUCTURED: Final = "application/cloudevents+json"
-_ENVELOPE: Final = "application/cloudevents"
 _MAX_NAMES: Final = 1024
 
 _CONTENT_TYPE: Final = Basic.Properties.flags["content_type"]
@@ -100,7 +99,7 @@ class Wire:
             return self._write_foreign(event, extra or {})
         beside = [(self._field(name), text.encode()) for name, text in extra.items()] if extra else []
         content_type = event.datacontenttype
-        if self._structured is other and (content_type is None or _fits(content_type)):
+        if self._structured is other and (content_type is None or _fits(content_type)) and self._binding.carries(event):
             try:
                 fields = [(self._field(name), value) for name, value in self._binding.binary_headers(event)]
             except ValueError:
@@ -171,8 +170,8 @@ class Wire:
 
 
 def _fits(content_type: str) -> bool:
-    """Whether binary mode can carry it in the content-type property."""
-    return len(content_type) <= 255 and content_type.isascii() and not content_type.lower().startswith(_ENVELOPE)
+    """Whether the content-type property has room for it."""
+    return len(content_type) <= 255 and content_type.isascii()
 
 
 def _seconds(text: str) -> float | None:
@@ -226,6 +225,8 @@ def _written_again(properties: Basic.Properties, extra: Mapping[str, str], body:
             encoded = _PERSISTENT
         elif (value := getattr(properties, name)) is None:
             continue
+        elif name == "timestamp":
+            encoded = moment(value)
         else:
             encoded = by_type(value, Basic.Properties.amqp_type(name))
         flags |= flag

@@ -128,10 +128,13 @@ class Wire:
                     body, plain = format_text(event), filter_attributes(event)
             attributes = {name: {"DataType": "String", "StringValue": value} for name, value in plain.items()}
         if extra:
+            moved = {} if _OURS not in attributes else {_OURS: _moved(attributes.pop(_OURS))}  # another program's
             if len(attributes) >= _MOST_ATTRIBUTES:
                 if not outbound.is_copy:
                     raise _too_many(len(attributes) + 1, outbound.topic)
-                extra = {**extra, _MOVED: _make_room(attributes)}
+                moved |= _make_room(attributes)
+            if moved:
+                extra = {**extra, _MOVED: moved}
             # Not as ASCII: six bytes for each letter of an error in Russian are more than a dead letter has room for.
             text = json.dumps(dict(extra), separators=(",", ":"), ensure_ascii=False)
             try:
@@ -155,7 +158,9 @@ class Wire:
         except UnicodeDecodeError:
             body = ""
         problem = (
-            f"the attribute {empty[0]!r} is empty"
+            "its data is itself a structured event"
+            if not self._binding.carries(event)
+            else f"the attribute {empty[0]!r} is empty"
             if empty
             else "its data is not text that SQS takes: absent, empty, or with bytes that are no XML characters"
             if not body or _NO_XML.search(body)
@@ -263,11 +268,13 @@ def _make_room(attributes: dict[str, Attribute]) -> dict[str, list[str]]:
     optional = [name for name in attributes if name not in _REQUIRED]
     while len(attributes) >= _MOST_ATTRIBUTES and optional:
         name = optional.pop()
-        attribute = attributes.pop(name)
-        value = _value(attribute)
-        text = value if isinstance(value, str) else b64encode(value).decode()
-        moved[name] = [attribute["DataType"], text]
+        moved[name] = _moved(attributes.pop(name))
     return moved
+
+
+def _moved(attribute: Attribute) -> list[str]:
+    value = _value(attribute)
+    return [attribute["DataType"], value if isinstance(value, str) else b64encode(value).decode()]
 
 
 def _unpack(value: str | bytes) -> tuple[dict[str, str], dict[str, Attribute]] | None:
@@ -296,7 +303,7 @@ def _unpack_surrogates(value: str | bytes) -> Any:
     """The same where an unpaired surrogate, which an earlier release wrote, is in one of them; None: no JSON."""
     try:
         headers = json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):  # no JSON, or nested more deeply than anything of ours
         return None
     if not isinstance(headers, dict):
         return None

@@ -135,6 +135,7 @@ class SqsClient(RawClient):
             "a binary content type": {"content-type": {"DataType": "Binary.x", "BinaryValue": b"text/\xff"}},
             "a number": {"n": {"DataType": "Number.int", "StringValue": "1e3"}},
             "headers of ours that are not JSON": {"anybroker": text("{")},
+            "headers of ours that are nested too deeply": {"anybroker": text("[" * 3_000)},
             "headers of ours that are a list": {"anybroker": text("[1]")},
             "headers of ours that are not text": {"anybroker": {"DataType": "Binary", "BinaryValue": b"\xff"}},
             "attributes of ours that are not base64": {

@@ -31,7 +31,7 @@ from .attributes import (
     shown,
 )
 from .json_format import format_json, parse_json
-from .media_type import STRUCTURED, STRUCTURED_BATCH, is_structured, media_type
+from .media_type import JSON, STRUCTURED, STRUCTURED_BATCH, is_structured, media_type
 from .percent import percent_decode, percent_encode
 from .timestamps import check_timestamp, format_timestamp
 
@@ -127,7 +127,7 @@ class HeaderBinding(Generic[V]):
     # -- writing ---------------------------------------------------------------------------------------
 
     def binary_headers(self, event: Event[Any]) -> list[tuple[str, V]]:
-        """The headers of an event in binary mode; its ``body`` is the body. Never fails."""
+        """The headers of an event in binary mode, which :meth:`carries` it; its ``body`` is the body. Never fails."""
         attributes = event._attributes
         if self._plain_bytes:
             names = self._written_names
@@ -160,6 +160,14 @@ class HeaderBinding(Generic[V]):
             elif not labelled and event._body is not None:
                 headers.append((DATA_HEADER, encode("empty")))
         return headers
+
+    def carries(self, event: Event[Any]) -> bool:
+        """Whether binary mode can carry the event. It cannot where the content type of its data announces a structured
+        event, and lies where a reader looks for that: the data would be taken for the event."""
+        content_type = event._attributes.get("datacontenttype")
+        if content_type is None or content_type == JSON or self._content_type == "attribute":
+            return True
+        return not is_structured(str(content_type))
 
     def structured_headers(self) -> list[tuple[str, V]]:
         """The headers of an event in structured mode: its content type, or none beside a property."""

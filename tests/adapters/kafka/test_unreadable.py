@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from aiokafka.errors import UnsupportedCodecError
+from aiokafka.errors import CorruptRecordException, UnsupportedCodecError
 from aiokafka.record import default_records
 from aiokafka.record.util import calc_crc32c
 from aiokafka.structs import TopicPartition
@@ -164,3 +164,14 @@ def test_whatever_bytes_a_batch_has_its_end_is_reached(seed: int) -> None:
         assert following == 6
         assert found[0].event.body == b"0"
         assert len(found) > 1
+
+
+def test_a_control_batch_that_is_cut_off_does_not_end_the_process() -> None:
+    """aiokafka's faster reading of numbers looks beyond the end, which may be no memory of ours."""
+    written = batch(good(0))[:61]
+    written[22] |= 0x30  # transactional, and control
+    struct.pack_into(">q", written, 43, 7)  # its producer
+    struct.pack_into(">i", written, 8, len(written) - 12)
+    struct.pack_into(">I", written, 17, calc_crc32c(bytes(written[21:])))
+    with pytest.raises(CorruptRecordException, match="control batch"):
+        again(written)

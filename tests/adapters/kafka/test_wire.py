@@ -133,3 +133,10 @@ def test_what_is_learned_of_header_names_is_bounded() -> None:
     for number in range(3000):
         assert read(b"", [*headers, (f"X-{number}", b"v")], wire=wire).headers == {f"x-{number}": "v"}
     assert len(wire._names) <= 1024
+
+
+@pytest.mark.parametrize("kind", ["application/cloudevents+json", "Application/CloudEvents; a=b"])
+def test_data_that_is_itself_an_event_is_not_taken_for_it(kind: str) -> None:
+    inner = b'{"specversion":"1.0","id":"2","source":"/inner","type":"u"}'
+    event = Event({**MINIMAL, "datacontenttype": kind, "partitionkey": "k"}, inner)
+    assert there_and_back(Outbound(event, "orders")).event == event

@@ -16,6 +16,7 @@ from anybroker_nats import NatsAdapter
 from anybroker_nats.client import RawClient
 from anybroker_nats.failures import FORBIDDEN, ApiError, Refusal
 from anybroker_nats.link import Link
+from anybroker_nats.notes import read_notes
 from anybroker_nats.settings import NatsSettings
 
 Run = Callable[[Any], Any]
@@ -363,5 +364,57 @@ def test_a_start_waits_for_a_leader_as_long_as_it_may(run: Run) -> None:
             error = await failure(adapter(server))
             assert isinstance(error, Unavailable)
             assert "leader" in str(error)
+
+    run(check())
+
+
+def test_what_a_listener_cannot_take_is_dropped_and_the_reader_goes_on(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever may publish to an inbox may send anything to it."""
+
+    async def check() -> None:
+        async with serving(Server()) as server:
+            messages = [b"x", b"y", b"z", b"7"]
+            sent = b"".join(b"MSG inbox.%b %%d 0\r\n\r\n" % each for each in messages)
+            server.on = lambda line: sent.replace(b"%d", line.split()[-1]) if line.startswith(b"SUB") else b""
+            client = await _client(server)
+            got: asyncio.Queue[int] = asyncio.Queue()
+            await client.listen("inbox.*", lambda subject, *_: got.put_nowait(int(subject[6:])))
+            assert await asyncio.wait_for(got.get(), 5) == 7
+            await client.close()
+
+    run(check())
+    assert [record.getMessage() for record in caplog.records if record.name == "anybroker.nats"] == [
+        "a message to 'inbox.x' that is not the server's was dropped, the 1. of this connection",
+        "a message to 'inbox.y' that is not the server's was dropped, the 2. of this connection",
+    ]
+
+
+def test_notes_that_nobody_of_ours_wrote_are_left_out(run: Run) -> None:
+    many = "9" * 300
+    noted = ["7.2", "7.1", f"8.{many}", f"{many}.1", "9.\u0663", "\u0663.1", "10", ".", "-1.2", "11.999999999"]
+
+    class Asked:
+        async def api(self, *_: object) -> Any:
+            return {"state": {"subjects": {f"orders.@.billing.~.{each}": 1 for each in noted}}}
+
+    assert run(read_notes(Asked(), "orders", "billing")) == {7: 2, 11: 999_999_999}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("answer", [b"no JSON", b"[]", b"[" * 100_000, b"\xff"])
+def test_an_answer_that_is_not_the_servers_is_an_error_of_ours(run: Run, answer: bytes) -> None:
+    async def check() -> None:
+        def answered(line: bytes) -> bytes:
+            if not line.startswith(b"PUB $JS.API.STREAM.INFO"):
+                return b""
+            return b"MSG %b 1 %d\r\n%b\r\n" % (line.split()[2], len(answer), answer)
+
+        async with serving(Server()) as server:
+            server.on = answered
+            asking = link(server.port)
+            with pytest.raises(Unavailable, match=r"NATS answered STREAM\.INFO\.orders with what is not"):
+                await asking.api("STREAM.INFO.orders")
+            await asking.close()
 
     run(check())

@@ -16,6 +16,7 @@ from pamqp.header import ContentHeader
 from anybroker.adapter import Foreign, Inbound, Lane, Outbound
 from anybroker.event import Event
 from anybroker_rabbitmq.frames import body_frames, header_frame, publish_frame, settle_frame
+from anybroker_rabbitmq.notes import _note
 from anybroker_rabbitmq.wire import AmqpForeign, Wire
 
 MINIMAL = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t"}
@@ -270,3 +271,19 @@ def test_a_message_from_elsewhere_is_not_routed_by_its_headers(kit: SimpleNamesp
     back = Wire().read(kit.message(b"x", header.properties.headers), LANE, 1, None).event
     assert isinstance(back, Foreign)
     assert list(back.headers) == [("CC", b"a"), ("BCC", b"b")]
+
+
+def test_times_in_milliseconds_stay_what_they_are(sent: There) -> None:
+    moment = datetime(2026, 1, 1, 12, 30, 15, 7000, UTC)
+    properties = Basic.Properties(headers={"when": moment, "all": [moment]}, timestamp=moment)
+    foreign = read(ContentHeader(0, 1, properties), b"x").event
+    header, _ = sent(Outbound(foreign, "dead"))
+    assert header.properties.headers == {"when": moment, "all": [moment]}
+    assert header.properties.timestamp == moment
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"/s 1": 1000000000}', b'{"/s 1": ' + b"9" * 4_000 + b"}", b"[" * 100_000, b'{"a":-1}']
+)
+def test_a_note_with_what_no_handler_has_done_is_not_ours(body: bytes) -> None:
+    assert _note("orders:billing:0", body) == {}

@@ -249,3 +249,34 @@ def test_attributes_named_like_our_headers_say_nothing(kit: SimpleNamespace, nam
     message.attributes[name] = {"DataType": "String", "StringValue": "4"}
     inbound = arrived(message)
     assert (inbound.headers, inbound.not_before, inbound.inlet) == ({}, None, False)
+
+
+def test_data_that_is_itself_an_event_is_not_taken_for_it() -> None:
+    inner = b'{"specversion":"1.0","id":"2","source":"/inner","type":"u"}'
+    event = Event({**MINIMAL, "datacontenttype": "application/cloudevents+json"}, inner)
+    assert arrived(sent(Outbound(event, "orders"))).event == event
+    with pytest.raises(Rejected, match="itself a structured event"):
+        Wire("binary").write(Outbound(event, "orders"))
+
+
+@pytest.mark.parametrize("depth", [500, 3_000, 100_000])
+def test_headers_of_ours_that_are_nested_too_deeply_are_somebody_elses(depth: int) -> None:
+    message = Message("text", {"anybroker": {"DataType": "String", "StringValue": "[" * depth}}, 0)
+    inbound = arrived(message)
+    assert isinstance(inbound.event, Foreign)
+    assert inbound.headers == {"anybroker": "[" * depth}
+
+
+@pytest.mark.parametrize(
+    "own", [{"DataType": "String", "StringValue": "{"}, {"DataType": "Binary", "BinaryValue": b"["}]
+)
+@pytest.mark.parametrize("others", [0, 9])
+def test_an_attribute_named_as_ours_stays_in_a_dead_letter(own: dict[str, Any], others: int) -> None:
+    given = {f"x{n}": {"DataType": "Number", "StringValue": str(n)} for n in range(others)}
+    foreign = arrived(Message("text", {"anybroker": own, **given}, 0)).event
+    written = Wire().write(Outbound(foreign, "dead", headers={"anybroker-dead-reason": "r"}, hop="dead|g"))
+    assert len(written.attributes) <= 10
+    again = arrived(written)
+    assert again.headers["anybroker-dead-reason"] == "r"
+    assert isinstance(again.event, Foreign)
+    assert dict(again.event.headers) == dict(foreign.headers)  # type: ignore[union-attr]
