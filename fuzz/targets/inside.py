@@ -10,9 +10,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from anybroker._ledger import NOTE_LIMIT, LaneLedger, parse_note
-from anybroker.adapter import Foreign
+from anybroker.adapter import Foreign, count_of
 from anybroker.config import load_settings, parse_url
-from anybroker.deadletters import count_of, reason_of
+from anybroker.deadletters import reason_of
 from anybroker.errors import ConfigError, Reject
 from anybroker.middleware.trace import caused, incoming
 

@@ -13,6 +13,7 @@ from aiokafka.structs import TopicPartition
 from anybroker.adapter import Foreign, Outbound
 from anybroker.event import Event
 from anybroker_kafka.records import KafkaInbound
+from anybroker_kafka.settings import DECOMPRESSED
 from anybroker_kafka.unreadable import read_again
 from anybroker_kafka.wire import Wire
 
@@ -78,7 +79,7 @@ def batch(data: bytes) -> object:
     whole[_MAGIC] = 2
     struct.pack_into(">I", whole, _CRC, calc_crc32c(bytes(whole[_CRC + 4 :])))
     try:
-        found, following = read_again(_TP, bytes(whole), [], 0, 1, _WIRE.read_again)
+        found, following = read_again(_TP, bytes(whole), [], 0, 1, _WIRE.read_again, DECOMPRESSED)
     except UnsupportedCodecError as exc:
         return str(exc)
     except Exception as exc:

@@ -7,7 +7,7 @@ from typing import Any
 from anybroker.adapter import Foreign, Inbound, Lane, Outbound
 from anybroker.errors import Rejected
 from anybroker.event import Event
-from anybroker_sqs.queue import _noted_in
+from anybroker_sqs.queue import starts_noted
 from anybroker_sqs.wire import SqsForeign, Wire
 
 from .. import seeds
@@ -67,6 +67,9 @@ def _kind(value: bytes) -> tuple[int, bytes]:
 @target("sqs-note", lambda: seeds.lines("notes"))
 def note(data: bytes) -> object:
     """A note of handler starts in a queue that others can send to"""
-    starts = _noted_in("notes", data.decode("utf-8", "replace"))
-    assert all(type(name) is str and type(count) is int and 0 <= count < 10**9 for name, count in starts.items())
+    starts = starts_noted(data.decode("utf-8", "replace"))
+    for name, count in (starts or {}).items():
+        assert type(name) is str
+        assert type(count) is int
+        assert 0 <= count < 10**9
     return starts
