@@ -103,8 +103,8 @@ def dead_letter_headers(delivery: Delivery, error: Exception) -> dict[str, str]:
 
 
 def replay_facts(delivery: Delivery) -> dict[str, str]:
-    """What a replay wrote beside the event; nothing of what a replay never writes, and nothing at all where the event
-    came by another way, on which anybody may have written."""
+    """What a replay wrote beside the event; nothing where it came by another way, on which anybody may have written,
+    and nothing that a replay never writes."""
     inbound = delivery.inbound
     if not inbound.inlet:
         return {}
