@@ -14,6 +14,7 @@ from anybroker.adapter import Foreign, count_of
 from anybroker.config import load_settings, parse_url
 from anybroker.deadletters import reason_of
 from anybroker.errors import ConfigError, Reject
+from anybroker.event import trusted_event
 from anybroker.middleware.trace import caused, incoming
 
 from .. import seeds
@@ -52,7 +53,9 @@ def trace(data: bytes) -> object:
     fields, body = split(data)
     headers = {name.decode("utf-8", "replace").lower(): text(value or b"") for name, value in fields}
     given = {name: headers.get(name) for name in ("traceparent", "tracestate")}
-    event: Any = SimpleNamespace(id="1", get={**given, "correlationid": text(body or b"")}.get)
+    given["correlationid"] = text(body or b"")
+    found = {name: value for name, value in given.items() if value is not None}
+    event: Any = trusted_event({"specversion": "1.0", "id": "1", "source": "/s", "type": "t", **found}, None)
     for each in (event, Foreign(b"")):
         delivery: Any = SimpleNamespace(headers=headers if data[:1] != b"-" else {}, event=each)
         carrier = incoming(delivery)
