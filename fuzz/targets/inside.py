@@ -57,7 +57,9 @@ def trace(data: bytes) -> object:
     found = {name: value for name, value in given.items() if value is not None}
     event: Any = trusted_event({"specversion": "1.0", "id": "1", "source": "/s", "type": "t", **found}, None)
     for each in (event, Foreign(b"")):
-        delivery: Any = SimpleNamespace(headers=headers if data[:1] != b"-" else {}, event=each)
+        delivery: Any = SimpleNamespace(
+            headers=headers if data[:1] != b"-" else {}, event=each, topic="orders", group="billing"
+        )
         carrier = incoming(delivery)
         assert carrier.keys() <= {"traceparent", "tracestate", "baggage"}
         assert all(value.isprintable() for value in carrier.values())

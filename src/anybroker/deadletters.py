@@ -127,7 +127,8 @@ async def send_fitting(send: Send, event: Event[Any] | Foreign, headers: Mapping
 
     Each time that the broker has no room: less of the error, then the facts but the reason (the group's own names
     last), the user's headers, less of the reason, and then nothing. A foreign message that fits no other way goes
-    without its own headers, and never without its body. Raises what ``send`` raises, EventTooLarge when nothing is left.
+    without its own headers, and never without its body. Raises what ``send`` raises, EventTooLarge when nothing is
+    left.
     """
     beside = dict(headers)
     while True:

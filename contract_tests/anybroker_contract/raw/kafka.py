@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from dataclasses import replace
+from random import Random
 from typing import Any, ClassVar, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -27,6 +28,10 @@ _CRC = 17
 """Where a batch has its checksum, of all that is behind it."""
 _ZEROS = 65 * 1_048_576
 """More than the adapter decompresses, unless it is told to."""
+
+
+_GZIP, _LZ4, _ZSTD = 1, 3, 4
+"""Kafka's numbers of codecs."""
 
 
 class _Record(NamedTuple):
@@ -78,7 +83,7 @@ class KafkaClient(RawClient):
             await self._send_named(topic, message, message.native)
             return
         if isinstance(message.native, int):
-            await self._send_compressed(topic, message.native)
+            await self._send_compressed(topic, message.native, message.body or bytes(_ZEROS))
             return
         headers, time = list(message.headers.items()), None
         if isinstance(message.native, _Record):
@@ -99,16 +104,19 @@ class KafkaClient(RawClient):
         partitions = await self._producer.partitions_for(topic)
         await (await self._producer.send_batch(batch, topic, partition=min(partitions)))
 
-    async def _send_compressed(self, topic: str, codec: int) -> None:
-        """A record of zeros, more of them than a reader has room for, in a batch that says so nowhere."""
+    async def _send_compressed(self, topic: str, codec: int, body: bytes) -> None:
+        """In a batch of its own, which does not say how large it is when it is decompressed."""
         batch = BatchBuilder(2 * _ZEROS, codec)
-        batch.append(timestamp=None, key=None, value=bytes(_ZEROS), headers=[])
+        batch.append(timestamp=None, key=None, value=body, headers=[])
         partitions = await self._producer.partitions_for(topic)
         await (await self._producer.send_batch(batch, topic, partition=min(partitions)))
 
     def oversized(self) -> Mapping[str, RawMessage]:
         """By each codec that makes so much of so little (snappy makes twenty bytes of one)."""
-        return {name: RawMessage(None, {}, native=codec) for name, codec in (("gzip", 1), ("lz4", 3), ("zstd", 4))}
+        return {
+            name: RawMessage(None, {}, native=codec)
+            for name, codec in (("gzip", _GZIP), ("lz4", _LZ4), ("zstd", _ZSTD))
+        }
 
     def unreadable(self) -> Mapping[str, RawMessage]:
         """A header's name is bytes to the broker, and has to be UTF-8 to clients."""
@@ -130,6 +138,8 @@ class KafkaClient(RawClient):
         }
         found = {name: replace(self.build(b"1", None, event), native=record) for name, record in records.items()}
         foreign = {f"{name}, no event": replace(self.build(b"1"), native=record) for name, record in records.items()}
+        noise = Random(1).randbytes(1_000_000)
+        foreign["as no dead letter can be compressed"] = RawMessage(3 * noise, {}, native=_ZSTD)
         tombstones = {"a tombstone of nothing": RawMessage(None, {}), "a tombstone": RawMessage(None, {}, key="k")}
         return {**found, **foreign, **tombstones}
 

@@ -393,7 +393,19 @@ def test_what_a_listener_cannot_take_is_dropped_and_the_reader_goes_on(
 
 def test_notes_that_nobody_of_ours_wrote_are_left_out(run: Run) -> None:
     many = "9" * 300
-    noted = ["7.2", "7.1", f"8.{many}", f"{many}.1", "9.\u0663", "\u0663.1", "10", ".", "-1.2", "11.1000000", "12.1000001"]
+    noted = [
+        "7.2",
+        "7.1",
+        f"8.{many}",
+        f"{many}.1",
+        "9.\u0663",
+        "\u0663.1",
+        "10",
+        ".",
+        "-1.2",
+        "11.1000000",
+        "12.1000001",
+    ]
 
     class Asked:
         async def api(self, *_: object) -> Any:
