@@ -125,7 +125,7 @@ class NatsClient(RawClient):
         await self._client.jetstream().delete_consumer(topic.replace(".", "_"), f"{group}@{lane}")
 
     async def replicas_in_sync(self, topic: str) -> int:
-        """Of the topic's stream and of its consumers, whichever has the fewest at this moment; 0 where one has no leader
+        """Of the topic's stream and of its consumers, whichever has the fewest now; 0 where one has no leader,
         or its leader says nothing.
 
         A replica counts that has, by the leader's word, all that a majority has. Under load one that is an entry or two
