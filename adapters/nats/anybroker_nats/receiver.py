@@ -473,9 +473,9 @@ class NatsReceiver:
             results.append(None)
             if isinstance(item, Ack):
                 acks.append((at, inbound, reply))
+                consumer.remember_ack(sequence, reply)
                 if not confirm:
                     del consumer.unsettled[sequence]
-                    consumer.remember_ack(sequence, reply)
                 continue
             del consumer.unsettled[sequence]
             if item.attempts:
@@ -499,7 +499,6 @@ class NatsReceiver:
                     results[at] = Unavailable(self._mute or "NATS did not confirm an acknowledgement in time")
                 elif inbound.token.lane is inbound.lane:
                     inbound.token.unsettled.pop(inbound.position, None)
-                    inbound.token.remember_ack(inbound.position, reply)
             if acks and not unanswered:
                 self._mute = None
         return results

@@ -737,3 +737,20 @@ def test_a_new_leader_is_asked_at_once(run: Run, case: Callable[..., Any], until
         await this.receiver.close()
 
     run(check())
+
+
+def test_what_is_to_be_confirmed_goes_again_to_a_new_leader_too(run: Run, case: Callable[..., Any]) -> None:
+    """Where the lane has gone to another member meanwhile, its settlement is not made again."""
+
+    async def check() -> None:
+        this = await case(confirm=True)
+        this.deliver(1)
+        settling = asyncio.create_task(this.receiver.settle([Ack(inbound) for inbound in await this.receive()]))
+        await asyncio.sleep(0)
+        assert this.acks() == [(1, b"")]
+        this.status("409 Leadership Change")
+        assert this.acks() == [(1, b"")]
+        assert type((await settling)[0]) is Unavailable
+        await this.receiver.close()
+
+    run(check())
