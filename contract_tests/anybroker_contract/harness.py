@@ -49,6 +49,8 @@ class Clustered:
     """What the error of a publish says when there are not enough of them to store an event: one of these."""
     election: float = 0.0
     """Seconds that the others take to notice that a leader is dead and to choose another one, where that is long."""
+    catch_up: float = 60.0
+    """Seconds by which a server that came back has all events."""
 
 
 class BrokerHarness:

@@ -341,6 +341,18 @@ def test_every_key_goes_on_while_a_majority_of_the_servers_is_there() -> None:
     assert found(server_killed(4.0)) == []
 
 
+def test_what_is_handled_while_a_server_is_away_is_not_in_flight_for_all_that_time() -> None:
+    """Its kill is what costs copies: of what was in flight then, and of what its clients had received."""
+    lines = server_killed(4.0)
+    for number in range(15, 19):
+        lines += handled(number, 20.0 + number)
+    assert count_duplicates(lines) == (4, [], 11), "the old rule, of a history without hits"
+    lines.append(at("hit", 10.06, 1, name="killed: 3", since=10.05))
+    count, unexplained, bound = count_duplicates(lines)
+    assert (count, unexplained, bound) == (4, [], 2), "w-10, which was being published, and one that a member had"
+    assert found(lines) == ["4 duplicates, and at most 3 were in flight at the faults"], "of two members"
+
+
 def test_one_key_that_waits_for_the_server_that_is_away() -> None:
     """Others are published and handled all the time; it goes on before the fault is over, and still too late."""
     assert found(server_killed(6.0)) == [

@@ -10,7 +10,7 @@ from anybroker.adapter import Lane
 
 from .names import PRIORITY_GROUP
 
-__all__ = ["ACK", "NAK", "PROGRESS", "Arrived", "Consumer"]
+__all__ = ["ACK", "NAK", "PATIENCE", "PROGRESS", "Arrived", "Consumer"]
 
 ACK: Final = b" 0\r\n\r\n"
 """What follows ``PUB <reply>`` to acknowledge a delivery, …"""
@@ -19,6 +19,8 @@ NAK: Final = b" 4\r\n-NAK\r\n"
 PROGRESS: Final = b" 4\r\n+WPI\r\n"
 """… to have its lease begin anew."""
 
+PATIENCE: Final = 1.0
+"""Seconds that an answer is waited for at first, twice as long each time that none came."""
 _REMEMBERED: Final = 10_000
 """Acknowledgements that are sent again after a loss of the connection: more than can be on their way."""
 _find_pin: Final = re.compile(rb"Nats-Pin-Id: ?([^\r\n]+)\r\n\r\n\Z").search
@@ -69,6 +71,10 @@ class Consumer:
         """The server said that no member is pinned: to extend what we have keeps it from none."""
         self.handing_over: asyncio.Task[None] | None = None
         """Another member is pinned, or may be: what runs here ends, and the rest has gone back."""
+        self.looking: asyncio.Task[None] | None = None
+        """Something is being asked of the server about the lane."""
+        self.patience = PATIENCE
+        """How long to wait for the next answer."""
         self.extended = 0.0
         """When the leases of what is out were extended."""
         self.quiet_since = 0.0
@@ -181,6 +187,13 @@ class Consumer:
         """The reply subjects of all that is not acknowledged, in the stream's order."""
         found = {sequence: item.reply for sequence, item in self.buffer.items()} | self.unsettled | self.released
         return [found[sequence] for sequence in sorted(found)]
+
+    @property
+    def waits(self) -> bool:
+        """Whether something has to be asked of the server before what arrives may go to the core."""
+        if self.synced:
+            return self.look
+        return self.verified and (bool(self.pin) or self.lane is None)
 
     @property
     def keeps(self) -> bool:

@@ -15,7 +15,7 @@ from anybroker.printable import logger
 
 from .answers import Answers
 from .client import RawClient
-from .consumer import ACK, NAK, PROGRESS, Arrived, Consumer
+from .consumer import ACK, NAK, PATIENCE, PROGRESS, Arrived, Consumer
 from .failures import CLIENT_ERRORS, FORBIDDEN, ApiError, Refusal, nats_errors, said
 from .link import Link
 from .names import PRIORITY_GROUP, consumer_name, note_subject, stream_name
@@ -171,6 +171,10 @@ class NatsReceiver:
             consumer.doubted = True
         elif code in (b"408", b"404", b"409"):
             consumer.outstanding = 0
+            if b"Leadership" in text:  # the new leader's word: the old one may have kept what we told it to itself
+                self._acknowledge_again(consumer)
+                if consumer.looking is not None:
+                    consumer.looking.cancel()  # nobody answers what was asked before
             if b"Exceeded" in text or b"Deleted" in text or b"Shutdown" in text or b"Leadership" in text:
                 consumer.retry_at = asyncio.get_running_loop().time() + _AGAIN
                 consumer.doubted = True
@@ -189,9 +193,7 @@ class NatsReceiver:
         loop = asyncio.get_running_loop()
         end = loop.time() + timeout
         while not self._stopped:
-            for consumer in self._consumers:
-                if not consumer.leaving:
-                    await self._prepare(consumer, loop.time())
+            self._look(loop.time())
             if self._failure is not None:
                 raise self._failure
             batch = self._take(limit, lanes)
@@ -208,6 +210,34 @@ class NatsReceiver:
             finally:
                 timer.cancel()
         return ()
+
+    def _look(self, now: float) -> None:
+        """Ask what has to be asked, for each lane by itself: one without a leader is not answered, and holds up no
+        other. What a lane has waits meanwhile."""
+        for consumer in self._consumers:
+            looking = consumer.looking
+            if looking is not None:
+                if not looking.done():
+                    continue
+                consumer.looking = None
+                if not looking.cancelled():
+                    looking.result()  # an exception that was not expected is the receiver's
+            if not consumer.leaving and self._unsure(consumer, now):
+                name = f"anybroker {self.spec.topic}/{consumer.index}: asking"
+                consumer.looking = asyncio.create_task(self._prepare(consumer, now), name=name)
+                consumer.looking.add_done_callback(self._looked)
+
+    def _looked(self, _: asyncio.Task[None]) -> None:
+        self._wake()
+
+    @staticmethod
+    def _unsure(consumer: Consumer, now: float) -> bool:
+        """Whether :meth:`_prepare` has something to ask."""
+        if consumer.doubted and now >= consumer.retry_at:
+            return True
+        if not consumer.verified and now >= consumer.verify_at:
+            return True
+        return now >= consumer.sync_at and consumer.waits
 
     async def _prepare(self, consumer: Consumer, now: float) -> None:
         """What has to be asked of the server before the consumer's messages may go to the core."""
@@ -238,7 +268,13 @@ class NatsReceiver:
             )  # nats-py is repairing the connection
 
     async def _info(self, consumer: Consumer) -> dict[str, Any]:
-        info = await self._link.api(f"CONSUMER.INFO.{self._stream}.{consumer.name}")
+        operation = f"CONSUMER.INFO.{self._stream}.{consumer.name}"
+        try:
+            info = await self._link.api(operation, timeout=min(consumer.patience, self._link.timeout))
+        except TimeoutError:
+            consumer.patience *= 2  # no leader, or a slow server
+            raise
+        consumer.patience = PATIENCE
         lease = lease_of(info)
         if lease < self._lease:  # a member that came later has given the group a shorter one
             self._lease, self._expires = lease, _expires(lease, self.spec.ordered)
@@ -367,7 +403,7 @@ class NatsReceiver:
         for at in range(count):
             consumer = self._consumers[(self._turn + at) % count]
             buffer, lane = consumer.buffer, consumer.lane
-            if not buffer or lane is None or not consumer.synced or consumer.look:
+            if not buffer or lane is None or not consumer.synced or consumer.look or consumer.looking is not None:
                 continue
             if lanes is not None and lane not in lanes:
                 continue
@@ -390,7 +426,7 @@ class NatsReceiver:
             consumer.outstanding = 0  # its end was lost
         if consumer.outstanding or consumer.leaving or self._stopped or now < consumer.retry_at:
             return b""
-        if consumer.pin and not consumer.verified:
+        if consumer.looking is not None or (consumer.pin and not consumer.verified):
             return b""
         batch = self._batch if consumer.ordered else min(self._batch, limit)
         if consumer.synced:
@@ -407,14 +443,14 @@ class NatsReceiver:
 
     def _due(self, consumer: Consumer, now: float) -> float:
         """When the consumer is to be looked at again without anything having arrived."""
-        if consumer.leaving:
+        if consumer.leaving or consumer.looking is not None:
             return math.inf
         due = consumer.expires_at if consumer.outstanding else math.inf
         if not consumer.outstanding and consumer.retry_at > now:
             due = consumer.retry_at
         if not consumer.verified:
             due = min(due, consumer.verify_at)
-        elif not consumer.synced and (consumer.pin or consumer.lane is None):
+        elif consumer.waits:
             due = min(due, consumer.sync_at)
         return due
 
@@ -440,9 +476,9 @@ class NatsReceiver:
             results.append(None)
             if isinstance(item, Ack):
                 acks.append((at, inbound, reply))
+                consumer.remember_ack(sequence, reply)
                 if not confirm:
                     del consumer.unsettled[sequence]
-                    consumer.remember_ack(sequence, reply)
                 continue
             del consumer.unsettled[sequence]
             if item.attempts:
@@ -466,7 +502,6 @@ class NatsReceiver:
                     results[at] = Unavailable(self._mute or "NATS did not confirm an acknowledgement in time")
                 elif inbound.token.lane is inbound.lane:
                     inbound.token.unsettled.pop(inbound.position, None)
-                    inbound.token.remember_ack(inbound.position, reply)
             if acks and not unanswered:
                 self._mute = None
         return results
@@ -711,6 +746,11 @@ class NatsReceiver:
         self._link.watchers.discard(self)
         if self._timer is not None:
             self._timer.cancel()
+        looking = [each.looking for each in self._consumers if each.looking is not None]
+        for task in looking:
+            task.cancel()
+        if looking:
+            await asyncio.wait(looking)
         if self._failure is None and self._client is not None:
             going = [each.handing_over for each in self._consumers if each.handing_over is not None]
             if going:  # the core has forgotten these lanes by now

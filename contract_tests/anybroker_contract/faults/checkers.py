@@ -136,7 +136,12 @@ def duplicates(history: History, *, lease: float, settle: float, in_flight: int)
 
     At each fault at most so many may come again as were in flight: what was in a handler, or unsettled, and publishes
     without an outcome; where the fault was one member's, what that one had, and as many as all members together may
-    have in flight (``in_flight``), because lanes move between the others.
+    in flight (``in_flight``), because lanes move between the others.
+
+    A fault of a cluster lasts for as long as a server is away, and most of what is handled meanwhile is not in flight
+    for longer than ever. So there it is each time that servers were killed, ended or started that counts: what was in
+    flight then, and as many as the members may have in flight, whose acknowledgements went to a leader that is none
+    any more; beside all publishes without a receipt.
     """
     counts = _checkers.duplicates(history.handlings)
     faults = [fault for fault in history.faults if not fault.graceful]
@@ -144,16 +149,21 @@ def duplicates(history: History, *, lease: float, settle: float, in_flight: int)
     flying: set[str] = set()
     others = 0
     for fault in faults:
-        if fault.target is None:
-            flying |= {each.id for each in publishes if each.began <= fault.end and _ended(each) >= fault.begin}
-        else:
+        hits = [hit for hit in history.hits if fault.begin <= hit.begin <= fault.end]
+        if hits:
+            others += in_flight * len(hits)
+            flying |= {each.id for each in publishes if each.outcome != "ok" and _under_way(each, fault)}
+        elif fault.target is not None:
             others += in_flight
-        flying |= {
-            handling.id
-            for handling in history.handlings
-            if fault.target is None or handling.member == str(fault.target)
-            if _in_flight(handling, fault, settle, settle)
-        }
+        for moment in hits or [fault]:
+            if fault.target is None:
+                flying |= {each.id for each in publishes if _under_way(each, moment)}
+            flying |= {
+                handling.id
+                for handling in history.handlings
+                if fault.target is None or handling.member == str(fault.target)
+                if _in_flight(handling, moment, settle, settle)
+            }
     copies: defaultdict[str, list[Handling]] = defaultdict(list)
     for handling in history.handlings:
         if handling.id in counts and handling.done:
@@ -170,6 +180,10 @@ def _ended(publish: Publish) -> float:
     return float("inf") if publish.ended is None else publish.ended
 
 
+def _under_way(publish: Publish, fault: Fault) -> bool:
+    return publish.began <= fault.end and _ended(publish) >= fault.begin
+
+
 def _in_flight(handling: Handling, fault: Fault, before: float, after: float) -> bool:
     ended = float("inf") if handling.ended is None else handling.ended
     return ended >= fault.begin - before and handling.started <= fault.end + after
@@ -183,7 +197,7 @@ def _explained(publish: Publish | None, first: Handling, faults: Iterable[Fault]
             return True
         if publish is None or fault.target is not None:
             continue
-        if _ended(publish) >= fault.begin and publish.began <= fault.end:
+        if _under_way(publish, fault):
             return True
     return False
 

@@ -12,6 +12,7 @@ Every line has ``what``, ``t`` (seconds of the monotonic clock, which all proces
 ``dead``      the event was found in the dead-letter topic
 ``ready``, ``closed``  a member has started; has closed in peace (with its counters)
 ``fault``, ``over``    a fault begins, and has ended: ``name``, ``number``, and ``target`` (a pid) where there is one
+``hit``       servers of a cluster were killed, ended or started, within a fault: ``name``, and ``since`` when
 """
 
 from __future__ import annotations
@@ -229,6 +230,15 @@ class History:
             )
             for record in self.records
             if record.what == "fault"
+        ]
+
+    @cached_property
+    def hits(self) -> list[Fault]:
+        """What was done to servers of a cluster: a fault has several, and each moves their leaders."""
+        return [
+            Fault(record.facts["name"], record.facts["since"], record.t)
+            for record in self.records
+            if record.what == "hit"
         ]
 
 

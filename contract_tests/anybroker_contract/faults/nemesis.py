@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import random
 import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from itertools import count
@@ -81,17 +82,25 @@ class Nemesis:
         """SIGKILL of these servers of the cluster at once, counted from 1."""
         assert self._cluster is not None
         nodes = self._cluster.servers.nodes
+        since = time.monotonic()
         await asyncio.gather(*(asyncio.to_thread(nodes[number - 1].kill) for number in numbers))
+        self._hit("killed", numbers, since)
+
+    def _hit(self, what: str, numbers: tuple[int, ...], since: float) -> None:
+        self._history.write("hit", name=f"{what}: {', '.join(map(str, numbers))}", since=round(since, 6))
 
     async def end_server(self, number: int) -> None:
         """SIGTERM; return when it has ended."""
         assert self._cluster is not None
+        since = time.monotonic()
         await asyncio.to_thread(self._cluster.servers.nodes[number - 1].end)
+        self._hit("ended", (number,), since)
 
     async def start_servers(self, *numbers: int) -> None:
         """Start them side by side; return when each of them answers."""
         assert self._cluster is not None
         await asyncio.to_thread(self._cluster.servers.start, *(number - 1 for number in numbers))
+        self._hit("started", numbers, time.monotonic())
 
     async def delete_topic(self, delete: Callable[[str, str], Awaitable[None]], topic: str) -> None:
         """With the broker's own client."""

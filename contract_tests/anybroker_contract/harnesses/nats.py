@@ -17,6 +17,11 @@ __all__ = ["NatsHarness"]
 
 ELECTION = 9.0
 """A follower that hears nothing waits for 4 to 9 s, and the server has no setting for that."""
+CATCH_UP = 300.0
+"""A server that was alone with a stream, and is killed, asks the others for its last entries in vain until their leader
+makes a snapshot ("Expected first catchup entry to be a snapshot and peerstate, will retry"). One is due after 8 MB of
+entries, or 2 to 3 minutes; it is refused five times because of the very server that waits for it ("snapshot can not be
+installed while catchups running"), every 15 s, and made after that. Seen with 2.15.1: 110 s at 500 events a second."""
 
 
 class NatsHarness(ServerHarness):
@@ -58,7 +63,7 @@ class NatsHarness(ServerHarness):
         # A server that was not the leader itself knows for ten seconds only that it hears of none, and one that
         # had just become the leader only that the one that was asked is not any more.
         too_few = ("too few to store it", "no leader", "has JetStream a leader?", "has another leader now")
-        return Clustered(url, servers, in_sync, too_few, ELECTION)
+        return Clustered(url, servers, in_sync, too_few, ELECTION, CATCH_UP)
 
     def raw(self) -> RawClient:
         """By the broker's own client, which is imported now."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from nats.errors import TimeoutError as NatsTimeout
 
 from anybroker.adapter import Lane
 from anybroker.errors import Unavailable
@@ -74,7 +76,8 @@ class FakeClient:
 
 
 class FakeLink:
-    """Answers requests with what ``answers`` says for an operation: a dict, an exception, or nothing for 404."""
+    """Answers requests with what ``answers`` says for an operation: a dict, an exception, an event that never comes for
+    a server that does not answer, or nothing for 404."""
 
     def __init__(self) -> None:
         self.timeout = 0.2
@@ -94,6 +97,11 @@ class FakeLink:
         answer = self.answers.get(operation)
         if callable(answer):
             answer = answer(body)
+        if isinstance(answer, asyncio.Event):  # no leader: it answers nothing
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout or self.timeout):
+                    await answer.wait()
+            raise NatsTimeout
         if isinstance(answer, BaseException):
             raise answer
         if answer is None:

@@ -27,7 +27,13 @@ class Case:
     """A receiver of one lane, or of an unordered group, and the server's side of it."""
 
     def __init__(
-        self, kit: SimpleNamespace, *, ordered: bool = True, confirm: bool = False, lease: float = 60.0
+        self,
+        kit: SimpleNamespace,
+        *,
+        ordered: bool = True,
+        confirm: bool = False,
+        lease: float = 60.0,
+        lanes: int = 1,
     ) -> None:
         self.kit = kit
         self.link = kit.FakeLink()
@@ -49,8 +55,8 @@ class Case:
         self.link.answers[f"CONSUMER.UNPIN.orders.{self.name}"] = {}
         self.link.answers["STREAM.INFO.orders"] = lambda _: {"state": {"subjects": self.notes}, "config": {}}
         spec = SubscriptionSpec("orders", "g", ordered, 4, "new", 10)
-        lanes = 1 if ordered else 0
-        self.receiver = NatsReceiver(self.link, Wire(), spec, self.ear, itertools.count(1), lanes, lease, confirm)
+        many = lanes if ordered else 0
+        self.receiver = NatsReceiver(self.link, Wire(), spec, self.ear, itertools.count(1), many, lease, confirm)
         self.under_way: asyncio.Task[Any] | None = None
 
     def info(self) -> dict[str, Any]:
@@ -704,6 +710,78 @@ def test_acknowledgements_go_again_when_the_server_has_said_whose_the_lane_is(
         this.pinned = "p9"
         await this.receive(timeout=0.01)
         assert (1, b"") in this.acks()
+        await this.receiver.close()
+
+    run(check())
+
+
+def test_acknowledgements_go_again_to_a_new_leader_of_the_consumer(run: Run, case: Callable[..., Any]) -> None:
+    """The one that they were sent to died, or stepped down, before another server had them. Our connection is to a
+    third one, and lives on. The next pull of any member brings what is not acknowledged, so nothing is asked before."""
+
+    async def check() -> None:
+        this = await case()
+        this.deliver(1, 2)
+        batch = await this.receive()
+        await this.receiver.settle([Ack(batch[0])])
+        this.client.written()
+        this.link.answers["CONSUMER.INFO.orders.g@0"] = asyncio.Event()  # whatever the receiver waits for now
+        this.status("409 Leadership Change")
+        assert this.acks() == [(1, b"")]
+        await this.receiver.close()
+
+    run(check())
+
+
+def test_a_lane_without_a_leader_holds_up_no_other(run: Run, case: Callable[..., Any]) -> None:
+    """Its server answers nothing, for as long as the servers take to choose another one."""
+
+    async def check() -> None:
+        this = await case(lanes=2)
+        this.link.timeout = 60.0
+        this.link.answers["CONSUMER.INFO.orders.g@1"] = asyncio.Event()
+        this.deliver(1)
+        async with asyncio.timeout(2.0):
+            assert ids(await this.receive()) == ["1"]
+        await this.receiver.close()
+
+    run(check())
+
+
+def test_a_new_leader_is_asked_at_once(run: Run, case: Callable[..., Any], until: Run) -> None:
+    """What was asked before it was there is not answered any more."""
+
+    async def check() -> None:
+        this = await case()
+        this.link.timeout = 60.0
+        info, this.link.answers["CONSUMER.INFO.orders.g@0"] = (
+            this.link.answers["CONSUMER.INFO.orders.g@0"],
+            asyncio.Event(),
+        )
+        this.deliver(1)
+        receiving = asyncio.create_task(this.receive(timeout=30.0))
+        await asyncio.sleep(0.02)
+        this.link.answers["CONSUMER.INFO.orders.g@0"] = info
+        this.status("409 Leadership Change")
+        async with asyncio.timeout(0.5):
+            assert ids(await receiving) == ["1"]
+        await this.receiver.close()
+
+    run(check())
+
+
+def test_what_is_to_be_confirmed_goes_again_to_a_new_leader_too(run: Run, case: Callable[..., Any]) -> None:
+    """Where the lane has gone to another member meanwhile, its settlement is not made again."""
+
+    async def check() -> None:
+        this = await case(confirm=True)
+        this.deliver(1)
+        settling = asyncio.create_task(this.receiver.settle([Ack(inbound) for inbound in await this.receive()]))
+        await asyncio.sleep(0)
+        assert this.acks() == [(1, b"")]
+        this.status("409 Leadership Change")
+        assert this.acks() == [(1, b"")]
+        assert type((await settling)[0]) is Unavailable
         await this.receiver.close()
 
     run(check())
