@@ -10,9 +10,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from anybroker._ledger import NOTE_LIMIT, LaneLedger, parse_note
-from anybroker.adapter import Foreign
+from anybroker.adapter import Foreign, count_of
 from anybroker.config import load_settings, parse_url
-from anybroker.deadletters import count_of, reason_of
+from anybroker.deadletters import reason_of
 from anybroker.errors import ConfigError, Reject
 from anybroker.middleware.trace import caused, incoming
 
@@ -54,12 +54,14 @@ def trace(data: bytes) -> object:
     given = {name: headers.get(name) for name in ("traceparent", "tracestate")}
     event: Any = SimpleNamespace(id="1", get={**given, "correlationid": text(body or b"")}.get)
     for each in (event, Foreign(b"")):
-        delivery: Any = SimpleNamespace(headers=headers if data[:1] != b"-" else {}, event=each)
+        delivery: Any = SimpleNamespace(headers=headers, event=each, topic="orders", group="g")
         carrier = incoming(delivery)
         assert carrier.keys() <= {"traceparent", "tracestate", "baggage"}
         assert all(value.isprintable() for value in carrier.values())
         extensions: dict[str, Any] = {}
-        caused(delivery, extensions, {})
+        beside: dict[str, str] = {}
+        caused(delivery, extensions, beside)
+        assert len(str(extensions)) + len(str(beside)) < 20_000
     return carrier, extensions
 
 

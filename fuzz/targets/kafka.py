@@ -25,6 +25,8 @@ _TP = TopicPartition("orders", 3)
 _WIRE = Wire()
 _LENGTH, _MAGIC, _CRC, _ATTRIBUTES, _FIRST = 8, 16, 17, 22, 61
 """Where a batch has these, and where its records begin."""
+_MOST = 1024 * 1024
+"""Bytes of a batch that is decompressed."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def batch(data: bytes) -> object:
     whole[_MAGIC] = 2
     struct.pack_into(">I", whole, _CRC, calc_crc32c(bytes(whole[_CRC + 4 :])))
     try:
-        found, following = read_again(_TP, bytes(whole), [], 0, 1, _WIRE.read_again)
+        found, following = read_again(_TP, bytes(whole), [], 0, 1, _WIRE.read_again, _MOST)
     except UnsupportedCodecError as exc:
         return str(exc)
     except Exception as exc:

@@ -14,12 +14,6 @@ from hypothesis import strategies as st
 
 TARGETS = all_targets()
 EXAMPLES = 300
-KNOWN = {"cli-json": "the command line writes JSON to a terminal as it is"}
-"""Targets with a fault that is being fixed, and what it is."""
-CASES = [
-    pytest.param(name, marks=pytest.mark.xfail(reason=KNOWN[name], strict=False) if name in KNOWN else ())
-    for name in TARGETS
-]
 
 _edits = st.lists(
     st.tuples(st.integers(0, 4096), st.integers(0, 8), st.one_of(st.sampled_from(TOKENS), st.binary(max_size=4))),
@@ -48,7 +42,7 @@ def messages(target: Target) -> st.SearchStrategy[bytes]:
     return st.one_of(st.builds(edited, st.sampled_from(seeds), _edits), st.binary(max_size=80))
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", TARGETS)
 def test_nothing_but_our_own_outcomes(name: str) -> None:
     target = TARGETS[name]
 
@@ -66,7 +60,7 @@ def test_nothing_but_our_own_outcomes(name: str) -> None:
     one()
 
 
-@pytest.mark.parametrize("name", [name for name, target in TARGETS.items() if target.measured and name not in KNOWN])
+@pytest.mark.parametrize("name", [name for name, target in TARGETS.items() if target.measured])
 def test_no_seed_needs_or_keeps_much_memory(name: str) -> None:
     target = TARGETS[name]
     for seed in dict.fromkeys(target.seeds()):
