@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from anybroker.adapter import Foreign, Inbound, Lane, Outbound, count_of
+from anybroker.adapter import Foreign, Inbound, Lane, Outbound
 from anybroker.errors import Rejected
 from anybroker.event import Event
-from anybroker_sqs.queue import Queue
+from anybroker_sqs.queue import starts_noted
 from anybroker_sqs.wire import SqsForeign, Wire
 
 from .. import seeds
@@ -67,7 +67,9 @@ def _kind(value: bytes) -> tuple[int, bytes]:
 @target("sqs-note", lambda: seeds.lines("notes"))
 def note(data: bytes) -> object:
     """A note of handler starts in a queue that others can send to"""
-    queue: Any = Queue.__new__(Queue)
-    queue._notes, queue._told = "notes", True
-    starts = queue._noted(data.decode("utf-8", "replace"))
-    return {name: count_of(count) for name, count in starts.items()}
+    starts = starts_noted(data.decode("utf-8", "replace"))
+    for name, count in (starts or {}).items():
+        assert type(name) is str
+        assert type(count) is int
+        assert 0 <= count < 10**9
+    return starts

@@ -72,7 +72,7 @@ __all__ = ["AdapterFactory", "Bus"]
 
 _log = logger("anybroker")
 _NOTHING_GIVEN = (None,) * 8
-_MOST_UNSURE = 10_000
+_MOST_SENT = 4_096
 _F = TypeVar("_F", bound=Callable[..., Any])
 _P = TypeVar("_P")
 
@@ -190,8 +190,8 @@ class Bus:
         """How often each dead-letter topic was declared after it had refused a dead letter."""
         self._mark = secrets.token_hex(8)
         """In the hop of every copy that this Bus sends, so that nobody else can have sent something under its id."""
-        self._unsure: dict[str, None] = {}
-        """Hops of copies whose outcome was unknown: sent again, the broker may know them."""
+        self._sent: dict[str, None] = {}
+        """The hops of the last copies that this Bus sent: sent again, it is true that the broker has them."""
         self._traced = False
         self.loop: asyncio.AbstractEventLoop | None = None
         """The event loop that the Bus was started in."""
@@ -685,22 +685,20 @@ class Bus:
         if self._publisher is None:
             raise Unavailable("the Bus is closing")
         place = secrets.token_hex(8) if of is None else f"{of.lane.name}|{of.lane.epoch}|{of.position}"
-        hop = f"{hop}|{place}|{self._mark}"
-        publishing = Publishing(event, topic, group, headers or None, not_before, hop, 0)
-        try:
-            receipt = await self._publisher.send(publishing)
-        except (PublishOutcomeUnknown, asyncio.CancelledError):
-            self._unsure[hop] = None
-            if len(self._unsure) > _MOST_UNSURE:
-                del self._unsure[next(iter(self._unsure))]
-            raise
-        sent_before = hop in self._unsure or publishing.failure is not None
-        self._unsure.pop(hop, None)
-        if receipt.duplicate and not sent_before:
-            raise PublishOutcomeUnknown(
-                f"the broker takes a copy for {topic!r} for one that it has, and it was sent once: it dropped it for "
-                "something else, or its adapter does not tell copies apart by their hop"
-            )
+        whole = f"{hop}|{place}|{self._mark}"
+        sent_before = whole in self._sent
+        self._sent[whole] = None
+        if len(self._sent) > _MOST_SENT:
+            del self._sent[next(iter(self._sent))]
+        publishing = Publishing(event, topic, group, headers or None, not_before, whole, 0)
+        receipt = await self._publisher.send(publishing)
+        if not receipt.duplicate or sent_before or publishing.failure is not None:
+            return
+        what = f"the broker takes a copy for {topic!r} for one that it has, and it was sent once"
+        if of is None:
+            raise PublishOutcomeUnknown(f"{what}: its adapter does not tell copies apart by their hop")
+        _log.warning("%s: it is sent again, under another name", what)
+        await self._forward(event, topic, group, headers, not_before, hop, None)
 
     # -------------------------------------------------------------------------------------------------- life
 

@@ -103,8 +103,8 @@ def dead_letter_headers(delivery: Delivery, error: Exception) -> dict[str, str]:
 
 
 def replay_facts(delivery: Delivery) -> dict[str, str]:
-    """What a replay wrote beside the event; nothing of what a replay never writes, and nothing at all where the event
-    came by another way, on which anybody may have written."""
+    """What a replay wrote beside the event; nothing where it came by another way, on which anybody may have written,
+    and nothing that a replay never writes."""
     inbound = delivery.inbound
     if not inbound.inlet:
         return {}
@@ -122,8 +122,7 @@ Send = Callable[[Event[Any] | Foreign, dict[str, str]], Awaitable[Any]]
 
 
 async def send_fitting(send: Send, event: Event[Any] | Foreign, headers: Mapping[str, str]) -> list[str]:
-    """Send a dead letter, or its replay, with all that fits beside it; return the names of what had no room, whole or in
-    part.
+    """Send a dead letter, or its replay, with all that fits beside it; return the names of what had no room for all.
 
     Each time that the broker has no room: less of the error, then the facts but the reason (the group's own names
     last), the user's headers, less of the reason, and then nothing. A foreign message that fits no other way goes

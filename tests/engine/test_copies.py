@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from anybroker import Bus, ConfigError, Delivery, Event, Receipt, Reject
-from anybroker.adapter import AdapterContext, Foreign, Outbound, Report, Sender
+from anybroker._lanes import LaneState
+from anybroker.adapter import AdapterContext, Foreign, Inbound, Lane, Outbound, Report, Sender
 from anybroker.errors import PublishOutcomeUnknown
 from anybroker.memory import MemoryBroker
 from anybroker.middleware import retry
@@ -115,11 +116,48 @@ def test_the_brokers_word_for_a_dead_letter_that_was_sent_once_is_not_believed()
             broker.known.remove(("orders", ("test", "same")))
             await bus.publish("orders", 2, type="t", id="same")
             await until(lambda: bool(bus.problems))
-            assert "sent once" in bus.problems["orders/billing"]
+            assert "does not tell copies apart" in bus.problems["orders/billing"]
             assert await _letters(bus) == 1
             await bus.close(drain=0)
 
     asyncio.run(main())
+
+
+def test_a_delivery_that_comes_and_fails_again_has_one_dead_letter() -> None:
+    """As where its lease had run out: that the broker has the letter is true."""
+
+    async def main() -> None:
+        bus = _bus(DropsCopies())
+        async with bus:
+            await bus.publish("orders", 1, type="t", id="same")
+            await settled(bus)
+            event = Event.create(1, source="test", type="t", id="same")
+            inbound = Inbound(event, Lane("orders", 1), 7, None, {}, None)
+            for _ in range(2):
+                delivery = Delivery(event, "orders", "billing", 1, None, inbound, LaneState(inbound.lane, None))
+                await bus.send_dead_letter("orders.billing.dlq", delivery, Reject("no"))
+            assert await _letters(bus) == 2  # that of the first, and one of this
+
+    asyncio.run(main())
+
+
+def test_a_name_that_is_taken_is_not_the_end_of_a_dead_letter(caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever has taken it: the letter is sent under another one."""
+
+    async def main() -> None:
+        broker = DropsCopies()
+        bus = _bus(broker)
+        async with bus:
+            event = Event.create(1, source="test", type="t", id="same")
+            inbound = Inbound(event, Lane("orders", 1), 7, None, {}, None)
+            taken = Outbound(event, "orders.billing.dlq", hop=f"dead|billing|0|1|orders|1|7|{bus._mark}")
+            broker.known.add((taken.topic, taken.deduplication_id()))
+            delivery = Delivery(event, "orders", "billing", 1, None, inbound, LaneState(inbound.lane, None))
+            await bus.send_dead_letter("orders.billing.dlq", delivery, Reject("no"))
+            assert await _letters(bus) == 1
+
+    asyncio.run(main())
+    assert "under another name" in caplog.text
 
 
 def test_nobody_can_know_the_hop_of_a_copy() -> None:

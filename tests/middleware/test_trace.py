@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -13,9 +14,13 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from anybroker import Bus, Delivery, Event, MemoryBroker, Reject
+from anybroker._lanes import LaneState
+from anybroker._seldom import Seldom
+from anybroker.adapter import Inbound, Lane
 from anybroker.middleware import dead_letter, idempotent, retry
 from anybroker.testing import Recorder, settled
 
+_trace: Any = import_module("anybroker.middleware.trace")
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = f"00-{TRACE}-b7ad6b7169203331-01"
 HOP = f"00-{TRACE}-00f067aa0ba902b7-01"
@@ -279,6 +284,8 @@ def test_a_suppressed_copy_is_a_span_without_an_error(
         (PARENT, "a=1", {"traceparent": PARENT, "tracestate": "a=1"}),
         (PARENT, "a\u00e9", {"traceparent": PARENT}),
         (PARENT, "x" * 513, {"traceparent": PARENT}),
+        (PARENT, ",".join(["a=1"] * 32), {"traceparent": PARENT, "tracestate": ",".join(["a=1"] * 32)}),
+        (PARENT, ",".join(["a=1"] * 33), {"traceparent": PARENT}),
         ("nonsense", "a=1", {}),
         (PARENT.upper(), "a=1", {}),
         (PARENT.replace("00-", "ff-", 1), "", {}),
@@ -316,6 +323,54 @@ def test_what_is_not_a_trace_context_is_dropped(parent: str, state: str, kept: d
     assert {name: delivery.event[name] for name in trace if name in delivery.event} == kept
     assert {name: value for name, value in delivery.headers.items() if name in trace} == kept
     assert delivery.headers.get("baggage") == ("k=v" if kept else None)
+
+
+LONGEST = 1024
+
+
+@pytest.mark.parametrize(
+    ("id_", "correlation", "causation", "correlated"),
+    [
+        ("i" * LONGEST, None, "i" * LONGEST, "i" * LONGEST),
+        ("i" * LONGEST, "c" * LONGEST, "i" * LONGEST, "c" * LONGEST),
+        ("i" * (LONGEST + 1), None, None, None),
+        ("i" * (LONGEST + 1), "c", None, "c"),
+        ("i", "c" * (LONGEST + 1), "i", "i"),
+        ("i", "", "i", "i"),
+        ("i" * 1_000_000, "c" * 1_000_000, None, None),
+        ("i", 7, "i", 7),
+    ],
+)
+def test_ids_are_copied_up_to_a_length(
+    id_: str, correlation: Any, causation: str | None, correlated: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    extensions = {} if correlation is None else {"correlationid": correlation}
+    event = Event.create(1, source="shop", type="t", id=id_, extensions=extensions)
+    inbound = Inbound(event, Lane("a", 1), 1, None, {}, None)
+    taken: dict[str, Any] = {}
+    _trace._say = Seldom()
+    _trace.caused(Delivery(event, "a", "g", 1, None, inbound, LaneState(inbound.lane, None)), taken, {})
+    assert (taken.get("causationid"), taken.get("correlationid")) == (causation, correlated)
+    dropped = causation != id_ or correlation not in (None, "", correlated)
+    assert len([record for record in caplog.records if "is left out there" in record.getMessage()]) == dropped
+
+
+@pytest.mark.parametrize(
+    ("baggage", "kept"),
+    [
+        (",".join(["k=v"] * 64), True),
+        (",".join(["k=v"] * 65), False),
+        ("k=" + "v" * 8190, True),
+        ("k=" + "v" * 8191, False),
+        ("k=\u00e9", False),
+    ],
+)
+def test_baggage_is_passed_on_as_far_as_everyone_has_to(baggage: str, kept: bool) -> None:
+    event = Event.create(1, source="shop", type="t")
+    inbound = Inbound(event, Lane("a", 1), 1, None, {"baggage": baggage}, None)
+    headers: dict[str, str] = {}
+    _trace.caused(Delivery(event, "a", "g", 1, None, inbound, LaneState(inbound.lane, None)), {}, headers)
+    assert headers == ({"baggage": baggage} if kept else {})
 
 
 def test_what_a_batch_handler_publishes_is_in_no_trace(run: Any, spans: InMemorySpanExporter) -> None:

@@ -14,7 +14,7 @@ from aiokafka.record.legacy_records import LegacyRecordBatch, _LegacyRecordBatch
 
 from .decompress import TooLarge, decompress
 
-__all__ = ["Batches", "TooLargeBatch", "bounded"]
+__all__ = ["Batches", "TooLargeBatch", "any_compressed", "bounded"]
 
 _LENGTH_AT = 8
 """Where a batch says how long it is, after its first offset."""
@@ -60,6 +60,16 @@ class Batches:
         batch = self._fetched[self._at : end]
         self._at = end
         return self._open(batch, batch[_MAGIC_AT])
+
+
+def any_compressed(fetched: bytes) -> bool:
+    """Whether one of these batches is; aiokafka's own reader is quicker with those that are not."""
+    at, end = 0, len(fetched) - _CODEC_AT
+    while at < end:
+        if fetched[at + (_CODEC_AT if fetched[at + _MAGIC_AT] >= 2 else _OLD_CODEC_AT)] & _MASK:
+            return True
+        at += _HEAD + int.from_bytes(fetched[at + _LENGTH_AT : at + _HEAD], "big")
+    return False
 
 
 def bounded(limit: int) -> Callable[[bytes, int], Any]:

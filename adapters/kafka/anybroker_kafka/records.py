@@ -23,7 +23,7 @@ from aiokafka.structs import ConsumerRecord, TopicPartition
 from anybroker.adapter import Foreign, Inbound, Lane
 from anybroker.event import Event
 
-from .batches import Batches, bounded
+from .batches import Batches, any_compressed, bounded
 
 __all__ = ["Failed", "KafkaInbound", "Native", "Read", "Record", "read_as_parsed"]
 
@@ -179,10 +179,11 @@ class _Fetched(OrderedDict[TopicPartition, Any]):
         records = getattr(fetched, "_partition_records", None)
         if records is not None:  # an error has none
             # On this object only: other consumers are left alone.
-            if (written := self._written.pop(partition, None)) is not None:
-                records._records = Batches(written, self._open)
-            else:
+            written = self._written.pop(partition, None)
+            if written is None:
                 _log.warning("the bytes of a fetch from %s cannot be had: %s", partition, _UNBOUNDED)
+            elif any_compressed(written):
+                records._records = Batches(written, self._open)
             records._consumer_record = self._read
             records._records_iterator = self._until_it_fails(partition, records, records._records_iterator)
         super().__setitem__(partition, fetched)

@@ -21,7 +21,7 @@ from .aws import Aws
 from .failures import CLIENT_ERRORS, is_missing, settle_failed, settle_failure
 from .wire import Wire
 
-__all__ = ["ENTRIES", "Queue"]
+__all__ = ["ENTRIES", "Queue", "starts_noted"]
 
 _log = logging.getLogger("anybroker.sqs")
 
@@ -135,24 +135,28 @@ class Queue:
                     seen.add(note["MessageId"])
                     for message_id, attempts in self._noted(note["Body"]).items():
                         if message_id in again:
-                            again[message_id].attempts = max(again[message_id].attempts, count_of(attempts))
+                            again[message_id].attempts = max(again[message_id].attempts, attempts)
         except CLIENT_ERRORS as exc:
             if not is_missing(exc):
                 raise
             # else nobody has ever noted anything
 
-    def _noted(self, body: str) -> dict[str, Any]:
+    def _noted(self, body: str) -> dict[str, int]:
         """What a note says; nothing, with a warning, where anybody else wrote it."""
-        try:
-            noted = from_json(body)
-        except (ValueError, TypeError):
-            noted = None
-        if isinstance(noted, dict):
-            return noted
-        if not self._told:
+        starts = starts_noted(body)
+        if starts is None and not self._told:
             self._told = True
             _log.warning("%s: a message that is not one of our notes is ignored, as will be others", self._notes)
-        return {}
+        return starts or {}
+
+
+def starts_noted(body: str) -> dict[str, int] | None:
+    """Handler starts by message id, 0 for what is not a count; None for what is not a note of ours."""
+    try:
+        noted = from_json(body)
+    except (ValueError, TypeError):
+        return None
+    return {name: count_of(count) for name, count in noted.items()} if isinstance(noted, dict) else None
 
 
 def _seconds_left(inbound: Inbound) -> int:

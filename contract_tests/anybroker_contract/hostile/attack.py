@@ -106,7 +106,8 @@ class Attack:
         """Make the topics and subscribe; the Bus is not started."""
         await self._kit.declared(self._topic, *GROUPS)
         quickly = [retry(attempts=2, first=0.01)]
-        for group, handler in {"g": self._plain, "typed": self._typed}.items():
+        handlers: dict[str, Callable[..., Any]] = {"g": self._plain, "typed": self._typed}
+        for group, handler in handlers.items():
             subscription = self._bus.subscription(self._topic, group=group, middleware=quickly)
             subscription.on(handler, name=group)
             self._subscriptions[group] = subscription
@@ -153,13 +154,14 @@ class Attack:
     async def wait_good(self, ids: list[str], what: str) -> None:
         """Return when both groups have handled them."""
         for group in GROUPS:
-            missing = set(ids)
-            await self._until(
-                lambda found=self._good[group], missing=missing: missing <= found,
-                lambda group=group, missing=missing: (
-                    f"{what}: {len(missing - self._good[group])} good events not handled by {group}: {self._state()}"
-                ),
-            )
+            await self._wait_good(group, set(ids), what)
+
+    async def _wait_good(self, group: str, ids: set[str], what: str) -> None:
+        found = self._good[group]
+        await self._until(
+            lambda: ids <= found,
+            lambda: f"{what}: {len(ids - found)} good events not handled by {group}: {self._state()}",
+        )
 
     # ---------------------------------------------------------------------------------------------- hostile messages
 

@@ -150,7 +150,7 @@ class RabbitmqClient(RawClient):
     def own_hostile(self) -> Mapping[str, RawMessage]:
         """Headers that RabbitMQ acts on, and types that only AMQP has."""
         event = {**MINIMAL, "type": TYPE, "source": "/hostile", "partitionkey": "k"}
-        found = {
+        found: dict[str, dict[str, Any]] = {
             "routed again": {"CC": ["7"], "BCC": ["7"]},
             "values of every type": {
                 "a": [1, {"b": b"\xff"}, None, 1.5, True],

@@ -30,8 +30,8 @@ class retry(BuiltIn):  # noqa: N801 - used as a decorator
     :param attempts: handler starts in this group, the first included. 1 or more.
     :param mode: ``hold`` waits in place: the key and the lease are held, other keys go on (the default for ordered
         subscriptions). ``release`` gives the event back to the broker with the delay: the slot is free, and the
-        event's order is given up (the default for unordered ones, where the broker can). Where the release is emulated,
-        a wait of over 12 hours is made in place.
+        event's order is given up (the default for unordered ones, where the broker can). A wait of over 12 hours is
+        made in place where the release is emulated.
     :param first: seconds, the upper bound of the first wait; each further bound is ``factor`` times the last.
     :param cap: seconds, the longest bound.
     :param on: retry these exceptions only (default: every Exception).

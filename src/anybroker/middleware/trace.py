@@ -50,9 +50,11 @@ def tracing() -> bool:
 def incoming(delivery: Delivery) -> dict[str, str]:
     """The W3C context of a delivery: the hop's headers, else the event's own extensions. What the specifications do not
     allow is dropped: Trace Context (sections 3.2 and 3.3), Baggage (3.3)."""
-    headers = delivery.headers
+    return _context(delivery.headers, delivery.event)
+
+
+def _context(headers: Mapping[str, str], event: Event[Any] | Foreign) -> dict[str, str]:
     carrier = _trace(headers.get("traceparent"), headers.get("tracestate")) if headers else {}
-    event = delivery.event
     if not carrier and not isinstance(event, Foreign):
         carrier = starting(event)
     baggage = headers.get("baggage") if headers else None
@@ -85,36 +87,38 @@ def caused(cause: Delivery, extensions: dict[str, Any], headers: dict[str, str])
     event = cause.event
     if isinstance(event, Foreign):
         return
-    id_, correlation = event.id, event.get("correlationid")
-    too_long = [name for name, value in (("id", id_), ("correlationid", correlation)) if _is_too_long(value)]
-    if "id" not in too_long:
+    attributes = event._attributes
+    id_: Any = attributes["id"]
+    correlation = attributes.get("correlationid")
+    dropped: list[str] = []
+    if len(id_) > _LONGEST_ID:
+        dropped.append("id")
+        id_ = None
+    else:
         extensions.setdefault("causationid", id_)
-    if not correlation or "correlationid" in too_long:
-        correlation = None if "id" in too_long else id_
-    if correlation is not None:
-        extensions.setdefault("correlationid", correlation)
-    carrier = incoming(cause)
-    if dropped := too_long + _dropped(cause.headers, event, carrier):
+    if correlation and _is_too_long(correlation):
+        dropped.append("correlationid")
+        correlation = None
+    if found := correlation or id_:
+        extensions.setdefault("correlationid", found)
+    hop = cause.headers
+    if hop or "traceparent" in attributes or "tracestate" in attributes:
+        carrier = _context(hop, event)
+        start = starting(event)
+        dropped += [name for name in CONTEXT_HEADERS if (value := hop.get(name)) and value != carrier.get(name)]
+        dropped += [name for name in CONTEXT_HEADERS[:2] if attributes.get(name) and name not in start]
+        if "traceparent" not in extensions and (start := start or carrier):
+            for name in CONTEXT_HEADERS[:2]:
+                if name in start:
+                    extensions.setdefault(name, start[name])
+        for name, value in carrier.items():
+            headers.setdefault(name, value)
+    if dropped:
         _tell(cause, dropped)
-    if "traceparent" not in extensions and (start := starting(event) or carrier):
-        for name in ("traceparent", "tracestate"):
-            if name in start:
-                extensions.setdefault(name, start[name])
-    for name, value in carrier.items():
-        headers.setdefault(name, value)
 
 
 def _is_too_long(value: object) -> bool:
     return isinstance(value, str | bytes) and len(value) > _LONGEST_ID
-
-
-def _dropped(headers: Mapping[str, str], event: Event[Any], carrier: Mapping[str, str]) -> list[str]:
-    """What a delivery says of its context, and is not passed on."""
-    dropped = [name for name in CONTEXT_HEADERS if (value := headers.get(name)) and value != carrier.get(name)]
-    if event.get("traceparent") or event.get("tracestate"):
-        start = starting(event)
-        dropped += [name for name in ("traceparent", "tracestate") if event.get(name) and name not in start]
-    return dropped
 
 
 def _tell(cause: Delivery, dropped: list[str]) -> None:

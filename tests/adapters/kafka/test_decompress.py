@@ -18,7 +18,7 @@ from aiokafka.structs import TopicPartition
 
 from anybroker.adapter import Foreign
 from anybroker.event import Event
-from anybroker_kafka.batches import Batches, TooLargeBatch, bounded
+from anybroker_kafka.batches import Batches, TooLargeBatch, any_compressed, bounded
 from anybroker_kafka.decompress import TooLarge, decompress
 from anybroker_kafka.gaps import look
 from anybroker_kafka.unreadable import read_again
@@ -176,6 +176,18 @@ def test_counting_what_waits_decompresses_no_bomb() -> None:
         assert tracemalloc.get_traced_memory()[1] < 5 * MIB
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("codec", [1, 2, 3, 4])
+def test_one_that_is_compressed_is_found_among_others(codec: int) -> None:
+    plain, other = batch(SMALL) * 3, batch(SMALL, codec=codec)
+    assert not any_compressed(plain)
+    assert any_compressed(plain + other)
+    assert any_compressed(other + plain)
+    assert any_compressed(plain + old(b"{}" * 50, 1) + plain)
+    assert not any_compressed(plain + other[:20])  # the rest of it is not there, and it is not read
+    assert not any_compressed(old(b"{}", 0) + plain)
+    assert not any_compressed(b"")
 
 
 def test_a_part_of_a_batch_is_none() -> None:
