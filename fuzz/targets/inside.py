@@ -13,7 +13,8 @@ from anybroker._ledger import NOTE_LIMIT, LaneLedger, parse_note
 from anybroker.adapter import Foreign, count_of
 from anybroker.config import load_settings, parse_url
 from anybroker.deadletters import reason_of
-from anybroker.errors import ConfigError, Reject
+from anybroker.errors import ConfigError, InvalidEvent, Reject
+from anybroker.event import Event
 from anybroker.middleware.trace import caused, incoming
 
 from .. import seeds
@@ -51,8 +52,11 @@ def trace(data: bytes) -> object:
     """W3C trace headers of a delivery, and what an event that it causes takes over"""
     fields, body = split(data)
     headers = {name.decode("utf-8", "replace").lower(): text(value or b"") for name, value in fields}
-    given = {name: headers.get(name) for name in ("traceparent", "tracestate")}
-    event: Any = SimpleNamespace(id="1", get={**given, "correlationid": text(body or b"")}.get)
+    attributes = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t", **headers}
+    try:
+        event = Event({**attributes, "correlationid": text(body or b"")})
+    except InvalidEvent:
+        event = Event({"specversion": "1.0", "id": "1", "source": "/s", "type": "t"})
     for each in (event, Foreign(b"")):
         delivery: Any = SimpleNamespace(headers=headers, event=each, topic="orders", group="g")
         carrier = incoming(delivery)
