@@ -12,12 +12,14 @@ import pytest
 from hypothesis import strategies as st
 
 from anybroker import Bus, DeadLetter, Delivery, Event, Receipt, Reject
-from anybroker.deadletters import reason_of
+from anybroker.adapter import Foreign, Outbound
+from anybroker.deadletters import dead_letter_topic, reason_of
 from anybroker.errors import ConfigError, EventTooLarge, InvalidEvent, Rejected
 from anybroker.middleware import retry
+from anybroker.testing import fail
 
 from ._generated import generated
-from ._kit import TYPE, Kit
+from ._kit import TYPE, Kit, counted
 from ._log import Log
 from .marks import requires
 from .test_dead_letter import letters
@@ -78,6 +80,39 @@ class Case:
     def failure(self) -> Exception:
         """What the handler raises."""
         return Reject(self.error) if self.kind == "reject" else ValueError(self.error)
+
+
+@requires("seek")
+async def test_what_no_dead_letter_has_room_for_stays_in_its_topic(kit: Kit) -> None:
+    """Where the topic keeps what was consumed, a dead letter that the broker takes in no form with its body (it was
+    compressed, or the dead-letter topic takes less) goes without, and says where the event lies: nothing waits for
+    it for ever."""
+    topic = kit.topic()
+
+    def has_a_body(outbound: Outbound) -> bool:
+        return outbound.topic == dead_letter_topic(topic, "g") and bool(outbound.event.body)
+
+    async def fail_third(delivery: Delivery) -> None:
+        if delivery.event.id == "w-3":
+            raise ValueError("not today")
+
+    too_large = EventTooLarge("no room", size=2_000_000, limit=1_000_000)
+    bus = kit.bus(target=kit.faulty(fail("publish", too_large, when=has_a_body)))
+    log = kit.subscribe(bus, topic, behave=fail_third, middleware=[retry(attempts=1)])
+    async with bus:
+        for number in range(10):
+            await bus.publish(topic, counted(number, key="k"))
+        await log.wait_done(f"w-{number}" for number in range(10) if number != 3)
+        await kit.drained(bus, topic)
+        assert bus.problems == {}
+        stats = bus.subscriptions[0].stats
+        assert (stats.dead_lettered, stats.dead_letters_cut, stats.stuck) == (1, 1, 0)
+        (letter,) = await letters(kit, bus, topic, 1)
+    assert isinstance(letter.event, Foreign)
+    assert letter.event.body in (None, b"")
+    lane, position = letter.headers["anybroker-dead-lane"], letter.headers["anybroker-dead-position"]
+    assert f"which stay in {lane} at {position}" in letter.reason
+    assert letter.reason.endswith("ValueError: not today")
 
 
 def _noise(size: int) -> bytes:

@@ -483,7 +483,8 @@ class Inbound:
         self.event = event
         self.lane = lane
         self.position = position
-        """Grows within the lane; on a cumulative broker what :class:`Commit` counts in."""
+        """Grows within the lane, in which no other delivery has the same; on a cumulative broker what :class:`Commit`
+        counts in."""
         self.key = key
         """What orders it within the lane: the event's ``key``, else the broker's own key, else None. The core takes the
         hash of one that has more than 512 bytes of UTF-8."""

@@ -42,7 +42,14 @@ from .adapter import (
 )
 from .config import DEFAULT_URL, BusSettings, TopicSettings, load_settings, parse_url
 from .deadletter_queue import DeadLetterQueue
-from .deadletters import DEAD_LETTER_GROUP, dead_letter_headers, dead_letter_topic, replay_facts, send_fitting
+from .deadletters import (
+    DEAD_LETTER_GROUP,
+    dead_letter_headers,
+    dead_letter_topic,
+    left_behind,
+    replay_facts,
+    send_fitting,
+)
 from .delivery import Delivery, current_cause
 from .errors import (
     BrokerError,
@@ -604,7 +611,8 @@ class Bus:
                 )
 
     async def send_dead_letter(self, dead_letters: str, delivery: Delivery, error: Exception) -> list[str]:
-        """For the core: publish the dead letter, confirmed; returns the names of what had no room beside it.
+        """For the core: publish the dead letter, confirmed; returns the names of what had no room in it. That may be
+        the body, where the topic keeps it: a group must not wait for ever for what can never be sent.
 
         Where the topic refuses it, and this Bus makes topics, the topic is declared again first: it may have been
         deleted. Raises BrokerError.
@@ -615,10 +623,19 @@ class Bus:
         async def send(event: Event[Any] | Foreign, beside: dict[str, str]) -> None:
             await self._forward(event, dead_letters, None, beside, None, hop, delivery.inbound)
 
+        async def send_something() -> list[str]:
+            try:
+                return await send_fitting(send, delivery.event, headers)
+            except EventTooLarge:
+                if not self.adapter.capabilities.seek:
+                    raise
+                kept, beside = left_behind(delivery, headers)
+                return ["the body", *await send_fitting(send, kept, beside)]
+
         made = self._made_again
         before = made.get(dead_letters, 0)
         try:
-            return await send_fitting(send, delivery.event, headers)
+            return await send_something()
         except EventTooLarge:
             raise
         except Rejected as exc:
@@ -628,7 +645,7 @@ class Bus:
                 if made.get(dead_letters, 0) == before:
                     await self._make_again(delivery.topic, dead_letters, exc)
                     made[dead_letters] = before + 1
-        return await send_fitting(send, delivery.event, headers)
+        return await send_something()
 
     async def _make_again(self, topic: str, dead_letters: str, refused: Rejected) -> None:
         """Declare a dead-letter topic that refuses. Raises ``refused`` if that fails."""

@@ -22,6 +22,7 @@ __all__ = [
     "ambiguous",
     "dead_letter_headers",
     "dead_letter_topic",
+    "left_behind",
     "named",
     "reason_of",
     "replay_facts",
@@ -126,7 +127,7 @@ async def send_fitting(send: Send, event: Event[Any] | Foreign, headers: Mapping
 
     Each time that the broker has no room: less of the error, then the facts but the reason (the group's own names
     last), the user's headers, less of the reason, and then nothing. A foreign message that fits no other way goes
-    without its own headers: a body never vanishes. Raises what ``send`` raises, EventTooLarge when nothing is left.
+    without its own headers, and never without its body. Raises what ``send`` raises, EventTooLarge when nothing is left.
     """
     beside = dict(headers)
     while True:
@@ -141,6 +142,16 @@ async def send_fitting(send: Send, event: Event[Any] | Foreign, headers: Mapping
                 raise
         else:
             return [name for name, value in headers.items() if beside.get(name) != value]
+
+
+def left_behind(delivery: Delivery, headers: Mapping[str, str]) -> tuple[Foreign, dict[str, str]]:
+    """What stands for an event whose body no dead letter has room for, with its headers: nothing of the event, and the
+    reason says where it lies. Only for topics that keep what was consumed."""
+    inbound = delivery.inbound
+    size = len(inbound.event.body or b"")
+    place = f"{inbound.lane.name} at {inbound.position}"
+    reason = f"no dead letter has room for its {size} bytes, which stay in {place}. {headers[_REASON]}"
+    return Foreign(None, (), delivery.key), {**headers, _REASON: _clip(reason, _REASON_LIMIT)}
 
 
 def _less(headers: Mapping[str, str], over: int) -> dict[str, str]:

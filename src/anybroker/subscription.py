@@ -456,8 +456,8 @@ class Subscription:
         if missing:
             self.stats.dead_letters_cut += 1
             _log.warning(
-                "%s/%s: a dead letter is near the broker's size limit, and these headers beside it were cut or left "
-                "out: %s. It died of: %s",
+                "%s/%s: a dead letter is near the broker's size limit, and this was cut or left out of it: %s. It died "
+                "of: %s",
                 self.topic,
                 self.group,
                 ", ".join(missing),

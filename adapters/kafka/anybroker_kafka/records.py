@@ -10,7 +10,6 @@ nothing that bounds what is decompressed, which is logged.
 
 from __future__ import annotations
 
-import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
@@ -22,12 +21,13 @@ from aiokafka.structs import ConsumerRecord, TopicPartition
 
 from anybroker.adapter import Foreign, Inbound, Lane
 from anybroker.event import Event
+from anybroker.printable import logger
 
 from .batches import Batches, any_compressed, bounded
 
 __all__ = ["Failed", "KafkaInbound", "Native", "Read", "Record", "read_as_parsed"]
 
-_log = logging.getLogger("anybroker.kafka")
+_log = logger("anybroker.kafka")
 
 _UNBOUNDED = "compressed batches are decompressed without a limit"
 

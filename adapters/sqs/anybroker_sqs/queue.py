@@ -7,7 +7,6 @@ back go into a small queue of the group, where whoever is handed a message again
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -16,6 +15,7 @@ from pydantic_core import from_json
 
 from anybroker.adapter import Inbound, Lane, count_of
 from anybroker.errors import BrokerError
+from anybroker.printable import logger
 
 from .aws import Aws
 from .failures import CLIENT_ERRORS, is_missing, settle_failed, settle_failure
@@ -23,7 +23,7 @@ from .wire import Wire
 
 __all__ = ["ENTRIES", "Queue", "starts_noted"]
 
-_log = logging.getLogger("anybroker.sqs")
+_log = logger("anybroker.sqs")
 
 ENTRIES: Final = 10
 """The most messages of one request."""

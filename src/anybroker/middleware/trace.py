@@ -8,7 +8,6 @@ passed on as it is. Names: OpenTelemetry semantic conventions for messaging span
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -23,6 +22,7 @@ from ..adapter import Foreign
 from ..delivery import Delivery
 from ..errors import Retry
 from ..event import Event
+from ..printable import logger
 from ._base import BuiltIn, Chain, Handler
 
 __all__ = ["CONTEXT_HEADERS", "caused", "trace", "tracing"]
@@ -37,7 +37,7 @@ _LONGEST_BAGGAGE, _MOST_BAGGAGE = 8192, 64
 """Bytes, and members, that everyone has to pass on."""
 _LONGEST_ID = 1024
 """Characters of an event's id that is copied to what its handler publishes."""
-_log = logging.getLogger("anybroker")
+_log = logger("anybroker")
 _say = Seldom()
 
 
