@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import subprocess
 import sys
 import time
@@ -174,7 +173,6 @@ def show(console: Console, outcomes: Sequence[Outcome]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; the exit status."""
-    logging.disable(logging.CRITICAL)  # what is said of odd messages, a million times
     targets = all_targets()
     options = parse(arguments, targets)
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)

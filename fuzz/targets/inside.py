@@ -13,8 +13,8 @@ from anybroker._ledger import NOTE_LIMIT, LaneLedger, parse_note
 from anybroker.adapter import Foreign, count_of
 from anybroker.config import load_settings, parse_url
 from anybroker.deadletters import reason_of
-from anybroker.errors import ConfigError, Reject
-from anybroker.event import trusted_event
+from anybroker.errors import ConfigError, InvalidEvent, Reject
+from anybroker.event import Event
 from anybroker.middleware.trace import caused, incoming
 
 from .. import seeds
@@ -52,19 +52,20 @@ def trace(data: bytes) -> object:
     """W3C trace headers of a delivery, and what an event that it causes takes over"""
     fields, body = split(data)
     headers = {name.decode("utf-8", "replace").lower(): text(value or b"") for name, value in fields}
-    given = {name: headers.get(name) for name in ("traceparent", "tracestate")}
-    given["correlationid"] = text(body or b"")
-    found = {name: value for name, value in given.items() if value is not None}
-    event: Any = trusted_event({"specversion": "1.0", "id": "1", "source": "/s", "type": "t", **found}, None)
+    attributes = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t", **headers}
+    try:
+        event = Event({**attributes, "correlationid": text(body or b"")})
+    except InvalidEvent:
+        event = Event({"specversion": "1.0", "id": "1", "source": "/s", "type": "t"})
     for each in (event, Foreign(b"")):
-        delivery: Any = SimpleNamespace(
-            headers=headers if data[:1] != b"-" else {}, event=each, topic="orders", group="billing"
-        )
+        delivery: Any = SimpleNamespace(headers=headers, event=each, topic="orders", group="g")
         carrier = incoming(delivery)
         assert carrier.keys() <= {"traceparent", "tracestate", "baggage"}
         assert all(value.isprintable() for value in carrier.values())
         extensions: dict[str, Any] = {}
-        caused(delivery, extensions, {})
+        beside: dict[str, str] = {}
+        caused(delivery, extensions, beside)
+        assert len(str(extensions)) + len(str(beside)) < 20_000
     return carrier, extensions
 
 

@@ -13,7 +13,6 @@ from aiokafka.structs import TopicPartition
 from anybroker.adapter import Foreign, Outbound
 from anybroker.event import Event
 from anybroker_kafka.records import KafkaInbound
-from anybroker_kafka.settings import DECOMPRESSED
 from anybroker_kafka.unreadable import read_again
 from anybroker_kafka.wire import Wire
 
@@ -26,6 +25,8 @@ _TP = TopicPartition("orders", 3)
 _WIRE = Wire()
 _LENGTH, _MAGIC, _CRC, _ATTRIBUTES, _FIRST = 8, 16, 17, 22, 61
 """Where a batch has these, and where its records begin."""
+_MOST = 1024 * 1024
+"""Bytes of a batch that is decompressed."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def batch(data: bytes) -> object:
     whole[_MAGIC] = 2
     struct.pack_into(">I", whole, _CRC, calc_crc32c(bytes(whole[_CRC + 4 :])))
     try:
-        found, following = read_again(_TP, bytes(whole), [], 0, 1, _WIRE.read_again, DECOMPRESSED)
+        found, following = read_again(_TP, bytes(whole), [], 0, 1, _WIRE.read_again, _MOST)
     except UnsupportedCodecError as exc:
         return str(exc)
     except Exception as exc:

@@ -11,7 +11,7 @@ import pamqp.frame
 from aiormq.abc import DeliveredMessage
 from pamqp.commands import Basic
 
-from anybroker.adapter import Foreign, Inbound, Lane, Outbound
+from anybroker.adapter import Foreign, Inbound, Lane, Outbound, count_of
 from anybroker_rabbitmq.frames import header_frame
 from anybroker_rabbitmq.notes import _note
 from anybroker_rabbitmq.unreadable import UnreadableForeign, _ReadableStream
@@ -88,5 +88,5 @@ def names(data: bytes) -> object:
 def note(data: bytes) -> object:
     """A note of handler starts in a queue that others can write to"""
     starts = _note("orders", data)
-    assert all(type(name) is str and type(count) is int and 0 <= count < 10**9 for name, count in starts.items())
+    assert all(type(name) is str and type(count) is int and count_of(count) == count for name, count in starts.items())
     return starts

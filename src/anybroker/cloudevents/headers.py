@@ -164,10 +164,8 @@ class HeaderBinding(Generic[V]):
     def carries(self, event: Event[Any]) -> bool:
         """Whether binary mode can carry the event. It cannot where the content type of its data announces a structured
         event, and lies where a reader looks for that: the data would be taken for the event."""
-        content_type = event._attributes.get("datacontenttype")
-        if content_type is None or content_type == JSON or self._content_type == "attribute":
-            return True
-        return not is_structured(str(content_type))
+        content_type = event._attributes.get("datacontenttype", JSON)
+        return content_type == JSON or self._content_type == "attribute" or not is_structured(str(content_type))
 
     def structured_headers(self) -> list[tuple[str, V]]:
         """The headers of an event in structured mode: its content type, or none beside a property."""
