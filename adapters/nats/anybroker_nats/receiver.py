@@ -494,7 +494,7 @@ class NatsReceiver:
             results = [lost if result is None else result for result in results]
         elif confirm and self._answers is not None:
             unanswered = set(await self._answers.ask([(b"PUB " + reply, ACK) for _, _, reply in acks]))
-            for number, (at, inbound, reply) in enumerate(acks):
+            for number, (at, inbound, _) in enumerate(acks):
                 if number in unanswered:  # it stays ours, to be settled again
                     results[at] = Unavailable(self._mute or "NATS did not confirm an acknowledgement in time")
                 elif inbound.token.lane is inbound.lane:
