@@ -24,7 +24,7 @@ class _Block(NamedTuple):
     """A message's headers as they are on the wire, of which the server reads only its own."""
 
     headers: bytes
-    """``%b`` is the name of the topic's stream."""
+    """``%b`` is the name of the topic's stream, ``%m`` an id that no message has had."""
     subject: bytes = b"7"
     """Its last token."""
 
@@ -81,6 +81,7 @@ class NatsClient(RawClient):
         inbox = self._client.new_inbox()
         answers = await self._client.subscribe(inbox, max_msgs=1)
         headers = block.headers.replace(b"%b", topic.replace(".", "_").encode())
+        headers = headers.replace(b"%m", self._client.new_inbox()[-22:].encode())
         subject = topic.encode() + b"." + block.subject
         sizes = b"%d %d" % (len(headers), len(headers) + len(body))
         await self._client._send_command(
@@ -117,7 +118,7 @@ class NatsClient(RawClient):
                 begin + b"Nats-Pin-Id: none\r\nNats-Subject: a.b\r\nNats-Sequence: x\r\n" + known + end
             ),
             "commands to the server": _Block(
-                begin + b"Nats-Msg-Id: 7\r\nNats-TTL: 600\r\nNats-Expected-Stream: %b\r\n" + known + end
+                begin + b"Nats-Msg-Id: %m\r\nNats-TTL: 600\r\nNats-Expected-Stream: %b\r\n" + known + end
             ),
         }
         return {
