@@ -11,11 +11,11 @@ import pytest
 from pydantic import SecretStr
 
 from anybroker import Bus, ConfigError, MemoryBroker
-from anybroker._config_file import security_settings
-from anybroker._registry import adapter_class, make_adapter, schemes
 from anybroker.adapter import Adapter, AdapterContext
 from anybroker.config import BusSettings, load_settings, parse_url
-from anybroker.tls import TlsSettings
+from anybroker.config.file import security_settings
+from anybroker.config.registry import adapter_class, make_adapter, schemes
+from anybroker.kit.tls import TlsSettings
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives a file to another user, which only root can")
 SOMEBODY = 64_321

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from anybroker import Bus
-from anybroker._file_access import make_private, other_writers, warn_of_readers
 from anybroker.idempotency import SqliteStore
+from anybroker.kit.file_access import make_private, other_writers, warn_of_readers
 from anybroker.middleware import idempotent
 from anybroker.testing import settled
 
@@ -178,9 +178,9 @@ def test_who_else_may_have_written_it(tmp_path: Path, monkeypatch: pytest.Monkey
     assert written_by(path, 0o600) is None
     assert written_by(path, 0o644) is None
     assert written_by(path, 0o646) == "can be written by other users (mode 0646)"
-    monkeypatch.setattr("anybroker._file_access._is_private_group", lambda found: False)
+    monkeypatch.setattr("anybroker.kit.file_access._is_private_group", lambda found: False)
     assert written_by(path, 0o664) == "can be written by other users (mode 0664)"
-    monkeypatch.setattr("anybroker._file_access._is_private_group", lambda found: True)
+    monkeypatch.setattr("anybroker.kit.file_access._is_private_group", lambda found: True)
     assert written_by(path, 0o664) is None
 
 

@@ -14,8 +14,8 @@ from pydantic import BaseModel
 
 from anybroker import Bus, ConfigError, Delivery, Event, MemoryBroker
 from anybroker.handlers import read_handler
+from anybroker.handlers.provide import Providers
 from anybroker.middleware import Handler, dead_letter, middleware, publish_middleware, retry
-from anybroker.provide import Providers
 from anybroker.testing import settled
 
 

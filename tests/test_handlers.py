@@ -17,8 +17,8 @@ from typing_extensions import TypedDict
 from anybroker import BatchFailed, Bus, ConfigError, Delivery, Event, MemoryBroker, StateError, event_type
 from anybroker.errors import DecodeError
 from anybroker.handlers import read_handler
+from anybroker.handlers.provide import Providers
 from anybroker.middleware import dead_letter, retry
-from anybroker.provide import Providers
 from anybroker.testing import Recorder, settled
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from anybroker._sqlite_file import make_durable, make_tables
 from anybroker.errors import ConfigError
+from anybroker.kit.sqlite_file import make_durable, make_tables
 
 
 def read_version(connection: sqlite3.Connection) -> int | None:

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key as
 
 from anybroker.adapter import BrokerUrl
 from anybroker.errors import ConfigError
-from anybroker.tls import TlsSettings, tls_failure, tls_refusal
+from anybroker.kit.tls import TlsSettings, tls_failure, tls_refusal
 
 PLAIN, SECURE = BrokerUrl("acme", (("host", 1),)), BrokerUrl("acmes", (("host", 1),))
 PASSWORD = "key-password-5521"

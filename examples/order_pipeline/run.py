@@ -11,8 +11,8 @@ from time import monotonic
 from typing import Any
 
 from anybroker import Bus, DeadLetter
-from anybroker.deadletter_queue import DeadLetterQueue
 from anybroker.deadletters import DEAD_LETTER_GROUP
+from anybroker.deadletters.queue import DeadLetterQueue
 
 from . import shop
 from .checks import Evidence, Letter

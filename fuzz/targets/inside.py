@@ -9,13 +9,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from anybroker._ledger import NOTE_LIMIT, LaneLedger, parse_note
 from anybroker.adapter import Foreign, count_of
 from anybroker.config import load_settings, parse_url
 from anybroker.deadletters import reason_of
+from anybroker.engine.context import caused, incoming
+from anybroker.engine.ledger import NOTE_LIMIT, LaneLedger, parse_note
 from anybroker.errors import ConfigError, InvalidEvent, Reject
 from anybroker.event import Event
-from anybroker.middleware.trace import caused, incoming
 
 from .. import seeds
 from ..messages import split, text

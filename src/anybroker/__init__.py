@@ -6,8 +6,9 @@ Start with :class:`Bus` and :func:`event_type`; behaviour around handlers is in 
 from .adapter import Backlog, Receipt
 from .bus import Bus
 from .capabilities import Capabilities, Support
-from .config import TopicSettings
-from .deadletters import DeadLetter
+from .cloudevents.event import ABSENT, Event, event_type
+from .config.settings import TopicSettings
+from .deadletters.letter import DeadLetter
 from .delivery import Delivery
 from .errors import (
     AnybrokerError,
@@ -28,7 +29,6 @@ from .errors import (
     StateError,
     Unavailable,
 )
-from .event import ABSENT, Event, event_type
 from .memory import MemoryBroker
 from .subscription import Subscription
 from .topic import Topic

@@ -26,8 +26,8 @@ from pydantic import BaseModel, ConfigDict
 from pydantic.config import JsonDict
 
 from .capabilities import Capabilities
+from .cloudevents.event import Event
 from .errors import BrokerError, EventTooLarge, InvalidEvent, Rejected
-from .event import Event
 from .names import bounded_key
 
 __all__ = [
@@ -169,7 +169,7 @@ class AdapterSettings(BaseModel):
     """The base of each adapter's ``Settings``: unknown options are refused, with the nearest name suggested.
 
     Filled from the URL's query and from the table of the scheme in ``anybroker.toml`` (the URL wins). Secrets are
-    ``pydantic.SecretStr``. Those of a broker with TLS derive from :class:`anybroker.tls.TlsSettings`.
+    ``pydantic.SecretStr``. Those of a broker with TLS derive from :class:`anybroker.kit.tls.TlsSettings`.
     What could weaken TLS, lead to another server, or names credentials or files is marked, once, with
     ``Field(json_schema_extra=SECURITY)``: a file that another user may have put there does not set it.
     """

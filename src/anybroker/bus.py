@@ -19,11 +19,6 @@ from typing import Any, Literal, Protocol, TypeVar, get_args, overload
 
 from pydantic import SecretStr
 
-from ._calls import as_failure, bounded
-from ._outgoing import Turn, Turns, continue_cause, key_reader
-from ._publish import Publisher, Publishing
-from ._pump import ATTEMPTS_HEADER, NOT_BEFORE_HEADER
-from ._registry import make_adapter
 from .adapter import (
     DEFAULT_LANES,
     Adapter,
@@ -40,9 +35,10 @@ from .adapter import (
     TopicSpec,
     Topology,
 )
-from .config import DEFAULT_URL, BusSettings, TopicSettings, load_settings, parse_url
-from .deadletter_queue import DeadLetterQueue
-from .deadletters import (
+from .cloudevents.event import ABSENT, Event
+from .config.registry import make_adapter
+from .config.settings import DEFAULT_URL, BusSettings, TopicSettings, load_settings, parse_url
+from .deadletters.letter import (
     DEAD_LETTER_GROUP,
     dead_letter_headers,
     dead_letter_topic,
@@ -50,7 +46,12 @@ from .deadletters import (
     replay_facts,
     send_fitting,
 )
+from .deadletters.queue import DeadLetterQueue
 from .delivery import Delivery, current_cause
+from .engine.calls import as_failure, bounded
+from .engine.outgoing import Turn, Turns, continue_cause, key_reader
+from .engine.publisher import Publisher, Publishing
+from .engine.pump import ATTEMPTS_HEADER, NOT_BEFORE_HEADER
 from .errors import (
     BrokerError,
     ConfigError,
@@ -61,8 +62,8 @@ from .errors import (
     StateError,
     Unavailable,
 )
-from .event import ABSENT, Event
 from .from_thread import FromThread
+from .handlers.provide import Providers
 from .idempotency import Store
 from .idempotency._stores import Stores
 from .middleware.function import from_callable
@@ -70,7 +71,6 @@ from .middleware.outgoing import Outgoing, PublishHandler, PublishMiddleware
 from .middleware.trace import inject, tracing
 from .names import check_headers, check_key, check_names, check_topic, near_groups, one_or_several
 from .printable import logger
-from .provide import Providers
 from .stats import PublishStats
 from .subscription import Subscription, SubscriptionOptions
 from .topic import Topic

@@ -7,11 +7,11 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from .adapter import Foreign, Inbound
-from .event import Event
+from .cloudevents.event import Event
 from .names import is_owned
 
 if TYPE_CHECKING:
-    from ._lanes import LaneState
+    from .engine.lanes import LaneState
 
 __all__ = ["Delivery", "current_cause", "current_delivery"]
 

@@ -37,7 +37,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .event import Event
+    from .cloudevents.event import Event
 
 __all__ = [
     "AnybrokerError",

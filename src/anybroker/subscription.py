@@ -10,16 +10,16 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from ._batch import BatchCollector
-from ._pump import Pump, PumpSettings
 from .adapter import DEFAULT_LANES, Adapter, Foreign, Start, SubscriptionSpec
 from .capabilities import Acknowledgement
-from .config import TopicSettings
-from .deadletters import DEAD_LETTER_GROUP, dead_letter_topic, reason_of
+from .cloudevents.event import Event
+from .config.settings import TopicSettings
+from .deadletters.letter import DEAD_LETTER_GROUP, dead_letter_topic, reason_of
 from .delivery import Delivery
+from .engine.batch import BatchCollector
+from .engine.pump import Pump, PumpSettings
 from .errors import ConfigError, EventError, ExpiredError, InvalidEvent, UnhandledError
-from .event import Event
-from .handlers import HandlerSpec, invoker, read_handler
+from .handlers.signature import HandlerSpec, invoker, read_handler
 from .middleware._base import BuiltIn, Chain, Handler, attached, compose
 from .middleware.dead_letter import dead_letter
 from .middleware.function import from_callable

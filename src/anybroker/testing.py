@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any, ClassVar, Literal, TypeVar, cast
 
-from ._registry import make_adapter
 from .adapter import (
     Adapter,
     AdapterContext,
@@ -44,9 +43,10 @@ from .adapter import (
     Topology,
 )
 from .bus import AdapterFactory, Bus
-from .config import parse_url
+from .cloudevents.event import Event
+from .config.registry import make_adapter
+from .config.settings import parse_url
 from .errors import BrokerError, ConfigError, Unavailable
-from .event import Event
 from .memory import MemoryBroker
 
 __all__ = [

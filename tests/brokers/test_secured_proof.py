@@ -13,11 +13,12 @@ from typing import Any, ClassVar
 import pytest
 from pydantic import SecretStr, model_validator
 
-from anybroker import MemoryBroker, _registry
+from anybroker import MemoryBroker
 from anybroker.adapter import Adapter, AdapterContext, AdapterSettings, BrokerUrl
 from anybroker.bus import AdapterFactory
+from anybroker.config import registry
 from anybroker.errors import ConfigError, Unavailable
-from anybroker.tls import TlsSettings
+from anybroker.kit.tls import TlsSettings
 from anybroker_contract import BrokerHarness, test_security
 from anybroker_contract._kit import Kit
 from anybroker_contract._runner import run_test
@@ -168,7 +169,7 @@ class Harness(BrokerHarness):
 def run(monkeypatch: pytest.MonkeyPatch, folder: Path, adapter: type[Acme], test: Callable[..., Any]) -> None:
     """Run a test of the suite on this adapter, as the plugin does."""
     adapter.server = MemoryBroker()
-    monkeypatch.setattr(_registry, "adapter_class", lambda scheme: adapter)
+    monkeypatch.setattr(registry, "adapter_class", lambda scheme: adapter)
     monkeypatch.setattr(test_security, "SECONDS", 0.3)
     to = partial(url, "acmes", "localhost:1")
     secured = Secured(

@@ -238,8 +238,8 @@ def test_looking_makes_nothing(shop: Any, anybroker: Any) -> None:
 
 def test_another_member_that_has_all_of_it(shop: Any, dlq: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.fill({"refuse": "no"})
-    monkeypatch.setattr("anybroker.deadletter_queue._JOIN", 0.05)
-    monkeypatch.setattr("anybroker.deadletter_queue._Reader.assigned", lambda *_: None)
+    monkeypatch.setattr("anybroker.deadletters.queue._JOIN", 0.05)
+    monkeypatch.setattr("anybroker.deadletters.queue._Reader.assigned", lambda *_: None)
     ended = dlq("list")
     assert (ended.code, ended.out) == (1, "")
     assert "another member of its group 'dlq' has all of it. Stop that one meanwhile" in ended.err

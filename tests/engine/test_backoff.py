@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from anybroker import Bus, ConfigError
-from anybroker._reconnect import Backoff
+from anybroker.engine.backoff import Backoff
 from anybroker.middleware import retry
 from anybroker.testing import settled
 
@@ -15,7 +15,7 @@ from anybroker.testing import settled
 @pytest.mark.parametrize("factor", [1.0, 2.0, 3, 1e6, 1e300, 10**30])
 @pytest.mark.parametrize("tries", [1, 2, 53, 61, 1_000, 10**9])
 def test_no_wait_is_over_the_cap(monkeypatch: pytest.MonkeyPatch, factor: float, tries: int) -> None:
-    monkeypatch.setattr("anybroker._reconnect.random", lambda: 1.0)
+    monkeypatch.setattr("anybroker.engine.backoff.random", lambda: 1.0)
     wait = Backoff(first=0.1, cap=30.0, factor=factor).wait(tries)
     if factor == 1 or tries == 1:
         assert wait == 0.1

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from anybroker import Bus, ConfigError, Delivery, Event, Receipt, Reject
-from anybroker._lanes import LaneState
 from anybroker.adapter import AdapterContext, Foreign, Inbound, Lane, Outbound, Report, Sender
+from anybroker.engine.lanes import LaneState
 from anybroker.errors import PublishOutcomeUnknown
 from anybroker.memory import MemoryBroker
 from anybroker.middleware import retry

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from anybroker import Bus, Delivery, Event, Retry
-from anybroker._pump import LONGEST_RELEASE
-from anybroker._seldom import Seldom
+from anybroker.engine.pump import LONGEST_RELEASE
+from anybroker.engine.seldom import Seldom
 from anybroker.memory import MemoryBroker
 from anybroker.middleware import retry
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anybroker._ledger import NOTE_LIMIT, LaneLedger, Note, parse_note, write_note
+from anybroker.engine.ledger import NOTE_LIMIT, LaneLedger, Note, parse_note, write_note
 
 
 def positions(draw: st.DrawFn) -> list[int]:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from anybroker._publish import Publisher, Publishing
 from anybroker.adapter import Outbound, Receipt, Report
+from anybroker.engine.publisher import Publisher, Publishing
 from anybroker.errors import BrokerError, PublishOutcomeUnknown, Rejected, StateError, Unavailable
 from anybroker.event import Event
 from anybroker.stats import PublishStats

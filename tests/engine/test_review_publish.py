@@ -10,7 +10,6 @@ import pytest
 from tests.engine.scripted_adapter import ScriptedBroker, until
 
 from anybroker import Bus, Event, MemoryBroker
-from anybroker._publish import Publisher, Publishing
 from anybroker.adapter import (
     Ack,
     GroupSpec,
@@ -21,6 +20,7 @@ from anybroker.adapter import (
     TopicSpec,
     Topology,
 )
+from anybroker.engine.publisher import Publisher, Publishing
 from anybroker.errors import PublishOutcomeUnknown, StateError, Unavailable
 from anybroker.memory import MemoryReceiver
 from anybroker.middleware.outgoing import Outgoing, PublishHandler, publish_middleware

@@ -546,7 +546,7 @@ def test_a_flush_does_not_wait_for_what_comes_after_it() -> None:
 def test_a_receiver_that_cannot_be_left_does_not_keep_the_bus_open(
     call: str, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("anybroker._pump._LEAVE_TIMEOUT", 0.1, raising=False)
+    monkeypatch.setattr("anybroker.engine.pump._LEAVE_TIMEOUT", 0.1, raising=False)
 
     async def main() -> None:
         broker = ScriptedBroker()
@@ -612,7 +612,7 @@ def test_close_does_not_wait_for_the_settlements_of_a_dead_receiver() -> None:
 
 
 def test_a_handler_that_ignores_its_cancellation_does_not_keep_the_bus_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anybroker._pump._CANCEL_GRACE", 0.1, raising=False)
+    monkeypatch.setattr("anybroker.engine.pump._CANCEL_GRACE", 0.1, raising=False)
 
     async def main() -> None:
         broker = ScriptedBroker()

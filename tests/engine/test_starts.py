@@ -77,8 +77,8 @@ def test_an_event_that_was_delayed_while_the_clock_was_wrong_starts_when_it_is_r
     async def main() -> None:
         offset = -7200.0  # two hours back
         real = time.time
-        monkeypatch.setattr("anybroker._pump.time.time", lambda: real() + offset)
-        monkeypatch.setattr("anybroker._lanes.LOOK_AGAIN", 0.05)
+        monkeypatch.setattr("anybroker.engine.pump.time.time", lambda: real() + offset)
+        monkeypatch.setattr("anybroker.engine.lanes.LOOK_AGAIN", 0.05)
         broker = ScriptedBroker(**PER_MESSAGE)
         bus = Bus(broker, source="test", idempotency="memory://")
         seen: list[str] = []

@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from anybroker._lanes import LaneState, Strands
 from anybroker.adapter import Inbound, Lane
 from anybroker.delivery import Delivery
+from anybroker.engine.lanes import LaneState, Strands
 from anybroker.event import Event
 
 LANE = LaneState(Lane("t/0", 1), None)

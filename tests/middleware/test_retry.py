@@ -52,7 +52,7 @@ def test_so_many_starts_and_then_a_dead_letter(bus: Bus, run: Any, handled: Any,
 def test_a_handler_without_decorators_has_five_starts_and_dead_letters(
     bus: Bus, run: Any, handled: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("anybroker._reconnect.random", lambda: 0.001)
+    monkeypatch.setattr("anybroker.engine.backoff.random", lambda: 0.001)
     seen = failing(bus, lambda: OSError("no"))
     (letter,) = run(handled(bus, 1))
     assert seen == [1, 2, 3, 4, 5]
@@ -172,7 +172,7 @@ def waits_of(middleware: retry, attempts: int, draws: list[float], monkeypatch: 
         raise Asked
 
     handler = middleware.bind(fails, chain)
-    monkeypatch.setattr("anybroker._reconnect.random", iter(draws * attempts).__next__)
+    monkeypatch.setattr("anybroker.engine.backoff.random", iter(draws * attempts).__next__)
     waits = []
     for attempt in range(1, attempts + 1):
         delivery: Any = SimpleNamespace(attempt=attempt)

@@ -14,13 +14,13 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from anybroker import Bus, Delivery, Event, MemoryBroker, Reject
-from anybroker._lanes import LaneState
-from anybroker._seldom import Seldom
 from anybroker.adapter import Inbound, Lane
+from anybroker.engine.lanes import LaneState
+from anybroker.engine.seldom import Seldom
 from anybroker.middleware import dead_letter, idempotent, retry
 from anybroker.testing import Recorder, settled
 
-_trace: Any = import_module("anybroker.middleware.trace")
+_context: Any = import_module("anybroker.engine.context")
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = f"00-{TRACE}-b7ad6b7169203331-01"
 HOP = f"00-{TRACE}-00f067aa0ba902b7-01"
@@ -348,8 +348,8 @@ def test_ids_are_copied_up_to_a_length(
     event = Event.create(1, source="shop", type="t", id=id_, extensions=extensions)
     inbound = Inbound(event, Lane("a", 1), 1, None, {}, None)
     taken: dict[str, Any] = {}
-    _trace._say = Seldom()
-    _trace.caused(Delivery(event, "a", "g", 1, None, inbound, LaneState(inbound.lane, None)), taken, {})
+    _context._say = Seldom()
+    _context.caused(Delivery(event, "a", "g", 1, None, inbound, LaneState(inbound.lane, None)), taken, {})
     assert (taken.get("causationid"), taken.get("correlationid")) == (causation, correlated)
     dropped = causation != id_ or correlation not in (None, "", correlated)
     assert len([record for record in caplog.records if "is left out there" in record.getMessage()]) == dropped
@@ -369,7 +369,7 @@ def test_baggage_is_passed_on_as_far_as_everyone_has_to(baggage: str, kept: bool
     event = Event.create(1, source="shop", type="t")
     inbound = Inbound(event, Lane("a", 1), 1, None, {"baggage": baggage}, None)
     headers: dict[str, str] = {}
-    _trace.caused(Delivery(event, "a", "g", 1, None, inbound, LaneState(inbound.lane, None)), {}, headers)
+    _context.caused(Delivery(event, "a", "g", 1, None, inbound, LaneState(inbound.lane, None)), {}, headers)
     assert headers == ({"baggage": baggage} if kept else {})
 
 

@@ -11,7 +11,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 
 from anybroker.adapter import BrokerUrl
 from anybroker.errors import AnybrokerError, ConfigError, Unavailable
-from anybroker.tls import tls_failure, tls_refusal
+from anybroker.kit.tls import tls_failure, tls_refusal
 
 from .discovery import ask
 from .failures import CLIENT_ERRORS, failure, said

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from nats.errors import Error, SecureConnRequiredError
 
 from anybroker.errors import AnybrokerError, BrokerError, ConfigError, PublishOutcomeUnknown, Rejected, Unavailable
-from anybroker.tls import tls_failure
+from anybroker.kit.tls import tls_failure
 
 __all__ = [
     "CLIENT_ERRORS",

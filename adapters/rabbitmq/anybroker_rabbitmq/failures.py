@@ -18,7 +18,7 @@ from aiormq.exceptions import (
 )
 
 from anybroker.errors import AnybrokerError, ConfigError, Unavailable
-from anybroker.tls import tls_failure
+from anybroker.kit.tls import tls_failure
 
 __all__ = ["CLIENT_ERRORS", "amqp_errors", "check_cancelled", "closing_reason", "connect_failure", "is_missing", "said"]
 

@@ -13,8 +13,8 @@ from aiormq.channel import Channel
 from aiormq.connection import Connection
 
 from anybroker.errors import AnybrokerError, Unavailable
+from anybroker.kit.tls import tls_refusal
 from anybroker.printable import logger
-from anybroker.tls import tls_refusal
 
 from .failures import CLIENT_ERRORS, amqp_errors, check_cancelled, connect_failure
 from .unreadable import ReadableTransport

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from anybroker.adapter import SECURITY, BrokerUrl
 from anybroker.errors import ConfigError
-from anybroker.tls import TlsSettings
+from anybroker.kit.tls import TlsSettings
 
 __all__ = ["RabbitmqSettings", "connection_options"]
 

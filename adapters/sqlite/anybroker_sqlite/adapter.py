@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from anybroker._file_access import make_private
 from anybroker.adapter import (
     AdapterContext,
     AdapterSettings,
@@ -23,6 +22,7 @@ from anybroker.adapter import (
 )
 from anybroker.capabilities import Acknowledgement, Capabilities, Support
 from anybroker.errors import ConfigError, Unavailable
+from anybroker.kit.file_access import make_private
 
 from . import topology as admin
 from .publish import SqliteSender

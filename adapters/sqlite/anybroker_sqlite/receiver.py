@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Collection, Sequence
 from functools import partial
 
-from anybroker._sqlite_file import FileGone
 from anybroker.adapter import Inbound, Lane, Settlement, SubscriptionSpec
 from anybroker.errors import BrokerError, Unavailable
+from anybroker.kit.sqlite_file import FileGone
 from anybroker.printable import logger
 
 from .claims import Member, Taken

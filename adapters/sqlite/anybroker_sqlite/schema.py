@@ -7,9 +7,9 @@ import sqlite3
 from pathlib import Path
 from threading import Lock
 
-from anybroker._file_access import make_private, warn_of_readers
-from anybroker._sqlite_file import files_of, make_durable, make_tables, primary_code, turn_of
 from anybroker.errors import ConfigError, Unavailable
+from anybroker.kit.file_access import make_private, warn_of_readers
+from anybroker.kit.sqlite_file import files_of, make_durable, make_tables, primary_code, turn_of
 
 __all__ = ["SEGMENT_EVENTS", "SHIFT", "VERSION", "connect", "describe", "in_use", "text_of"]
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
-from anybroker._sqlite_file import FileGone, Files
 from anybroker.errors import AnybrokerError, BrokerError, PublishOutcomeUnknown, Rejected, Unavailable
+from anybroker.kit.sqlite_file import FileGone, Files
 from anybroker.printable import logger
 
 from .schema import SHIFT, connect, in_use, text_of

@@ -21,8 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from anybroker._file_access import warn_of_readers, writable_by_others
 from anybroker.errors import ConfigError
+from anybroker.kit.file_access import warn_of_readers, writable_by_others
 from anybroker.printable import logger
 
 __all__ = ["Bells", "Fifo"]

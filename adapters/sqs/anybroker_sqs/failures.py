@@ -20,7 +20,7 @@ from anybroker.errors import (
     Rejected,
     Unavailable,
 )
-from anybroker.tls import tls_failure
+from anybroker.kit.tls import tls_failure
 
 __all__ = [
     "CLIENT_ERRORS",

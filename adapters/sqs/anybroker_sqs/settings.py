@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, SecretStr
 
 from anybroker.adapter import SECURITY, BrokerUrl
 from anybroker.errors import ConfigError
-from anybroker.tls import TlsSettings
+from anybroker.kit.tls import TlsSettings
 
 __all__ = ["MOST_BYTES", "TOPIC_BYTES", "SqsSettings"]
 

@@ -10,23 +10,12 @@ from importlib import import_module
 from inspect import getattr_static
 from typing import Any, ClassVar, Literal
 
-from anybroker import (
-    Delivery,
-    Event,
-    _batch,
-    _outgoing,
-    _pump,
-    _settle,
-    _starting,
-    bus,
-    deadletter_queue,
-    deadletters,
-    names,
-    printable,
-)
-from anybroker._publish import Publisher
+from anybroker import Delivery, Event, bus, names, printable
 from anybroker.adapter import Adapter, Outbound, Topology
+from anybroker.deadletters import letter, queue
 from anybroker.delivery import current_delivery
+from anybroker.engine import batch, outgoing, pump, settle, starting
+from anybroker.engine.publisher import Publisher
 from anybroker.errors import Unavailable
 
 from .breaking import Flaw
@@ -76,7 +65,7 @@ class SendsHeadersUnchecked(CoreFlaw):
 class DerivesIdsFromThePosition(CoreFlaw):
     """What a handler publishes gets an id of its position alone."""
 
-    module: ClassVar[Any] = _outgoing
+    module: ClassVar[Any] = outgoing
     replaced: ClassVar[Mapping[str, str]] = {"_derived_id": "derive"}
 
     def derive(self, event: Event[Any], cause: Delivery, topic: str, *_: object) -> str:
@@ -90,7 +79,7 @@ class DerivesIdsFromThePosition(CoreFlaw):
 class SharesOneContext(CoreFlaw):
     """Handlers run in the context of whichever worker they get."""
 
-    module: ClassVar[Any] = _pump
+    module: ClassVar[Any] = pump
     replaced: ClassVar[Mapping[str, str]] = {"start": "start"}
 
     async def start(self, _: object, handle: Any, delivery: Delivery) -> None:
@@ -113,12 +102,12 @@ class KeepsTheCause(CoreFlaw):
 class TakesTheFirstOfABatchForTheCause(CoreFlaw):
     """What a batch handler publishes takes its trace from one event of the batch."""
 
-    module: ClassVar[Any] = _batch.BatchCollector
+    module: ClassVar[Any] = batch.BatchCollector
     replaced: ClassVar[Mapping[str, str]] = {"_start": "begin"}
 
     def __init__(self) -> None:
         super().__init__()
-        right = _batch.BatchCollector._start
+        right = batch.BatchCollector._start
 
         async def begin(collector: Any, items: Any) -> None:
             """In the name of the first."""
@@ -144,7 +133,7 @@ class TakesEveryExitForItsOwn(CoreFlaw):
 class KeepsACancellation(CoreFlaw):
     """A cancellation that a handler asked for hits what comes after it."""
 
-    module: ClassVar[Any] = _starting
+    module: ClassVar[Any] = starting
     replaced: ClassVar[Mapping[str, str]] = {"take_back_cancellation": "nothing"}
 
     async def nothing(self, *_: object) -> None:
@@ -154,7 +143,7 @@ class KeepsACancellation(CoreFlaw):
 class CountsAStartThatIsCutOff(CoreFlaw):
     """A start that the drain time cuts off uses up an attempt."""
 
-    module: ClassVar[Any] = _pump
+    module: ClassVar[Any] = pump
     replaced: ClassVar[Mapping[str, str]] = {"_starts": "attempt"}
 
     def attempt(self, delivery: Delivery) -> int:
@@ -165,7 +154,7 @@ class CountsAStartThatIsCutOff(CoreFlaw):
 class ForgetsWhatCouldNotBeSettled(CoreFlaw):
     """A settlement that failed is not made again."""
 
-    module: ClassVar[Any] = _settle.Settler
+    module: ClassVar[Any] = settle.Settler
     replaced: ClassVar[Mapping[str, str]] = {"_sort_out": "forget"}
 
     def forget(self, *_: object) -> bool:
@@ -176,7 +165,7 @@ class ForgetsWhatCouldNotBeSettled(CoreFlaw):
 class WritesTextAsItIs(CoreFlaw):
     """What failed is written beside a dead letter whole, with line breaks and whatever else is in it."""
 
-    module: ClassVar[Any] = deadletters
+    module: ClassVar[Any] = letter
     replaced: ClassVar[Mapping[str, str]] = {"_clip": "whole"}
 
     def whole(self, text: str, _: int) -> str:
@@ -230,7 +219,7 @@ class RemembersEveryName(CoreFlaw):
 class BelievesEveryCount(CoreFlaw):
     """Whatever stands where a dead letter has a count is made a number."""
 
-    module: ClassVar[Any] = deadletters
+    module: ClassVar[Any] = letter
     replaced: ClassVar[Mapping[str, str]] = {"count_of": "any_number"}
 
     def any_number(self, text: str) -> int:
@@ -252,7 +241,7 @@ class LogsWhatOthersWrote(CoreFlaw):
 class ReasonsSteerTheTerminal(CoreFlaw):
     """The reason of a dead letter has the error's control characters."""
 
-    module: ClassVar[Any] = deadletters
+    module: ClassVar[Any] = letter
     replaced: ClassVar[Mapping[str, str]] = {"printable": "but_for_line_breaks"}
 
     def but_for_line_breaks(self, text: str) -> str:
@@ -263,7 +252,7 @@ class ReasonsSteerTheTerminal(CoreFlaw):
 class BelievesEveryCountOfStarts(CoreFlaw):
     """Whatever number stands beside an event at the inlet is how often its handler was started."""
 
-    module: ClassVar[Any] = _pump
+    module: ClassVar[Any] = pump
     replaced: ClassVar[Mapping[str, str]] = {"count_of": "any_number"}
 
     def any_number(self, value: Any) -> int:
@@ -274,7 +263,7 @@ class BelievesEveryCountOfStarts(CoreFlaw):
 class BelievesEveryWait(CoreFlaw):
     """Whatever moment stands beside an event at the inlet is waited for."""
 
-    module: ClassVar[Any] = _pump
+    module: ClassVar[Any] = pump
     replaced: ClassVar[Mapping[str, str]] = {"_moment": "any_moment"}
 
     def any_moment(self, text: str) -> float | None:
@@ -310,7 +299,7 @@ class TellsCopiesApartByTheirIds(CoreFlaw):
 class TakesAnIdForOneDeadLetter(CoreFlaw):
     """All dead letters of an id are meant, whoever published the events."""
 
-    module: ClassVar[Any] = deadletter_queue
+    module: ClassVar[Any] = queue
     replaced: ClassVar[Mapping[str, str]] = {"named": "by_id"}
 
     def by_id(self, _: str, letters: Any, names: Any) -> list[Any]:
@@ -322,7 +311,7 @@ class TakesAnIdForOneDeadLetter(CoreFlaw):
 class PassesContextOnAsItCame(CoreFlaw):
     """What a handler publishes takes over whatever its cause says of its trace and of its ids."""
 
-    module: ClassVar[Any] = _outgoing
+    module: ClassVar[Any] = outgoing
     replaced: ClassVar[Mapping[str, str]] = {"caused": "copy"}
 
     def copy(self, cause: Delivery, extensions: dict[str, Any], headers: dict[str, str]) -> None:

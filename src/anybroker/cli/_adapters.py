@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from .._registry import adapter_class, schemes
 from ..capabilities import Capabilities
+from ..config.registry import adapter_class, schemes
 from ..errors import ConfigError
 from ._output import table, write, write_json
 

@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from .._file_access import other_writers, warn_of_readers
 from ..bus import Bus
-from ..config import DEFAULT_URL, load_settings, parse_url
+from ..config.settings import DEFAULT_URL, load_settings, parse_url
 from ..errors import ConfigError
+from ..kit.file_access import other_writers, warn_of_readers
 from ._output import Progress
 
 __all__ = ["outside"]

@@ -12,8 +12,8 @@ from typing import Any
 from ..adapter import Foreign
 from ..bus import Bus
 from ..cloudevents.attributes import canonical
-from ..deadletter_queue import DeadLetterQueue
-from ..deadletters import DeadLetter, ambiguous
+from ..deadletters.letter import DeadLetter, ambiguous
+from ..deadletters.queue import DeadLetterQueue
 from ..errors import ConfigError, EventError
 from ..printable import printable
 from ._connect import outside

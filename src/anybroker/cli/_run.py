@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 from ..bus import Bus
-from ..config import nearest
+from ..config.settings import nearest
 from ..errors import ConfigError
 from ..printable import logger
 from ._output import log_to_stderr

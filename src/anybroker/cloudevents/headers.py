@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from typing import Any, Final, Generic, Literal, NoReturn, TypeVar, cast
 
 from ..errors import InvalidEvent
-from ..event import Event, trusted_event
 from .attributes import (
     FEW_VALUES,
     LONGEST_NAME,
@@ -30,6 +29,7 @@ from .attributes import (
     require,
     shown,
 )
+from .event import Event, trusted_event
 from .json_format import format_json, parse_json
 from .media_type import JSON, STRUCTURED, STRUCTURED_BATCH, is_structured, media_type
 from .percent import percent_decode, percent_encode

@@ -16,8 +16,8 @@ from typing import Any, Final, NoReturn
 from pydantic_core import from_json, to_json
 
 from ..errors import InvalidEvent
-from ..event import Event, trusted_event
 from .attributes import canonical, check_attributes
+from .event import Event, trusted_event
 from .media_type import JSON, media_type
 from .payload import is_json
 

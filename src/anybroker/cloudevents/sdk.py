@@ -7,8 +7,8 @@ from importlib import import_module
 from typing import Any
 
 from ..errors import ConfigError, InvalidEvent
-from ..event import Event
 from .attributes import canonical
+from .event import Event
 from .media_type import media_type
 
 __all__ = ["from_cloudevent", "to_cloudevent"]

@@ -13,8 +13,8 @@ from typing import Any, Final
 from pydantic_core import from_json
 
 from ..errors import InvalidEvent
-from ..event import Event
 from .attributes import canonical
+from .event import Event
 from .headers import HeaderBinding
 from .json_format import format_xml_safe_json, parse_json
 from .media_type import STRUCTURED, is_structured

@@ -14,9 +14,9 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from .._file_access import make_private, warn_of_readers
-from .._sqlite_file import files_of, make_durable, make_tables
 from ..errors import ConfigError, HandlerExit
+from ..kit.file_access import make_private, warn_of_readers
+from ..kit.sqlite_file import files_of, make_durable, make_tables
 from ._store import DONE, Busy, Claim, ClaimLost, Done, Key, StoreUnavailable
 from ._writer import Job, RolledBack
 

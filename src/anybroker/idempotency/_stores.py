@@ -10,7 +10,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from ..adapter import BrokerUrl
-from ..config import nearest, parse_url
+from ..config.settings import nearest, parse_url
 from ..errors import BrokerError, ConfigError
 from ..printable import logger
 from ._store import Claim, Store

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from .._sqlite_file import FileGone
+from ..kit.sqlite_file import FileGone
 from ..printable import logger
 from ._store import StoreUnavailable
 

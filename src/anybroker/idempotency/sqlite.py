@@ -12,8 +12,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .._sqlite_file import Files
 from ..errors import ConfigError, StateError
+from ..kit.sqlite_file import Files
 from . import _sqlite_tables as tables
 from ._sqlite_tables import SqliteClaim
 from ._store import Busy, Claim, Done, Key, StoreUnavailable, Transaction

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from inspect import isroutine
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar
 
-from .._starting import contained
 from ..capabilities import Capabilities
 from ..delivery import Delivery
+from ..engine.starting import contained
 from ..errors import ConfigError
 from ..stats import SubscriptionStats
 
 if TYPE_CHECKING:
-    from ..handlers import HandlerSpec
+    from ..handlers.signature import HandlerSpec
     from ..idempotency._stores import Stores
 
 __all__ = ["BuiltIn", "Chain", "Handler", "Middleware", "attached", "compose"]

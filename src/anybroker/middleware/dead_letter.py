@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .._starting import cancelled_from_outside, take_back_cancellation
 from ..delivery import Delivery
+from ..engine.starting import cancelled_from_outside, take_back_cancellation
 from ..errors import HandlerExit, Retry
 from ._base import BuiltIn, Chain, Handler
 

@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable
 from inspect import CORO_CREATED
 from typing import Any, TypeVar
 
-from .._signature import signature
 from ..delivery import Delivery
 from ..errors import ConfigError
-from ..handlers import leftover
+from ..handlers.annotations import signature
+from ..handlers.signature import leftover
 from ._base import Handler, Middleware, attach
 
 __all__ = ["FunctionMiddleware", "from_callable", "middleware"]

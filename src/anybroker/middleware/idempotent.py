@@ -9,17 +9,17 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ..adapter import Inbound
+from ..cloudevents.event import Event
 from ..delivery import Delivery
 from ..errors import BrokerError, ConfigError, Reject
-from ..event import Event
-from ..handlers import Wants
+from ..handlers.signature import Wants
 from ..idempotency._store import Busy, Claim, ClaimLost, Key, Store, StoreUnavailable, Transaction, TransactionalStore
 from ..idempotency._transaction import current_transaction
 from ._base import BuiltIn, Chain, Handler
 from .retry import Uncounted
 
 if TYPE_CHECKING:
-    from .._lanes import LaneState
+    from ..engine.lanes import LaneState
 from ..printable import logger
 
 __all__ = ["idempotent"]

@@ -6,10 +6,10 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from .._signature import signature
 from ..adapter import Receipt
+from ..cloudevents.event import Event
 from ..errors import ConfigError
-from ..event import Event
+from ..handlers.annotations import signature
 
 __all__ = ["Outgoing", "PublishHandler", "PublishMiddleware", "publish_middleware"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
-from .._reconnect import Backoff
-from .._starting import cancelled_from_outside
 from ..delivery import Delivery
+from ..engine.backoff import Backoff
+from ..engine.starting import cancelled_from_outside
 from ..errors import AttemptsExhausted, ConfigError, EventError, HandlerExit, Reject, Retry
 from ._base import BuiltIn, Chain, Handler
 

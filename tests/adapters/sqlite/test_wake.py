@@ -87,7 +87,7 @@ def test_a_folder_that_is_a_link_is_refused(folder: Path, database: Path, tmp_pa
 def test_who_may_write_the_folder_may_write_the_database(
     folder: Path, database: Path, mode: int, of_database: int, safe: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("anybroker._file_access._is_private_group", lambda found: False)
+    monkeypatch.setattr("anybroker.kit.file_access._is_private_group", lambda found: False)
     folder.mkdir()
     folder.chmod(mode)
     database.chmod(of_database)
@@ -244,7 +244,7 @@ def test_a_group_of_the_owners_own_is_nobody_else(
     folder.mkdir()
     folder.chmod(0o775)
     for alone in (True, False):
-        monkeypatch.setattr("anybroker._file_access._is_private_group", lambda found, alone=alone: alone)
+        monkeypatch.setattr("anybroker.kit.file_access._is_private_group", lambda found, alone=alone: alone)
         if alone:
             Fifo(folder, database).close()
         else:

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from typing import Any
 
-from .adapter import Foreign
-from .config import TopicSettings
-from .delivery import Delivery
-from .errors import ConfigError
-from .event import Event
-from .middleware.trace import CONTEXT_HEADERS, caused
+from ..adapter import Foreign
+from ..cloudevents.event import Event
+from ..config.settings import TopicSettings
+from ..delivery import Delivery
+from ..errors import ConfigError
+from .context import CONTEXT_HEADERS, caused
 
 __all__ = ["Turn", "Turns", "continue_cause", "key_reader"]
 

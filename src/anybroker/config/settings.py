@@ -1,7 +1,7 @@
 """Settings: arguments, then the environment (``ANYBROKER_…``), then ``anybroker.toml``, then the defaults.
 
 The toml file is ``anybroker.toml`` in the working folder, or the one that ``ANYBROKER_CONFIG`` names; which of its
-settings are refused, and when, :mod:`anybroker._config_file` says::
+settings are refused, and when, :mod:`anybroker.config.file` says::
 
     url = "sqlite:///shop.db"
     source = "shop"
@@ -32,10 +32,10 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from ._config_file import FOUND, ConfigFile, FileSource, find_file, security_settings
-from .adapter import SECURITY, BrokerUrl
-from .errors import ConfigError
-from .names import check_names, check_topic
+from ..adapter import SECURITY, BrokerUrl
+from ..errors import ConfigError
+from ..names import check_names, check_topic
+from .file import FOUND, ConfigFile, FileSource, find_file, security_settings
 
 __all__ = ["DEFAULT_URL", "BusSettings", "TopicSettings", "load_settings", "nearest", "parse_url", "validate"]
 

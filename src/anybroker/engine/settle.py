@@ -6,15 +6,15 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from ._lanes import LaneState
-from ._reconnect import Backoff
-from .adapter import Ack, Commit, Inbound, Lane, Receiver, Release, Settlement
-from .errors import BrokerError, LeaseLost
+from ..adapter import Ack, Commit, Inbound, Lane, Receiver, Release, Settlement
+from ..errors import BrokerError, LeaseLost
+from .backoff import Backoff
+from .lanes import LaneState
 
 if TYPE_CHECKING:
-    from .delivery import Delivery
-    from .stats import SubscriptionStats
-from .printable import logger
+    from ..delivery import Delivery
+    from ..stats import SubscriptionStats
+from ..printable import logger
 
 __all__ = ["Settler"]
 

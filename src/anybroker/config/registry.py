@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from .adapter import Adapter, AdapterContext, AdapterSettings, BrokerUrl
-from .config import BusSettings, nearest, validate
-from .errors import ConfigError
+from ..adapter import Adapter, AdapterContext, AdapterSettings, BrokerUrl
+from ..errors import ConfigError
+from .settings import BusSettings, nearest, validate
 
 __all__ = ["adapter_class", "make_adapter", "schemes"]
 

@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any
 
-from .adapter import Foreign, Inbound, count_of
-from .delivery import Delivery
-from .errors import ConfigError, DecodeError, EventTooLarge, InvalidEvent, Reject, text_of
-from .event import Event
-from .printable import printable
+from ..adapter import Foreign, Inbound, count_of
+from ..cloudevents.event import Event
+from ..delivery import Delivery
+from ..errors import ConfigError, DecodeError, EventTooLarge, InvalidEvent, Reject, text_of
+from ..printable import printable
 
 __all__ = [
     "DEAD_LETTER_GROUP",

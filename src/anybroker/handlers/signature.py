@@ -20,14 +20,14 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
-from ._signature import signature
-from .cloudevents.media_type import media_type
-from .delivery import Delivery
-from .errors import ConfigError, DecodeError, HandlerExit
-from .event import Event
-from .event import declared_type as _declared
-from .idempotency._store import Transaction
-from .idempotency._transaction import current_transaction
+from ..cloudevents.event import Event
+from ..cloudevents.event import declared_type as _declared
+from ..cloudevents.media_type import media_type
+from ..delivery import Delivery
+from ..errors import ConfigError, DecodeError, HandlerExit
+from ..idempotency._store import Transaction
+from ..idempotency._transaction import current_transaction
+from .annotations import signature
 from .provide import ProvidedStack, Providers
 
 __all__ = ["HandlerSpec", "Parameter", "Wants", "caller", "decoder", "invoker", "leftover", "read_handler"]

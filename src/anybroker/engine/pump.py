@@ -15,16 +15,7 @@ from hashlib import blake2b
 from math import inf
 from typing import Any
 
-from ._balance import Balancer
-from ._calls import as_failure, bounded, cancelled_by_nobody
-from ._lanes import LaneState, Strands
-from ._lease import LeaseKeeper
-from ._ledger import LaneLedger
-from ._reconnect import Backoff
-from ._seldom import Seldom
-from ._settle import Settler
-from ._starting import cancelled_from_outside, start
-from .adapter import (
+from ..adapter import (
     Adapter,
     BalancesLanes,
     BoundsLanes,
@@ -35,12 +26,21 @@ from .adapter import (
     SubscriptionSpec,
     count_of,
 )
-from .capabilities import Acknowledgement
-from .delivery import Delivery, current_delivery
-from .errors import AnybrokerError, BrokerError, ConfigError, HandlerExit, PoisonedError, Retry, Unavailable, text_of
-from .names import SHORT_KEY, bounded_key
-from .printable import logger
-from .stats import SubscriptionStats
+from ..capabilities import Acknowledgement
+from ..delivery import Delivery, current_delivery
+from ..errors import AnybrokerError, BrokerError, ConfigError, HandlerExit, PoisonedError, Retry, Unavailable, text_of
+from ..names import SHORT_KEY, bounded_key
+from ..printable import logger
+from ..stats import SubscriptionStats
+from .backoff import Backoff
+from .balance import Balancer
+from .calls import as_failure, bounded, cancelled_by_nobody
+from .lanes import LaneState, Strands
+from .lease import LeaseKeeper
+from .ledger import LaneLedger
+from .seldom import Seldom
+from .settle import Settler
+from .starting import cancelled_from_outside, start
 
 __all__ = ["ATTEMPTS_HEADER", "NOT_BEFORE_HEADER", "Pump", "PumpSettings"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Sequence
 
-from .adapter import ExtendsLease, Inbound, Lane
-from .errors import BrokerError, LeaseLost
-from .printable import logger
+from ..adapter import ExtendsLease, Inbound, Lane
+from ..errors import BrokerError, LeaseLost
+from ..printable import logger
 
 __all__ = ["LeaseKeeper"]
 

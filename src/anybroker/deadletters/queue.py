@@ -7,18 +7,18 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ._calls import as_failure
-from ._lease import LeaseKeeper
-from ._ledger import LaneLedger
-from .adapter import Ack, Commit, ExtendsLease, Inbound, Lane, Receiver, Release, Settlement, SubscriptionSpec
-from .capabilities import Acknowledgement
-from .deadletters import DEAD_LETTER_GROUP, DeadLetter, dead_letter_topic, named
-from .errors import BrokerError, LeaseLost, MissingGroup, Unavailable
-from .names import one_or_several
+from ..adapter import Ack, Commit, ExtendsLease, Inbound, Lane, Receiver, Release, Settlement, SubscriptionSpec
+from ..capabilities import Acknowledgement
+from ..engine.calls import as_failure
+from ..engine.lease import LeaseKeeper
+from ..engine.ledger import LaneLedger
+from ..errors import BrokerError, LeaseLost, MissingGroup, Unavailable
+from ..names import one_or_several
+from .letter import DEAD_LETTER_GROUP, DeadLetter, dead_letter_topic, named
 
 if TYPE_CHECKING:
-    from .bus import Bus
-from .printable import logger
+    from ..bus import Bus
+from ..printable import logger
 
 __all__ = ["DeadLetterQueue"]
 

@@ -10,14 +10,14 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from ._calls import bounded, cancelled_by_nobody
-from ._reconnect import Backoff
-from ._seldom import Seldom
-from .adapter import RESERVED_BYTES, Foreign, Outbound, Receipt, Sender, TellsHindrance
-from .errors import BrokerError, ConfigError, PublishOutcomeUnknown, Rejected, StateError, Unavailable
-from .event import Event
-from .printable import logger
-from .stats import PublishStats
+from ..adapter import RESERVED_BYTES, Foreign, Outbound, Receipt, Sender, TellsHindrance
+from ..cloudevents.event import Event
+from ..errors import BrokerError, ConfigError, PublishOutcomeUnknown, Rejected, StateError, Unavailable
+from ..printable import logger
+from ..stats import PublishStats
+from .backoff import Backoff
+from .calls import bounded, cancelled_by_nobody
+from .seldom import Seldom
 
 __all__ = ["Publisher", "Publishing"]
 

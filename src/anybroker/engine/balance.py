@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-from .adapter import BalancesLanes, Lane
-from .errors import BrokerError
-from .printable import logger
+from ..adapter import BalancesLanes, Lane
+from ..errors import BrokerError
+from ..printable import logger
 
 __all__ = ["Balancer"]
 

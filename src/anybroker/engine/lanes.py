@@ -9,11 +9,11 @@ from heapq import heapify, heappop, heappush
 from math import inf
 from typing import TYPE_CHECKING
 
-from ._ledger import LaneLedger
-from .adapter import Inbound, Lane
+from ..adapter import Inbound, Lane
+from .ledger import LaneLedger
 
 if TYPE_CHECKING:
-    from .delivery import Delivery
+    from ..delivery import Delivery
 
 __all__ = ["LOOK_AGAIN", "LaneState", "Strands"]
 

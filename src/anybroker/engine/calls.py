@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Awaitable
 from typing import TypeVar
 
-from .errors import BrokerError, Unavailable
-from .printable import logger
+from ..errors import BrokerError, Unavailable
+from ..printable import logger
 
 __all__ = ["as_failure", "bounded", "cancelled_by_nobody"]
 

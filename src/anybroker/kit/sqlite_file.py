@@ -14,7 +14,7 @@ from threading import Lock
 from time import monotonic, sleep
 from weakref import WeakValueDictionary
 
-from .errors import ConfigError, Unavailable
+from ..errors import ConfigError, Unavailable
 
 __all__ = ["FileGone", "Files", "files_of", "make_durable", "make_tables", "primary_code", "turn_of"]
 

@@ -19,10 +19,10 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_settings import BaseSettings, InitSettingsSource
 
-from ._file_access import other_writers
-from .adapter import SECURITY
-from .errors import ConfigError
-from .printable import logger
+from ..adapter import SECURITY
+from ..errors import ConfigError
+from ..kit.file_access import other_writers
+from ..printable import logger
 
 __all__ = ["FOUND", "ConfigFile", "FileSource", "find_file", "security_settings"]
 

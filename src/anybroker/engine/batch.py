@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as otel_context
 
-from .delivery import Delivery
-from .errors import BatchFailed, ConfigError
-from .handlers import HandlerSpec, Wants, caller, decoder, leftover
-from .provide import ProvidedStack, Providers
+from ..delivery import Delivery
+from ..errors import BatchFailed, ConfigError
+from ..handlers.provide import ProvidedStack, Providers
+from ..handlers.signature import HandlerSpec, Wants, caller, decoder, leftover
 
 if TYPE_CHECKING:
-    from ._pump import Pump
+    from .pump import Pump
 
 __all__ = ["BatchCollector"]
 

@@ -8,7 +8,7 @@ from contextvars import Context
 from types import CoroutineType, coroutine
 from typing import TYPE_CHECKING, Any
 
-from .delivery import Delivery, current_delivery
+from ..delivery import Delivery, current_delivery
 
 if TYPE_CHECKING:
     Handle = Callable[[Delivery], Awaitable[None]]

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from threading import Lock
 
-from .printable import logger
+from ..printable import logger
 
 __all__ = ["make_private", "other_writers", "warn_of_readers", "writable_by_others"]
 

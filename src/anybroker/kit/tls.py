@@ -15,8 +15,8 @@ from pathlib import Path
 
 from pydantic import Field, SecretStr
 
-from .adapter import SECURITY, AdapterSettings, BrokerUrl
-from .errors import ConfigError
+from ..adapter import SECURITY, AdapterSettings, BrokerUrl
+from ..errors import ConfigError
 
 __all__ = ["TlsSettings", "tls_failure", "tls_refusal"]
 

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
-from .adapter import count_of
+from ..adapter import count_of
 
 __all__ = ["NOTE_LIMIT", "LaneLedger", "Note", "parse_note", "write_note"]
 

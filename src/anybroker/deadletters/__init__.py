@@ -1,0 +1,8 @@
+"""Dead letters: what is written beside one, and how they are listed, shown, replayed and discarded."""
+
+from __future__ import annotations
+
+from .letter import DEAD_LETTER_GROUP, DeadLetter, dead_letter_topic, reason_of
+from .queue import DeadLetterQueue
+
+__all__ = ["DEAD_LETTER_GROUP", "DeadLetter", "DeadLetterQueue", "dead_letter_topic", "reason_of"]

@@ -1,0 +1,119 @@
+"""What an event takes over from the one that caused it: the W3C context, and the ids that correlate them.
+
+``traceparent`` and ``tracestate`` as CloudEvents extensions keep the starting trace and are copied on; the hop's own
+context travels in the transport headers of the same names, with ``baggage``. ``correlationid`` is copied from the
+cause (or is the cause's id), ``causationid`` is the cause's id. What others wrote is bounded here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ..adapter import Foreign
+from ..cloudevents.event import Event
+from ..delivery import Delivery
+from ..printable import logger
+from .seldom import Seldom
+
+__all__ = ["CONTEXT_HEADERS", "LONGEST_ID", "caused", "incoming", "starting"]
+
+CONTEXT_HEADERS = ("traceparent", "tracestate", "baggage")
+_PARENT = re.compile(r"([0-9a-f]{2})-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]{0,200})?")
+"""Version, trace, parent, flags; versions after 00 may have more."""
+_STATE = re.compile(r"[ -~]{1,512}")
+_MOST_STATES = 32
+"""Members of one state."""
+_LONGEST_BAGGAGE, _MOST_BAGGAGE = 8192, 64
+"""Bytes, and members, that everyone has to pass on."""
+LONGEST_ID = 1024
+"""Characters of an event's id that is copied to what its handler publishes."""
+_log = logger("anybroker")
+_say = Seldom()
+
+
+def incoming(delivery: Delivery) -> dict[str, str]:
+    """The W3C context of a delivery: the hop's headers, else the event's own extensions. What the specifications do not
+    allow is dropped: Trace Context (sections 3.2 and 3.3), Baggage (3.3)."""
+    return _context(delivery.headers, delivery.event)
+
+
+def _context(headers: Mapping[str, str], event: Event[Any] | Foreign) -> dict[str, str]:
+    carrier = _trace(headers.get("traceparent"), headers.get("tracestate")) if headers else {}
+    if not carrier and not isinstance(event, Foreign):
+        carrier = starting(event)
+    baggage = headers.get("baggage") if headers else None
+    if baggage and len(baggage) <= _LONGEST_BAGGAGE and baggage.count(",") < _MOST_BAGGAGE and _is_text(baggage):
+        carrier["baggage"] = baggage
+    return carrier
+
+
+def _is_text(value: str) -> bool:
+    return value.isascii() and value.isprintable()
+
+
+def starting(event: Event[Any]) -> dict[str, str]:
+    """The trace that the event's own extensions name, as far as it is one."""
+    return _trace(event.get("traceparent"), event.get("tracestate"))
+
+
+def _trace(parent: object, state: object) -> dict[str, str]:
+    found = _PARENT.fullmatch(parent) if isinstance(parent, str) else None
+    if found is None or found[1] == "ff" or (found[1] == "00" and found[2] is not None):
+        return {}  # without a parent its state says nothing
+    parent = found[0]
+    if isinstance(state, str) and _STATE.fullmatch(state) is not None and state.count(",") < _MOST_STATES:
+        return {"traceparent": parent, "tracestate": state}
+    return {"traceparent": parent}
+
+
+def caused(cause: Delivery, extensions: dict[str, Any], headers: dict[str, str]) -> None:
+    """Fill in what an event published while handling ``cause`` takes over from it. What is set already stays."""
+    event = cause.event
+    if isinstance(event, Foreign):
+        return
+    attributes = event._attributes
+    id_: Any = attributes["id"]
+    correlation = attributes.get("correlationid")
+    dropped: list[str] = []
+    if len(id_) > LONGEST_ID:
+        dropped.append("id")
+        id_ = None
+    else:
+        extensions.setdefault("causationid", id_)
+    if correlation and _is_too_long(correlation):
+        dropped.append("correlationid")
+        correlation = None
+    if found := correlation or id_:
+        extensions.setdefault("correlationid", found)
+    hop = cause.headers
+    if hop or "traceparent" in attributes or "tracestate" in attributes:
+        carrier = _context(hop, event)
+        start = starting(event)
+        dropped += [name for name in CONTEXT_HEADERS if (value := hop.get(name)) and value != carrier.get(name)]
+        dropped += [name for name in CONTEXT_HEADERS[:2] if attributes.get(name) and name not in start]
+        if "traceparent" not in extensions and (start := start or carrier):
+            for name in CONTEXT_HEADERS[:2]:
+                if name in start:
+                    extensions.setdefault(name, start[name])
+        for name, value in carrier.items():
+            headers.setdefault(name, value)
+    if dropped:
+        _tell(cause, dropped)
+
+
+def _is_too_long(value: object) -> bool:
+    return isinstance(value, str | bytes) and len(value) > LONGEST_ID
+
+
+def _tell(cause: Delivery, dropped: list[str]) -> None:
+    if times := _say():
+        _log.warning(
+            "%s/%s: an event has a %s that is not valid, or too long to be copied to what its handler publishes: it is "
+            "left out there (%d times since this was said last)",
+            cause.topic,
+            cause.group,
+            " and a ".join(dict.fromkeys(dropped)),
+            times,
+        )

@@ -1,0 +1,1 @@
+"""What adapters and stores may share with the core and with each other."""
