@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import signal
 import sys
 import warnings
 from asyncio.events import _get_running_loop as running_loop
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
 from hashlib import blake2b
@@ -52,6 +51,7 @@ from .engine.calls import as_failure, bounded
 from .engine.outgoing import Turn, Turns, continue_cause, key_reader
 from .engine.publisher import Publisher, Publishing
 from .engine.pump import ATTEMPTS_HEADER, NOT_BEFORE_HEADER
+from .engine.signals import Main, run_until_signal
 from .errors import (
     BrokerError,
     ConfigError,
@@ -942,7 +942,7 @@ class Bus:
         if self._publisher is not None:
             self._publisher.give_up()
 
-    def run(self, main: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
+    def run(self, main: Main | None = None) -> None:
         """Start, and run until SIGTERM or SIGINT; then drain and close.
 
         A second signal cancels what still runs and closes at once; a third one ends the program where it is, with the
@@ -951,59 +951,9 @@ class Bus:
         """
         asyncio.run(self.run_async(main))
 
-    async def run_async(self, main: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
+    async def run_async(self, main: Main | None = None) -> None:
         """What :meth:`run` does, in a loop that runs already. Installs the signal handlers while it lasts."""
-        loop = asyncio.get_running_loop()
-        stop = asyncio.Event()
-        signals = 0
-
-        def on_signal(number: int, _frame: object) -> None:  # not by the loop, which a handler may block
-            nonlocal signals
-            signals += 1
-            if signals > 2:
-                name = signal.Signals(number).name
-                _log.critical("%s, for the third time: the program ends where it is", name)
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(128 + number)
-            loop.call_soon_threadsafe(stop.set if signals == 1 else self._give_up)
-
-        before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            async with self:
-                stopped = asyncio.create_task(stop.wait())
-                try:
-                    if main is not None:
-                        await self._run_main(main, stopped)
-                    await stopped
-                finally:
-                    stopped.cancel()
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    @staticmethod
-    async def _run_main(main: Callable[[], Coroutine[Any, Any, None]], stopped: asyncio.Task[Any]) -> None:
-        """Until it ends, which raises what it raised, or the signal came, or this is cancelled: then it is too."""
-
-        async def contained() -> BaseException | None:
-            try:
-                await main()
-            except (SystemExit, KeyboardInterrupt) as exc:  # out of a task it would end the loop, before the Bus closes
-                return exc
-            return None
-
-        own = asyncio.create_task(contained(), name="anybroker main")
-        try:
-            await asyncio.wait((own, stopped), return_when=asyncio.FIRST_COMPLETED)
-            if own.done():
-                if (leaving := own.result()) is not None:
-                    raise leaving
-            else:
-                own.cancel()
-                await asyncio.wait((own,))
-        finally:
-            own.cancel()
+        await run_until_signal(self, self._give_up, main)
 
     # ----------------------------------------------------------------------------------------------- looking
 
