@@ -19,7 +19,6 @@ from typing import Any, Literal, Protocol, TypeVar, get_args, overload
 from pydantic import SecretStr
 
 from .adapter import (
-    DEFAULT_LANES,
     Adapter,
     AdapterContext,
     Backlog,
@@ -31,16 +30,12 @@ from .adapter import (
     Replays,
     ReportsBacklog,
     Start,
-    TopicSpec,
-    Topology,
 )
 from .cloudevents.event import ABSENT, Event
 from .config.registry import make_adapter
 from .config.settings import DEFAULT_URL, BusSettings, TopicSettings, load_settings, parse_url
 from .deadletters.letter import (
-    DEAD_LETTER_GROUP,
     dead_letter_headers,
-    dead_letter_topic,
     left_behind,
     replay_facts,
     send_fitting,
@@ -52,6 +47,7 @@ from .engine.outgoing import Turn, Turns, continue_cause, key_reader
 from .engine.publisher import Publisher, Publishing
 from .engine.pump import ATTEMPTS_HEADER, NOT_BEFORE_HEADER
 from .engine.signals import Main, run_until_signal
+from .engine.topics import Topics, Wanted
 from .errors import (
     BrokerError,
     ConfigError,
@@ -168,13 +164,7 @@ class Bus:
         self.from_thread = FromThread(self)
         """``bus.from_thread.publish(…)``: for plain ``def`` handlers and other threads."""
         self._subscriptions: dict[tuple[str, str], Subscription] = {}
-        self._declared_groups: dict[str, dict[str, GroupSpec]] = {}
-        self._declared: set[str] = set()
-        self._known: set[str] = set()
-        self._groupless: set[str] = set()
-        """Published to before, and without a group that this Bus knows."""
-        self._first: dict[str, int] = {}
-        self._warned: set[str] = set()
+        self._topics = Topics(self.settings.topics, self.settings.provision, self._wanted, self.stats)
         self._key_of = {
             name: reader
             for name, settings in self.settings.topics.items()
@@ -190,8 +180,6 @@ class Bus:
         self._closing: asyncio.Task[None] | None = None
         self._closed = asyncio.Event()
         self._start_ended = asyncio.Event()
-        self._declaring: dict[str, asyncio.Lock] = {}
-        """For each topic that is being published to for the first time: its declaration, which may take long."""
         self._making_again = asyncio.Lock()
         self._made_again: dict[str, int] = {}
         """How often each dead-letter topic was declared after it had refused a dead letter."""
@@ -340,12 +328,7 @@ class Bus:
     async def declare(self, topic: str, *, groups: str | Iterable[str] = (), ordered: bool | None = None) -> None:
         """Make the topic and these groups be there: from now on each group gets what is published, consumer or not."""
         self._check_started("declare")
-        settings = self._topic_settings(topic)
-        known = self._declared_groups.setdefault(check_topic(topic), {})
-        for group in one_or_several("declare(groups=)", groups):
-            check_names(topic, group)
-            known.setdefault(group, GroupSpec(group, settings.ordered if ordered is None else ordered))
-        await self._declare_topic(topic)
+        await self._topics.declare(topic, one_or_several("declare(groups=)", groups), ordered)
 
     # ----------------------------------------------------------------------------------------------- publish
 
@@ -390,7 +373,7 @@ class Bus:
         out = check_headers(headers) if headers else None
         if running_loop() is not self.loop:
             raise self._elsewhere("publish")
-        if topic not in self._known:
+        if topic not in self._topics.known:
             await self._first_publish(topic)
         if data.__class__ is Event or self._key_of:
             event = self._event(
@@ -435,7 +418,7 @@ class Bus:
         if running_loop() is not self.loop:
             raise self._elsewhere("publish_many")
         items = list(items)
-        if topic not in self._known:
+        if topic not in self._topics.known:
             await self._first_publish(topic, len(items))
         if self._publish_through is not None:
             return await self._publish_many_slowly(topic, items, deadline)
@@ -512,7 +495,7 @@ class Bus:
                 f"{delay:g} s is over what the {capabilities.adapter} adapter takes",
                 f"Use {capabilities.max_delay:g} s at most.",
             )
-        if event.key is not None and self._topic_settings(topic).ordered:
+        if event.key is not None and self._topics.settings_of(topic).ordered:
             raise ConfigError(
                 "publish(delay=)",
                 f"the event has a key and the topic {topic!r} is ordered: a delayed event would be overtaken",
@@ -577,38 +560,9 @@ class Bus:
         return await future
 
     async def _first_publish(self, topic: str, count: int = 1) -> None:
-        """Once a topic: check its name, make it be there, and warn where no group will get what is published; from then
-        on count it where that is so."""
-        if topic in self._groupless:
-            self.stats.without_group += count
-            return
         if self._state in ("new", "closed"):
             raise self._not_started("publish")
-        check_topic(topic)
-        self._first[topic] = self._first.get(topic, 0) + 1
-        try:
-            # Fair: those who wait go on in the order of their calls. And each topic's own: one that cannot be declared
-            # now delays no other.
-            async with self._declaring.setdefault(topic, asyncio.Lock()):
-                if topic not in self._declared:
-                    await self._declare_topic(topic)
-        finally:
-            self._first[topic] -= 1
-            if not self._first[topic]:
-                del self._first[topic]
-                self._declaring.pop(topic, None)
-                if topic in self._declared:  # from now on nobody waits, so nobody can be overtaken
-                    (self._known if self._groups_of(topic) else self._groupless).add(topic)
-        if not self._groups_of(topic):
-            self.stats.without_group += count
-            if topic not in self._warned:
-                self._warned.add(topic)
-                _log.warning(
-                    "topic %r has no group that this Bus knows: what is published may reach nobody. Declare the groups "
-                    "in the configuration (topics.%s.groups) or with bus.declare()",
-                    topic,
-                    topic,
-                )
+        await self._topics.first_publish(topic, count)
 
     async def send_dead_letter(self, dead_letters: str, delivery: Delivery, error: Exception) -> list[str]:
         """For the core: publish the dead letter, confirmed; returns the names of what had no room in it. That may be
@@ -639,23 +593,11 @@ class Bus:
         except EventTooLarge:
             raise
         except Rejected as exc:
-            if self.settings.provision != "create":
-                raise
             async with self._making_again:  # once, however many dead letters were refused meanwhile
                 if made.get(dead_letters, 0) == before:
-                    await self._make_again(delivery.topic, dead_letters, exc)
+                    await self._topics.declare_again(delivery.topic, dead_letters, exc)
                     made[dead_letters] = before + 1
         return await send_something()
-
-    async def _make_again(self, topic: str, dead_letters: str, refused: Rejected) -> None:
-        """Declare a dead-letter topic that refuses. Raises ``refused`` if that fails."""
-        _log.warning("the dead-letter topic %r refuses a dead letter (%s); declaring it again", dead_letters, refused)
-        specs = tuple(spec for spec in self._topic_specs(topic) if spec.name == dead_letters)
-        try:
-            await as_failure("declaring a topic", self.adapter.declare(Topology(specs), "create"))
-        except (BrokerError, ConfigError) as exc:
-            _log.warning("the dead-letter topic %r cannot be declared: %s", dead_letters, exc)
-            raise refused from exc
 
     async def send_to_inlet(self, delivery: Delivery, starts: int, delay: float) -> None:
         """For the core: a copy to the group's inlet, to be handled after ``delay`` seconds. Raises BrokerError."""
@@ -748,7 +690,7 @@ class Bus:
         self._source = self.source
         if self._adapter is None:
             self._adapter = self._make_adapter()
-        adapter = self._adapter
+        self._topics.adapter = adapter = self._adapter
         for subscription in self._subscriptions.values():
             subscription.check(adapter)
         self._check_idempotent_names()
@@ -760,10 +702,7 @@ class Bus:
                 f"the broker at {self._where} did not answer within {settings.connect_timeout:g} s. "
                 "Is it running, and is the address right?"
             ) from exc
-        if settings.provision != "off":
-            await adapter.declare(self._topology(), settings.provision)
-        for topic in {*settings.topics, *(topic for topic, _ in self._subscriptions)}:
-            self._declared.add(topic)
+        await self._topics.declare_all()
         self._publisher = Publisher(await adapter.open_sender(), settings.publish_deadline, self.stats)
         self._traced = tracing()
         if self._publish_middleware or self._traced:
@@ -822,74 +761,11 @@ class Bus:
     def _where(self) -> str:
         return str(parse_url(self.settings.url)) if self.settings.url else self.adapter.capabilities.adapter
 
-    def _topic_settings(self, topic: str) -> TopicSettings:
-        return self.settings.topics.get(topic) or TopicSettings()
-
-    def _groups_of(self, topic: str) -> dict[str, GroupSpec]:
-        """Every group of the topic that this Bus knows."""
-        settings = self._topic_settings(topic)
-        groups = {group: GroupSpec(group, settings.ordered) for group in settings.groups}
-        groups.update(self._declared_groups.get(topic, {}))
-        for (name, group), subscription in self._subscriptions.items():
-            if name == topic:
-                groups[group] = GroupSpec(group, subscription.ordered, subscription.options.start)
-        return groups
-
-    def _topic_specs(self, topic: str) -> list[TopicSpec]:
-        """The topic, and the dead-letter topic of each of its groups."""
-        settings = self._topic_settings(topic)
-        groups = self._groups_of(topic)
-        asked = {sub.lanes for (name, _), sub in self._subscriptions.items() if name == topic} | {settings.lanes}
-        asked.discard(None)
-        if len(asked) > 1:
-            raise ConfigError(
-                f"topic {topic!r}, lanes",
-                f"the configuration and its subscriptions ask for {' and '.join(sorted(map(str, asked)))}",
-                "Use one number for all.",
-            )
-        lanes = asked.pop() if asked else None
-        specs = [
-            TopicSpec(
-                topic,
-                tuple(groups.values()),
-                settings.ordered,
-                lanes or DEFAULT_LANES,
-                default_lanes=lanes is None,
-                retention=settings.retention,
-            )
+    def _wanted(self) -> list[Wanted]:
+        return [
+            Wanted(topic, GroupSpec(group, subscription.ordered, subscription.options.start), subscription.lanes)
+            for (topic, group), subscription in self._subscriptions.items()
         ]
-        if topic.endswith(f".{DEAD_LETTER_GROUP}") and settings.dead_letter is None:
-            return specs
-        dead = dict.fromkeys(settings.dead_letter or dead_letter_topic(topic, group) for group in groups)
-        return [*specs, *(self._dead_letter_spec(name) for name in dead)]
-
-    def _dead_letter_spec(self, topic: str) -> TopicSpec:
-        """A dead-letter topic, with what else this Bus knows of it."""
-        # From the start where the broker can: one that forgets a group without members must not skip what waits.
-        start: Start = "earliest" if self.adapter.capabilities.retains else "new"
-        own = {name: spec for name, spec in self._groups_of(topic).items() if name != DEAD_LETTER_GROUP}
-        groups = (GroupSpec(DEAD_LETTER_GROUP, True, start), *own.values())
-        settings = self._topic_settings(topic)
-        # Whatever number of lanes it has is right: it may be another service's topic, or made by hand.
-        lanes, kept = settings.lanes or 1, settings.retention or float("inf")
-        return TopicSpec(topic, groups, settings.ordered, lanes, settings.lanes is None, kept)
-
-    def _topology(self) -> Topology:
-        names = dict.fromkeys((*self.settings.topics, *(topic for topic, _ in self._subscriptions)))
-        listed = [self._topic_specs(name) for name in names]
-        own = {first.name: first for first, *_ in listed}
-        # What is a dead-letter topic too is made as one: that spec has its other groups.
-        dead = {spec.name: spec for _, *others in listed for spec in others}
-        return Topology(tuple({**own, **dead}.values()))
-
-    async def _declare_topic(self, topic: str) -> None:
-        if self.settings.provision != "off":
-            topology = Topology(tuple(self._topic_specs(topic)))
-            await as_failure("declaring a topic", self.adapter.declare(topology, self.settings.provision))
-        self._declared.add(topic)
-        if topic in self._groupless and self._groups_of(topic):
-            self._groupless.discard(topic)
-            self._known.add(topic)
 
     async def close(self, drain: float | None = None) -> None:
         """Stop fetching, let handlers finish (``drain`` seconds), settle, flush what was published, close.
@@ -1052,8 +928,7 @@ class Bus:
     def dead_letters(self, topic: str, group: str) -> DeadLetterQueue:
         """The dead letters of a group: list, show, replay, discard."""
         check_names(topic, group)
-        name = self._topic_settings(topic).dead_letter or dead_letter_topic(topic, group)
-        return DeadLetterQueue(self, topic, group, name)
+        return DeadLetterQueue(self, topic, group, self._topics.dead_letters_of(topic, group))
 
     def _check_started(self, what: str) -> None:
         if self._state not in ("starting", "started"):

@@ -10,6 +10,7 @@ from hashlib import blake2b
 from .errors import ConfigError
 
 __all__ = [
+    "DEAD_LETTER_GROUP",
     "MAX_HEADER_NAME",
     "MAX_KEY_BYTES",
     "MAX_NAMES",
@@ -19,11 +20,14 @@ __all__ = [
     "check_key",
     "check_names",
     "check_topic",
+    "dead_letter_topic",
     "is_owned",
     "near_groups",
     "one_or_several",
 ]
 
+DEAD_LETTER_GROUP = "dlq"
+"""The group that every dead-letter topic has, so that the dead letters wait for somebody to look."""
 MAX_NAMES = 60
 """Characters of a topic and a group together."""
 MAX_KEY_BYTES = 512
@@ -82,6 +86,11 @@ def check_names(topic: str, group: str) -> None:
             f"topic {topic!r} and group {group!r} have {len(topic) + len(group)} characters together",
             f"Use {MAX_NAMES} at most: brokers put both into one name.",
         )
+
+
+def dead_letter_topic(topic: str, group: str) -> str:
+    """The name of a group's dead-letter topic."""
+    return f"{topic}.{group}.dlq"
 
 
 def check_key(key: str) -> str:

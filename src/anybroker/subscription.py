@@ -14,7 +14,7 @@ from .adapter import DEFAULT_LANES, Adapter, Foreign, Start, SubscriptionSpec
 from .capabilities import Acknowledgement
 from .cloudevents.event import Event
 from .config.settings import TopicSettings
-from .deadletters.letter import DEAD_LETTER_GROUP, dead_letter_topic, reason_of
+from .deadletters.letter import reason_of
 from .delivery import Delivery
 from .engine.batch import BatchCollector
 from .engine.pump import Pump, PumpSettings
@@ -25,7 +25,7 @@ from .middleware.dead_letter import dead_letter
 from .middleware.function import from_callable
 from .middleware.retry import retry
 from .middleware.trace import trace
-from .names import check_names
+from .names import DEAD_LETTER_GROUP, check_names, dead_letter_topic
 from .stats import SubscriptionStats
 
 if TYPE_CHECKING:

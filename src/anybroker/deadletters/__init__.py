@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .letter import DEAD_LETTER_GROUP, DeadLetter, dead_letter_topic, reason_of
+from ..names import DEAD_LETTER_GROUP, dead_letter_topic
+from .letter import DeadLetter, reason_of
 from .queue import DeadLetterQueue
 
 __all__ = ["DEAD_LETTER_GROUP", "DeadLetter", "DeadLetterQueue", "dead_letter_topic", "reason_of"]

@@ -17,20 +17,15 @@ from ..errors import ConfigError, DecodeError, EventTooLarge, InvalidEvent, Reje
 from ..printable import printable
 
 __all__ = [
-    "DEAD_LETTER_GROUP",
     "DeadLetter",
     "ambiguous",
     "dead_letter_headers",
-    "dead_letter_topic",
     "left_behind",
     "named",
     "reason_of",
     "replay_facts",
     "send_fitting",
 ]
-
-DEAD_LETTER_GROUP = "dlq"
-"""The group that every dead-letter topic has, so that the dead letters wait for somebody to look."""
 
 _PREFIX = "anybroker-dead-"
 _REPLAYS, _REPLAYED_AT = "anybroker-replays", "anybroker-replayed-at"
@@ -42,11 +37,6 @@ _SHOWN = 10
 _REASON, _ERROR = _PREFIX + "reason", _PREFIX + "error"
 _CUT = {_ERROR: 512, _REASON: 128}
 """The least that is cut off at once: a broker may not say by how much a message is too large."""
-
-
-def dead_letter_topic(topic: str, group: str) -> str:
-    """The name of a group's dead-letter topic."""
-    return f"{topic}.{group}.dlq"
 
 
 def _reason(error: Exception) -> str:

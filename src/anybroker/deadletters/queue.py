@@ -13,8 +13,8 @@ from ..engine.calls import as_failure
 from ..engine.lease import LeaseKeeper
 from ..engine.ledger import LaneLedger
 from ..errors import BrokerError, LeaseLost, MissingGroup, Unavailable
-from ..names import one_or_several
-from .letter import DEAD_LETTER_GROUP, DeadLetter, dead_letter_topic, named
+from ..names import DEAD_LETTER_GROUP, dead_letter_topic, one_or_several
+from .letter import DeadLetter, named
 
 if TYPE_CHECKING:
     from ..bus import Bus
