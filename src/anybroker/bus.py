@@ -34,27 +34,20 @@ from .adapter import (
 from .cloudevents.event import ABSENT, Event
 from .config.registry import make_adapter
 from .config.settings import DEFAULT_URL, BusSettings, TopicSettings, load_settings, parse_url
-from .deadletters.letter import (
-    dead_letter_headers,
-    left_behind,
-    replay_facts,
-    send_fitting,
-)
+from .deadletters.letter import replay_facts
 from .deadletters.queue import DeadLetterQueue
+from .deadletters.sending import replay, send_dead_letter
 from .delivery import Delivery, current_cause
 from .engine.calls import as_failure, bounded
+from .engine.copies import Copies
 from .engine.outgoing import Turn, Turns, continue_cause, key_reader
 from .engine.publisher import Publisher, Publishing
-from .engine.pump import ATTEMPTS_HEADER, NOT_BEFORE_HEADER
 from .engine.signals import Main, run_until_signal
 from .engine.topics import Topics, Wanted
 from .errors import (
     BrokerError,
     ConfigError,
-    EventTooLarge,
     MissingGroup,
-    PublishOutcomeUnknown,
-    Rejected,
     StateError,
     Unavailable,
 )
@@ -75,7 +68,6 @@ __all__ = ["AdapterFactory", "Bus"]
 
 _log = logger("anybroker")
 _NOTHING_GIVEN = (None,) * 8
-_MOST_SENT = 4_096
 _F = TypeVar("_F", bound=Callable[..., Any])
 _P = TypeVar("_P")
 
@@ -180,13 +172,7 @@ class Bus:
         self._closing: asyncio.Task[None] | None = None
         self._closed = asyncio.Event()
         self._start_ended = asyncio.Event()
-        self._making_again = asyncio.Lock()
-        self._made_again: dict[str, int] = {}
-        """How often each dead-letter topic was declared after it had refused a dead letter."""
-        self._mark = secrets.token_hex(8)
-        """In the hop of every copy that this Bus sends, so that nobody else can have sent something under its id."""
-        self._sent: dict[str, None] = {}
-        """The hops of the last copies that this Bus sent: sent again, it is true that the broker has them."""
+        self._copies = Copies(lambda: self._publisher)
         self._traced = False
         self.loop: asyncio.AbstractEventLoop | None = None
         """The event loop that the Bus was started in."""
@@ -564,52 +550,15 @@ class Bus:
             raise self._not_started("publish")
         await self._topics.first_publish(topic, count)
 
+    # For the core, until each part takes what it needs.
+
     async def send_dead_letter(self, dead_letters: str, delivery: Delivery, error: Exception) -> list[str]:
-        """For the core: publish the dead letter, confirmed; returns the names of what had no room in it. That may be
-        the body, where the topic keeps it: a group must not wait for ever for what can never be sent.
-
-        Where the topic refuses it, and this Bus makes topics, the topic is declared again first: it may have been
-        deleted. Raises BrokerError.
-        """
-        headers = dead_letter_headers(delivery, error)
-        hop = f"dead|{delivery.group}|{headers['anybroker-dead-replays']}|{delivery.attempt}"
-
-        async def send(event: Event[Any] | Foreign, beside: dict[str, str]) -> None:
-            await self._forward(event, dead_letters, None, beside, None, hop, delivery.inbound)
-
-        async def send_something() -> list[str]:
-            try:
-                return await send_fitting(send, delivery.event, headers)
-            except EventTooLarge:
-                if not self.adapter.capabilities.seek:
-                    raise
-                kept, beside = left_behind(delivery, headers)
-                return ["the body", *await send_fitting(send, kept, beside)]
-
-        made = self._made_again
-        before = made.get(dead_letters, 0)
-        try:
-            return await send_something()
-        except EventTooLarge:
-            raise
-        except Rejected as exc:
-            async with self._making_again:  # once, however many dead letters were refused meanwhile
-                if made.get(dead_letters, 0) == before:
-                    await self._topics.declare_again(delivery.topic, dead_letters, exc)
-                    made[dead_letters] = before + 1
-        return await send_something()
+        """For the core: see :func:`anybroker.deadletters.sending.send_dead_letter`."""
+        return await send_dead_letter(self._copies, self._topics, dead_letters, delivery, error)
 
     async def send_to_inlet(self, delivery: Delivery, starts: int, delay: float) -> None:
-        """For the core: a copy to the group's inlet, to be handled after ``delay`` seconds. Raises BrokerError."""
-        not_before = wall_clock() + delay
-        headers = {
-            **delivery.headers,
-            **replay_facts(delivery),
-            ATTEMPTS_HEADER: str(starts),
-            NOT_BEFORE_HEADER: f"{not_before:.3f}",
-        }
-        hop = f"release|{delivery.group}|{headers.get('anybroker-replays', '0')}|{starts}"
-        await self._forward(delivery.event, delivery.topic, delivery.group, headers, not_before, hop, delivery.inbound)
+        """For the core: see :meth:`anybroker.engine.copies.Copies.release`."""
+        await self._copies.release(delivery, starts, delay, replay_facts(delivery))
 
     async def replay(
         self,
@@ -619,45 +568,8 @@ class Bus:
         headers: dict[str, str],
         letter: Inbound | None = None,
     ) -> list[str]:
-        """For the core: send an event to one group only; returns the names of what had no room beside it. ``letter``:
-        its dead letter; without one, each call is another event. Raises BrokerError."""
-        hop = f"replay|{group}|{headers['anybroker-replays']}"
-
-        async def send(event: Event[Any] | Foreign, beside: dict[str, str]) -> None:
-            await self._forward(event, topic, group, beside, None, hop, letter)
-
-        return await send_fitting(send, event, headers)
-
-    async def _forward(
-        self,
-        event: Event[Any] | Foreign,
-        topic: str,
-        group: str | None,
-        headers: dict[str, str],
-        not_before: float | None,
-        hop: str,
-        of: Inbound | None,
-    ) -> None:
-        """Send a copy ``of`` what was delivered, confirmed. Its hop names the place of that delivery: another event of
-        the same source and id, which anybody may have published, must not pass for a copy of this one, nor keep this
-        one out. Only the same copy sent again has the same hop."""
-        if self._publisher is None:
-            raise Unavailable("the Bus is closing")
-        place = secrets.token_hex(8) if of is None else f"{of.lane.name}|{of.lane.epoch}|{of.position}"
-        whole = f"{hop}|{place}|{self._mark}"
-        sent_before = whole in self._sent
-        self._sent[whole] = None
-        if len(self._sent) > _MOST_SENT:
-            del self._sent[next(iter(self._sent))]
-        publishing = Publishing(event, topic, group, headers or None, not_before, whole, 0)
-        receipt = await self._publisher.send(publishing)
-        if not receipt.duplicate or sent_before or publishing.failure is not None:
-            return
-        what = f"the broker takes a copy for {topic!r} for one that it has, and it was sent once"
-        if of is None:
-            raise PublishOutcomeUnknown(f"{what}: its adapter does not tell copies apart by their hop")
-        _log.warning("%s: it is sent again, under another name", what)
-        await self._forward(event, topic, group, headers, not_before, hop, None)
+        """For the core: see :func:`anybroker.deadletters.sending.replay`."""
+        return await replay(self._copies, event, topic, group, headers, letter)
 
     # -------------------------------------------------------------------------------------------------- life
 

@@ -150,7 +150,7 @@ def test_a_name_that_is_taken_is_not_the_end_of_a_dead_letter(caplog: pytest.Log
         async with bus:
             event = Event.create(1, source="test", type="t", id="same")
             inbound = Inbound(event, Lane("orders", 1), 7, None, {}, None)
-            taken = Outbound(event, "orders.billing.dlq", hop=f"dead|billing|0|1|orders|1|7|{bus._mark}")
+            taken = Outbound(event, "orders.billing.dlq", hop=f"dead|billing|0|1|orders|1|7|{bus._copies.mark}")
             broker.known.add((taken.topic, taken.deduplication_id()))
             delivery = Delivery(event, "orders", "billing", 1, None, inbound, LaneState(inbound.lane, None))
             await bus.send_dead_letter("orders.billing.dlq", delivery, Reject("no"))

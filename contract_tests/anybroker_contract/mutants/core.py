@@ -14,7 +14,7 @@ from anybroker import Delivery, Event, bus, names, printable
 from anybroker.adapter import Adapter, Outbound, Topology
 from anybroker.deadletters import letter, queue
 from anybroker.delivery import current_delivery
-from anybroker.engine import batch, outgoing, pump, settle, starting
+from anybroker.engine import batch, outgoing, pump, settle, signals, starting
 from anybroker.engine.publisher import Publisher
 from anybroker.errors import Unavailable
 
@@ -344,7 +344,7 @@ class ForgetsTheKeyOfIds(CoreFlaw):
 class LetsAnExitEndTheLoop(CoreFlaw):
     """``sys.exit`` in a program's main ends the loop at once, and the Bus is not closed in it."""
 
-    module: ClassVar[Any] = bus.Bus
+    module: ClassVar[Any] = signals
     replaced: ClassVar[Mapping[str, str]] = {"_run_main": "bare"}
 
     async def bare(self, main: Any, stopped: asyncio.Task[Any]) -> None:

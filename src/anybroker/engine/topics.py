@@ -58,6 +58,9 @@ class Topics:
         self._declaring: dict[str, asyncio.Lock] = {}
         """For each topic that is being published to for the first time: its declaration, which may take long."""
 
+        self._making_again = asyncio.Lock()
+        self._again: dict[str, int] = {}
+
     # ------------------------------------------------------------------------------------------------- what is known
 
     def settings_of(self, topic: str) -> TopicSettings:
@@ -146,11 +149,25 @@ class Topics:
             self._groupless.discard(topic)
             self.known.add(topic)
 
-    async def declare_again(self, topic: str, dead_letters: str, refused: Rejected) -> None:
+    def declared_again(self, dead_letters: str) -> int:
+        """How often this dead-letter topic was declared after it had refused a dead letter."""
+        return self._again.get(dead_letters, 0)
+
+    async def declare_again(self, topic: str, dead_letters: str, refused: Rejected, before: int) -> None:
         """Make a dead-letter topic of this topic that refuses; it may have been deleted. Raises ``refused`` where this
-        Bus makes no topics, or cannot make it."""
+        Bus makes no topics, or cannot make it.
+
+        Once, however many dead letters were refused meanwhile: ``before`` is what :meth:`declared_again` said before
+        this one was sent.
+        """
         if self._provision != "create":
             raise refused
+        async with self._making_again:
+            if self.declared_again(dead_letters) == before:
+                await self._declare_again(topic, dead_letters, refused)
+                self._again[dead_letters] = before + 1
+
+    async def _declare_again(self, topic: str, dead_letters: str, refused: Rejected) -> None:
         _log.warning("the dead-letter topic %r refuses a dead letter (%s); declaring it again", dead_letters, refused)
         specs = tuple(spec for spec in self._specs(topic) if spec.name == dead_letters)
         try:

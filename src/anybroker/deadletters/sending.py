@@ -1,0 +1,67 @@
+"""Dead letters on their way out, and back to the group that failed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..adapter import Foreign, Inbound
+from ..cloudevents.event import Event
+from ..delivery import Delivery
+from ..engine.copies import Copies
+from ..engine.topics import Topics
+from ..errors import EventTooLarge, Rejected
+from .letter import dead_letter_headers, left_behind, send_fitting
+
+__all__ = ["replay", "send_dead_letter"]
+
+
+async def send_dead_letter(
+    copies: Copies, topics: Topics, dead_letters: str, delivery: Delivery, error: Exception
+) -> list[str]:
+    """Publish the dead letter, confirmed; returns the names of what had no room in it. That may be the body, where the
+    topic keeps it: a group must not wait for ever for what can never be sent.
+
+    Where the topic refuses it, and this Bus makes topics, the topic is declared again first: it may have been deleted.
+    Raises BrokerError.
+    """
+    headers = dead_letter_headers(delivery, error)
+    hop = f"dead|{delivery.group}|{headers['anybroker-dead-replays']}|{delivery.attempt}"
+
+    async def send(event: Event[Any] | Foreign, beside: dict[str, str]) -> None:
+        await copies.send(event, dead_letters, None, beside, None, hop, delivery.inbound)
+
+    async def send_something() -> list[str]:
+        try:
+            return await send_fitting(send, delivery.event, headers)
+        except EventTooLarge:
+            if not topics.adapter.capabilities.seek:
+                raise
+            kept, beside = left_behind(delivery, headers)
+            return ["the body", *await send_fitting(send, kept, beside)]
+
+    before = topics.declared_again(dead_letters)
+    try:
+        return await send_something()
+    except EventTooLarge:
+        raise
+    except Rejected as exc:
+        await topics.declare_again(delivery.topic, dead_letters, exc, before)
+    return await send_something()
+
+
+async def replay(
+    copies: Copies,
+    event: Event[Any] | Foreign,
+    topic: str,
+    group: str,
+    headers: dict[str, str],
+    letter: Inbound | None = None,
+) -> list[str]:
+    """Send an event to one group only; returns the names of what had no room beside it. ``letter``: its dead letter;
+    without one, each call is another event. Raises BrokerError."""
+    hop = f"replay|{group}|{headers['anybroker-replays']}"
+
+    async def send(event: Event[Any] | Foreign, beside: dict[str, str]) -> None:
+        await copies.send(event, topic, group, beside, None, hop, letter)
+
+    return await send_fitting(send, event, headers)
