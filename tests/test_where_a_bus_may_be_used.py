@@ -258,6 +258,6 @@ def test_the_process_is_the_one_of_the_start(run: Any) -> None:
 
     async def main() -> None:
         async with bus:
-            assert bus.pid == os.getpid()
+            assert bus._core.pid == os.getpid()
 
     run(main())

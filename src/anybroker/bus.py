@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import sys
 import warnings
 from asyncio.events import _get_running_loop as running_loop
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,45 +21,35 @@ from .adapter import (
     Adapter,
     AdapterContext,
     Backlog,
-    Foreign,
     GroupSpec,
-    Inbound,
-    ListsGroups,
     Receipt,
-    Replays,
-    ReportsBacklog,
     Start,
 )
 from .cloudevents.event import ABSENT, Event
 from .config.registry import make_adapter
 from .config.settings import DEFAULT_URL, BusSettings, TopicSettings, load_settings, parse_url
-from .deadletters.letter import replay_facts
 from .deadletters.queue import DeadLetterQueue
-from .deadletters.sending import replay, send_dead_letter
-from .delivery import Delivery, current_cause
+from .delivery import current_cause
 from .engine.calls import as_failure, bounded
-from .engine.copies import Copies
+from .engine.core import Core
 from .engine.outgoing import Turn, Turns, continue_cause, key_reader
 from .engine.publisher import Publisher, Publishing
 from .engine.signals import Main, run_until_signal
-from .engine.topics import Topics, Wanted
+from .engine.topics import Wanted
 from .errors import (
     BrokerError,
     ConfigError,
-    MissingGroup,
     StateError,
     Unavailable,
 )
 from .from_thread import FromThread
-from .handlers.provide import Providers
 from .idempotency import Store
 from .idempotency._stores import Stores
 from .middleware.function import from_callable
 from .middleware.outgoing import Outgoing, PublishHandler, PublishMiddleware
 from .middleware.trace import inject, tracing
-from .names import check_headers, check_key, check_names, check_topic, near_groups, one_or_several
+from .names import check_headers, check_key, check_names, check_topic, one_or_several
 from .printable import logger
-from .stats import PublishStats
 from .subscription import Subscription, SubscriptionOptions
 from .topic import Topic
 
@@ -145,39 +134,28 @@ class Bus:
             raise ConfigError(
                 "url", f"{type(url).__name__} is neither a URL nor makes an adapter", "Give a URL or a MemoryBroker()."
             )
-        self.middleware: tuple[Any, ...] = tuple(from_callable(item) for item in middleware)
+        self._core = core = Core(self.settings, tuple(from_callable(item) for item in middleware), self._wanted)
+        self._topics = core.topics
+        self.stats = core.stats
+        """What was published since the start."""
         self._publish_middleware = tuple(publish_middleware)
         self._consume = consume
         self._store = self.settings.idempotency if idempotency is None else idempotency
-        self._stores: Stores | None = None
-        self.providers = Providers()
-        self.stats = PublishStats()
-        """What was published since the start."""
-        self.from_thread = FromThread(self)
+        self.from_thread = FromThread(self, core)
         """``bus.from_thread.publish(…)``: for plain ``def`` handlers and other threads."""
         self._subscriptions: dict[tuple[str, str], Subscription] = {}
-        self._topics = Topics(self.settings.topics, self.settings.provision, self._wanted, self.stats)
         self._key_of = {
             name: reader
             for name, settings in self.settings.topics.items()
             if (reader := key_reader(name, settings)) is not None
         }
-        self._source: str | None = self.settings.source
-        self._adapter: Adapter | None = None
-        self._publisher: Publisher | None = None
         self._publish_through: PublishHandler | None = None
         self._turns = Turns()
         self._stack = AsyncExitStack()
-        self._state: Literal["new", "starting", "started", "closing", "closed"] = "new"
         self._closing: asyncio.Task[None] | None = None
         self._closed = asyncio.Event()
         self._start_ended = asyncio.Event()
-        self._copies = Copies(lambda: self._publisher)
         self._traced = False
-        self.loop: asyncio.AbstractEventLoop | None = None
-        """The event loop that the Bus was started in."""
-        self.pid = 0
-        """The process that the Bus was started in."""
 
     # --------------------------------------------------------------------------------------------- declaring
 
@@ -281,9 +259,9 @@ class Bus:
                     f"subscription {topic}/{group}", "is there already with other settings", "Give them in one place."
                 )
             return there
-        if self._state != "new":
-            raise StateError(f"subscription {topic}/{group}: the Bus is {self._state}; subscribe before it starts")
-        subscription = Subscription(self, topic, group, options)
+        if self._core.state != "new":
+            raise StateError(f"subscription {topic}/{group}: the Bus is {self._core.state}; subscribe before it starts")
+        subscription = Subscription(self._core, topic, group, options)
         self._subscriptions[topic, group] = subscription
         return subscription
 
@@ -309,11 +287,11 @@ class Bus:
 
         ``process``: made once at the start and ended at close; ``delivery``: for each start of a handler.
         """
-        self.providers.register(kind, factory, scope)
+        self._core.providers.register(kind, factory, scope)
 
     async def declare(self, topic: str, *, groups: str | Iterable[str] = (), ordered: bool | None = None) -> None:
         """Make the topic and these groups be there: from now on each group gets what is published, consumer or not."""
-        self._check_started("declare")
+        self._core.check_started("declare")
         await self._topics.declare(topic, one_or_several("declare(groups=)", groups), ordered)
 
     # ----------------------------------------------------------------------------------------------- publish
@@ -357,8 +335,8 @@ class Bus:
         ``CancelledError``, and the outcome is unknown.
         """
         out = check_headers(headers) if headers else None
-        if running_loop() is not self.loop:
-            raise self._elsewhere("publish")
+        if running_loop() is not self._core.loop:
+            raise self._core.elsewhere("publish")
         if topic not in self._topics.known:
             await self._first_publish(topic)
         if data.__class__ is Event or self._key_of:
@@ -369,7 +347,7 @@ class Bus:
             event = Event.create(
                 data,
                 type=type,
-                source=source or self._source or self.source,
+                source=source or self._core.known_source or self.source,
                 id=id,
                 time=time,
                 subject=subject,
@@ -386,9 +364,9 @@ class Bus:
             continue_cause(event, cause, topic, id is not None, out, time is not None)
         not_before = None if delay is None else self._not_before(topic, event, delay)
         if self._publish_through is None:
-            if self._publisher is None:
-                raise self._not_started("publish")
-            return await self._publisher.send(Publishing(event, topic, None, out, not_before, ""), deadline)
+            if self._core.publisher is None:
+                raise self._core.not_started("publish")
+            return await self._core.publisher.send(Publishing(event, topic, None, out, not_before, ""), deadline)
         return await self._go_through(*self._enter(topic, event, out or {}, not_before, deadline))
 
     async def publish_many(
@@ -401,16 +379,16 @@ class Bus:
         """
         if isinstance(items, str | bytes | bytearray | Mapping | Event):  # its letters or keys are not meant
             raise ConfigError("publish_many(items)", f"is one {items.__class__.__name__}", "Give a list of payloads.")
-        if running_loop() is not self.loop:
-            raise self._elsewhere("publish_many")
+        if running_loop() is not self._core.loop:
+            raise self._core.elsewhere("publish_many")
         items = list(items)
         if topic not in self._topics.known:
             await self._first_publish(topic, len(items))
         if self._publish_through is not None:
             return await self._publish_many_slowly(topic, items, deadline)
-        publisher = self._publisher
+        publisher = self._core.publisher
         if publisher is None:
-            raise self._not_started("publish_many")
+            raise self._core.not_started("publish_many")
         cause = current_cause()
         ready: list[Publishing] = []
         for item in items:
@@ -452,7 +430,7 @@ class Bus:
             event = Event.create(
                 data,
                 type=type,
-                source=source or self._source or self.source,
+                source=source or self._core.known_source or self.source,
                 id=id,
                 time=time,
                 subject=subject,
@@ -535,41 +513,20 @@ class Bus:
 
     async def _send_outgoing(self, outgoing: Outgoing) -> Receipt:
         """The innermost publish handler."""
-        if self._publisher is None:
-            raise self._not_started("publish")
+        if self._core.publisher is None:
+            raise self._core.not_started("publish")
         if self._traced:
             inject(outgoing.headers)
         headers = check_headers(outgoing.headers) if outgoing.headers else None
         publishing = Publishing(outgoing.event, outgoing.topic, None, headers, outgoing.not_before, "")
-        future = self._publisher.send(publishing, outgoing.deadline)
+        future = self._core.publisher.send(publishing, outgoing.deadline)
         outgoing.release()
         return await future
 
     async def _first_publish(self, topic: str, count: int = 1) -> None:
-        if self._state in ("new", "closed"):
-            raise self._not_started("publish")
+        if self._core.state in ("new", "closed"):
+            raise self._core.not_started("publish")
         await self._topics.first_publish(topic, count)
-
-    # For the core, until each part takes what it needs.
-
-    async def send_dead_letter(self, dead_letters: str, delivery: Delivery, error: Exception) -> list[str]:
-        """For the core: see :func:`anybroker.deadletters.sending.send_dead_letter`."""
-        return await send_dead_letter(self._copies, self._topics, dead_letters, delivery, error)
-
-    async def send_to_inlet(self, delivery: Delivery, starts: int, delay: float) -> None:
-        """For the core: see :meth:`anybroker.engine.copies.Copies.release`."""
-        await self._copies.release(delivery, starts, delay, replay_facts(delivery))
-
-    async def replay(
-        self,
-        event: Event[Any] | Foreign,
-        topic: str,
-        group: str,
-        headers: dict[str, str],
-        letter: Inbound | None = None,
-    ) -> list[str]:
-        """For the core: see :func:`anybroker.deadletters.sending.replay`."""
-        return await replay(self._copies, event, topic, group, headers, letter)
 
     # -------------------------------------------------------------------------------------------------- life
 
@@ -582,27 +539,28 @@ class Bus:
 
     async def start(self) -> None:
         """Connect, provision, start the subscriptions. Raises ConfigError or BrokerError, and leaves nothing open."""
-        if self._state != "new":
-            raise StateError(f"start: the Bus is {self._state} already. Make a new Bus")
-        self._state = "starting"
-        self.loop, self.pid = asyncio.get_running_loop(), os.getpid()
+        if self._core.state != "new":
+            raise StateError(f"start: the Bus is {self._core.state} already. Make a new Bus")
+        self._core.state = "starting"
+        self._core.loop, self._core.pid = asyncio.get_running_loop(), os.getpid()
         try:
             await as_failure("starting", self._start())
         except BaseException:
-            self._state = "started"
+            self._core.state = "started"
             await self.close(drain=0)
             raise
         else:
-            self._state = "started"
+            self._core.state = "started"
         finally:
             self._start_ended.set()
 
     async def _start(self) -> None:
         settings = self.settings
-        self._source = self.source
-        if self._adapter is None:
-            self._adapter = self._make_adapter()
-        self._topics.adapter = adapter = self._adapter
+        core = self._core
+        core.known_source = self.source
+        if not core.has_adapter:
+            core.adapter = self._make_adapter()
+        adapter = core.adapter
         for subscription in self._subscriptions.values():
             subscription.check(adapter)
         self._check_idempotent_names()
@@ -615,17 +573,17 @@ class Bus:
                 "Is it running, and is the address right?"
             ) from exc
         await self._topics.declare_all()
-        self._publisher = Publisher(await adapter.open_sender(), settings.publish_deadline, self.stats)
+        self._core.publisher = Publisher(await adapter.open_sender(), settings.publish_deadline, self.stats)
         self._traced = tracing()
         if self._publish_middleware or self._traced:
             through: PublishHandler = self._send_outgoing
             for item in reversed(self._publish_middleware):
                 through = item(through)
             self._publish_through = through
-        await self.providers.start(self._stack)
+        await self._core.providers.start(self._stack)
         url = None if self._factory is not None else parse_url(settings.url or DEFAULT_URL)
-        self._stores = Stores(self._store, url, bool(adapter.capabilities.durable), self.source)
-        self._stack.push_async_callback(self._stores.close)
+        core.stores = Stores(self._store, url, bool(adapter.capabilities.durable), self.source)
+        self._stack.push_async_callback(core.stores.close)
         if self._consume:
             for subscription in self._subscriptions.values():
                 await subscription.start()
@@ -685,23 +643,23 @@ class Bus:
         Idempotent, and safe to call from several tasks: all wait for the one that closes. Cancelling the waiting does
         not stop the closing. ``StateError`` inside a handler, which it would wait for, and in another event loop.
         """
-        if self._state not in ("new", "closed"):
-            if running_loop() is not self.loop:
-                raise self._elsewhere("close")
+        if self._core.state not in ("new", "closed"):
+            if running_loop() is not self._core.loop:
+                raise self._core.elsewhere("close")
             task = asyncio.current_task()
             if any(subscription.runs_in(task) for subscription in self._subscriptions.values()):
                 raise StateError(
                     "close: called inside a handler, which it would wait for. Use asyncio.create_task(bus.close()), or "
                     "set an event that the program's main function waits for"
                 )
-        if self._state == "starting":
+        if self._core.state == "starting":
             await self._start_ended.wait()
-        if self._state in ("new", "closed"):
-            self._state = "closed"
+        if self._core.state in ("new", "closed"):
+            self._core.state = "closed"
             self._closed.set()
             return
         if self._closing is None:
-            self._state = "closing"
+            self._core.state = "closing"
             self._closing = asyncio.create_task(
                 self._close(self.settings.drain if drain is None else drain), name="anybroker close"
             )
@@ -713,22 +671,22 @@ class Bus:
             for result in await asyncio.gather(*stopping, return_exceptions=True):
                 if isinstance(result, BaseException):
                     _log.error("a subscription did not stop cleanly", exc_info=result)
-            if self._publisher is not None:
-                await self._publisher.close(max(drain, 1.0))
+            if self._core.publisher is not None:
+                await self._core.publisher.close(max(drain, 1.0))
             await self._stack.aclose()
         finally:
-            self._publisher = None
-            if self._adapter is not None:
-                await bounded(self._adapter.close(), 10.0, "closing the connection")
-            self._state = "closed"
+            self._core.publisher = None
+            if self._core.has_adapter:
+                await bounded(self._core.adapter.close(), 10.0, "closing the connection")
+            self._core.state = "closed"
             self._closed.set()
 
     def _give_up(self) -> None:
         """While the Bus closes: wait for no handler and no confirmation any more."""
         for subscription in self._subscriptions.values():
             subscription.give_up()
-        if self._publisher is not None:
-            self._publisher.give_up()
+        if self._core.publisher is not None:
+            self._core.publisher.give_up()
 
     def run(self, main: Main | None = None) -> None:
         """Start, and run until SIGTERM or SIGINT; then drain and close.
@@ -748,32 +706,12 @@ class Bus:
     @property
     def source(self) -> str:
         """CloudEvents ``source`` of what this Bus publishes; the program's name, with a warning, if none was given."""
-        if self._source is None:
-            program = Path(sys.argv[0]).stem if sys.argv and sys.argv[0] else ""
-            if program == "__main__":
-                program = Path(sys.argv[0]).parent.name
-            self._source = program or "anybroker"
-            warnings.warn(
-                f"no source is set: using the program's name {self._source!r} as the CloudEvents source. "
-                "Set source=, ANYBROKER_SOURCE, or 'source' in anybroker.toml to the service's name",
-                UserWarning,
-                stacklevel=3,
-            )
-        return self._source
+        return self._core.source
 
     @property
     def adapter(self) -> Adapter:
         """The adapter; ``bus.adapter.native`` is the client's own object. StateError before the start."""
-        if self._adapter is None:
-            raise self._not_started("adapter")
-        return self._adapter
-
-    @property
-    def stores(self) -> Stores:
-        """For the core: the idempotency stores of the handlers. StateError before the start."""
-        if self._stores is None:
-            raise self._not_started("idempotency")
-        return self._stores
+        return self._core.adapter
 
     @property
     def subscriptions(self) -> tuple[Subscription, ...]:
@@ -789,83 +727,22 @@ class Bus:
             for subscription in self._subscriptions.values()
             if subscription.problem is not None
         }
-        if self._publisher is not None and (hindrance := self._publisher.hindrance) is not None:
+        if self._core.publisher is not None and (hindrance := self._core.publisher.hindrance) is not None:
             found["publish"] = hindrance
         return found
 
     async def backlog(self, topic: str, group: str) -> Backlog:
         """What waits for a group. CapabilityError where the broker cannot say, MissingGroup where there is none."""
-        self._check_started("backlog")
-        check_names(topic, group)
-        adapter = self.adapter
-        adapter.capabilities.require("backlog", setting="bus.backlog()", remedy="Ask the broker's own tools.")
-        assert isinstance(adapter, ReportsBacklog)
-        try:
-            return await as_failure("backlog", adapter.backlog(topic, group))
-        except MissingGroup as exc:
-            raise await self._no_group(topic, group) from exc
+        return await self._core.backlog(topic, group)
 
     async def seek(self, topic: str, group: str, to: Start) -> None:
         """Move a group without members to the start, the end or a moment. CapabilityError where the broker cannot."""
-        self._check_started("seek")
-        adapter = self.adapter
-        adapter.capabilities.require("seek", setting="bus.seek()", remedy="Use a broker that keeps what was consumed.")
-        assert isinstance(adapter, Replays)
-        try:
-            await as_failure("seek", adapter.seek(topic, group, to))
-        except MissingGroup as exc:
-            raise await self._no_group(topic, group) from exc
-
-    async def _no_group(self, topic: str, group: str) -> MissingGroup:
-        """What to raise, with what may have been meant instead, as far as the broker tells."""
-        near: list[str] = []
-        if isinstance(self.adapter, ListsGroups):
-            try:
-                there = await as_failure("listing groups", self.adapter.groups())
-                near = near_groups(topic, group, there)
-            except BrokerError as exc:  # such as a missing permission; the names are a help, and not what was asked for
-                _log.debug("the broker's topics and groups could not be listed: %s", exc)
-        meant = f"; near names: {', '.join(near)}" if near else ""
-        return MissingGroup(
-            f"{topic}/{group}",
-            f"no group {group!r} on topic {topic!r}{meant}",
-            'Check both names, or declare the group first (provision="create").',
-        )
-
-    async def check_group(self, topic: str, group: str) -> None:
-        """For the core: MissingGroup where the broker can tell that there is no such group."""
-        if self.adapter.capabilities.backlog:
-            await self.backlog(topic, group)
+        await self._core.seek(topic, group, to)
 
     def dead_letters(self, topic: str, group: str) -> DeadLetterQueue:
         """The dead letters of a group: list, show, replay, discard."""
         check_names(topic, group)
-        return DeadLetterQueue(self, topic, group, self._topics.dead_letters_of(topic, group))
-
-    def _check_started(self, what: str) -> None:
-        if self._state not in ("starting", "started"):
-            raise self._not_started(what)
-        if running_loop() is not self.loop:
-            raise self._elsewhere(what)
-
-    def _elsewhere(self, what: str) -> StateError:
-        """Called in another event loop, or another process, than the one that the Bus was started in."""
-        if self.loop is None or self._state in ("closing", "closed"):
-            return self._not_started(what)
-        if os.getpid() != self.pid:
-            return StateError(
-                f"{what}: this process was forked from the one that the Bus was started in; nothing was sent. Make and "
-                "start a Bus in each process"
-            )
-        return StateError(
-            f"{what}: called in another event loop than the one that the Bus was started in; nothing was sent. Use "
-            "bus.from_thread.publish(…) in other threads, or start a Bus in this event loop"
-        )
-
-    def _not_started(self, what: str) -> StateError:
-        if self._state in ("closing", "closed"):
-            return StateError(f"{what}: the Bus is closed. Do it before leaving 'async with bus', or make a new Bus")
-        return StateError(f"{what}: the Bus is not started. Use 'async with bus:' or await bus.start()")
+        return DeadLetterQueue(self._core, topic, group, self._topics.dead_letters_of(topic, group))
 
 
 def _hashed(secret: SecretStr | None) -> bytes:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Coroutine, Iterable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from .adapter import Receipt
+from .engine.core import Core, Publishes
 from .errors import BrokerError, StateError
-
-if TYPE_CHECKING:
-    from .bus import Bus
 
 __all__ = ["FromThread"]
 
@@ -25,8 +23,9 @@ class FromThread:
     block for ever.
     """
 
-    def __init__(self, bus: Bus) -> None:
+    def __init__(self, bus: Publishes, core: Core) -> None:
         self._bus = bus
+        self._core = core
 
     def publish(self, topic: str, /, *args: Any, **options: Any) -> Receipt:
         """As :meth:`Bus.publish`."""
@@ -37,8 +36,8 @@ class FromThread:
         return self._call(self._bus.publish_many(topic, items, **options))
 
     def _call(self, call: Coroutine[Any, Any, _T]) -> _T:
-        loop = self._bus.loop
-        if loop is not None and os.getpid() != self._bus.pid:
+        loop = self._core.loop
+        if loop is not None and os.getpid() != self._core.pid:
             call.close()
             raise StateError("from_thread: this process was forked from the one of the Bus. Make and start a Bus in it")
         if loop is None or not loop.is_running():

@@ -8,15 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from .adapter import DEFAULT_LANES, Adapter, Foreign, Start, SubscriptionSpec
 from .capabilities import Acknowledgement
 from .cloudevents.event import Event
 from .config.settings import TopicSettings
-from .deadletters.letter import reason_of
+from .deadletters.letter import reason_of, replay_facts
+from .deadletters.sending import send_dead_letter
 from .delivery import Delivery
 from .engine.batch import BatchCollector
+from .engine.core import Core
 from .engine.pump import Pump, PumpSettings
 from .errors import ConfigError, EventError, ExpiredError, InvalidEvent, UnhandledError
 from .handlers.signature import HandlerSpec, invoker, read_handler
@@ -26,11 +28,8 @@ from .middleware.function import from_callable
 from .middleware.retry import retry
 from .middleware.trace import trace
 from .names import DEAD_LETTER_GROUP, check_names, dead_letter_topic
-from .stats import SubscriptionStats
-
-if TYPE_CHECKING:
-    from .bus import Bus
 from .printable import logger, printable
+from .stats import SubscriptionStats
 
 __all__ = ["Subscription", "SubscriptionOptions"]
 
@@ -91,9 +90,9 @@ class _Entry:
 class Subscription:
     """The handlers of one group of one topic. Made by ``bus.subscription``; ``@sub.on`` adds a handler."""
 
-    def __init__(self, bus: Bus, topic: str, group: str, options: SubscriptionOptions) -> None:
+    def __init__(self, core: Core, topic: str, group: str, options: SubscriptionOptions) -> None:
         check_names(topic, group)
-        self._bus = bus
+        self._core = core
         self.topic = topic
         self.group = group
         self.options = options
@@ -148,7 +147,7 @@ class Subscription:
         if not 0 < within < float("inf"):
             raise ConfigError(f"{self._where}, within=", f"{within!r} is no number of seconds over 0")
         spec = read_handler(
-            function, providers=self._bus.providers, types_given=type, batch=batch is not None, name=name
+            function, providers=self._core.providers, types_given=type, batch=batch is not None, name=name
         )
         for entry in self._entries:
             shared = entry.spec.types & spec.types
@@ -171,7 +170,7 @@ class Subscription:
     @property
     def topic_settings(self) -> TopicSettings:
         """What the configuration says of the topic."""
-        return self._bus.settings.topics.get(self.topic, TopicSettings())
+        return self._core.settings.topics.get(self.topic, TopicSettings())
 
     @property
     def ordered(self) -> bool:
@@ -192,7 +191,7 @@ class Subscription:
         """ConfigError where its own dead letters have no place: a dead-letter topic has no dead-letter topics."""
         configured = self.topic_settings.dead_letter
         of_others = self.topic.endswith(f".{DEAD_LETTER_GROUP}") or self.topic in {
-            each.dead_letter for each in self._bus.settings.topics.values()
+            each.dead_letter for each in self._core.settings.topics.values()
         }
         if of_others and self.group == DEAD_LETTER_GROUP:
             raise ConfigError(
@@ -211,7 +210,7 @@ class Subscription:
     @property
     def idempotent_handlers(self) -> tuple[str, ...]:
         """The names of its handlers that have ``@idempotent()``, of their own or from the Bus."""
-        common = (*self.options.middleware, *self._bus.middleware)
+        common = (*self.options.middleware, *self._core.middleware)
         return tuple(
             entry.spec.name
             for entry in self._entries
@@ -256,8 +255,8 @@ class Subscription:
     async def _start(self) -> None:
         if self._pump is not None:
             return
-        bus, options, settings = self._bus, self.options, self.topic_settings
-        adapter = bus.adapter
+        core, options, settings = self._core, self.options, self.topic_settings
+        adapter = core.adapter
         self.check(adapter)
         largest = max((entry.batch or 1 for entry in self._entries), default=1)
         in_flight = options.max_in_flight or settings.max_in_flight or max(100, largest)
@@ -271,8 +270,8 @@ class Subscription:
             max_in_flight=in_flight,
             max_ahead=max_ahead,
             poison_after=options.poison_after,
-            lease=bus.settings.lease,
-            drain=bus.settings.drain,
+            lease=core.settings.lease,
+            drain=core.settings.drain,
             prefetch=max(2 * in_flight, min(max_ahead, _LANE_BUFFER) if cumulative else 0),
             in_threads=any(not entry.spec.is_async for entry in self._entries),
         )
@@ -287,7 +286,7 @@ class Subscription:
         dispatch = self._dispatcher(lambda delivery: pump.recovered(delivery), lambda: pump)
         emulated = adapter.capabilities.release.value == "emulated"
         pump = Pump(adapter, spec, numbers, dispatch, self._copy_to_inlet if emulated else None, self.stats)
-        await bus.stores.open()
+        await core.stores.open()
         await pump.start()
         self._pump = pump
 
@@ -304,7 +303,7 @@ class Subscription:
             for collector in self._collectors:
                 collector.close()
             try:
-                await pump.close(self._bus.settings.drain if drain is None else drain)
+                await pump.close(self._core.settings.drain if drain is None else drain)
             finally:
                 self._leaving = None
                 if self._executor is not None:
@@ -378,19 +377,19 @@ class Subscription:
         return dispatch
 
     def _compose(self, entry: _Entry, recovered: Callable[[Delivery], None], pump: Callable[[], Pump]) -> Handler:
-        bus = self._bus
-        innermost = self._collector(entry, pump) if entry.batch else invoker(entry.spec, bus.providers, self._executor)
+        core = self._core
+        innermost = self._collector(entry, pump) if entry.batch else invoker(entry.spec, core.providers, self._executor)
         chain = Chain(
             topic=self.topic,
             group=self.group,
             ordered=self.ordered,
             handler=entry.spec,
-            capabilities=bus.adapter.capabilities,
+            capabilities=core.adapter.capabilities,
             stats=self.stats,
             dead_letter=self._send_dead_letter,
             recovered=recovered,
-            lease=bus.settings.lease,
-            stores=bus.stores,
+            lease=core.settings.lease,
+            stores=core.stores,
             problem=partial(self._report, entry.spec.name),
             giving_up=lambda: pump().is_giving_up(),
         )
@@ -401,12 +400,12 @@ class Subscription:
         replaced = {item.kind for item in shared if isinstance(item, BuiltIn)}
         common = [
             *shared,
-            *(item for item in bus.middleware if not (isinstance(item, BuiltIn) and item.kind in replaced)),
+            *(item for item in core.middleware if not (isinstance(item, BuiltIn) and item.kind in replaced)),
         ]
         return compose(innermost, chain, stack, common, (trace(), dead_letter(), retry()))
 
     def _collector(self, entry: _Entry, pump: Callable[[], Pump]) -> Handler:
-        collector = BatchCollector(entry.spec, entry.batch or 1, entry.within, self._bus.providers, pump)
+        collector = BatchCollector(entry.spec, entry.batch or 1, entry.within, self._core.providers, pump)
         self._collectors.append(collector)
         return collector.add
 
@@ -426,13 +425,13 @@ class Subscription:
         message: Any = delivery.event
         # Where a position is an offset it is the message's own; elsewhere it begins anew with each member, and as an id
         # it would make copies of what are none.
-        offset = self._bus.adapter.capabilities.acknowledgement is Acknowledgement.CUMULATIVE
+        offset = self._core.adapter.capabilities.acknowledgement is Acknowledgement.CUMULATIVE
         content_type = next((value for name, value in message.headers if name.lower() == "content-type"), None)
         try:
             wrapped = Event.create(
                 message.body if message.body is not None else b"",
                 type=FOREIGN_TYPE,
-                source=f"{self._bus.source}/foreign/{self.topic}",
+                source=f"{self._core.source}/foreign/{self.topic}",
                 id=f"{delivery.lane_state.lane.name}@{delivery.inbound.position}" if offset else None,
                 key=delivery.key,
                 datacontenttype=(content_type or b"").decode("ascii", "ignore") or "application/octet-stream",
@@ -452,7 +451,7 @@ class Subscription:
         self.stats.dead_lettered += 1
 
     async def _send_dead_letter(self, delivery: Delivery, error: Exception) -> None:
-        missing = await self._bus.send_dead_letter(self.dead_letter_topic, delivery, error)
+        missing = await send_dead_letter(self._core.copies, self._core.topics, self.dead_letter_topic, delivery, error)
         if missing:
             self.stats.dead_letters_cut += 1
             _log.warning(
@@ -465,7 +464,7 @@ class Subscription:
             )
 
     async def _copy_to_inlet(self, delivery: Delivery, starts: int, delay: float) -> None:
-        await self._bus.send_to_inlet(delivery, starts, delay)
+        await self._core.copies.release(delivery, starts, delay, replay_facts(delivery))
 
 
 def _expired(event: Event[Any]) -> bool:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from .adapter import Receipt
+from .engine.core import Publishes
 from .errors import BrokerError
-
-if TYPE_CHECKING:
-    from .bus import Bus
 
 __all__ = ["Topic"]
 
@@ -19,7 +17,7 @@ _T = TypeVar("_T")
 class Topic(Generic[_T]):
     """Publishes payloads of the declared types to one topic; a type checker refuses others, and so does this."""
 
-    def __init__(self, bus: Bus, name: str, types: tuple[type, ...]) -> None:
+    def __init__(self, bus: Publishes, name: str, types: tuple[type, ...]) -> None:
         self._bus = bus
         self.name = name
         self._types = types

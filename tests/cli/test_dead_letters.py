@@ -10,6 +10,7 @@ import pytest
 
 from anybroker import Bus
 from anybroker.adapter import Foreign
+from anybroker.deadletters.sending import replay
 from anybroker.errors import InvalidEvent
 
 QUICK = ("--patience", "0.2")
@@ -202,7 +203,7 @@ def test_a_foreign_message(shop: Any, dlq: Any, until: Any) -> None:
     async def publish() -> None:
         async with shop.bus() as bus:
             foreign = Foreign(b"\xffraw", [("x", b"y"), ("x-null", None)], "k", InvalidEvent("no specversion"))
-            await bus.replay(foreign, "orders", "billing", {"anybroker-replays": "0"})
+            await replay(bus._core.copies, foreign, "orders", "billing", {"anybroker-replays": "0"})
             await until(lambda: bus.subscriptions[0].stats.dead_lettered)
 
     asyncio.run(publish())
@@ -317,7 +318,7 @@ def test_nothing_of_a_foreign_message_steers_the_terminal(
         async with shop.bus() as bus:
             headers = [(CONTROL, CONTROL.encode()), ("x", b"\xff\x9b")]
             foreign = Foreign(CONTROL.encode(), headers, CONTROL, InvalidEvent(CONTROL))
-            await bus.replay(foreign, "orders", "billing", {"anybroker-replays": "0"})
+            await replay(bus._core.copies, foreign, "orders", "billing", {"anybroker-replays": "0"})
             await until(lambda: bus.subscriptions[0].stats.dead_lettered)
 
     asyncio.run(publish())

@@ -11,6 +11,7 @@ import pytest
 
 from anybroker import Bus, ConfigError, Delivery, Event, Receipt, Reject
 from anybroker.adapter import AdapterContext, Foreign, Inbound, Lane, Outbound, Report, Sender
+from anybroker.deadletters.sending import send_dead_letter
 from anybroker.engine.lanes import LaneState
 from anybroker.errors import PublishOutcomeUnknown
 from anybroker.memory import MemoryBroker
@@ -135,7 +136,7 @@ def test_a_delivery_that_comes_and_fails_again_has_one_dead_letter() -> None:
             inbound = Inbound(event, Lane("orders", 1), 7, None, {}, None)
             for _ in range(2):
                 delivery = Delivery(event, "orders", "billing", 1, None, inbound, LaneState(inbound.lane, None))
-                await bus.send_dead_letter("orders.billing.dlq", delivery, Reject("no"))
+                await send_dead_letter(bus._core.copies, bus._core.topics, "orders.billing.dlq", delivery, Reject("no"))
             assert await _letters(bus) == 2  # that of the first, and one of this
 
     asyncio.run(main())
@@ -150,10 +151,10 @@ def test_a_name_that_is_taken_is_not_the_end_of_a_dead_letter(caplog: pytest.Log
         async with bus:
             event = Event.create(1, source="test", type="t", id="same")
             inbound = Inbound(event, Lane("orders", 1), 7, None, {}, None)
-            taken = Outbound(event, "orders.billing.dlq", hop=f"dead|billing|0|1|orders|1|7|{bus._copies.mark}")
+            taken = Outbound(event, "orders.billing.dlq", hop=f"dead|billing|0|1|orders|1|7|{bus._core.copies.mark}")
             broker.known.add((taken.topic, taken.deduplication_id()))
             delivery = Delivery(event, "orders", "billing", 1, None, inbound, LaneState(inbound.lane, None))
-            await bus.send_dead_letter("orders.billing.dlq", delivery, Reject("no"))
+            await send_dead_letter(bus._core.copies, bus._core.topics, "orders.billing.dlq", delivery, Reject("no"))
             assert await _letters(bus) == 1
 
     asyncio.run(main())

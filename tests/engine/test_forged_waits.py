@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from anybroker import Bus, Delivery, Event, Retry
+from anybroker.deadletters.sending import replay
 from anybroker.engine.pump import LONGEST_RELEASE
 from anybroker.engine.seldom import Seldom
 from anybroker.memory import MemoryBroker
@@ -36,7 +37,7 @@ async def _waiting(seconds: float, count: int, **options: Any) -> tuple[Bus, lis
     await bus.start()
     headers = {"anybroker-replays": "1", "anybroker-not-before": f"{time.time() + seconds:.3f}"}
     for number in range(count):
-        await bus.replay(_event(number), "orders", "billing", headers)
+        await replay(bus._core.copies, _event(number), "orders", "billing", headers)
     return bus, seen
 
 

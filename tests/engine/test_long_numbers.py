@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from anybroker import Bus, Delivery, Event, Reject
+from anybroker.deadletters.sending import replay
 from anybroker.memory import MemoryBroker
 from anybroker.middleware import retry
 from anybroker.testing import settled
@@ -55,7 +56,9 @@ async def _on_the_way_in(text: str) -> None:
     async with bus:
         for number in range(2):
             event = Event.create(number, source="test", type="t")
-            await bus.replay(event, "orders", "billing", {"anybroker-replays": "1", "anybroker-attempts": text})
+            await replay(
+                bus._core.copies, event, "orders", "billing", {"anybroker-replays": "1", "anybroker-attempts": text}
+            )
         async with asyncio.timeout(10):
             await settled(bus)
         assert bus.problems == {}
@@ -81,7 +84,7 @@ def test_what_a_replay_never_writes_is_not_copied_on() -> None:
 
         forged = {"anybroker-replays": "9" * 5_000, "anybroker-replayed-at": "x" * 100_000}
         async with bus:
-            await bus.replay(Event.create(1, source="test", type="t"), "orders", "billing", forged)
+            await replay(bus._core.copies, Event.create(1, source="test", type="t"), "orders", "billing", forged)
             await settled(bus)
             queue = bus.dead_letters("orders", "billing")
             queue.patience = 0.1

@@ -127,7 +127,7 @@ def service(**options: Any) -> Bus:
 
 
 def used(bus: Bus) -> Any:
-    (keeper,) = bus.stores._keepers.values()
+    (keeper,) = bus._core.stores._keepers.values()
     return keeper.store
 
 

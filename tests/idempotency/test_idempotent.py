@@ -580,7 +580,7 @@ def test_when_the_second_owner_fails_the_first_ones_copy_is_still_there(run: Run
     async def charge(number: int) -> None:
         starts.append("run")
         if len(starts) == 1:  # another one takes over meanwhile, and dies
-            (keeper,) = bus.stores._keepers.values()
+            (keeper,) = bus._core.stores._keepers.values()
             next(iter(keeper.held)).until = 0.0
             claim = await store.claim(key(1), "other", 0.05, 60.0)
             assert isinstance(claim, Claim)
@@ -614,7 +614,7 @@ def test_a_claim_is_extended_while_its_handler_runs(run: Run, until: Any) -> Non
         async with bus:
             await publish(bus, 1)
             await running.wait()
-            (keeper,) = bus.stores._keepers.values()
+            (keeper,) = bus._core.stores._keepers.values()
             (claim,) = keeper.held
             first = claim.until
             await until(lambda: claim.until >= first + 0.6)
@@ -688,7 +688,7 @@ def test_a_claim_that_is_lost_while_the_handler_runs_is_said(
     @bus.subscribe("orders", group="billing", name="charge")
     @idempotent(lease=0.05)
     async def charge(number: int) -> None:
-        (keeper,) = bus.stores._keepers.values()
+        (keeper,) = bus._core.stores._keepers.values()
         if keeper.lost:
             return
         next(iter(keeper.held)).until = 0.0

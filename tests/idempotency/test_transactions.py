@@ -186,7 +186,7 @@ def test_an_owner_that_was_taken_over_in_mid_handler(run: Run, store: SqliteStor
     async def charge(number: int, transaction: SqliteTransaction) -> None:
         starts.append(number)
         if len(starts) == 1:
-            (keeper,) = bus.stores._keepers.values()
+            (keeper,) = bus._core.stores._keepers.values()
             await store.release(keeper.held.popitem()[0])
             other = await store.claim(("billing", "charge", "shop", "o-7"), "other", 0.1, 60.0)
             assert isinstance(other, Claim)

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 from ..adapter import Ack, Commit, ExtendsLease, Inbound, Lane, Receiver, Release, Settlement, SubscriptionSpec
 from ..capabilities import Acknowledgement
 from ..engine.calls import as_failure
+from ..engine.core import Core
 from ..engine.lease import LeaseKeeper
 from ..engine.ledger import LaneLedger
 from ..errors import BrokerError, LeaseLost, MissingGroup, Unavailable
 from ..names import DEAD_LETTER_GROUP, dead_letter_topic, one_or_several
 from .letter import DeadLetter, named
+from .sending import replay
 
 if TYPE_CHECKING:
-    from ..bus import Bus
+    pass
 from ..printable import logger
 
 __all__ = ["DeadLetterQueue"]
@@ -154,8 +156,8 @@ class DeadLetterQueue:
     ``patience``: seconds without a message after which the queue counts as read.
     """
 
-    def __init__(self, bus: Bus, topic: str, group: str, dead_letter_topic: str, patience: float = 3.0) -> None:
-        self._bus = bus
+    def __init__(self, core: Core, topic: str, group: str, dead_letter_topic: str, patience: float = 3.0) -> None:
+        self._core = core
         self.topic = topic
         self.group = group
         self.dead_letter_topic = dead_letter_topic
@@ -178,14 +180,14 @@ class DeadLetterQueue:
         """A dead-letter topic of several groups is there, whatever group is asked for: MissingGroup if this one is
         not, so that a mistyped name does not read as "no dead letters"."""
         if self.dead_letter_topic != dead_letter_topic(self.topic, self.group):
-            await self._bus.check_group(self.topic, self.group)
+            await self._core.check_group(self.topic, self.group)
 
     def _oldest_first(self, found: Iterable[Inbound]) -> _Letters:
         """This group's own: a configured topic, or names that meet (``a`` with ``b.c``, ``a.b`` with ``c``), may have
         several groups' dead letters."""
         read = (DeadLetter.read(inbound, self.topic, self.group) for inbound in found)
         letters = [letter for letter in read if (letter.topic, letter.group) == (self.topic, self.group)]
-        if self._bus.adapter.capabilities.acknowledgement is Acknowledgement.PER_MESSAGE:
+        if self._core.adapter.capabilities.acknowledgement is Acknowledgement.PER_MESSAGE:
             letters.sort(key=lambda letter: letter.died)  # several members, or several queues, may have written them
         return letters
 
@@ -211,7 +213,7 @@ class DeadLetterQueue:
 
     async def _send_back(self, letter: DeadLetter) -> None:
         headers = letter.replay_headers()
-        missing = await self._bus.replay(letter.event, letter.topic, letter.group, headers, letter.inbound)
+        missing = await replay(self._core.copies, letter.event, letter.topic, letter.group, headers, letter.inbound)
         if missing:
             _log.warning(
                 "%s: a replay is near the broker's size limit, and these headers beside it were cut or left out: %s",
@@ -299,20 +301,20 @@ class DeadLetterQueue:
             raise failure
 
     async def _join(self, limit: int) -> _Reader:
-        capabilities = self._bus.adapter.capabilities
+        capabilities = self._core.adapter.capabilities
         reader = _Reader(capabilities.acknowledgement is Acknowledgement.CUMULATIVE)
         spec = SubscriptionSpec(self.dead_letter_topic, DEAD_LETTER_GROUP, True, 1, "new", limit)
         try:
-            receiver = await as_failure("reading dead letters", self._bus.adapter.open_receiver(spec, reader))
+            receiver = await as_failure("reading dead letters", self._core.adapter.open_receiver(spec, reader))
         except MissingGroup as exc:
-            await self._bus.check_group(self.topic, self.group)
+            await self._core.check_group(self.topic, self.group)
             raise MissingGroup(
                 f"{self.topic}/{self.group}",
                 f"the group is there, and its dead-letter topic {self.dead_letter_topic!r} is not",
                 'Start its subscription once with provision="create", or configure the topic that has them '
                 "(topics.<name>.dead_letter).",
             ) from exc
-        reader.begin(receiver, self._bus.settings.lease if capabilities.lease_extension else None)
+        reader.begin(receiver, self._core.settings.lease if capabilities.lease_extension else None)
         return reader
 
 
