@@ -32,7 +32,7 @@ from .deadletters.queue import DeadLetterQueue
 from .delivery import current_cause
 from .engine.calls import as_failure, bounded
 from .engine.core import Core
-from .engine.outgoing import Turn, Turns, continue_cause, key_reader
+from .engine.outgoing import continue_cause, key_reader
 from .engine.publisher import Publisher, Publishing
 from .engine.signals import Main, run_until_signal
 from .engine.topics import Wanted
@@ -46,8 +46,9 @@ from .from_thread import FromThread
 from .idempotency import Store
 from .idempotency._stores import Stores
 from .middleware.function import from_callable
-from .middleware.outgoing import Outgoing, PublishHandler, PublishMiddleware
-from .middleware.trace import inject, tracing
+from .middleware.outgoing import PublishMiddleware
+from .middleware.trace import tracing
+from .middleware.way_out import WayOut
 from .names import check_headers, check_key, check_names, check_topic, one_or_several
 from .printable import logger
 from .subscription import Subscription, SubscriptionOptions
@@ -149,13 +150,11 @@ class Bus:
             for name, settings in self.settings.topics.items()
             if (reader := key_reader(name, settings)) is not None
         }
-        self._publish_through: PublishHandler | None = None
-        self._turns = Turns()
+        self._way_out: WayOut | None = None
         self._stack = AsyncExitStack()
         self._closing: asyncio.Task[None] | None = None
         self._closed = asyncio.Event()
         self._start_ended = asyncio.Event()
-        self._traced = False
 
     # --------------------------------------------------------------------------------------------- declaring
 
@@ -363,11 +362,11 @@ class Bus:
             out = {} if out is None else out
             continue_cause(event, cause, topic, id is not None, out, time is not None)
         not_before = None if delay is None else self._not_before(topic, event, delay)
-        if self._publish_through is None:
-            if self._core.publisher is None:
+        if self._way_out is None:
+            if (publisher := self._core.publisher) is None:
                 raise self._core.not_started("publish")
-            return await self._core.publisher.send(Publishing(event, topic, None, out, not_before, ""), deadline)
-        return await self._go_through(*self._enter(topic, event, out or {}, not_before, deadline))
+            return await publisher.send(Publishing(event, topic, None, out, not_before, ""), deadline)
+        return await self._way_out.publish(topic, event, out or {}, not_before, deadline)
 
     async def publish_many(
         self, topic: str, items: Iterable[Any], /, *, deadline: float | None = None
@@ -384,22 +383,24 @@ class Bus:
         items = list(items)
         if topic not in self._topics.known:
             await self._first_publish(topic, len(items))
-        if self._publish_through is not None:
-            return await self._publish_many_slowly(topic, items, deadline)
         publisher = self._core.publisher
         if publisher is None:
             raise self._core.not_started("publish_many")
         cause = current_cause()
-        ready: list[Publishing] = []
+        ready: list[tuple[Event[Any], dict[str, str]]] = []
         for item in items:
             event = self._event(topic, item, *(None,) * 9)
-            out: dict[str, str] | None = None
+            out: dict[str, str] = {}
             if cause is not None and not isinstance(item, Event):
-                out = {}
                 continue_cause(event, cause, topic, False, out)
-            ready.append(Publishing(event, topic, None, out, None, ""))
-        futures = [publisher.send(publishing, deadline) for publishing in ready]
-        results = await asyncio.gather(*futures, return_exceptions=True)
+            ready.append((event, out))
+        if self._way_out is not None:
+            results = await self._way_out.publish_many(topic, ready, deadline)
+        else:
+            sent = [
+                publisher.send(Publishing(event, topic, None, out or None, None, ""), deadline) for event, out in ready
+            ]
+            results = await asyncio.gather(*sent, return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException) and not isinstance(result, BrokerError):
                 raise result
@@ -467,62 +468,6 @@ class Bus:
             )
         return wall_clock() + delay
 
-    def _enter(
-        self, topic: str, event: Event[Any], headers: dict[str, str], not_before: float | None, deadline: float | None
-    ) -> tuple[Outgoing, Turn | None]:
-        """The way through the publish middleware, and the event's place in it, taken before anything is awaited."""
-        outgoing = Outgoing(topic, event, headers)
-        outgoing.not_before, outgoing.deadline = not_before, deadline
-        return outgoing, None if event.key is None else self._turns.take(topic, event.key)
-
-    async def _go_through(self, outgoing: Outgoing, turn: Turn | None) -> Receipt:
-        """Through the publish middleware, one of a key at a time up to the sender."""
-        assert self._publish_through is not None
-        if turn is None:
-            return await self._publish_through(outgoing)
-        try:
-            await turn.come()
-            outgoing.release = turn.leave
-            return await self._publish_through(outgoing)
-        finally:
-            turn.leave()
-
-    async def _publish_many_slowly(
-        self, topic: str, items: Iterable[Any], deadline: float | None
-    ) -> list[Receipt | BrokerError]:
-        cause = current_cause()
-        ready: list[tuple[Event[Any], dict[str, str]]] = []
-        for item in items:
-            event = self._event(topic, item, *(None,) * 9)
-            out: dict[str, str] = {}
-            if cause is not None and not isinstance(item, Event):
-                continue_cause(event, cause, topic, False, out)
-            ready.append((event, out))
-        tasks: list[asyncio.Task[Receipt]] = []
-        for event, out in ready:
-            outgoing, turn = self._enter(topic, event, out, None, deadline)
-            task = asyncio.create_task(self._go_through(outgoing, turn))
-            if turn is not None:
-                task.add_done_callback(turn.leave)  # cancelled before its first step, it leaves too
-            tasks.append(task)
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException) and not isinstance(result, BrokerError):
-                raise result
-        return results  # type: ignore[return-value] # anything else was raised above
-
-    async def _send_outgoing(self, outgoing: Outgoing) -> Receipt:
-        """The innermost publish handler."""
-        if self._core.publisher is None:
-            raise self._core.not_started("publish")
-        if self._traced:
-            inject(outgoing.headers)
-        headers = check_headers(outgoing.headers) if outgoing.headers else None
-        publishing = Publishing(outgoing.event, outgoing.topic, None, headers, outgoing.not_before, "")
-        future = self._core.publisher.send(publishing, outgoing.deadline)
-        outgoing.release()
-        return await future
-
     async def _first_publish(self, topic: str, count: int = 1) -> None:
         if self._core.state in ("new", "closed"):
             raise self._core.not_started("publish")
@@ -574,12 +519,9 @@ class Bus:
             ) from exc
         await self._topics.declare_all()
         self._core.publisher = Publisher(await adapter.open_sender(), settings.publish_deadline, self.stats)
-        self._traced = tracing()
-        if self._publish_middleware or self._traced:
-            through: PublishHandler = self._send_outgoing
-            for item in reversed(self._publish_middleware):
-                through = item(through)
-            self._publish_through = through
+        traced = tracing()
+        if self._publish_middleware or traced:
+            self._way_out = WayOut(core, self._publish_middleware, traced)
         await self._core.providers.start(self._stack)
         url = None if self._factory is not None else parse_url(settings.url or DEFAULT_URL)
         core.stores = Stores(self._store, url, bool(adapter.capabilities.durable), self.source)
