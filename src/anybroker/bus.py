@@ -4,35 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
-import warnings
 from asyncio.events import _get_running_loop as running_loop
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
-from hashlib import blake2b
-from pathlib import Path
-from time import time as wall_clock
-from typing import Any, Literal, Protocol, TypeVar, get_args, overload
-
-from pydantic import SecretStr
+from typing import Any, Literal, TypeVar, get_args, overload
 
 from .adapter import (
     Adapter,
-    AdapterContext,
     Backlog,
     GroupSpec,
     Receipt,
     Start,
 )
 from .cloudevents.event import ABSENT, Event
-from .config.registry import make_adapter
+from .config.registry import AdapterFactory, make_adapter_of
 from .config.settings import DEFAULT_URL, BusSettings, TopicSettings, load_settings, parse_url
 from .deadletters.queue import DeadLetterQueue
 from .delivery import current_cause
 from .engine.calls import as_failure, bounded
 from .engine.core import Core
-from .engine.outgoing import continue_cause, key_reader
+from .engine.making import EventMaker
+from .engine.outgoing import continue_cause
 from .engine.publisher import Publisher, Publishing
 from .engine.signals import Main, run_until_signal
 from .engine.topics import Wanted
@@ -57,17 +50,8 @@ from .topic import Topic
 __all__ = ["AdapterFactory", "Bus"]
 
 _log = logger("anybroker")
-_NOTHING_GIVEN = (None,) * 8
 _F = TypeVar("_F", bound=Callable[..., Any])
 _P = TypeVar("_P")
-
-
-class AdapterFactory(Protocol):
-    """What a Bus takes instead of a URL: something that makes the adapter, such as a MemoryBroker."""
-
-    def make_adapter(self, context: AdapterContext) -> Adapter:
-        """The adapter, not connected."""
-        ...
 
 
 class Bus:
@@ -145,11 +129,7 @@ class Bus:
         self.from_thread = FromThread(self, core)
         """``bus.from_thread.publish(…)``: for plain ``def`` handlers and other threads."""
         self._subscriptions: dict[tuple[str, str], Subscription] = {}
-        self._key_of = {
-            name: reader
-            for name, settings in self.settings.topics.items()
-            if (reader := key_reader(name, settings)) is not None
-        }
+        self._events = EventMaker(core)
         self._way_out: WayOut | None = None
         self._stack = AsyncExitStack()
         self._closing: asyncio.Task[None] | None = None
@@ -338,8 +318,8 @@ class Bus:
             raise self._core.elsewhere("publish")
         if topic not in self._topics.known:
             await self._first_publish(topic)
-        if data.__class__ is Event or self._key_of:
-            event = self._event(
+        if data.__class__ is Event or self._events.key_of:
+            event = self._events.make(
                 topic, data, key, type, id, source, subject, time, datacontenttype, dataschema, extensions
             )
         else:  # the hot path: one call less
@@ -361,7 +341,7 @@ class Bus:
         if cause is not None and not isinstance(data, Event):
             out = {} if out is None else out
             continue_cause(event, cause, topic, id is not None, out, time is not None)
-        not_before = None if delay is None else self._not_before(topic, event, delay)
+        not_before = None if delay is None else self._events.not_before(topic, event, delay)
         if self._way_out is None:
             if (publisher := self._core.publisher) is None:
                 raise self._core.not_started("publish")
@@ -389,7 +369,7 @@ class Bus:
         cause = current_cause()
         ready: list[tuple[Event[Any], dict[str, str]]] = []
         for item in items:
-            event = self._event(topic, item, *(None,) * 9)
+            event = self._events.make(topic, item, *(None,) * 9)
             out: dict[str, str] = {}
             if cause is not None and not isinstance(item, Event):
                 continue_cause(event, cause, topic, False, out)
@@ -405,68 +385,6 @@ class Bus:
             if isinstance(result, BaseException) and not isinstance(result, BrokerError):
                 raise result
         return results  # type: ignore[return-value] # anything else was raised above
-
-    def _event(
-        self,
-        topic: str,
-        data: Any,
-        key: Any,
-        type: str | None,
-        id: str | None,
-        source: str | None,
-        subject: str | None,
-        time: datetime | str | None,
-        datacontenttype: str | None,
-        dataschema: str | None,
-        extensions: Mapping[str, Any] | None,
-    ) -> Event[Any]:
-        if data.__class__ is Event:
-            given = (type, id, source, subject, time, datacontenttype, dataschema, extensions)
-            if given != _NOTHING_GIVEN:
-                raise ConfigError(
-                    "publish(data)", "is an Event, and its attributes are given beside it", "Use event.replace(…)."
-                )
-            event: Event[Any] = data if key is None else data.replace(key=key)
-        else:
-            event = Event.create(
-                data,
-                type=type,
-                source=source or self._core.known_source or self.source,
-                id=id,
-                time=time,
-                subject=subject,
-                key=key,
-                datacontenttype=datacontenttype,
-                dataschema=dataschema,
-                extensions=extensions,
-            )
-        if self._key_of and topic in self._key_of and "partitionkey" not in event._attributes:
-            found = self._key_of[topic](event)
-            if found is not None:
-                event = event.replace(key=found)
-        partition_key = event._attributes.get("partitionkey")
-        if partition_key is not None:
-            check_key(str(partition_key))
-        return event
-
-    def _not_before(self, topic: str, event: Event[Any], delay: float) -> float:
-        if isinstance(delay, bool) or not 0 <= delay < float("inf"):
-            raise ConfigError("publish(delay=)", f"{delay!r} is no number of seconds of 0 or more")
-        capabilities = self.adapter.capabilities
-        capabilities.require("delay", setting="publish(delay=)", remedy="Publish later, or use a broker that can.")
-        if capabilities.max_delay is not None and delay > capabilities.max_delay:
-            raise ConfigError(
-                "publish(delay=)",
-                f"{delay:g} s is over what the {capabilities.adapter} adapter takes",
-                f"Use {capabilities.max_delay:g} s at most.",
-            )
-        if event.key is not None and self._topics.settings_of(topic).ordered:
-            raise ConfigError(
-                "publish(delay=)",
-                f"the event has a key and the topic {topic!r} is ordered: a delayed event would be overtaken",
-                "Leave the key or the delay out, or configure the topic with ordered = false.",
-            )
-        return wall_clock() + delay
 
     async def _first_publish(self, topic: str, count: int = 1) -> None:
         if self._core.state in ("new", "closed"):
@@ -504,7 +422,7 @@ class Bus:
         core = self._core
         core.known_source = self.source
         if not core.has_adapter:
-            core.adapter = self._make_adapter()
+            core.adapter = make_adapter_of(self.settings, self._factory, self.source)
         adapter = core.adapter
         for subscription in self._subscriptions.values():
             subscription.check(adapter)
@@ -543,31 +461,6 @@ class Bus:
                         "handled on one of them only",
                         "Give each its own name=, or put them into different groups.",
                     )
-
-    def _make_adapter(self) -> Adapter:
-        settings = self.settings
-        context = AdapterContext(
-            service=self.source,
-            instance=f"{self.source}-{os.getpid()}-{secrets.token_hex(4)}",
-            lease=settings.lease,
-            publish_deadline=settings.publish_deadline,
-            connect_timeout=settings.connect_timeout,
-            drain=settings.drain,
-            deduplication_key=_hashed(settings.deduplication_key),
-        )
-        if self._factory is not None:
-            return self._factory.make_adapter(context)
-        url = settings.url
-        if url is None:
-            url = DEFAULT_URL
-            file = Path(parse_url(url).path.lstrip("/")).resolve()
-            warnings.warn(
-                f"no broker URL: using the embedded broker in the file {file}. "
-                "Set ANYBROKER_URL, or 'url' in anybroker.toml",
-                UserWarning,
-                stacklevel=4,
-            )
-        return make_adapter(parse_url(url), settings, context)
 
     @property
     def _where(self) -> str:
@@ -685,8 +578,3 @@ class Bus:
         """The dead letters of a group: list, show, replay, discard."""
         check_names(topic, group)
         return DeadLetterQueue(self._core, topic, group, self._topics.dead_letters_of(topic, group))
-
-
-def _hashed(secret: SecretStr | None) -> bytes:
-    """A key of the length that every keyed hash takes; none without a secret."""
-    return b"" if secret is None else blake2b(secret.get_secret_value().encode(), digest_size=32).digest()

@@ -1,18 +1,33 @@
-"""Finding an adapter by the scheme of a URL, in the entry-point group ``anybroker.adapters``."""
+"""Making the adapter of a Bus: found by the scheme of its URL, in the entry-point group ``anybroker.adapters``."""
 
 from __future__ import annotations
 
+import os
+import secrets
+import warnings
 from collections.abc import Mapping
+from hashlib import blake2b
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import SecretStr
 
 from ..adapter import Adapter, AdapterContext, AdapterSettings, BrokerUrl
 from ..errors import ConfigError
-from .settings import BusSettings, nearest, validate
+from .settings import DEFAULT_URL, BusSettings, nearest, parse_url, validate
 
-__all__ = ["adapter_class", "make_adapter", "schemes"]
+__all__ = ["AdapterFactory", "adapter_class", "make_adapter", "make_adapter_of", "schemes"]
 
 GROUP = "anybroker.adapters"
+
+
+class AdapterFactory(Protocol):
+    """What a Bus takes instead of a URL: something that makes the adapter, such as a MemoryBroker."""
+
+    def make_adapter(self, context: AdapterContext) -> Adapter:
+        """The adapter, not connected."""
+        ...
 
 
 def schemes() -> dict[str, EntryPoint]:
@@ -58,3 +73,35 @@ def make_adapter(url: BrokerUrl, configured: BusSettings | None, context: Adapte
     settings: AdapterSettings = validate(chosen.Settings, {**options, **url.options}, f"{url.scheme}")
     adapter: Adapter = chosen(url, settings, context)
     return adapter
+
+
+def make_adapter_of(settings: BusSettings, factory: AdapterFactory | None, source: str) -> Adapter:
+    """The adapter of a Bus, not connected: the factory's, or that of its URL; without either the embedded broker's,
+    with a warning."""
+    context = AdapterContext(
+        service=source,
+        instance=f"{source}-{os.getpid()}-{secrets.token_hex(4)}",
+        lease=settings.lease,
+        publish_deadline=settings.publish_deadline,
+        connect_timeout=settings.connect_timeout,
+        drain=settings.drain,
+        deduplication_key=_hashed(settings.deduplication_key),
+    )
+    if factory is not None:
+        return factory.make_adapter(context)
+    url = settings.url
+    if url is None:
+        url = DEFAULT_URL
+        file = Path(parse_url(url).path.lstrip("/")).resolve()
+        warnings.warn(
+            f"no broker URL: using the embedded broker in the file {file}. "
+            "Set ANYBROKER_URL, or 'url' in anybroker.toml",
+            UserWarning,
+            stacklevel=4,
+        )
+    return make_adapter(parse_url(url), settings, context)
+
+
+def _hashed(secret: SecretStr | None) -> bytes:
+    """A key of the length that every keyed hash takes; none without a secret."""
+    return b"" if secret is None else blake2b(secret.get_secret_value().encode(), digest_size=32).digest()
