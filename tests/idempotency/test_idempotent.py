@@ -551,7 +551,7 @@ def test_a_late_first_owner_is_fenced_and_acknowledges_nothing(run: Run, until: 
             first, second = east.subscriptions[0].stats, west.subscriptions[0].stats
             await east.publish("east", 1, type="order.v1", id="o-1")
             await running["east"].wait()
-            (keeper,) = east.stores._keepers.values()
+            (keeper,) = east._core.stores._keepers.values()
             claim = keeper.held.popitem()[0]  # its loop is stuck: nothing is extended
             claim.until = 0.0
             await west.publish("west", 1, type="order.v1", id="o-1")
