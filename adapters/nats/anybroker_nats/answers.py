@@ -43,10 +43,7 @@ class Answers:
         self.subscription = await self._client.listen(f"{self._prefix.decode()}*", self._answered)
 
     def _answered(self, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
-        try:
-            call = self._open.pop(int(subject[len(self._prefix) :]), None)
-        except ValueError:
-            return  # no answer: whoever knows the inbox may write there
+        call = self._open.pop(int(subject[len(self._prefix) :]), None)
         if call is not None:
             call.left -= 1
             if not call.left:

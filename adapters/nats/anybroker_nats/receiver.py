@@ -137,26 +137,23 @@ class NatsReceiver:
 
     def _arrived(self, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
         """A delivery, under the subject that it was published to, or the end of a pull, under the inbox's."""
-        try:
-            if reply:
-                fields = reply.split(b".")
-                at = 4 if len(fields) == 9 else 6
-                consumer = self._by_name[fields[at - 1]]
-                item = Arrived(int(fields[at]), subject, reply, data, headers)
-                if answer := consumer.arrived(item, int(fields[at + 1])):
-                    self._write(answer)
-            elif headers is not None:
-                where, *rest = subject[len(self._prefix) + 2 :].split(b".")
-                if where == _MEMBERS:
-                    if self._presence is not None:
-                        self._presence.ended(headers[9:])
-                    return
-                generation, *touched = rest
-                consumer = self._consumers[int(where)]
-                if int(generation) == consumer.generation:
-                    self._status(consumer, headers, bool(touched))
-        except (ValueError, LookupError) as exc:  # raised, it would end the client's reader
-            _log.warning("%s: a message that the server never sends was ignored: %r", self._stream, exc)
+        if reply:
+            fields = reply.split(b".")
+            at = 4 if len(fields) == 9 else 6
+            consumer = self._by_name[fields[at - 1]]
+            item = Arrived(int(fields[at]), subject, reply, data, headers)
+            if answer := consumer.arrived(item, int(fields[at + 1])):
+                self._write(answer)
+        elif headers is not None:
+            where, *rest = subject[len(self._prefix) + 2 :].split(b".")
+            if where == _MEMBERS:
+                if self._presence is not None:
+                    self._presence.ended(headers[9:])
+                return
+            generation, *touched = rest
+            consumer = self._consumers[int(where)]
+            if int(generation) == consumer.generation:
+                self._status(consumer, headers, bool(touched))
         self._wake()
 
     def _status(self, consumer: Consumer, headers: bytes, touched: bool) -> None:

@@ -248,10 +248,7 @@ class NatsSender:
 
     def _confirmed(self, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
         """JetStream's answer to one publish."""
-        try:
-            found = self._waiting.pop(int(subject[len(self._prefix) :]), None)
-        except ValueError:
-            return  # no answer: whoever knows the inbox may write there
+        found = self._waiting.pop(int(subject[len(self._prefix) :]), None)
         if found is None:
             return  # a connection was lost in between
         outbound, report, _, _ = found
