@@ -420,10 +420,7 @@ class Bus:
     async def _start(self) -> None:
         settings = self.settings
         core = self._core
-        core.known_source = self.source
-        if not core.has_adapter:
-            core.adapter = make_adapter_of(self.settings, self._factory, self.source)
-        adapter = core.adapter
+        adapter = core.adapter = make_adapter_of(self.settings, self._factory, self.source)
         for subscription in self._subscriptions.values():
             subscription.check(adapter)
         self._check_idempotent_names()

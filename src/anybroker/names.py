@@ -21,6 +21,7 @@ __all__ = [
     "check_names",
     "check_topic",
     "dead_letter_topic",
+    "hashed",
     "is_owned",
     "near_groups",
     "one_or_several",
@@ -113,8 +114,12 @@ def bounded_key(key: str) -> str:
     """
     if len(key) <= SHORT_KEY:
         return key
-    written = key.encode("utf-8", "surrogatepass")
-    return key if len(written) <= MAX_KEY_BYTES else f"hash:{blake2b(written, digest_size=20).hexdigest()}"
+    return key if len(key.encode("utf-8", "surrogatepass")) <= MAX_KEY_BYTES else hashed(key)
+
+
+def hashed(text: str) -> str:
+    """What stands for a long text of another program's: ``hash:`` and 40 hexadecimal digits."""
+    return f"hash:{blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=20).hexdigest()}"
 
 
 def one_or_several(what: str, given: str | Iterable[str]) -> tuple[str, ...]:

@@ -47,6 +47,7 @@ __all__ = [
     "read_attribute",
     "require",
     "shown",
+    "takes",
     "write_extension",
     "write_string",
     "write_type",
@@ -120,12 +121,18 @@ def _invalid(name: str, problem: str, remedy: str) -> NoReturn:
     raise InvalidEvent(f"attribute {shown(name)} {problem}. {remedy}", attribute=name)
 
 
-def _remember(memory: set[str], value: str, longest: int = LONGEST_VALUE) -> None:
-    if len(value) > longest:
-        return
+def takes(memory: set[Any] | dict[Any, Any], key: str | bytes, longest: int) -> bool:
+    """Whether this memory is to keep what is as long as that. A full one forgets everything first."""
+    if len(key) > longest:
+        return False
     if len(memory) >= MOST_REMEMBERED:
         memory.clear()
-    memory.add(value)
+    return True
+
+
+def _remember(memory: set[str], value: str, longest: int = LONGEST_VALUE) -> None:
+    if takes(memory, value, longest):
+        memory.add(value)
 
 
 def check_name(name: object) -> str:
@@ -264,9 +271,7 @@ def check_attributes(attributes: dict[str, Any]) -> None:
 def _learn_role(name: str) -> tuple[int, set[str]]:
     check_name(name)
     entry: tuple[int, set[str]] = (ROLES.get(name, MAY_BE_EMPTY), set())
-    if len(name) <= LONGEST_NAME:
-        if len(_roles) >= MOST_REMEMBERED:
-            _roles.clear()
+    if takes(_roles, name, LONGEST_NAME):
         _roles[name] = entry
     return entry
 

@@ -28,6 +28,7 @@ from .attributes import (
     read_attribute,
     require,
     shown,
+    takes,
 )
 from .event import Event, trusted_event
 from .json_format import format_json, parse_json
@@ -68,9 +69,7 @@ class TransportNames(dict[str, str]):
     def __missing__(self, header: str) -> str:
         lower = header.lower()
         known = "" if lower in self._names or lower.startswith(self._prefixes) else lower
-        if len(header) <= LONGEST_NAME:
-            if len(self) >= MOST_REMEMBERED:
-                self.clear()
+        if takes(self, header, LONGEST_NAME):
             self[header] = known
         return known
 
@@ -182,9 +181,7 @@ class HeaderBinding(Generic[V]):
         if header is None:
             in_header = name == "datacontenttype" and self._content_type == "header"
             header = "content-type" if in_header else self.prefix + name
-            if len(name) <= LONGEST_NAME:
-                if len(self._written_names) >= MOST_REMEMBERED:
-                    self._written_names.clear()
+            if takes(self._written_names, name, LONGEST_NAME):
                 self._written_names[name] = header
         return header
 
@@ -391,9 +388,7 @@ def _encoder(values: type[V], percent: bool) -> Callable[[str], V]:
 
 
 def _remember(values: dict[Any, Any], raw: Any, text: bytes | str) -> None:
-    if len(raw) <= LONGEST_VALUE:
-        if len(values) >= MOST_REMEMBERED:
-            values.clear()
+    if takes(values, raw, LONGEST_VALUE):
         values[raw] = text
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from hashlib import blake2b
 from random import random
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from .retry import Uncounted
 
 if TYPE_CHECKING:
     from ..engine.lanes import LaneState
+from ..names import hashed
 from ..printable import logger
 
 __all__ = ["idempotent"]
@@ -225,9 +225,7 @@ def _taken_over() -> Uncounted:
 def _bounded(text: str) -> str:
     """What a store is given of it: itself, or where it is long its hash. Others choose it, and a store keeps thousands
     for days."""
-    if len(text) <= _LONGEST_TEXT:
-        return text
-    return f"hash:{blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=20).hexdigest()}"
+    return text if len(text) <= _LONGEST_TEXT else hashed(text)
 
 
 def _checked(key: object) -> str:
