@@ -35,6 +35,11 @@ class BrokerUnavailable(Exception):
         self.reason = reason
         self.remedy = remedy
 
+    @property
+    def why(self) -> str:
+        """Both in one line."""
+        return f"{self.reason}; get it with: {self.remedy}" if self.remedy else self.reason
+
 
 @dataclass(frozen=True)
 class Clustered:

@@ -56,13 +56,13 @@ def _declared(names: Sequence[str]) -> list[Capabilities]:
     return [harness().capabilities() for harness in find_harnesses(names).values()]
 
 
-def renewed(text: str, table: str) -> str:
+def renewed(text: str, table: str, start: str = START, end: str = END) -> str:
     """The page with the table between its markers. ``ValueError`` where it has none."""
-    before, start, rest = text.partition(START)
-    _, end, after = rest.partition(END)
-    if not start or not end:
-        raise ValueError(f"has no lines {START} and {END}")
-    return f"{before}{START}\n{table}\n{END}{after}"
+    before, found, rest = text.partition(start)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise ValueError(f"has no lines {start} and {end}")
+    return f"{before}{start}\n{table}\n{end}{after}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

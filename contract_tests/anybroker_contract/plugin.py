@@ -153,7 +153,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     missing = [name for name in adapters.unavailable if name in required or "all" in required]
     if missing:
         adapters.stop()
-        lines = "\n".join(f"{name}: {_why(adapters.unavailable[name])}" for name in missing)
+        lines = "\n".join(f"{name}: {adapters.unavailable[name].why}" for name in missing)
         pytest.exit(f"--require-brokers: not to be had:\n{lines}", returncode=1)
 
 
@@ -169,10 +169,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return make_scheduler(config, log) if config.option.dist == "load" else None
 
 
-def _why(unavailable: BrokerUnavailable) -> str:
-    return f"{unavailable.reason}" + (f"; get it with: {unavailable.remedy}" if unavailable.remedy else "")
-
-
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """One line an adapter: which broker, where it comes from and why."""
     if _is_worker(config) or config.option.collectonly:
@@ -182,9 +178,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     for name, harness in adapters.shared.items():
         gone = adapters.unavailable.get(name)
         lines.append(
-            f"  {name}: {harness.detail or 'from its harness'}"
-            if gone is None
-            else f"  {name}: NOT TESTED: {_why(gone)}"
+            f"  {name}: {harness.detail or 'from its harness'}" if gone is None else f"  {name}: NOT TESTED: {gone.why}"
         )
     return lines
 
@@ -301,7 +295,7 @@ def kit(request: pytest.FixtureRequest, tmp_path: Path) -> Kit:
     try:
         harness = adapters.of_its_own(name) if disturbs else adapters.shared[name]
     except BrokerUnavailable as exc:
-        pytest.fail(f"a second broker for tests that disturb it: {_why(exc)}", pytrace=False)
+        pytest.fail(f"a second broker for tests that disturb it: {exc.why}", pytrace=False)
     patience = config.option.patience or 20.0
     capabilities = adapters.capabilities[name]
     return Kit(harness, capabilities, tmp_path, size=config.option.tier, patience=patience, mutant=mutant)
@@ -333,8 +327,8 @@ def _do_without(config: pytest.Config, name: str, what: str, exc: BrokerUnavaila
     """Fail the test where the adapter's broker is required; else skip it."""
     required = {item.strip() for item in config.option.require_brokers.split(",")}
     if required & {name, "all"}:
-        pytest.fail(f"a {what}: {_why(exc)}", pytrace=False)
-    pytest.skip(f"no {what}: {_why(exc)}")
+        pytest.fail(f"a {what}: {exc.why}", pytrace=False)
+    pytest.skip(f"no {what}: {exc.why}")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -427,6 +421,6 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         if gone is None:
             terminalreporter.write_line(outcomes.summary(name))
         else:
-            terminalreporter.write_line(f"{name}: ALL TESTS SKIPPED: {_why(gone)}", red=True, bold=True)
+            terminalreporter.write_line(f"{name}: ALL TESTS SKIPPED: {gone.why}", red=True, bold=True)
     for problem in config.stash[_PROBLEMS]:
         terminalreporter.write_line(problem, red=True, bold=True)

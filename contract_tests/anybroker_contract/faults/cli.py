@@ -134,7 +134,7 @@ class Runs:
                         await asyncio.to_thread(harness.teardown)
             except BrokerUnavailable as exc:
                 self.unavailable = True
-                self.left_out.append(f"{harness.name}: {exc.reason}; get it with: {exc.remedy}")
+                self.left_out.append(f"{harness.name}: {exc.why}")
             finally:
                 await asyncio.to_thread(harness.teardown)
             self._say(harness.name, "done")
@@ -143,7 +143,7 @@ class Runs:
         try:
             self.outcomes.append(await self._run(scenario, harness, capabilities))
         except BrokerUnavailable as exc:  # one server may be had all the same, from an image or by its URL
-            self._leave_out(harness, scenario, f"{exc.reason}; get it with: {exc.remedy}")
+            self._leave_out(harness, scenario, exc.why)
             self.unavailable = self.unavailable or self._options.require_brokers
 
     def _applies(self, scenario: Scenario, harness: BrokerHarness, capabilities: Capabilities) -> bool:

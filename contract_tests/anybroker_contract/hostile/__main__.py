@@ -24,7 +24,7 @@ from rich.table import Table
 from .._adapters import Adapters, find_harnesses
 from .._kit import Kit
 from .._table import END, START
-from ..harness import BrokerUnavailable
+from ..matrix import renewed
 from .attack import Attack, Outcome
 from .messages import hostile_messages
 
@@ -81,15 +81,6 @@ def page(found: dict[str, list[Outcome]]) -> str:
     return f"{table}\n\n{sentences}"
 
 
-def write(path: Path, found: dict[str, list[Outcome]]) -> None:
-    """Renew the table in that page."""
-    before, start, rest = path.read_text().partition(START)
-    _, end, after = rest.partition(END)
-    if not start or not end:
-        raise SystemExit(f"{path} has no lines {START} and {END}")
-    path.write_text(f"{before}{START}\n\n{page(found)}\n\n{END}{after}")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program. Exit status: 0 nothing did harm; 1 something did; 2 a broker is missing, or wrong usage."""
     parser = argparse.ArgumentParser(
@@ -123,19 +114,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         adapters.stop()
     for name, gone in adapters.unavailable.items():
-        console.print(f"{name}: {_why(gone)}", markup=False)
+        console.print(f"{name}: {gone.why}", markup=False)
     if options.json:
         rows = {name: [asdict(outcome) for outcome in outcomes] for name, outcomes in found.items()}
         json.dump({"outcomes": rows, "harm": harm}, sys.stdout, indent=2)
     else:
         _show(found, harm)
     if options.write and not harm and not options.only:
-        write(options.write, found)
+        try:
+            text = renewed(options.write.read_text(encoding="utf-8"), f"\n{page(found)}\n", START, END)
+        except ValueError as exc:
+            raise SystemExit(f"{options.write} {exc}") from exc
+        options.write.write_text(text, encoding="utf-8")
     return 1 if harm else 2 if adapters.unavailable else 0
-
-
-def _why(gone: BrokerUnavailable) -> str:
-    return f"{gone.reason}{f'; get it with: {gone.remedy}' if gone.remedy else ''}"
 
 
 def _show(found: dict[str, list[Outcome]], harm: dict[str, dict[str, str]]) -> None:
