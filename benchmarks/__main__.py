@@ -1,6 +1,6 @@
-"""``make bench``: microseconds an event, and ratios between runs interleaved on the same machine.
+"""``make bench``: microseconds per event, and ratios between runs interleaved on the same machine.
 
-Exit code 0 when everything ran, whatever the figures are; 1 when a run failed; 2 for wrong arguments.
+Exit code 0 when everything ran, whatever the figures; 1 when a run failed; 2 for wrong arguments.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import statistics
 import sys
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -17,20 +18,24 @@ from rich.table import Table
 
 from anybroker_contract.brokers import Broker, start_brokers
 
-from . import in_process, sqlite
+from . import in_process, observing, sqlite
 from .kafka import Kafka
 from .measure import Figure, interleave
 from .nats import Nats
+from .outbox import OutboxBenchmark
 from .rabbitmq import RabbitMQ
 from .server import ServerBenchmark
 from .sqs import Sqs
+from .stores import STORES, StoreBenchmark
 
+OUTBOX = ("postgres", "nats")
+"""What the outbox's benchmark needs."""
 SERVERS: dict[str, type[ServerBenchmark]] = {"kafka": Kafka, "rabbitmq": RabbitMQ, "nats": Nats, "sqs": Sqs}
 
 
 @dataclass(frozen=True)
 class Aim:
-    """What a figure is held against."""
+    """What a figure is compared with."""
 
     what: str
     value: float
@@ -59,6 +64,22 @@ def _in_process(rounds: int, console: Console) -> tuple[list[Figure], list[Aim]]
         Aim("consume: times faster than FastStream in memory", faster, ">= 3.6", faster >= 3.6),
         Aim("consume: times a bare loop that decodes the same", slower, "<= 4", slower <= 4),
     ]
+
+
+def _observing(rounds: int, console: Console) -> tuple[list[Figure], list[Aim]]:
+    runs = {
+        f"{what} with {name}": getattr(candidate, what)
+        for what in ("publish", "consume")
+        for name, candidate in observing.CANDIDATES.items()
+    }
+    figures = interleave(runs, rounds, console, "observing")
+    aims = []
+    for what in ("publish", "consume"):
+        of_logs = figures[f"{what} with logs (the default)"]
+        bare = figures[f"{what} with nothing"]
+        more = statistics.median(a - b for a, b in zip(of_logs.rounds, bare.rounds, strict=True))
+        aims.append(Aim(f"{what}: µs more with logs than with nothing", more, "<= 0.3", more <= 0.3))
+    return list(figures.values()), aims
 
 
 def _sqlite(rounds: int, console: Console) -> tuple[list[Figure], list[Aim]]:
@@ -94,10 +115,25 @@ def _server(rounds: int, console: Console, server: ServerBenchmark) -> tuple[lis
     return list(figures.values()), held
 
 
+def _store(rounds: int, console: Console, server: StoreBenchmark) -> tuple[list[Figure], list[Aim]]:
+    figures = interleave(server.candidates(), rounds, console, f"{server.title} store")
+    ours, bare = figures.values()
+    ratio = bare.over(ours)
+    name = f"{server.title} store: throughput over a bare loop of {server.client}"
+    return list(figures.values()), [Aim(name, ratio, f">= {server.aim:g}", ratio >= server.aim)]
+
+
+def _outbox(rounds: int, console: Console, database: str, broker: str) -> tuple[list[Figure], list[Aim]]:
+    figures = interleave(OutboxBenchmark(database, broker).candidates(), rounds, console, "outbox")
+    ours, naive = figures.values()
+    ratio = naive.over(ours)
+    return list(figures.values()), [Aim("outbox relay: throughput over a naive loop", ratio, ">= 5", ratio >= 5)]
+
+
 def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    known = ("process", "sqlite", *SERVERS)
+    known = ("process", "observing", "sqlite", *SERVERS, *STORES, "outbox")
     parser.add_argument("which", nargs="*", help=f"{', '.join(known)} (default: all)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds that count; the median is quoted (default: 5)")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
@@ -109,21 +145,31 @@ def main() -> int:
     figures: list[Figure] = []
     aims: list[Aim] = []
     missing: list[str] = []
-    wanted = [name for name in SERVERS if name in which]
+    wanted = [name for name in (*SERVERS, *STORES) if name in which or ("outbox" in which and name in OUTBOX)]
     brokers = start_brokers(wanted, say=lambda name, text: console.print(f"{name}: {text}")) if wanted else {}
     try:
-        for name, run in (("process", _in_process), ("sqlite", _sqlite)):
+        for name, run in (("process", _in_process), ("observing", _observing), ("sqlite", _sqlite)):
             if name in which:
                 more, held = run(arguments.rounds, console)
                 figures += more
                 aims += held
         for name, broker in brokers.items():
             if isinstance(broker, Broker):
-                more, held = _server(arguments.rounds, console, SERVERS[name](broker.url))
+                if name not in which:
+                    continue
+                if name in STORES:
+                    more, held = _store(arguments.rounds, console, STORES[name](broker.url))
+                else:
+                    more, held = _server(arguments.rounds, console, SERVERS[name](broker.url))
                 figures += more
                 aims += held
             else:
                 missing.append(f"{name}: {broker.reason}; {broker.remedy}")
+        database, relayed_to = (brokers.get(name) for name in OUTBOX)
+        if "outbox" in which and isinstance(database, Broker) and isinstance(relayed_to, Broker):
+            more, held = _outbox(arguments.rounds, console, database.url, relayed_to.url)
+            figures += more
+            aims += held
     finally:
         for broker in brokers.values():
             if isinstance(broker, Broker):

@@ -1,4 +1,5 @@
-"""Interleaved runs: each candidate once a round, so that a machine whose speed drifts slows all of them alike."""
+"""Interleaved runs: each candidate once per round, so that a change in the machine's speed affects all of them
+alike."""
 
 from __future__ import annotations
 
@@ -14,14 +15,14 @@ __all__ = ["Figure", "interleave"]
 
 @dataclass(frozen=True)
 class Figure:
-    """Microseconds an event, over the rounds."""
+    """Microseconds per event, over the rounds."""
 
     name: str
     rounds: tuple[float, ...]
 
     @property
     def median(self) -> float:
-        """The figure to quote."""
+        """The figure to report."""
         return statistics.median(self.rounds)
 
     def over(self, other: Figure) -> float:
@@ -36,7 +37,7 @@ class Figure:
 def interleave(
     candidates: Mapping[str, Callable[[], float]], rounds: int, console: Console, title: str
 ) -> dict[str, Figure]:
-    """Run each candidate once a round (after one round that does not count). A candidate returns µs an event."""
+    """Run each candidate once per round (after one round that does not count). A candidate returns µs per event."""
     seen: dict[str, list[float]] = {name: [] for name in candidates}
     with console.status(title) as status:
         for number in range(rounds + 1):

@@ -1,8 +1,8 @@
 """How the throughput of an ordered group grows with its members: ``python -m benchmarks.members [kafka rabbitmq …]``.
 
-A handler that waits 5 ms, eight lanes, 64 keys, four handlers at once in each member, one process a member. Members
-join, events are published until every member has handled some, then 4,000 events are timed, from the first start to the
-last end.
+Each handler waits 5 ms; there are eight lanes, 64 keys, and four concurrent handlers in each member, which is a
+process. Members join, events are published until every member has handled some, then 4,000 events are timed, from the
+first start to the last end.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Member:
 
 
 async def measure(url: str, members: int) -> dict[str, object]:
-    """Events a second with so many members, the time until they shared the lanes, and inversions (must be none)."""
+    """Events per second with this many members, the time until they shared the lanes, and inversions (must be none)."""
     topic = f"bench-{uuid4().hex[:12]}"
     seen: list[list[object]] = []
     changed = asyncio.Event()
@@ -131,7 +131,7 @@ async def _handled(seen: list[list[object]], changed: asyncio.Event, wave: int, 
     while len({line[2] for line in seen if line[1] == wave}) < count:
         changed.clear()
         await changed.wait()
-        await asyncio.sleep(0.05)  # looks at all lines: not at each of them
+        await asyncio.sleep(0.05)  # it looks at all lines, so not after each one
 
 
 def main() -> int:

@@ -1,7 +1,7 @@
 """NATS JetStream against bare nats-py, on the same streams.
 
 The bare publisher awaits ``js.publish`` in 256 tasks, with a Nats-Msg-Id. The bare consumer fetches 256 at a time
-from a durable pull consumer of its own, and acknowledges each message.
+from its own durable pull consumer, and acknowledges each message.
 """
 
 from __future__ import annotations

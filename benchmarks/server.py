@@ -1,7 +1,7 @@
 """A broker that is a server: anybroker against a bare program on the same broker, with the same topic.
 
-Each publishing run makes a topic of its own; what it has published is then consumed by ours in the group ``billing``
-and by the bare program in the group ``bare``.
+Each publishing run creates a topic; its events are then consumed by anybroker in the group ``billing`` and by the bare
+program in the group ``bare``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["Handled", "ServerBenchmark"]
 
 
 class Handled:
-    """What the bare consumer's handler has seen."""
+    """Counts what the bare consumer's handler has handled."""
 
     def __init__(self, expected: int) -> None:
         self.expected = expected

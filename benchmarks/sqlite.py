@@ -2,7 +2,7 @@
 
 The bare program commits up to 256 events in one transaction (WAL, synchronous=FULL, ``BEGIN IMMEDIATE``), writes the
 same attributes, and to consume reads 256 rows, validates and handles each, and deletes them in one transaction. It
-knows no groups, no order by key, no leases and no other process.
+has no groups, no order by key, no leases and no other processes.
 """
 
 from __future__ import annotations

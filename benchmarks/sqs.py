@@ -1,7 +1,7 @@
-"""SQS and SNS against bare boto3, on the same emulator: its figures say nothing of AWS, where the network counts.
+"""SQS and SNS against bare boto3, on the same emulator. Its figures say nothing about AWS, where the network matters.
 
-The bare publisher calls ``sns.publish`` once an event, in 32 threads. The bare consumer receives ten at a time, and
-deletes them by one ``delete_message_batch``.
+The bare publisher calls ``sns.publish`` once per event, in 32 threads. The bare consumer receives ten at a time, and
+deletes them with one ``delete_message_batch``.
 """
 
 from __future__ import annotations

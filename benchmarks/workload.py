@@ -1,4 +1,4 @@
-"""The one workload of all benchmarks: typed orders keyed by customer."""
+"""The workload of all benchmarks: typed orders keyed by customer."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class OrderPlaced(BaseModel):
 
 
 def orders(count: int) -> list[OrderPlaced]:
-    """So many orders of 1,000 customers."""
+    """This many orders of 1,000 customers."""
     return [OrderPlaced(order_id=f"o-{n}", customer=f"c-{n % KEYS}", cents=n % 10_000) for n in range(count)]
 
 
 def total(count: int) -> int:
-    """Their cents: what a handler must have added up."""
+    """The cents of this many orders, which a handler must have added up."""
     return sum(n % 10_000 for n in range(count))
 
 

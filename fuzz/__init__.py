@@ -1,1 +1,1 @@
-"""Fuzzing: generated messages against everything that reads what others wrote. See ``docs/fuzzing.md``."""
+"""Fuzzing: generated messages against everything that reads outside data. See ``docs/fuzzing.md``."""

@@ -1,4 +1,4 @@
-"""``make fuzz``: generated messages against everything that reads what others wrote, one target after the other."""
+"""``make fuzz``: generated messages against everything that reads outside data, one target after the other."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NOTHING, FOUND, FAILED = 0, 1, 2
 
 @dataclass
 class Outcome:
-    """What came of one target."""
+    """The outcome of one target."""
 
     target: str
     inputs: int = 0
@@ -45,9 +45,9 @@ def parse(arguments: Sequence[str] | None, targets: dict[str, Target]) -> argpar
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m fuzz",
-        description="Generated messages against everything that reads what others wrote: each ends in an event, a "
-        "foreign message or an error of ours, within bounds of time and memory.",
-        epilog="Exit status: 0 no fault was found; 1 one was; 2 a target could not be run, or the usage was wrong.",
+        description="Generated messages against everything that reads outside data: each ends in an event, a foreign "
+        "message or a documented error, within limits of time and memory.",
+        epilog="Exit status: 0 no fault was found; 1 one was; 2 a target could not run, or the usage was wrong.",
     )
     parser.add_argument(
         "--target", action="append", default=[], metavar="NAME", help="repeatable; default: all (see --list)"
@@ -58,7 +58,7 @@ def parse(arguments: Sequence[str] | None, targets: dict[str, Target]) -> argpar
     parser.add_argument(
         "--seconds", type=_positive(float), default=600.0, metavar="S", help="the most for each target (default: 600)"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of what is chosen at random (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of random choices (default: 0)")
     parser.add_argument(
         "--engine",
         choices=("auto", "atheris", "blind"),
@@ -77,7 +77,7 @@ def parse(arguments: Sequence[str] | None, targets: dict[str, Target]) -> argpar
     if options.engine == "atheris" and not atheris_is_there():
         parser.error("atheris is not installed: pip install --group fuzz")
     if options.replay is not None and (len(options.target) != 1 or not options.replay.is_file()):
-        parser.error("--replay needs one --target, and a file that is there")
+        parser.error("--replay needs one --target, and an existing file")
     return options
 
 
@@ -92,7 +92,7 @@ def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
 
 
 def replay(target: Target, path: Path) -> int:
-    """One input, with everything that can be seen of it."""
+    """Run one input, and show everything about it."""
     data = path.read_bytes()
     try:
         check(target.run, data, measured=False)
@@ -105,7 +105,7 @@ def replay(target: Target, path: Path) -> int:
 
 
 def run(target: Target, options: argparse.Namespace, engine: str, tell: Callable[[int, int], None]) -> Outcome:
-    """One target in a process of its own; ``tell`` is told of inputs and faults so far."""
+    """Run one target in a separate process; ``tell`` gets the number of inputs and faults so far."""
     name = target.name
     outcome = Outcome(name)
     begun = time.monotonic()

@@ -1,4 +1,4 @@
-"""What one input may take: CPU time, memory on the way, and memory that is kept."""
+"""What one input may take: CPU time, peak memory, and memory that is kept."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from typing import Any
 __all__ = ["KEPT", "SECONDS", "Broken", "TooSlow", "check", "where"]
 
 SECONDS = 1.0
-"""Of CPU time. What is linear in a few kilobytes takes some milliseconds, with coverage being counted."""
+"""Most CPU time. Linear work on a few kilobytes takes some milliseconds while coverage is counted."""
 KEPT = 50
-"""Bytes that may be held for each byte of the input, beside :data:`_SLACK`."""
+"""Bytes that may be held for each byte of the input, besides :data:`_SLACK`."""
 _SLACK = 128 * 1024
 """Bytes that the memories of recurring names and values may grow by: a dict of a thousand doubles."""
 _PEAK = 500
-"""Bytes for each byte of the input on the way, beside :data:`_PEAK_SLACK`: JSON as Python values takes up to 64."""
+"""Peak bytes for each byte of the input, besides :data:`_PEAK_SLACK`: JSON as Python values takes up to 64."""
 _PEAK_SLACK = 2 * 1024 * 1024
 
 
 class TooSlow(BaseException):
-    """Over :data:`SECONDS`. Not an Exception: nothing on the way may catch it."""
+    """Over :data:`SECONDS`. Not an Exception, so that nothing catches it on the way."""
 
 
 class Broken(AssertionError):
-    """A bound of memory was passed."""
+    """A memory limit was exceeded."""
 
 
 def _ring(_: int, __: FrameType | None) -> None:
@@ -70,14 +70,14 @@ def _measure(run: Callable[[bytes], object], data: bytes) -> None:
     if held > KEPT * size + _SLACK:
         raise Broken(f"{held} bytes are held for an input of {size}")
     if left > _SLACK:
-        raise Broken(f"{left} bytes stay when nothing is held any more of an input of {size}")
+        raise Broken(f"{left} bytes stay after everything of an input of {size} was dropped")
     if peak > _PEAK * size + _PEAK_SLACK:
         raise Broken(f"{peak} bytes were needed for an input of {size}")
 
 
 @dataclass(frozen=True)
 class Place:
-    """Which fault it is: two inputs with the same one are the same fault."""
+    """Identifies a fault: two inputs with the same place are the same fault."""
 
     error: str
     at: str

@@ -1,7 +1,7 @@
-"""One target in a process of its own, which ``python -m fuzz`` starts: a crash, or libFuzzer, which never returns, ends
-no other.
+"""One target in a separate process, which ``python -m fuzz`` starts: a crash does not end the others, and neither does
+libFuzzer, which never returns.
 
-It writes a JSON object a line: how far it is, each fault once, and ``done``.
+It writes one JSON object per line: its progress, each fault once, and ``done``.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["atheris_is_there"]
 
 MOST = 4096
-"""Bytes of an input."""
+"""Most bytes of an input."""
 _MEASURED = 64
-"""One of so many inputs has its memory measured."""
+"""Memory is measured for one of this many inputs."""
 _INSTRUMENTED = [
     "anybroker",
     "anybroker_kafka",
@@ -40,12 +40,12 @@ _INSTRUMENTED = [
 
 
 def atheris_is_there() -> bool:
-    """Whether coverage can guide."""
+    """Whether atheris is installed, to guide by coverage."""
     return find_spec("atheris") is not None
 
 
 class _Run:
-    """Counts, judges and reports."""
+    """Counts inputs and faults, and reports them."""
 
     def __init__(self, options: argparse.Namespace, target: Target) -> None:
         from .bounds import check, where
@@ -67,7 +67,7 @@ class _Run:
             self._check(self._run, data, self._measured > 0 and self._count % self._measured == 0)
         except KeyboardInterrupt:
             raise
-        except BaseException as exc:  # noqa: BLE001 - whatever it is, it is a fault, and the next input comes
+        except BaseException as exc:  # noqa: BLE001 - any exception is a fault, and the next input follows
             self._fault(exc, data)
         if self._count % 128 == 0 or self._count >= self._inputs:
             now = time.monotonic()

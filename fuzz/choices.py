@@ -46,8 +46,8 @@ _NAMES = [f"{first}{more}" for first in "abdefginpstuz019" for more in ("", "a",
 
 
 class Choices:
-    """When the input is used up, always the first. Hypothesis takes a hundred times as long to make an event; its
-    strategies are in ``tests/cloudevents/test_round_trips.py``."""
+    """Choices by the input's bytes; when they are used up, always the first. Hypothesis takes a hundred times as long
+    to make an event; its strategies are in ``tests/cloudevents/test_round_trips.py``."""
 
     def __init__(self, data: bytes) -> None:
         self._bytes = iter(data)
@@ -86,7 +86,7 @@ class Choices:
                 return self.text()
 
     def event(self) -> Event[Any]:
-        """Any event: by the reader's rules, which are the wider ones."""
+        """Any event that the reader's rules allow, which are wider than the writer's."""
         attributes: dict[str, Any] = {"specversion": "1.0"}
         for name in ("id", "source", "type"):
             attributes[name] = self.text() or "x"

@@ -1,5 +1,5 @@
-"""The form in which a message with headers is an input: fields between control characters, so that a fuzzer's edits of
-bytes are edits of names, values and the body, and a seed can be read.
+"""Messages with headers as inputs: fields between control characters, so that a fuzzer's edits of bytes are edits of
+names, values and the body, and a seed can be read.
 
 ``name US value RS name US value GS body``. A field without US is a header without a value, and without GS there is no
 body.
@@ -23,7 +23,7 @@ class Parts(NamedTuple):
 
 
 def split(data: bytes) -> Parts:
-    """Of any bytes."""
+    """The message in any bytes."""
     head, group, body = data.partition(_GROUP)
     headers: list[tuple[bytes, bytes | None]] = []
     for field in head.split(_RECORD) if head else ():
@@ -33,14 +33,14 @@ def split(data: bytes) -> Parts:
 
 
 def join(headers: Mapping[str, Any] | Iterable[tuple[str, Any]], body: bytes | str | None) -> bytes:
-    """The input that is split into these."""
+    """The input that :func:`split` splits into these."""
     pairs = headers.items() if isinstance(headers, Mapping) else headers
     fields = [_bytes(name) + (b"" if value is None else _UNIT + _bytes(value)) for name, value in pairs]
     return _RECORD.join(fields) + (b"" if body is None else _GROUP + _bytes(body))
 
 
 def text(raw: bytes) -> str:
-    """Any text there is, unpaired surrogates included."""
+    """Any text, including unpaired surrogates."""
     return raw.decode("utf-8", "surrogatepass") if _is_wtf8(raw) else raw.decode("utf-8", "surrogateescape")
 
 

@@ -1,4 +1,4 @@
-"""Edits of inputs, where there is no atheris: blind, by the same kinds of edits that libFuzzer makes."""
+"""Edits of inputs without atheris: at random, with the kinds of edits that libFuzzer makes."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ TOKENS: Sequence[bytes] = (
 
 
 def mutate(random: Random, data: bytes, most: int) -> bytes:
-    """One input that is near this one, of at most so many bytes."""
+    """One input similar to this one, of at most ``most`` bytes."""
     made = bytearray(data)
     for _ in range(random.choice((1, 1, 1, 2, 3, 8))):
         at = random.randrange(len(made) + 1)

@@ -1,4 +1,4 @@
-"""What is fuzzed: each target is a function of bytes, with seeds to begin from."""
+"""What is fuzzed: each target is a function of bytes, with seeds to start from."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _targets: dict[str, Target] = {}
 
 @dataclass(frozen=True)
 class Target:
-    """Something that reads bytes of others."""
+    """Something that reads outside bytes."""
 
     name: str
     run: Callable[[bytes], object]
-    """Raises nothing but a fault: outcomes of ours are caught in it. What it returns is what a program would keep."""
+    """Raises only for a fault: it catches documented errors. It returns what a program would keep."""
     seeds: Callable[[], Iterable[bytes]]
     text: str
     module: str
     measured: bool = True
-    """Whether the memory that it takes is the library's, and not that of what makes the messages."""
+    """Whether its memory is the library's, and not that of the code that makes the messages."""
 
 
 def target(
@@ -40,7 +40,7 @@ def target(
 
 
 def all_targets(only: str | None = None) -> dict[str, Target]:
-    """All of them by name, sorted. Imports what they are about, or only this module of theirs."""
+    """All targets by name, sorted. Imports all of their modules, or only this one."""
     package = import_module(".targets", __package__)
     for module in [only] if only else [module.name for module in iter_modules(package.__path__)]:
         import_module(f"{package.__name__}.{module}")

@@ -1,4 +1,4 @@
-"""Inputs to begin from: what the contract suite sends as programs of others, and short lines by hand."""
+"""Inputs to start from: the messages that the contract suite sends as other programs, and short handwritten lines."""
 
 from __future__ import annotations
 
@@ -143,17 +143,17 @@ def _odd(name: str) -> tuple[RawMessage, ...]:
 
 
 def lines(name: str) -> list[bytes]:
-    """Short texts by hand."""
+    """Short handwritten texts."""
     return [line.encode("utf-8", "surrogatepass") for line in _LINES[name]]
 
 
 def random() -> list[bytes]:
-    """Bytes to choose by."""
+    """Bytes that choose events."""
     return [bytes(1024), *(shake_128(bytes((number,))).digest(1024) for number in range(8))]
 
 
 def documents() -> Iterator[bytes]:
-    """Events in JSON, and what is none."""
+    """Events in JSON, and documents that are not events."""
     yield from map(format_json, _EVENTS)
     yield from (message.body for name in ("kafka", "nats") for message in _odd(name) if message.body)
     yield b'{"data_base64":"AP8=","\\u0064ata":1,"specversion":"1.0","id":"\\ud800","source":"/s","type":"t"}'
@@ -317,12 +317,15 @@ def traces() -> list[bytes]:
 
 
 def dead_letters() -> Iterator[bytes]:
-    """What stands beside one, and what steers a terminal."""
+    """The headers of one, and characters that control a terminal."""
     core = {"ce_specversion": "1.0", "ce_id": "1", "ce_source": "/s", "ce_type": "t"}
     facts = {f"anybroker-dead-{name}": name for name in ("reason", "error", "topic", "group", "handler", "lane", "at")}
     counts = {"anybroker-dead-attempts": "3", "anybroker-dead-replays": "1", "anybroker-dead-position": "7"}
     yield join({**core, **facts, **counts, "content-type": "application/json"}, b'{"a": "\\u001b[2J\\u202e"}')
     yield join({**core, "anybroker-dead-reason": "\x1b[2J", "ce_subject": "\u202eabc"}, "\x1b]0;t\x07\u2066".encode())
+    more = {"history": r"1 2026-11-30T06:48:32.123Z E: a\n2 x y", "traceback": r"a\n\\x1b", "host": "h", "pid": "12"}
+    told = {f"anybroker-dead-{name}": text for name, text in more.items()}
+    yield join({**core, **facts, **told, "anybroker-dead-version": "\u202e"}, b"{}")
     yield join({**facts, "x-\x1b[31m": "\x9b", "x-null": None}, b"\xff\x1b")
     yield join({**core, "content-type": "text/plain"}, "a\u2028b\x0bc\x85d\n\n".encode())
     for message in _odd("kafka"):

@@ -1,4 +1,4 @@
-"""What is done with what was read: whatever was let in can be shown, dated, decoded, written and read again."""
+"""Uses of an event that was read: if it was accepted, it can be shown, dated, decoded, written and read again."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def use(event: Event[Any]) -> Event[Any]:
 
 
 def same(read: Event[Any], sent: Event[Any]) -> bool:
-    """Whether they are equal, but for blanks around JSON: in JSON it has none."""
+    """Whether they are equal, apart from blanks around JSON, which JSON drops."""
     if read == sent:
         return True
     if not media_type(sent.datacontenttype or JSON).json or read.body != (sent.body or b"").strip(b" \t\r\n"):

@@ -51,7 +51,7 @@ def run() -> Iterator[Callable[[Coroutine[Any, Any, Any]], Any]]:
 
 @pytest.fixture
 def bus() -> Bus:
-    """A Bus on a broker of its own, in memory."""
+    """A Bus on its own broker in memory."""
     return Bus(MemoryBroker(), source="shop")
 
 

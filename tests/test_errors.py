@@ -72,11 +72,9 @@ def test_all_lists_every_class_of_the_module() -> None:
 
 def test_the_old_places_still_have_them() -> None:
     from anybroker import subscription
-    from anybroker.engine import pump
     from anybroker.middleware import retry as _retry  # noqa: F401 - the module's own name is the class
 
     retry_module = importlib.import_module("anybroker.middleware.retry")
     assert subscription.UnhandledError is errors.UnhandledError  # type: ignore[attr-defined] # imported there
     assert subscription.ExpiredError is errors.ExpiredError  # type: ignore[attr-defined] # imported there
-    assert pump.PoisonedError is errors.PoisonedError  # type: ignore[attr-defined] # imported there
     assert retry_module.AttemptsExhausted is errors.AttemptsExhausted

@@ -1,4 +1,4 @@
-"""Keys that other programs choose: whatever their length, what the library does with them is bounded."""
+"""Keys that other programs choose: what the library does with them is bounded, whatever their length."""
 
 from __future__ import annotations
 

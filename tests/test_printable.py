@@ -7,10 +7,12 @@ import io
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from anybroker.printable import logger, printable, printable_lines
+from anybroker import printable as module
+from anybroker.printable import brief, logger, printable, printable_lines
 
 ROOT = Path(__file__).parents[1]
 
@@ -108,8 +110,7 @@ def test_a_name_of_a_megabyte_does_not_fill_the_disk(log: tuple[logging.Logger, 
 
 
 def test_all_of_the_library_logs_that_way() -> None:
-    """Also the next module: loggers of ours are made by ``printable.logger``, and what a line says
-    stands in its arguments."""
+    """Every module makes its logger with ``printable.logger``, and passes text from outside as arguments."""
     wrong = []
     for folder in ("src", "adapters"):
         for path in (ROOT / folder).rglob("*.py"):
@@ -125,3 +126,71 @@ def test_all_of_the_library_logs_that_way() -> None:
                 if called.startswith("_log.") and not isinstance(first, ast.Constant):
                     wrong.append(f"{path}:{node.lineno}: {ast.unparse(node)}")
     assert wrong == []
+
+
+class Breaks(logging.Handler):
+    """A handler of the program that raises."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise OSError("no space left on the device")
+
+
+@pytest.mark.parametrize("where", ["handler", "filter of a handler", "filter of the logger"])
+def test_a_log_call_never_fails(capsys: pytest.CaptureFixture[str], where: str) -> None:
+    def refuse(_: logging.LogRecord) -> bool:
+        raise OSError("no space left on the device")
+
+    log = logger("anybroker.test")
+    handler = Breaks() if where == "handler" else logging.StreamHandler(io.StringIO())
+    if where == "filter of a handler":
+        handler.addFilter(refuse)
+    log.addHandler(handler)
+    if where == "filter of the logger":
+        log.addFilter(refuse)
+    try:
+        log.warning("the broker of %s is away", "orders")
+    finally:
+        log.removeHandler(handler)
+        log.removeFilter(refuse)
+    told = capsys.readouterr().err
+    assert "no space left on the device" in told
+    assert "the broker of %s is away" in told
+
+
+def test_the_facts_of_a_record_may_have_names_that_the_programs_factory_sets() -> None:
+    records: list[logging.LogRecord] = []
+    log = logger("anybroker.test")
+    handler = logging.Handler()
+    handler.emit = records.append  # type: ignore[method-assign] # nothing is written
+    plain = logging.getLogRecordFactory()
+
+    def factory(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = plain(*args, **kwargs)
+        record.trace_id, record.request = "-", "r-1"
+        return record
+
+    log.addHandler(handler)
+    logging.setLogRecordFactory(factory)
+    try:
+        log.warning("it failed", extra={"trace_id": "t-1", "topic": "orders"})
+        log.warning("it failed")
+    finally:
+        logging.setLogRecordFactory(plain)
+        log.removeHandler(handler)
+    facts = [(each.__dict__["trace_id"], each.__dict__["request"], each.__dict__.get("topic")) for each in records]
+    assert facts == [("t-1", "r-1", "orders"), ("-", "r-1", None)]
+    assert records[0].funcName == "test_the_facts_of_a_record_may_have_names_that_the_programs_factory_sets"
+
+
+def test_a_brief_text_is_made_of_the_beginning_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[int] = []
+    plain = module.printable
+
+    def counted(text: object) -> str:
+        lengths.append(len(str(text)))
+        return plain(text)
+
+    monkeypatch.setattr(module, "printable", counted)
+    assert brief("a\n" * 5_000_000, 5) == "a a a…"
+    assert brief("a\nb", 5) == "a b"
+    assert max(lengths) == 5

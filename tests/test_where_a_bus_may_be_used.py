@@ -14,11 +14,7 @@ from typing import Any
 
 import pytest
 
-from anybroker import Bus, Event, MemoryBroker, StateError
-from anybroker.errors import ConfigError
-from anybroker.idempotency import MemoryStore
-from anybroker.middleware import idempotent
-from anybroker.testing import settled
+from anybroker import Bus, MemoryBroker, StateError
 
 
 def test_another_event_loop_is_refused_and_nothing_is_sent(run: Any) -> None:
@@ -214,43 +210,6 @@ def test_close_inside_a_handler_says_that_it_would_wait_for_itself(batch: int | 
     run(main())
     assert len(refused) == 1
     assert "inside a handler" in refused[0]
-
-
-def test_one_idempotent_name_on_two_topics_is_refused(run: Any) -> None:
-    bus = Bus(MemoryBroker(), source="shop")
-
-    @idempotent(MemoryStore())
-    async def handle(event: Event[Any]) -> None: ...
-
-    bus.subscribe("orders", group="g")(handle)
-    bus.subscribe("returns", group="g")(handle)
-    with pytest.raises(ConfigError, match="'orders' and 'returns'"):
-        run(bus.start())
-
-
-def test_one_name_on_two_topics_gives_what_it_publishes_ids_of_their_own(run: Any) -> None:
-    bus = Bus(MemoryBroker(), source="shop")
-    ids: list[str] = []
-
-    async def handle(event: Event[Any]) -> None:
-        await bus.publish("next", 1, type="t")
-
-    bus.subscribe("orders", group="g")(handle)
-    bus.subscribe("returns", group="g")(handle)
-
-    @bus.subscribe("next", group="g")
-    async def collect(event: Event[Any]) -> None:
-        ids.append(event.id)
-
-    async def main() -> None:
-        async with bus:
-            event = Event.create(1, type="t", source="s", id="1")
-            await bus.publish("orders", event)
-            await bus.publish("returns", event)
-            await settled(bus)
-
-    run(main())
-    assert len(set(ids)) == 2
 
 
 def test_the_process_is_the_one_of_the_start(run: Any) -> None:

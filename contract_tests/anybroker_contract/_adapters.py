@@ -21,7 +21,7 @@ Say = Callable[[str], None]
 
 
 class Told(TypedDict):
-    """What a worker is told of a broker."""
+    """What a worker is told about a broker."""
 
     started: str
     """What the harness's setup returned."""
@@ -39,7 +39,9 @@ def find_harnesses(names: Iterable[str]) -> dict[str, type[BrokerHarness]]:
     for path in wanted:
         module, _, attribute = path.partition(":")
         if not attribute:
-            raise pytest.UsageError(f"--adapter {path}: is no short name ({', '.join(short)}, all) and no module:Class")
+            raise pytest.UsageError(
+                f"--adapter {path}: is neither a short name ({', '.join(short)}, all) nor module:Class"
+            )
         try:
             harness = getattr(import_module(module), attribute)
         except (ImportError, AttributeError) as exc:
@@ -51,19 +53,19 @@ def find_harnesses(names: Iterable[str]) -> dict[str, type[BrokerHarness]]:
 
 
 class Adapters:
-    """The harnesses of one run. In the session's process it starts the brokers; in a worker it is told about them."""
+    """The harnesses of one run. The session's process starts the brokers; a worker is told about them."""
 
     def __init__(self, classes: dict[str, type[BrokerHarness]]) -> None:
         self.shared: dict[str, BrokerHarness] = {name: harness() for name, harness in classes.items()}
         self.own: dict[str, BrokerHarness] = {}
-        """Brokers of this process alone, for tests that disturb them."""
+        """Brokers that only this process uses, for tests that disturb them."""
         self.capabilities: dict[str, Capabilities] = {
             name: harness.capabilities() for name, harness in self.shared.items()
         }
         """Asked once: for an installed adapter it means a search of all packages."""
         self.can: dict[str, frozenset[str]] = {name: harness.can() for name, harness in self.shared.items()}
-        """What can be done to each broker, as its harness says where it was set up: a worker's harness does not know
-        that the server is somebody else's."""
+        """What can be done to each broker, as the harness that set it up says: a worker's harness does not know whether
+        the server belongs to somebody else."""
         self.unavailable: dict[str, BrokerUnavailable] = {}
         self._set_up: list[BrokerHarness] = []
         self._secured: dict[str, Secured] = {}

@@ -1,4 +1,4 @@
-"""What must hold of a history: pure functions over what was published and what handlers were started with."""
+"""What must hold for a history: pure functions over what was published and what handlers were started with."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Handling:
     started: float = 0.0
     ended: float | None = None
     failed: str | None = None
-    """The exception's name where the start did not succeed."""
+    """The exception's name if the start failed."""
     event: Any = field(default=None, repr=False)
     headers: dict[str, str] = field(default_factory=dict, repr=False)
 
@@ -65,7 +65,7 @@ def repeats(handled: Iterable[Handling]) -> dict[str, int]:
 
 
 def inversions(published: Sequence[tuple[str | None, str]], handled: Iterable[Handling]) -> list[tuple[str, str]]:
-    """Pairs of ids of one key whose first starts came in the other order than they were published.
+    """Pairs of ids of one key whose first starts were in the opposite order of their publishes.
 
     ``published`` is key and id, in publish order. Repeated starts do not count: a suffix may be repeated. Without a
     key there is no order.

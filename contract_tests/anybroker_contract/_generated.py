@@ -13,7 +13,7 @@ _T = TypeVar("_T")
 
 
 def generated(strategy: st.SearchStrategy[_T], count: int) -> list[_T]:
-    """So many of them, the same ones at each run. A failure names its value: nothing is made smaller."""
+    """This many values, the same ones in each run. A failure names its value: nothing is shrunk."""
     found: list[_T] = []
 
     @settings(

@@ -1,4 +1,4 @@
-"""What one test works with: Buses on the adapter under test, names of its own, and what handlers saw."""
+"""What one test works with: Buses on the adapter under test, unique names, and what handlers saw."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ class Kit:
         self.size = size
         """``short``, ``full`` or ``stress``."""
         self.patience = patience
-        """Seconds by which what must happen has happened."""
+        """Seconds within which what must happen has to happen."""
         self.mutant = mutant
         self.target: str | AdapterFactory = harness.broker(folder)
-        """What Buses are given: the URL, or the factory of adapters."""
+        """What Buses are made with: the URL, or the factory of adapters."""
         self._plain_target = self.target
         self.target = self._broken(self.target)
         self._mark = secrets.token_hex(3)
@@ -73,7 +73,7 @@ class Kit:
         self._stack = AsyncExitStack()
 
     def _broken(self, target: str | AdapterFactory) -> str | AdapterFactory:
-        """As it is, or broken as the mutant is."""
+        """The target unchanged, or broken by the mutant."""
         if self.mutant is None:
             return target
         from .mutants import break_broker
@@ -87,7 +87,7 @@ class Kit:
         return short if self.size == "short" else full
 
     def topic(self, hint: str = "t") -> str:
-        """A topic's name that nobody else uses."""
+        """A topic name that nobody else uses."""
         self._count += 1
         name = f"{hint}-{self._mark}{self._count}"
         self._topics.append(name)
@@ -97,13 +97,13 @@ class Kit:
     def url(self) -> str:
         """The broker's URL, for what runs in another process."""
         if not isinstance(self._plain_target, str):
-            raise TypeError(f"the harness of {self.harness.name} gives no URL, and declares 'processes'")
+            raise TypeError(f"the harness of {self.harness.name} has no URL, but declares 'processes'")
         return self._plain_target
 
     # ------------------------------------------------------------------------------------------------- buses
 
     def bus(self, *, target: Any = None, **settings: Any) -> Bus:
-        """A Bus, not started, on the broker under test; closed after the test. Tests wait for it, so it waits less."""
+        """A Bus, not started, on the broker under test; closed after the test. Its time-outs are short."""
         waits = {"drain": min(10.0, 2 * self.patience), "publish_deadline": min(15.0, 2 * self.patience)}
         options: dict[str, Any] = {"source": "contract", "lease": 6.0, **waits, **settings}
         bus = Bus(self.target if target is None else target, **options)
@@ -117,7 +117,7 @@ class Kit:
 
     @property
     def brief(self) -> float:
-        """Seconds after which a dead-letter queue that gave nothing counts as empty."""
+        """Seconds without a letter after which a dead-letter queue counts as empty."""
         return 1.0
 
     async def started(self, **settings: Any) -> Bus:
@@ -146,7 +146,7 @@ class Kit:
         middleware: Sequence[Any] = (),
         **options: Any,
     ) -> Log:
-        """Subscribe a handler that records what it is started with. With ``log`` several members write to one."""
+        """Subscribe a handler that records its starts. With ``log`` several members write to one log."""
         log = self.log() if log is None else log
         subscription = bus.subscription(topic, group=group, middleware=middleware, **options)
         subscription.on(log.handler(member, behave), name="contract")
@@ -176,7 +176,7 @@ class Kit:
         return published
 
     async def declared(self, topic: str, *groups: str, **settings: Any) -> None:
-        """Make the topic with these groups, by a Bus of its own."""
+        """Create the topic with these groups, with a separate Bus."""
         async with self.bus(consume=False, topics={topic: {"groups": groups, **settings}}):
             pass
 
@@ -202,7 +202,7 @@ class Kit:
             await adapter.close()
 
     async def send_foreign(self, topic: str, groups: Iterable[str], *messages: Foreign) -> None:
-        """Put messages that are no CloudEvents into a topic."""
+        """Put messages that are not CloudEvents into a topic."""
         async with self.adapter() as adapter:
             specs = tuple(GroupSpec(group) for group in groups)
             await adapter.declare(Topology((TopicSpec(topic, specs),)), "create")
@@ -222,7 +222,7 @@ class Kit:
         return worker
 
     async def disturb(self, what: str) -> None:
-        """Do it to the broker: ``restart``, ``kill``, ``start``, ``freeze`` or ``thaw``."""
+        """Disturb the broker: ``restart``, ``kill``, ``start``, ``freeze`` or ``thaw``."""
         action: Callable[[], Any] = getattr(self.harness, what)
         if inspect.iscoroutinefunction(action):
             await action()
@@ -230,28 +230,28 @@ class Kit:
             await asyncio.to_thread(action)
 
     def in_mode(self, mode: Mode) -> str | AdapterFactory:
-        """What a Bus is given to publish in this content mode."""
+        """What a Bus is made with to publish in this content mode."""
         return self._broken(self.harness.in_mode(self.url, mode))
 
     def hurried(self) -> str | AdapterFactory:
-        """What a Bus is given whose requests have one second each."""
+        """What a Bus is made with whose requests have one second each."""
         return self._broken(self.harness.hurried(self.url))
 
     async def proxy(self) -> Proxy:
-        """A proxy before the broker; closed after the test. Buses go through it with ``target=kit.through(proxy)``."""
+        """A proxy in front of the broker; closed after the test. Buses use it with ``target=kit.through(proxy)``."""
         proxy = Proxy(self.harness.route())
         await proxy.start()
         self._stack.push_async_callback(proxy.close)
         return proxy
 
     def through(self, proxy: Proxy) -> str | AdapterFactory:
-        """What a Bus is given to reach the broker by way of the proxy."""
+        """What a Bus is made with to reach the broker through the proxy."""
         return self._broken(proxy.url)
 
     # --------------------------------------------------------------------------------------------------- looking
 
     async def drained(self, bus: Bus, topic: str, group: str = "g") -> None:
-        """Return when the broker holds nothing for the group, neither waiting nor unacknowledged; where it can say."""
+        """Return when the broker holds nothing for the group, neither waiting nor unacknowledged, if it can tell."""
         if self.capabilities.backlog:
 
             async def empty() -> bool:
@@ -276,7 +276,7 @@ class Kit:
         await eventually(none, self.patience, f"the Bus still reports {bus.problems}")
 
     async def settled_elsewhere(self) -> None:
-        """Give another process the time of a settlement: two intervals of its receiver, and a little for the way."""
+        """Give another process time to settle: two intervals of its receiver, and a little for the network."""
         await asyncio.sleep(2 * self.capabilities.settle_interval + 0.5)
 
     async def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What the handlers of a test were started with, kept in order, and waiting for more of it."""
+"""What the handlers of a test were started with, in order, and waiting for more."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Log:
         """The ids whose handler returned."""
         self.changed = Signal()
         self.patience = patience
-        """Seconds by which what is waited for must have happened."""
+        """Seconds within which what a wait expects must happen."""
 
     def handler(self, member: str, behave: Behaviour | None) -> Callable[[Delivery], Awaitable[None]]:
         """A handler that records its starts and ends, and does what ``behave`` does in between."""
@@ -47,7 +47,7 @@ class Log:
         event = delivery.event
         handling = Handling(
             id=event.id,
-            key=event.key,  # the event's own: what the adapter makes of it is under test
+            key=event.key,  # the event's own key: the adapter's is under test
             attempt=delivery.attempt,
             member=member,
             started=asyncio.get_running_loop().time(),
@@ -97,12 +97,12 @@ class Log:
     # ---------------------------------------------------------------------------------------------- waiting
 
     async def until(self, condition: Callable[[], object], what: str = "", patience: float | None = None) -> None:
-        """Return when the condition is true; it is asked again at each start and end."""
+        """Return when the condition is true; it is checked at each start and end."""
         deadline = self.patience if patience is None else patience
         await wait_until(condition, deadline, self.changed, lambda: f"{what} ({self.summary()})".strip())
 
     async def wait_started(self, count: int, patience: float | None = None) -> None:
-        """Return after so many starts."""
+        """Return after this many starts."""
         await self.until(lambda: len(self.handlings) >= count, f"{count} starts", patience)
 
     async def wait_done(self, ids: Iterable[str], patience: float | None = None) -> None:
@@ -122,5 +122,5 @@ class Log:
         )
 
     async def quiet(self, seconds: float = 0.3) -> None:
-        """Return when nothing started or ended for so many seconds."""
+        """Return when nothing started or ended for this many seconds."""
         await quiet(self.changed, seconds)

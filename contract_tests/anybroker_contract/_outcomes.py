@@ -1,4 +1,4 @@
-"""What became of each test on each adapter: for the summary, the table and the runs against broken adapters."""
+"""The outcome of each test on each adapter: for the summary, the table and the runs against broken adapters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Names of headers that ``publish`` refuses on every broker, because on one of them they are not the caller's."""
+"""Names of headers that ``publish`` refuses on every broker, because on one of them they do not belong to the
+caller."""
 
 __all__ = ["OWNED"]
 

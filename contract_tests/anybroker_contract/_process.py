@@ -1,4 +1,4 @@
-"""A consumer in a process of its own, seen from the test: started, listened to, signalled, ended."""
+"""A consumer in a separate process, seen from the test: started, listened to, signalled, ended."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Worker"]
 
 
 class Worker:
-    """Runs :mod:`anybroker_contract._worker`; what its handler does goes to a log of the test."""
+    """Runs :mod:`anybroker_contract._worker`; what its handler does goes to a log in the test."""
 
     def __init__(self, url: str, topic: str, group: str, log: Log, mutant: str | None, options: dict[str, Any]) -> None:
         self.log = log
@@ -38,7 +38,7 @@ class Worker:
         self._errors = b""
         self.ready = False
         self.closed: dict[str, Any] | None = None
-        """The counters of its subscription, once it has closed in peace."""
+        """The counters of its subscription, once it has closed normally."""
 
     @property
     def pid(self) -> int:

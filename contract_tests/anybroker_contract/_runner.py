@@ -1,12 +1,10 @@
-"""Running an async test: a loop of its own, and nothing left behind in it."""
+"""Running an async test: in its own event loop, with nothing left behind."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
-
-from ._kit import Kit
+from typing import Any, Protocol
 
 __all__ = ["run_test"]
 
@@ -14,8 +12,18 @@ _LEAVE = 1.0
 """Seconds that tasks have to end after the test has closed everything."""
 
 
+class Kit(Protocol):
+    """What the test works with."""
+
+    patience: float
+    """Seconds that closing may take."""
+
+    async def close(self) -> None:
+        """End what the test left open."""
+
+
 def run_test(function: Callable[..., Awaitable[None]], arguments: Mapping[str, Any], kit: Kit, seconds: float) -> None:
-    """Run the test; it fails after ``seconds``, or if a task, or an error nobody looked at, is left behind."""
+    """Run the test; it fails after ``seconds``, or if a task or an unretrieved error is left behind."""
     problems: list[dict[str, Any]] = []
     with asyncio.Runner(debug=False) as runner:
         runner.get_loop().set_exception_handler(lambda _loop, context: problems.append(context))

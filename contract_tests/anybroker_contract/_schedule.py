@@ -1,7 +1,6 @@
-"""With pytest-xdist: tests on a broker of their own go to one worker, each adapter's together; all others go where
-there is room.
+"""With pytest-xdist: the tests of an adapter that need a separate broker go to one worker; all others go to any worker.
 
-Not by xdist's own ``loadgroup``: the mark does not reach its scheduler under pytest 9.
+Not with xdist's own ``loadgroup``: the mark does not reach its scheduler under pytest 9.
 """
 
 from __future__ import annotations
@@ -12,16 +11,16 @@ from typing import Any
 __all__ = ["ALONE", "SECURED", "make_scheduler", "scope_of"]
 
 ALONE = "@alone"
-"""Behind the adapter's name in the id of a test that disturbs the broker."""
+"""Follows the adapter's name in the id of a test that disturbs the broker."""
 
 SECURED = "@secured"
-"""The same where the test runs on the adapter's broker with TLS and credentials, which one worker then starts."""
+"""The same for a test on the adapter's broker with TLS and credentials, which only one worker then starts."""
 
 _TOGETHER = re.compile(rf"[\w.]+({ALONE}|{SECURED})")
 
 
 def scope_of(nodeid: str) -> str:
-    """What has to stay together with this test: the others on the same broker of their own."""
+    """The scope of this test, which stays together: all tests on the same separate broker."""
     found = _TOGETHER.search(nodeid)
     return found[0] if found else nodeid
 

@@ -1,7 +1,8 @@
-"""The table tests × adapters in ``docs/contract.md``: written by a complete run, and checked for being current.
+"""The tables of tests × adapters in ``docs/contract.md`` and of tests × stores in ``docs/stores.md``: a complete run
+writes one, and checks that it is current.
 
-It has names and outcomes only, so that it changes when a promise does. Columns of adapters that a run did not test
-stay as they are.
+It has only names and outcomes, so that it changes when a promise does. Columns of adapters that a run did not test stay
+unchanged.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ._outcomes import Outcome, Outcomes
-from ._skips import known_tests
+from ._skips import SUITE, known_tests
 
 __all__ = ["check_table", "render", "write_table"]
 
@@ -21,7 +22,7 @@ Cells = dict[str, dict[str, str]]
 
 
 def cell_of(outcomes: list[Outcome]) -> str | None:
-    """The cell for the outcomes of one test on one adapter; None where it has to pass first."""
+    """The cell for the outcomes of one test on one adapter; None if it must pass first."""
     if any(outcome.verdict in ("failed", "skipped") for outcome in outcomes):
         return None
     for outcome in outcomes:
@@ -32,9 +33,9 @@ def cell_of(outcomes: list[Outcome]) -> str | None:
     return "✓"
 
 
-def gather(outcomes: Outcomes, adapters: list[str]) -> tuple[Cells, str | None]:
-    """The cells of this run, or what is missing for them."""
-    known = known_tests()
+def gather(outcomes: Outcomes, adapters: list[str], suite: Path = SUITE) -> tuple[Cells, str | None]:
+    """The cells of this run, or why they are incomplete."""
+    known = known_tests(suite)
     by_place: dict[tuple[str, str], list[Outcome]] = {}
     for outcome in outcomes.all:
         by_place.setdefault((outcome.test, outcome.adapter), []).append(outcome)
@@ -52,7 +53,7 @@ def gather(outcomes: Outcomes, adapters: list[str]) -> tuple[Cells, str | None]:
 
 
 def read(text: str) -> tuple[list[str], Cells]:
-    """Adapters and cells of the table that stands in a page."""
+    """Adapters and cells of the table in a page."""
     _, _, rest = text.partition(START)
     lines = [line for line in rest.partition(END)[0].splitlines() if line.startswith("|")]
     rows = [[part.strip() for part in line.strip().strip("|").split("|")] for line in lines]
@@ -70,11 +71,11 @@ def read(text: str) -> tuple[list[str], Cells]:
     return adapters, cells
 
 
-def render(adapters: list[str], cells: Cells) -> str:
+def render(adapters: list[str], cells: Cells, suite: Path = SUITE) -> str:
     """The table as markdown."""
     lines = [f"| test | {' | '.join(adapters)} |", f"|{'---|' * (len(adapters) + 1)}"]
     file = ""
-    for test, promise in known_tests().items():
+    for test, promise in known_tests(suite).items():
         name, _, function = test.partition("::")
         if name != file:
             file = name
@@ -85,12 +86,12 @@ def render(adapters: list[str], cells: Cells) -> str:
     return "\n".join(lines)
 
 
-def _merged(page: Path, outcomes: Outcomes, adapters: list[str]) -> tuple[str, str, str | None]:
-    """The page as it is, as it should be, and what prevents it."""
+def _merged(page: Path, outcomes: Outcomes, adapters: list[str], suite: Path) -> tuple[str, str, str | None]:
+    """The page as it is, as it should be, and why it cannot be written."""
     text = page.read_text(encoding="utf-8") if page.exists() else ""
     if START not in text or END not in text:
         return text, text, f"it has no lines {START} and {END}"
-    cells, problem = gather(outcomes, adapters)
+    cells, problem = gather(outcomes, adapters, suite)
     if problem is not None:
         return text, text, problem
     columns, old = read(text)
@@ -99,23 +100,23 @@ def _merged(page: Path, outcomes: Outcomes, adapters: list[str]) -> tuple[str, s
         old.setdefault(test, {}).update(row)
     before, _, rest = text.partition(START)
     after = rest.partition(END)[2]
-    return text, f"{before}{START}\n{render(columns, old)}\n{END}{after}", None
+    return text, f"{before}{START}\n{render(columns, old, suite)}\n{END}{after}", None
 
 
-def write_table(page: Path, outcomes: Outcomes, adapters: list[str]) -> str | None:
-    """Renew the table in the page; returns what prevented it."""
-    text, wanted, problem = _merged(page, outcomes, adapters)
+def write_table(page: Path, outcomes: Outcomes, adapters: list[str], suite: Path = SUITE) -> str | None:
+    """Renew the table in the page; returns why that failed, or None."""
+    text, wanted, problem = _merged(page, outcomes, adapters, suite)
     if problem is None and wanted != text:
         page.write_text(wanted, encoding="utf-8")
     return problem
 
 
-def check_table(page: Path, outcomes: Outcomes, adapters: list[str]) -> str | None:
-    """What is wrong with the table in the page; None where it is current."""
-    text, wanted, problem = _merged(page, outcomes, adapters)
+def check_table(page: Path, outcomes: Outcomes, adapters: list[str], suite: Path = SUITE) -> str | None:
+    """What is wrong with the table in the page; None if it is current."""
+    text, wanted, problem = _merged(page, outcomes, adapters, suite)
     if problem is not None or wanted == text:
         return problem
     old, new = text.splitlines(), wanted.splitlines()
     changed = [line for line in new if line not in set(old)]
     first = changed[0] if changed else "a row is gone"
-    return f"is not current, renew it with --write-table; the first difference: {first}"
+    return f"is not current: renew it with --write-table; the first difference: {first}"

@@ -1,4 +1,4 @@
-"""Waiting for what must happen: on a signal, with a deadline, never for a fixed time."""
+"""Waiting for what must happen: for a signal, with a deadline, never for a fixed time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["Signal", "eventually", "quiet", "wait_until"]
 
 
 class Signal:
-    """Wakes whoever waits for a change."""
+    """Wakes everyone who waits for a change."""
 
     def __init__(self) -> None:
         self._waiting: list[asyncio.Future[None]] = []
@@ -43,7 +43,7 @@ async def wait_until(
 
 
 async def eventually(condition: Callable[[], Awaitable[object]], deadline: float, what: str) -> None:
-    """The same for a condition that can only be asked for, such as a broker's count: asked every 20 ms."""
+    """The same for a condition that can only be polled, such as a broker's count: every 20 ms."""
     loop = asyncio.get_running_loop()
     end = loop.time() + deadline
     while not (last := await condition()):
@@ -53,6 +53,6 @@ async def eventually(condition: Callable[[], Awaitable[object]], deadline: float
 
 
 async def quiet(changed: Signal, seconds: float) -> None:
-    """Return when nothing has changed for so many seconds: for showing that something does *not* happen."""
+    """Return when nothing has changed for this many seconds: for showing that something does *not* happen."""
     while await changed.wait(seconds):
         pass

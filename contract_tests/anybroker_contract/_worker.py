@@ -1,6 +1,6 @@
-"""A consumer in a process of its own: ``python -m anybroker_contract._worker '{"url": …}'``.
+"""A consumer in a separate process: ``python -m anybroker_contract._worker '{"url": …}'``.
 
-Prints one JSON object a line: ``ready``, then ``start`` and ``end`` of each handler, then ``closed``.
+Prints one JSON object per line: ``ready``, then ``start`` and ``end`` of each handler, then ``closed``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["main"]
 
 
 def say(**facts: Any) -> None:
-    """One line, out at once, also when this process is killed right afterwards."""
+    """One line, flushed at once, in case this process is killed right afterwards."""
     os.write(1, (json.dumps(facts) + "\n").encode())
 
 

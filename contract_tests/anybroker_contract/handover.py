@@ -1,4 +1,4 @@
-"""The broker is killed while lanes are on their way between members, again and again.
+"""The broker is killed repeatedly while lanes move between members.
 
 As a program, for the tier of faults that runs by hand (one broker for all runs, another topic in each)::
 
@@ -32,15 +32,15 @@ __all__ = ["KilledInHandOver", "kill_during_hand_over"]
 KEYS = 32
 LANES = 4
 MOVES = 4.0
-"""Seconds by which a lane is on its way after a member has joined; the broker is killed then in any case."""
+"""Seconds within which a lane moves after a member has joined; then the broker is killed in any case."""
 
 
 @dataclass
 class KilledInHandOver:
-    """What became of one run."""
+    """The outcome of one run."""
 
     moved: bool
-    """Whether a lane was on its way when the broker died."""
+    """Whether a lane was moving when the broker died."""
     back: float
     """Seconds from the broker's start until all that was confirmed before is handled, and something new of each key."""
     confirmed: int
@@ -51,12 +51,12 @@ class KilledInHandOver:
 
     @property
     def good(self) -> bool:
-        """Whether nothing is missing, nothing was made up and no key is out of order."""
+        """Whether nothing is missing, nothing was invented and no key is out of order."""
         return not (self.lost or self.unexpected or self.inversions)
 
 
 class _Load:
-    """One publisher a key, one event after the other; what has a receipt is ``confirmed``."""
+    """One publisher per key, one event after the other; events with a receipt are ``confirmed``."""
 
     def __init__(self, bus: Bus, topic: str) -> None:
         self._bus = bus

@@ -1,4 +1,4 @@
-"""What the suite asks of whoever brings an adapter: a broker, and what can be done to it."""
+"""What the suite needs from the author of an adapter: a broker, and what can be done to it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from anybroker.bus import AdapterFactory
 from anybroker.capabilities import Capabilities
 
+from .content_mode import Mode
 from .proxy import Route
 from .secured import Refused, Secured
 
@@ -21,14 +22,12 @@ if TYPE_CHECKING:
 
 __all__ = ["DISTURBANCES", "BrokerHarness", "BrokerUnavailable", "Clustered", "Mode", "Refused", "Route", "Secured"]
 
-Mode = Literal["binary", "structured"]
-"""CloudEvents content modes."""
 DISTURBANCES = frozenset({"restart", "kill", "start", "freeze", "thaw"})
-"""What may be done to the broker: a test that does one of them runs on a broker of its own."""
+"""What may be done to the broker: a test that does one of them runs on a separate broker."""
 
 
 class BrokerUnavailable(Exception):
-    """There is no broker to test on: why, and the command that would get it."""
+    """There is no broker to test on: the reason, and the command that would get one."""
 
     def __init__(self, reason: str, remedy: str = "") -> None:
         super().__init__(reason)
@@ -37,7 +36,7 @@ class BrokerUnavailable(Exception):
 
     @property
     def why(self) -> str:
-        """Both in one line."""
+        """Reason and remedy in one line."""
         return f"{self.reason}; get it with: {self.remedy}" if self.remedy else self.reason
 
 
@@ -46,16 +45,16 @@ class Clustered:
     """Several servers that are one broker."""
 
     url: str
-    """Names them all; each keeps a copy of every topic that is made through it."""
+    """Names all servers; each keeps a copy of every topic that is created through this URL."""
     servers: Cluster
     in_sync: Callable[[str], Awaitable[bool]]
-    """Whether each of them has all that is in this topic."""
+    """Whether each server has everything in this topic."""
     too_few: tuple[str, ...]
     """What the error of a publish says when there are not enough of them to store an event: one of these."""
     election: float = 0.0
-    """Seconds that the others take to notice that a leader is dead and to choose another one, where that is long."""
+    """Seconds that the others need to notice that a leader is dead and to choose another one, if that is long."""
     catch_up: float = 60.0
-    """Seconds by which a server that came back has all events."""
+    """Seconds within which a returning server has all events."""
 
 
 class BrokerHarness:

@@ -1,4 +1,4 @@
-"""What a test says of itself: which capability it needs, or which absence; what must be done to the broker."""
+"""What a test declares: the capability, or the absence, that it needs, and what it does to the broker."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _OTHERS = {
     "secured",
     "url",
 }
-"""What a harness may have beside disturbances."""
+"""What a harness may have besides disturbances."""
 
 
 def is_capability(name: str) -> bool:
@@ -68,11 +68,11 @@ def refuses(*names: str) -> Callable[[_F], _F]:
 
 
 def needs_harness(*names: str) -> Callable[[_F], _F]:
-    """The test does this to the broker; it runs where the harness can, on a broker of its own where it disturbs.
+    """The test does this to the broker; it runs where the harness can, on a separate broker where it disturbs.
 
-    ``delete``, ``delete_lane``, ``grow``: the test does this to a topic of its own, as an operator does. ``distrust``:
-    the broker takes its clock for wrong in a topic of its own. ``hurried``: each request of its Buses has a second.
-    ``secured``, ``cluster``: the test takes the fixture of that name. ``route``: it goes through a proxy of its own.
+    ``delete``, ``delete_lane``, ``grow``: the test does this to its own topic, as an operator does. ``distrust``:
+    the broker considers its clock wrong in its own topic. ``hurried``: each request of its Buses has a second.
+    ``secured``, ``cluster``: the test takes the fixture of that name. ``route``: it goes through its own proxy.
     ``in_mode``: it publishes in one content mode. ``raw``: it speaks to the broker without anybroker."""
     for name in names:
         if name not in DISTURBANCES | _OTHERS:
@@ -81,5 +81,5 @@ def needs_harness(*names: str) -> Callable[[_F], _F]:
 
 
 def tier(name: Tier) -> Callable[[_F], _F]:
-    """The test runs in this tier and in the larger ones only."""
+    """The test runs only in this tier and in larger ones."""
     return pytest.mark.tier(name)

@@ -2,7 +2,7 @@
 
 python -m anybroker_contract.matrix                      print it
 python -m anybroker_contract.matrix --write README.md    renew it between its two markers
-python -m anybroker_contract.matrix --check README.md    exit 1 where it is not current
+python -m anybroker_contract.matrix --check README.md    exit 1 if it is not current
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _seconds(limit: float | None) -> str:
 
 
 def matrix(declared: Sequence[Capabilities]) -> str:
-    """The table: a row a capability, a column an adapter."""
+    """The table: one row per capability, one column per adapter."""
     rows = [
         ["", *(item.adapter for item in declared)],
         ["---"] * (len(declared) + 1),
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--write", type=Path, metavar="FILE", help="renew the table between the markers of this page")
-    where.add_argument("--check", type=Path, metavar="FILE", help="exit 1 where that table is not current")
+    where.add_argument("--check", type=Path, metavar="FILE", help="exit 1 if that table is not current")
     options = parser.parse_args(arguments)
     table = matrix(_declared(options.adapter or ["all"]))
     page: Path | None = options.write or options.check

@@ -1,7 +1,7 @@
 """The pytest plugin: ``pytest -p anybroker_contract.plugin --pyargs anybroker_contract --adapter memory``.
 
 Options, brokers, the choice of tests by capability, and the summary. With pytest-xdist the controlling process starts
-the brokers once and tells the workers; tests that disturb a broker run one after the other on one of its own.
+the brokers once and tells the workers; tests that disturb a broker run one after the other on a separate broker.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import pytest
 
 from ._adapters import Adapters, find_harnesses
 from ._kit import Kit
-from ._outcomes import Outcome, Outcomes, Verdict
+from ._outcomes import Outcome, Outcomes
+from ._reports import LEDGERED, NOT_APPLICABLE, status_of, verdict_of
 from ._runner import run_test
 from ._schedule import ALONE, SECURED, make_scheduler
 from ._skips import OWN, Ledger, read_ledger
@@ -28,16 +29,15 @@ from .secured import Secured
 __all__: list[str] = []
 
 PACKAGE = __name__.rpartition(".")[0]
+OTHER_SUITES = [Path(__file__).with_name(name) for name in ("stores", "outboxes")]
+"""Those of idempotency stores and outboxes, which have plugins of their own."""
 TIERS = ("short", "full", "stress")
 REPEATS = 10
 """How often each test runs in the stress tier."""
 SECONDS = 45.0
-"""How long a test may take, unless it is marked with a timeout of its own."""
+"""How long a test may take, unless it is marked with its own timeout."""
 GRACE = 20.0
 """What pytest-timeout gives beyond that, for closing."""
-
-NOT_APPLICABLE = "not applicable: "
-LEDGERED = "ledgered: "
 
 _OUTCOMES = pytest.StashKey[Outcomes]()
 _ADAPTERS = pytest.StashKey[Adapters]()
@@ -65,7 +65,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--require-brokers",
         default="",
         metavar="NAMES",
-        help="fail where one of these brokers (comma-separated, or all) cannot be had. Default: its tests are skipped.",
+        help="fail if one of these brokers (comma-separated, or all) is unavailable; by default its tests are skipped",
     )
     group.addoption(
         "--tier",
@@ -132,7 +132,7 @@ def _is_worker(config: pytest.Config) -> bool:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Start the brokers, or be told where they are."""
+    """Start the brokers, or learn where they are."""
     config = session.config
     adapters = config.stash[_ADAPTERS]
     config.add_cleanup(adapters.stop)
@@ -154,7 +154,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if missing:
         adapters.stop()
         lines = "\n".join(f"{name}: {adapters.unavailable[name].why}" for name in missing)
-        pytest.exit(f"--require-brokers: not to be had:\n{lines}", returncode=1)
+        pytest.exit(f"--require-brokers: not available:\n{lines}", returncode=1)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -165,12 +165,12 @@ def pytest_configure_node(node: Any) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keep together what disturbs one broker, unless another distribution than the default was asked for."""
+    """Keep tests together that disturb one broker, unless a distribution other than the default was asked for."""
     return make_scheduler(config, log) if config.option.dist == "load" else None
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    """One line an adapter: which broker, where it comes from and why."""
+    """One line per adapter: which broker, where it comes from and why."""
     if _is_worker(config) or config.option.collectonly:
         return []
     adapters = config.stash[_ADAPTERS]
@@ -184,6 +184,11 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 # ------------------------------------------------------------------------------------------------ which tests run
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave the other suites out: other options, other fixtures."""
+    return True if collection_path in OTHER_SUITES else None
 
 
 def _is_ours(definition: Any) -> bool:
@@ -236,7 +241,7 @@ def _test_name(definition: Any) -> str:
 def _marks_for(
     config: pytest.Config, test: str, name: str, marks: dict[str, pytest.Mark]
 ) -> tuple[list[pytest.MarkDecorator | pytest.Mark], bool]:
-    """What is added to the test on this adapter, and whether it runs on a broker of its own."""
+    """What is added to the test on this adapter, and whether it runs on a separate broker."""
     extra: list[pytest.MarkDecorator | pytest.Mark] = []
     capabilities = config.stash[_ADAPTERS].capabilities[name]
     needs = set(marks["needs_harness"].args) if "needs_harness" in marks else set()
@@ -265,13 +270,13 @@ def _arguments(marks: dict[str, pytest.Mark], name: str) -> tuple[str, ...]:
 
 
 def _parameter(item: pytest.Item) -> Any:
-    """What the item's ``kit`` is made of; no tuple where there is no adapter for it."""
+    """What the item's ``kit`` is made of; an empty tuple if there is no adapter for it."""
     callspec = getattr(item, "callspec", None)
     return None if callspec is None else callspec.params.get("kit")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Warnings are errors in every test of ours, and each ends by a deadline; those for no adapter go."""
+    """Make warnings errors and set a deadline in every test of the suite; drop tests without an adapter."""
     nowhere = [item for item in items if _is_ours(item) and not isinstance(_parameter(item), tuple)]
     if nowhere:
         config.hook.pytest_deselected(items=nowhere)
@@ -314,7 +319,7 @@ def secured(request: pytest.FixtureRequest, kit: Kit, tmp_path_factory: pytest.T
 
 @pytest.fixture
 def cluster(request: pytest.FixtureRequest, kit: Kit) -> Iterator[Clustered]:
-    """Three servers that are one broker, of this test only."""
+    """Three servers that are one broker, for this test only."""
     try:
         found = kit.harness.cluster()
     except BrokerUnavailable as exc:
@@ -324,7 +329,7 @@ def cluster(request: pytest.FixtureRequest, kit: Kit) -> Iterator[Clustered]:
 
 
 def _do_without(config: pytest.Config, name: str, what: str, exc: BrokerUnavailable) -> NoReturn:
-    """Fail the test where the adapter's broker is required; else skip it."""
+    """Fail the test if the adapter's broker is required, else skip it."""
     required = {item.strip() for item in config.option.require_brokers.split(",")}
     if required & {name, "all"}:
         pytest.fail(f"a {what}: {exc.why}", pytrace=False)
@@ -333,7 +338,7 @@ def _do_without(config: pytest.Config, name: str, what: str, exc: BrokerUnavaila
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """Run an async test of ours."""
+    """Run an async test of the suite."""
     kit = pyfuncitem.funcargs.get("kit")
     if not isinstance(kit, Kit) or not inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
@@ -350,7 +355,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Note on the report which test, adapter and mutant it was: it travels to the controlling process."""
+    """Add test, adapter and mutant to the report, which goes to the controlling process."""
     report = yield
     parameter = _parameter(item)
     if isinstance(parameter, tuple):
@@ -363,36 +368,14 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """In the session's process: keep the outcome."""
     if _session is not None and hasattr(report, "anybroker"):
         test, name, mutant = report.anybroker
-        verdict, reason = _verdict(report)
+        verdict, reason = verdict_of(report)
         if verdict is not None:
             _session.stash[_OUTCOMES].add(Outcome(test, name, verdict, reason, mutant, round(report.duration, 3)))
 
 
-def _verdict(report: pytest.TestReport) -> tuple[Verdict | None, str]:
-    """What one report says of the test; None: nothing yet."""
-    if report.failed:
-        return "failed", str(report.longrepr).strip().rpartition("\n")[2]
-    if report.skipped:
-        reason = _reason(report)
-        if reason.startswith(NOT_APPLICABLE):
-            return "not applicable", reason.removeprefix(NOT_APPLICABLE)
-        if reason.startswith(LEDGERED):
-            return "ledgered", reason.removeprefix(LEDGERED)
-        return "skipped", reason
-    return ("passed", "") if report.when == "call" else (None, "")
-
-
 def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
-    """What a capability excludes is no skip that anybody has to read."""
-    if report.outcome == "skipped" and _reason(report).startswith(NOT_APPLICABLE):
-        return "not applicable", "", "N/A"
-    return None
-
-
-def _reason(report: pytest.TestReport) -> str:
-    longrepr = report.longrepr
-    text = getattr(report, "wasxfail", None) or (longrepr[2] if isinstance(longrepr, tuple) else "")
-    return str(text).removeprefix("reason: ").removeprefix("Skipped: ")
+    """Leave tests that a capability excludes out of the list of skips: nobody has to read them."""
+    return status_of(report)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
@@ -411,7 +394,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """One line an adapter; one loud line for each broker that could not be had."""
+    """One line per adapter; one loud line for each broker that was unavailable."""
     adapters, outcomes = config.stash[_ADAPTERS], config.stash[_OUTCOMES]
     if not outcomes.all and not adapters.unavailable:
         return

@@ -1,6 +1,6 @@
-"""A TCP proxy on loopback, in the test's own event loop, that does to connections what networks do to them.
+"""A TCP proxy on loopback, in the test's event loop, that treats connections as networks do.
 
-It is no part of the broker: only the clients that were given its port suffer, so tests that use it share the broker
+It is not part of the broker: only the clients that use its port are affected, so tests that use it share the broker
 with others.
 """
 
@@ -19,17 +19,17 @@ __all__ = ["Proxy", "Rewrite", "Route", "Weather"]
 
 _CHUNK = 64 * 1024
 _BETWEEN = 0.02
-"""Seconds that may lie between two parts of what is rewritten."""
+"""Most seconds between two parts of a rewritten text."""
 _RESET = struct.pack("ii", 1, 0)
-"""SO_LINGER: closing sends a reset and throws away what was not sent."""
+"""SO_LINGER: closing sends a reset and drops unsent data."""
 
 Rewrite = tuple[bytes, bytes]
-"""What the broker says, and what its clients are to read instead; of one length, so that no frame changes its size."""
+"""What the broker sends, and what its clients read instead; of the same length, so that no frame changes its size."""
 
 
 @dataclass(frozen=True)
 class Route:
-    """How clients reach a broker by way of a proxy: what the proxy needs to know of the broker."""
+    """What a proxy needs to know about the broker, so that clients reach it through the proxy."""
 
     host: str
     port: int
@@ -37,19 +37,19 @@ class Route:
     url: Callable[[int], str]
     """The broker's URL for clients that go to this port of 127.0.0.1."""
     rewrite: Callable[[int], Rewrite] | None = None
-    """Where the broker tells its clients its own address: that, and the proxy's."""
+    """If the broker tells its clients its own address: that address, and the proxy's."""
 
 
 @dataclass(frozen=True)
 class Weather:
-    """What every byte suffers, both ways. The default is nothing."""
+    """Delays and limits for every byte in both directions. By default none."""
 
     latency: tuple[float, float] = (0.0, 0.0)
-    """Seconds by which each piece comes later, at least and at most; pieces stay in order."""
+    """The least and the most seconds that each piece is delayed; pieces stay in order."""
     slices: tuple[int, int] | None = None
-    """Bytes of each piece, at least and at most; None: as they come."""
+    """The least and the most bytes of each piece; None: as they arrive."""
     rate: float | None = None
-    """Bytes a second of each connection in each direction; None: as fast as they come."""
+    """Bytes per second of each connection in each direction; None: as fast as they arrive."""
 
 
 class Proxy:
@@ -67,7 +67,7 @@ class Proxy:
         self.refusing = False
         """Whether new connections are reset at once."""
         self.accepted = 0
-        """How many connections there were."""
+        """How many connections were accepted."""
         self.changed = Signal()
 
     @property
@@ -79,7 +79,7 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        """The broker's URL by way of this proxy."""
+        """The broker's URL through this proxy."""
         return self._route.url(self.port)
 
     @property
@@ -93,25 +93,25 @@ class Proxy:
         if self._route.rewrite is not None:
             old, new = self._route.rewrite(self.port)
             if len(old) != len(new):
-                raise ValueError(f"{old!r} and {new!r} are not of one length")
+                raise ValueError(f"{old!r} and {new!r} have different lengths")
             self._rewrite = (old, new) if old else None
 
     def cut(self) -> int:
-        """Reset every connection that there is now, on both sides; how many. New ones are welcome."""
+        """Reset every current connection, on both sides; returns how many. New connections work."""
         links = list(self._links)
         for link in links:
             link.reset()
         return len(links)
 
     def freeze(self) -> int:
-        """Make every connection that there is now half open: bytes vanish, and neither side learns that the other has
-        closed. How many. New ones work."""
+        """Make every current connection half open: bytes vanish, and neither side learns that the other has closed.
+        Returns how many. New connections work."""
         for link in self._links:
             link.frozen = True
         return len(self._links)
 
     async def until(self, condition: Callable[[Proxy], object], what: str, patience: float) -> None:
-        """Return when the condition is true; it is asked again at each connection that comes or goes."""
+        """Return when the condition is true; it is checked whenever a connection opens or closes."""
         await wait_until(
             lambda: condition(self),
             patience,
@@ -147,7 +147,7 @@ class Proxy:
             self.changed.fire()
 
     def pieces(self, data: bytes) -> list[bytes]:
-        """The data, in pieces as the weather has it."""
+        """The data, in pieces of the configured size."""
         if self.weather.slices is None:
             return [data]
         found, at = [], 0
@@ -158,13 +158,13 @@ class Proxy:
         return found
 
     def latency(self) -> float:
-        """Seconds that the next piece is late."""
+        """The delay of the next piece in seconds."""
         low, high = self.weather.latency
         return self._random.uniform(low, high)
 
     @property
     def rewrite(self) -> Rewrite | None:
-        """What is written otherwise on the way to the client."""
+        """What is rewritten on the way to the client."""
         return self._rewrite
 
 
@@ -187,7 +187,7 @@ class _Link:
         except OSError:
             return
         self._writers.append(broker)
-        if self._gone.done():  # reset meanwhile
+        if self._gone.done():  # reset in the meantime
             self.reset()
             return
         ways = {
@@ -212,7 +212,7 @@ class _Link:
     async def _carry_one_way(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, rewrite: Rewrite | None
     ) -> None:
-        """Until the reader ends. Pieces are late without holding up those behind them."""
+        """Copy until the reader ends. Delayed pieces do not delay those behind them."""
         loop = asyncio.get_running_loop()
         late: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
         writing = asyncio.create_task(self._write(late, writer), name="proxy: late pieces")
@@ -235,7 +235,7 @@ class _Link:
             late.put_nowait((max(due, loop.time()), b""))
             await writing
         except OSError:
-            pass  # the other end is gone: so is this way
+            pass  # the other end is gone, and so is this direction
         finally:
             writing.cancel()
             await asyncio.gather(writing, return_exceptions=True)

@@ -10,7 +10,7 @@ from .marks import requires
 
 
 async def test_a_batch_handler_gets_everything_in_lists(kit: Kit) -> None:
-    """Every event comes in some batch, once, and no batch is larger than asked for."""
+    """Every event is in exactly one batch, and no batch is larger than asked for."""
     topic = kit.topic()
     bus = kit.bus()
     log = kit.log()

@@ -1,4 +1,4 @@
-"""bodies: bytes are bytes; absent, null and empty stay different; the size limit is told before the wire."""
+"""bodies: bytes are bytes; absent, null and empty stay different; the size limit is checked before sending."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def of_body(name: str) -> Event[Any]:
 
 
 async def test_every_body_arrives_byte_for_byte(kit: Kit) -> None:
-    """JSON, text and binary bodies, also those that are no UTF-8, come with the same bytes and content type."""
+    """JSON, text and binary bodies, also those that are not UTF-8, arrive with the same bytes and content type."""
     topic = kit.topic()
     bus = kit.bus()
     log = kit.subscribe(bus, topic)
@@ -54,7 +54,7 @@ async def test_every_body_arrives_byte_for_byte(kit: Kit) -> None:
 
 
 async def test_absent_null_and_empty_stay_different(kit: Kit) -> None:
-    """No data, JSON null, an empty JSON string and no bytes are four different things on the other side too."""
+    """No data, JSON null, an empty JSON string and empty bytes arrive as four different things."""
     topic = kit.topic()
     bus = kit.bus()
     log = kit.subscribe(bus, topic)
@@ -69,7 +69,7 @@ async def test_absent_null_and_empty_stay_different(kit: Kit) -> None:
 
 @requires("null_body_with_key")
 async def test_an_event_without_data_may_have_a_key(kit: Kit) -> None:
-    """An event without data travels under its key like any other."""
+    """An event without data keeps its key like any other event."""
     topic = kit.topic()
     bus = kit.bus()
     log = kit.subscribe(bus, topic)
@@ -82,7 +82,7 @@ async def test_an_event_without_data_may_have_a_key(kit: Kit) -> None:
 
 @pytest.mark.parametrize("size", [64 * 1024, 200 * 1024])
 async def test_large_bodies_pass(kit: Kit, size: int) -> None:
-    """64 KiB pass on every broker, and more where its limit allows."""
+    """Bodies of 64 KiB pass on every broker, and larger ones where its limit allows."""
     limit = kit.capabilities.max_event_bytes
     topic = kit.topic()
     bus = kit.bus()
@@ -101,7 +101,7 @@ async def test_large_bodies_pass(kit: Kit, size: int) -> None:
 
 @requires("max_event_bytes")
 async def test_the_size_limit_is_exact_and_told_before_the_wire(kit: Kit) -> None:
-    """An event that just fits passes; one byte more is EventTooLarge with size and limit; the Bus goes on."""
+    """An event that just fits passes; one byte more is EventTooLarge with size and limit; the Bus still works."""
     topic = kit.topic()
     bus = kit.bus()
     log = kit.subscribe(bus, topic)
@@ -130,7 +130,7 @@ async def test_the_size_limit_is_exact_and_told_before_the_wire(kit: Kit) -> Non
 
 @requires("max_event_bytes")
 async def test_one_bad_entry_of_a_batch_fails_alone(kit: Kit) -> None:
-    """``publish_many`` with one event over the limit gives its error in its place, and receipts for the others."""
+    """``publish_many`` with one event over the limit returns its error in its place, and receipts for the others."""
     topic = kit.topic()
     bus = kit.bus()
     log = kit.subscribe(bus, topic)

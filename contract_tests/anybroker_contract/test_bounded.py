@@ -43,7 +43,7 @@ async def send(kit: Kit, topic: str, events: list[Event[Any]]) -> None:
 
 async def test_events_of_a_long_key_keep_their_order(kit: Kit) -> None:
     """A key that publish would refuse orders its events like any other, by a hash of at most 512 bytes; the attribute
-    stays as it came, also in a dead letter and its replay."""
+    is unchanged, also in a dead letter and its replay."""
     topic = kit.topic()
     key = "k" * LONG
     keys: set[str | None] = set()
@@ -88,8 +88,8 @@ class Watched(MemoryStore):
 
 
 async def test_a_store_is_given_no_long_ids(kit: Kit) -> None:
-    """Events whose sources or ids are long, and differ at their ends, are handled once each; what the store is to
-    remember of them has 128 characters at most."""
+    """Events with long sources or ids that differ only at the end are handled once each; the store gets at most 128
+    characters of each."""
     topic = kit.topic()
     store = Watched()
     bus = kit.bus()
@@ -111,8 +111,8 @@ async def test_a_store_is_given_no_long_ids(kit: Kit) -> None:
 
 @needs_harness("raw")
 async def test_long_names_of_attributes_are_not_kept(kit: Kit) -> None:
-    """Events of another program, each with another attribute of a very long name: they are handled, and nothing of
-    their names is held when they are done."""
+    """Events of another program, each with a different attribute of a very long name, are handled, and nothing of their
+    names is kept afterwards."""
     topic = kit.topic()
     await kit.declared(topic, "g")
     done: asyncio.Queue[int] = asyncio.Queue()
@@ -141,9 +141,9 @@ async def test_long_names_of_attributes_are_not_kept(kit: Kit) -> None:
 
 @needs_harness("raw")
 async def test_a_message_that_is_larger_than_it_looks_stops_nothing(kit: Kit) -> None:
-    """What the broker takes, and what would fill the memory of its reader: it is skipped and dead-lettered without its
-    content, and the dead letter says why; events before and behind it, of its own topic, are handled without a
-    reconnect, also by a Bus that finds it at the head of what waits."""
+    """A message that the broker accepts but that would fill its reader's memory is skipped and dead-lettered without
+    its content, and the dead letter says why. Events before and after it in its topic are handled without a reconnect,
+    also by a Bus that starts with it at the head of the backlog."""
     topic = kit.topic()
     await kit.declared(topic, "g")
     bus = kit.bus()

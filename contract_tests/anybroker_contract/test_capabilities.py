@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from anybroker.adapter import BalancesLanes, ExtendsLease, Replays, ReportsBacklog, SubscriptionSpec
+from anybroker.adapter import BalancesLanes, ExtendsLease, Inspects, Replays, ReportsBacklog, SubscriptionSpec
 from anybroker.errors import ConfigError
 from anybroker.testing import adapter_of
 
@@ -15,7 +15,8 @@ from .test_settle import _Ears
 
 
 async def test_optional_protocols_are_there_exactly_when_declared(kit: Kit) -> None:
-    """``extend``, ``members``, ``backlog`` and ``seek`` exist where the capability is declared, and nowhere else."""
+    """``extend``, ``members``, ``backlog``, ``seek`` and ``peek`` exist where the capability is declared, and nowhere
+    else."""
     topic = kit.topic()
     await kit.declared(topic, "g")
     capabilities = kit.capabilities
@@ -23,6 +24,7 @@ async def test_optional_protocols_are_there_exactly_when_declared(kit: Kit) -> N
         assert adapter.capabilities.table() == capabilities.table()
         assert isinstance(adapter, ReportsBacklog) == bool(capabilities.backlog)
         assert isinstance(adapter, Replays) == bool(capabilities.seek)
+        assert isinstance(adapter, Inspects) == bool(capabilities.inspect)
         receiver = await adapter.open_receiver(SubscriptionSpec(topic, "g", True, 4, "new", 10), _Ears())
         try:
             assert isinstance(receiver, ExtendsLease) == bool(capabilities.lease_extension)
@@ -41,7 +43,7 @@ async def test_the_adapter_says_its_name_and_opens_its_client(kit: Kit) -> None:
 
 @requires("backlog")
 async def test_backlog_counts_what_waits_and_what_is_out(kit: Kit) -> None:
-    """``bus.backlog`` is what waits for a group: all of it before a consumer comes, nothing afterwards."""
+    """``bus.backlog`` counts what waits for a group: everything before a consumer starts, nothing afterwards."""
     topic = kit.topic()
     async with kit.bus(consume=False, topics={topic: {"groups": ["g", "other"]}}) as publisher:
         published = await kit.publish(publisher, topic, 12, keys=3)
@@ -76,7 +78,7 @@ async def test_the_broker_drops_a_copy_under_the_same_id(kit: Kit) -> None:
 @needs_harness("url")
 @requires("processes")
 async def test_an_unknown_option_in_the_url_is_refused(kit: Kit) -> None:
-    """An option that the adapter does not know is ConfigError at once, and names it."""
+    """An option that the adapter does not know is a ConfigError at once, which names it."""
     joint = "&" if "?" in kit.url else "?"
     with pytest.raises(ConfigError, match="no_such_option"):
         adapter_of(f"{kit.url}{joint}no_such_option=1", kit.context())
@@ -84,7 +86,8 @@ async def test_an_unknown_option_in_the_url_is_refused(kit: Kit) -> None:
 
 @requires("verify")
 async def test_declaring_again_changes_nothing(kit: Kit) -> None:
-    """A topic and its group declared again, by several at once, stay as they are, with what they hold."""
+    """A topic and its group that are declared again, even several times at once, keep their settings and their
+    events."""
     topic = kit.topic()
     await kit.declared(topic, "g")
     async with kit.bus(consume=False) as publisher:

@@ -1,4 +1,4 @@
-"""clock: a publisher whose clock is wrong is told so, where the broker looks at it."""
+"""clock: a publisher whose clock is wrong gets an error, if the broker checks the time."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ async def _until_refused(kit: Kit, bus: Bus, topic: str) -> None:
 
 @needs_harness("distrust")
 async def test_a_clock_that_the_broker_does_not_believe_is_named(kit: Kit) -> None:
-    """An event that the broker refuses for its time is ``Rejected`` with a sentence that says that it is the clock, and
-    which machine's; the Bus's other topics take events as before."""
+    """An event that the broker refuses because of its time is ``Rejected``, and the error says that the clock is wrong,
+    and on which machine. The Bus's other topics still accept events."""
     topic, other = kit.topic(), kit.topic()
     await kit.declared(topic, "g")
     bus = kit.bus()

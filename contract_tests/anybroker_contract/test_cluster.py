@@ -1,4 +1,4 @@
-"""cluster: with too few of its servers a broker stores nothing; errors say so, and publishing goes on by itself."""
+"""cluster: with too few of its servers a broker stores nothing; errors say so, and publishing resumes by itself."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ AGAIN = 5.0
 @needs_harness("cluster")
 @requires("durable")
 async def test_too_few_servers(kit: Kit, cluster: Clustered, caplog: pytest.LogCaptureFixture) -> None:
-    """Two of three servers are ended. Every publish ends by its deadline with an error that names the cause; the log
-    says each thing once, not at every try; when the second server is back, and a leader could be chosen,
-    publishing goes on within 5 s, and what has a receipt is handled."""
+    """Two of three servers are stopped. Every publish ends by its deadline with an error that names the cause, and the
+    log says each thing once, not at every try. When the second server is back and a leader can be chosen, publishing
+    works again within 5 s, and every event with a receipt is handled."""
     topic = kit.topic()
     bus = kit.bus(target=cluster.url, publish_deadline=DEADLINE)
     log = kit.subscribe(bus, topic)

@@ -31,7 +31,8 @@ async def test_max_in_flight_is_reached_and_never_passed(kit: Kit) -> None:
 
 
 async def test_what_is_fetched_ahead_is_bounded(kit: Kit) -> None:
-    """While handlers stand still, no more than ``max_ahead`` events are taken from the broker, and all come at last."""
+    """While handlers are blocked, at most ``max_ahead`` events are taken from the broker; in the end all are
+    handled."""
     topic = kit.topic()
     bus = kit.bus()
     free = asyncio.Event()
@@ -52,7 +53,7 @@ async def test_what_is_fetched_ahead_is_bounded(kit: Kit) -> None:
 
 
 async def test_pause_and_resume(kit: Kit) -> None:
-    """After ``pause`` no handler starts; after ``resume`` everything comes, once."""
+    """After ``pause`` no handler starts; after ``resume`` every event is handled, once."""
     topic = kit.topic()
     bus = kit.bus()
     log = kit.subscribe(bus, topic)
@@ -70,7 +71,7 @@ async def test_pause_and_resume(kit: Kit) -> None:
 
 
 async def test_a_long_handler_loses_no_membership(kit: Kit) -> None:
-    """A handler that runs for more than twice the lease is not given to another member meanwhile."""
+    """An event whose handler runs for more than twice the lease is not given to another member."""
     topic = kit.topic()
     log = kit.log()
 

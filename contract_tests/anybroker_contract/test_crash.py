@@ -15,8 +15,8 @@ from .marks import needs_harness, requires
 @needs_harness("url")
 @requires("processes", "durable")
 async def test_a_killed_consumer_loses_nothing(kit: Kit) -> None:
-    """SIGKILL in the middle of handlers: another process has every event within lease + 5 s, in the order of each key;
-    at most what was in flight, or not settled yet, is repeated."""
+    """SIGKILL while handlers run: another process gets every event within lease + 5 s, in the order of each key; at
+    most what was in flight, or not settled yet, is repeated."""
     topic = kit.topic()
     log = kit.log()
     lease = 2.0
@@ -42,7 +42,7 @@ async def test_a_killed_consumer_loses_nothing(kit: Kit) -> None:
 @needs_harness("url")
 @requires("processes", "durable")
 async def test_take_over_after_a_crash_is_within_the_lease(kit: Kit) -> None:
-    """A member that is there already takes over what a killed one held, within lease + 5 s."""
+    """A running member takes over what a killed one held, within lease + 5 s."""
     topic = kit.topic()
     log = kit.log()
     lease = 2.0
@@ -64,7 +64,7 @@ async def test_take_over_after_a_crash_is_within_the_lease(kit: Kit) -> None:
 @needs_harness("url")
 @requires("processes", "durable")
 async def test_what_was_acked_before_a_crash_stays_acked(kit: Kit) -> None:
-    """Events that were settled are not delivered again after a SIGKILL, although one of another key is still open."""
+    """Settled events are not delivered again after a SIGKILL, although an event of another key is still open."""
     topic = kit.topic()
     log = kit.log()
     bus = kit.bus()
@@ -86,8 +86,8 @@ async def test_what_was_acked_before_a_crash_stays_acked(kit: Kit) -> None:
 @requires("processes", "durable")
 @pytest.mark.parametrize("again", [False, True], ids=["once", "twice"])
 async def test_sigterm_drains_and_gives_back(kit: Kit, again: bool) -> None:
-    """After SIGTERM a process finishes what it handles (after a second one, it gives up at once) and leaves; the next
-    one has the rest, and nothing that was finished comes again."""
+    """After SIGTERM a process finishes its running handlers and leaves; after a second SIGTERM it gives up at once. The
+    next process gets the rest, and nothing that was finished comes again."""
     topic = kit.topic()
     log = kit.log()
     await kit.declared(topic, "g")
@@ -119,7 +119,7 @@ async def test_sigterm_drains_and_gives_back(kit: Kit, again: bool) -> None:
 @needs_harness("url")
 @requires("processes", "durable", "attempts_survive")
 async def test_attempts_survive_a_crash(kit: Kit) -> None:
-    """The start in which a process was killed counts: the next one is attempt 2."""
+    """The start in which a process was killed counts: the next start is attempt 2."""
     topic = kit.topic()
     log = kit.log()
     await kit.declared(topic, "g")
@@ -138,7 +138,7 @@ async def test_attempts_survive_a_crash(kit: Kit) -> None:
 @needs_harness("url")
 @requires("processes", "durable")
 async def test_processes_share_a_group(kit: Kit) -> None:
-    """Two processes and this one take events of one group, each event once, each key in order."""
+    """Two processes and this one share the events of one group: each event once, each key in order."""
     topic = kit.topic()
     log = kit.log()
     bus = kit.bus()

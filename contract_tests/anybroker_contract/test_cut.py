@@ -1,4 +1,4 @@
-"""cut: what networks do to connections loses nothing, is noticed, and everything goes on by itself."""
+"""cut: what networks do to connections loses nothing, is noticed, and everything resumes by itself."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .marks import needs_harness
 from .proxy import Weather
 
 NOTICED = 15.0
-"""Seconds after which a connection that says nothing any more counts as lost, with our defaults."""
+"""Seconds after which a connection that is silent counts as lost, with our defaults."""
 BEHIND = 400
 """Events that the consumer may be behind before the publisher waits for it."""
 LEASE = 20.0
@@ -30,7 +30,7 @@ def descriptors() -> int:
 
 
 async def publish_surely(bus: Bus, topic: str, event: Event[object]) -> int:
-    """Publish until there is a receipt; how often it was not, and the event may be stored all the same."""
+    """Publish until there is a receipt; how often it was not, and the event may still be stored."""
     unknown = 0
     while True:
         try:
@@ -43,8 +43,8 @@ async def publish_surely(bus: Bus, topic: str, event: Event[object]) -> int:
 
 @needs_harness("route")
 async def test_what_is_published_after_a_connection_was_killed_arrives(kit: Kit) -> None:
-    """Every connection of a Bus is reset, again and again: what is published afterwards arrives, what was settled
-    before does not come again."""
+    """Every connection of a Bus is reset repeatedly: what is published afterwards arrives, and what was settled before
+    does not come again."""
     topic = kit.topic()
     proxy = await kit.proxy()
     bus = kit.bus(target=kit.through(proxy))
@@ -67,7 +67,7 @@ async def test_what_is_published_after_a_connection_was_killed_arrives(kit: Kit)
 
 
 class Load:
-    """Publishes under some keys, one event after the other under each, and keeps what became of each.
+    """Publishes under some keys, one event after the other under each, and keeps the outcome of each.
 
     It waits for the consumer when that is far behind: a slow broker is not what is tested."""
 
@@ -117,9 +117,9 @@ class Load:
 @pytest.mark.timeout(110)
 @needs_harness("route")
 async def test_resets_under_load_lose_nothing(kit: Kit) -> None:
-    """Five resets a second while events are published and consumed: each publish ends by its deadline with a receipt or
-    a typed error, all that has a receipt is handled, in order for each key, no descriptor stays open, and each client
-    connects once for each reset and not in a storm."""
+    """Five resets per second while events are published and consumed: each publish ends by its deadline with a receipt
+    or a typed error, every event with a receipt is handled, in order for each key, no descriptor stays open, and each
+    client connects once per reset, not in a storm."""
     topic = kit.topic()
     proxy = await kit.proxy()
     bus = kit.bus(target=kit.through(proxy))
@@ -156,8 +156,8 @@ async def test_resets_under_load_lose_nothing(kit: Kit) -> None:
 @pytest.mark.timeout(110)
 @needs_harness("route")
 async def test_a_half_open_connection_is_noticed_by_the_publisher(kit: Kit) -> None:
-    """When the broker's side of a connection vanishes without a word, a publisher with default settings has a receipt
-    over another connection within 15 s; what was under way ends with a receipt or a typed error."""
+    """When the broker's side of a connection vanishes silently, a publisher with default settings gets a receipt over
+    another connection within 15 s; publishes in progress end with a receipt or a typed error."""
     topic = kit.topic()
     proxy = await kit.proxy()
     consumer = kit.bus()
@@ -178,8 +178,8 @@ async def test_a_half_open_connection_is_noticed_by_the_publisher(kit: Kit) -> N
 @pytest.mark.timeout(130)
 @needs_harness("route")
 async def test_a_half_open_connection_is_noticed_by_the_consumer(kit: Kit) -> None:
-    """A consumer with default settings whose connection vanishes without a word connects again within 15 s, and what
-    was handed to the old connection arrives when its lease has run out."""
+    """A consumer with default settings whose connection vanishes silently reconnects within 15 s, and what was sent to
+    the old connection arrives when its lease has expired."""
     topic = kit.topic()
     proxy = await kit.proxy()
     bus = kit.bus(target=kit.through(proxy), lease=LEASE)
@@ -244,8 +244,8 @@ WEATHERS = {
 @pytest.mark.parametrize("weather", WEATHERS)
 @needs_harness("route")
 async def test_a_poor_network_loses_nothing(kit: Kit, weather: str) -> None:
-    """Bytes that come 300 ± 300 ms late, one to three at a time, or at 8 KB/s: every event arrives, whole, in order for
-    each key, and once."""
+    """With bytes that arrive 300 ± 300 ms late, one to three at a time, or at 8 KB/s, every event arrives complete, in
+    order for each key, and once."""
     topic = kit.topic()
     proxy = await kit.proxy()
     bus = kit.bus(target=kit.through(proxy), lease=LEASE, publish_deadline=40.0)
@@ -271,7 +271,7 @@ async def test_a_poor_network_loses_nothing(kit: Kit, weather: str) -> None:
 
 @needs_harness("route")
 async def test_a_broker_that_refuses_connections_for_a_while_is_reached_again(kit: Kit) -> None:
-    """While every connection is reset at once a publish ends by its deadline with a typed error; a moment later the
+    """While every connection is reset at once, a publish ends by its deadline with a typed error; a moment later the
     same Bus publishes and consumes."""
     topic = kit.topic()
     proxy = await kit.proxy()

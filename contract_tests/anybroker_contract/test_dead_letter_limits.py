@@ -25,7 +25,7 @@ from .marks import requires
 from .test_dead_letter import letters
 
 LARGE = 200_000
-"""Bytes of what fills an event where the broker has no limit, or a part of it that has one of its own."""
+"""Bytes of what fills an event where the broker has no limit, or a part of it that has its own limit."""
 CHUNK = 20
 """Cases that are published, and whose dead letters are read, at once."""
 
@@ -56,7 +56,7 @@ class Case:
         return f"c-{self.number}"
 
     def event(self, size: int) -> Event[Any]:
-        """The event, with so many characters in what is filled."""
+        """The event, with this many characters in the filled part."""
         body: bytes | None = _BODIES[self.body]
         extensions = dict(self.extensions)
         if self.fill == "body":
@@ -84,9 +84,9 @@ class Case:
 
 @requires("seek")
 async def test_what_no_dead_letter_has_room_for_stays_in_its_topic(kit: Kit) -> None:
-    """Where the topic keeps what was consumed, a dead letter that the broker takes in no form with its body (it was
-    compressed, or the dead-letter topic takes less) goes without, and says where the event lies: nothing waits for
-    it for ever."""
+    """If the topic keeps consumed events, a dead letter whose body does not fit in any form (it was compressed, or the
+    dead-letter topic has a lower limit) goes without it and says where the event is, so that nothing waits for it
+    forever."""
     topic = kit.topic()
 
     def has_a_body(outbound: Outbound) -> bool:
@@ -111,7 +111,7 @@ async def test_what_no_dead_letter_has_room_for_stays_in_its_topic(kit: Kit) -> 
     assert isinstance(letter.event, Foreign)
     assert letter.event.body in (None, b"")
     lane, position = letter.headers["anybroker-dead-lane"], letter.headers["anybroker-dead-position"]
-    assert f"which stay in {lane} at {position}" in letter.reason
+    assert f"stay in {lane} at {position}" in letter.reason
     assert letter.reason.endswith("ValueError: not today")
 
 
@@ -177,7 +177,7 @@ def _next(case: Case) -> Event[Any]:
 
 
 def _numbered(count: int, most: int | None, budget: int) -> list[Case]:
-    """Generated cases; those that are filled to a limit stay within so many bytes together."""
+    """Generated cases; those that are filled to a limit stay within this many bytes together."""
     cases: list[Case] = []
     for number, case in enumerate(generated(_CASES, count)):
         cost = (most or LARGE) if case.fill in ("body", "extension") else 0
@@ -258,14 +258,14 @@ async def _all_die(kit: Kit, mode: str) -> None:
 
 @pytest.mark.timeout(320)  # of the full tier, where a request takes a while
 async def test_whatever_publish_accepts_can_be_dead_lettered(kit: Kit) -> None:
-    """Generated events at and below every limit (of the body, of the headers, of an attribute; from none to fifteen
+    """Generated events at and below every limit (of the body, of the headers, of an attribute; with up to fifteen
     attributes; in either content mode) whose handler fails with a generated text are dead-lettered as they were
-    published, with their headers and the whole reason, and their keys go on."""
+    published, with their headers and the whole reason, and their keys continue."""
     await _all_die(kit, "hold")
 
 
 @pytest.mark.timeout(320)
 @requires("release")
 async def test_whatever_publish_accepts_can_be_released_and_dead_lettered(kit: Kit) -> None:
-    """The same where each is given back to the broker before its second start."""
+    """The same if each event is given back to the broker before its second start."""
     await _all_die(kit, "release")

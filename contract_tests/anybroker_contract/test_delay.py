@@ -1,4 +1,4 @@
-"""delay: not before its time, never lost; what cannot be had is refused before anything is sent."""
+"""delay: not before its time, never lost; what is impossible is refused before anything is sent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from .marks import refuses, requires
 
 @requires("delay")
 async def test_a_delayed_event_comes_not_before_its_time(kit: Kit) -> None:
-    """``publish(delay=…)``: nobody gets the event earlier, every group gets it soon after, and others overtake it."""
+    """``publish(delay=…)``: no group gets the event early, every group gets it soon after its time, and others overtake
+    it."""
     topic = kit.topic()
     bus = kit.bus()
     logs = [kit.subscribe(bus, topic, group) for group in ("one", "two")]
@@ -48,7 +49,7 @@ async def test_a_delay_of_nothing_is_now(kit: Kit) -> None:
 
 @requires("delay", "durable")
 async def test_a_delayed_event_outlives_its_publisher(kit: Kit) -> None:
-    """A delayed event is there after the Bus that published it has closed, and comes at its time."""
+    """A delayed event survives the Bus that published it, and arrives at its time."""
     topic = kit.topic()
     await kit.declared(topic, "g")
     async with kit.bus(consume=False) as publisher:
@@ -63,7 +64,7 @@ async def test_a_delayed_event_outlives_its_publisher(kit: Kit) -> None:
 
 @requires("delay")
 async def test_a_delay_with_a_key_on_an_ordered_topic_is_refused(kit: Kit) -> None:
-    """It would be overtaken: ConfigError that says so, and nothing is sent."""
+    """It would be overtaken: a ConfigError says so, and nothing is sent."""
     topic = kit.topic()
     bus = kit.bus()
     log = kit.subscribe(bus, topic)
@@ -79,7 +80,7 @@ async def test_a_delay_with_a_key_on_an_ordered_topic_is_refused(kit: Kit) -> No
 
 @requires("max_delay")
 async def test_a_delay_over_the_limit_is_refused(kit: Kit) -> None:
-    """A delay longer than the broker takes is ConfigError that names the limit."""
+    """A delay longer than the broker allows is a ConfigError that names the limit."""
     topic = kit.topic()
     limit = kit.capabilities.max_delay
     assert limit is not None
@@ -90,7 +91,7 @@ async def test_a_delay_over_the_limit_is_refused(kit: Kit) -> None:
 
 @refuses("delay")
 async def test_asking_for_a_delay_is_refused(kit: Kit) -> None:
-    """Where the broker cannot delay, ``publish(delay=…)`` is CapabilityError naming adapter, setting and remedy."""
+    """If the broker cannot delay, ``publish(delay=…)`` is a CapabilityError that names adapter, setting and remedy."""
     topic = kit.topic()
     async with kit.bus(consume=False, topics={topic: {"groups": ["g"]}}) as bus:
         with pytest.raises(CapabilityError) as caught:

@@ -18,9 +18,9 @@ from .marks import needs_harness
 @needs_harness("delete")
 @pytest.mark.parametrize("seconds", [0.0, 2.0], ids=["at once", "delayed"])
 async def test_a_topic_that_is_gone_fails_alone(kit: Kit, seconds: float) -> None:
-    """Publishing to a topic that was deleted fails, at once and later, also with a delay; events of another topic that
-    the same Bus publishes are confirmed by their own confirmations, and handled. Those under way at the first failure
-    may have an unknown outcome, and are there when they are published again under the same id."""
+    """Publishing to a deleted topic fails, at once and later, also with a delay. Events of other topics on the same Bus
+    are confirmed by their own confirmations, and handled. Those in progress at the first failure may have an unknown
+    outcome, and arrive when they are published again under the same id."""
     delay = seconds if seconds and kit.capabilities.delay else None
     gone, there = kit.topic("gone"), kit.topic("there")
     bus = kit.bus(publish_deadline=3.0, topics={gone: {"groups": ["g"]}})

@@ -43,8 +43,8 @@ NUMBERS = [0, 1, 1, 2]
 
 
 async def test_each_of_two_events_of_one_id_is_dead_lettered_and_replayed(kit: Kit) -> None:
-    """Events of one source and id all fail, at the same attempt: each has a dead letter, and each comes again when all
-    are replayed."""
+    """Events with the same source and id all fail, at the same attempt: each has a dead letter, and each comes again
+    when all are replayed."""
     topic = kit.topic()
     bus = kit.bus()
     handler = FailsUntilFixed()
@@ -65,7 +65,7 @@ async def test_each_of_two_events_of_one_id_is_dead_lettered_and_replayed(kit: K
 
 @requires("release")
 async def test_each_of_two_events_of_one_id_is_released(kit: Kit) -> None:
-    """Events of one source and id are all given back with a delay after their first start: each comes again."""
+    """Events with the same source and id are all given back with a delay after their first start: each comes again."""
     topic = kit.topic()
     bus = kit.bus()
 
@@ -89,8 +89,8 @@ def source_of(letter: DeadLetter) -> str:
 
 
 async def test_an_id_that_several_dead_letters_have_is_refused(kit: Kit) -> None:
-    """``discard`` and ``replay`` of an id that events of two sources have do nothing and name both; each letter can be
-    named by itself, by its fingerprint too."""
+    """``discard`` and ``replay`` of an id that events of two sources have do nothing and name both; each letter, or its
+    fingerprint, can be given instead."""
     topic = kit.topic()
     bus = kit.bus()
     handler = FailsUntilFixed()
@@ -124,8 +124,8 @@ async def test_an_id_that_several_dead_letters_have_is_refused(kit: Kit) -> None
 async def test_a_copy_that_the_broker_drops_is_counted_and_said(
     kit: Kit, key: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An event that two Buses publish arrives once, also where both have a key. Where the broker says that it dropped
-    one, the receipt does, it is counted and logged."""
+    """An event that two Buses publish arrives once, also if both have a key. If the broker reports that it dropped one,
+    the receipt says so, and it is counted and logged."""
     topic = kit.topic()
     await kit.declared(topic, "g")
     told: list[bool] = []
@@ -149,8 +149,8 @@ async def test_a_copy_that_the_broker_drops_is_counted_and_said(
 @needs_harness("raw")
 @requires("deduplication")
 async def test_with_a_key_nobody_takes_the_place_of_an_event(kit: Kit) -> None:
-    """Another program that knows the source and id of an event to come sends something else under the id by which the
-    broker would drop copies of it: with ``deduplication_key`` the event arrives all the same."""
+    """Another program that knows the source and id of a future event sends something else under the id by which the
+    broker would drop copies of it: with ``deduplication_key`` the event still arrives."""
     topic = kit.topic()
     bus = kit.bus(deduplication_key=SECRET)
     log = kit.subscribe(bus, topic)

@@ -13,8 +13,8 @@ ALARMS = ("Traceback", "unhandled", "Unhandled", "Task exception", "never retrie
 @needs_harness("url")
 @requires("processes", "durable")
 async def test_sys_exit_in_main_ends_the_program(kit: Kit) -> None:
-    """``sys.exit(3)`` in the main of ``bus.run``, after a publish and beside a subscription: exit code 3 within a few
-    seconds, the event is stored, and stderr says nothing of an error."""
+    """``sys.exit(3)`` in the main of ``bus.run``, after a publish and with a subscription running: exit code 3 within a
+    few seconds, the event is stored, and stderr shows no error."""
     topic = kit.topic()
     log = kit.log()
     await kit.declared(topic, "g", "after")

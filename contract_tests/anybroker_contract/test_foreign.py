@@ -1,4 +1,4 @@
-"""foreign: messages of other programs are read with their quirks; what is no event is kept raw, or wrapped."""
+"""foreign: messages of other programs are read with their quirks; what is not an event is kept raw, or wrapped."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .test_interop import canonical
 
 @needs_harness("raw")
 async def test_the_quirks_of_other_programs_are_read(kit: Kit) -> None:
-    """Events as other languages and products write them (no time, empty or null attributes, headers beside a
-    structured event, other prefixes, envelopes) reach the handler as what they are; nothing is invented."""
+    """Events as other languages and products write them (no time, empty or null attributes, attribute headers on a
+    structured event, other prefixes, envelopes) reach the handler correctly, and nothing is added."""
     topic = kit.topic()
     await kit.declared(topic, "g")
     arrived: list[Any] = []
@@ -39,7 +39,7 @@ async def test_the_quirks_of_other_programs_are_read(kit: Kit) -> None:
 
 @needs_harness("raw")
 async def test_what_is_no_event_is_dead_lettered_as_it_came(kit: Kit) -> None:
-    """Messages that are no CloudEvents, or broken ones, go to the dead letters with body and headers as they came; each
+    """Messages that are not CloudEvents, or broken ones, are dead-lettered with their original body and headers. Each
     says what is wrong, equal ones are each kept, and events among them are handled."""
     topic = kit.topic()
     await kit.declared(topic, "g")
@@ -61,13 +61,13 @@ async def test_what_is_no_event_is_dead_lettered_as_it_came(kit: Kit) -> None:
     assert sorted(str(message.body) for message in foreign) == sorted(str(quirk.body) for quirk in broken)
     legacy = [dict(message.headers).get("x-legacy") for message in foreign]
     assert legacy.count(b"yes") == len([quirk for quirk in broken if "x-legacy" in quirk.message.headers]) >= 2
-    assert all(letter.reason.startswith("no CloudEvent: ") and letter.attempts == 0 for letter in found)
+    assert all(letter.reason.startswith("not a CloudEvent: ") and letter.attempts == 0 for letter in found)
 
 
 @needs_harness("raw")
 async def test_what_is_no_event_is_wrapped_where_the_topic_says_so(kit: Kit) -> None:
-    """With ``foreign = "wrap"`` a message of a program that knows no CloudEvents reaches the handler as an event around
-    its bytes, with an id of its own, also after a restart of the consumer, and its headers."""
+    """With ``foreign = "wrap"`` a message of a program without CloudEvents reaches the handler as an event around its
+    bytes, with a new id and its headers, also after a restart of the consumer."""
     topic = kit.topic()
     await kit.declared(topic, "g")
     log = kit.log()

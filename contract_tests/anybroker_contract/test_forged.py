@@ -20,8 +20,8 @@ from .test_dead_letter import letters
 
 @needs_harness("raw")
 async def test_forged_headers_stop_and_end_nothing(kit: Kit) -> None:
-    """An event of another program, in the middle of good ones of its key, with counts of starts and hand-overs, and a
-    moment to wait for, that are not true: it is handled at once, at its first start, and so are those behind it."""
+    """An event of another program, among good ones of its key, with false counts of starts and deliveries and a false
+    time to wait for, is handled at once, at its first start, and so are those behind it."""
     topic = kit.topic()
     await kit.declared(topic, "g")
     bus = kit.bus()
@@ -43,7 +43,7 @@ async def test_forged_headers_stop_and_end_nothing(kit: Kit) -> None:
 @needs_harness("raw")
 async def test_forged_headers_end_nothing_that_is_given_back(kit: Kit) -> None:
     """Events of another program with such headers, given back by a member that leaves, are handled by the next one, at
-    their first start: what the broker itself counts is not what their headers say."""
+    their first start: the broker's own count is not what their headers say."""
     topic = kit.topic()
     await kit.declared(topic, "g")
     ids = [f"forged-{number}" for number in range(6)]
@@ -82,9 +82,9 @@ STARTS = {"a billion": "999999999", "thousands of digits": "9" * 5_000, "a sign"
 
 
 async def test_what_the_inlet_brings_waits_for_no_longer_than_we_write(kit: Kit) -> None:
-    """Another program writes to a group's inlet what looks like ours: a moment that is none, or further away than the
-    longest release, and a count of starts that is none, are counted and not believed; a count that may be one is. All
-    of it is handled at once, as is what comes behind."""
+    """Another program writes library headers to a group's inlet. A time that is invalid, or further away than the
+    longest release, and an invalid count of starts are counted and ignored; a plausible count is used. All of these
+    events, and those after them, are handled at once."""
     topic = kit.topic()
     bus = kit.bus()
     log = kit.subscribe(bus, topic)
@@ -127,8 +127,8 @@ COUNTS = {
 
 @pytest.mark.parametrize("count", COUNTS.values(), ids=COUNTS)
 async def test_a_forged_dead_letter_hides_no_other(kit: Kit, count: str) -> None:
-    """A dead letter of another program, with counts that we do not write, has counts of 0. It is listed,
-    replayed and discarded like any other, and those before and behind it are, too."""
+    """A dead letter of another program, with counts that the library does not write, has counts of 0. It is listed,
+    replayed and discarded like any other, and so are those before and after it."""
     topic = kit.topic()
     bus = kit.bus()
     healthy = False

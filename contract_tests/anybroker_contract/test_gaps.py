@@ -1,4 +1,4 @@
-"""gaps: what a broker keeps in a topic for itself is no event, and nobody waits for it."""
+"""gaps: what a broker keeps in a topic for itself is not an event, and nobody waits for it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from .marks import needs_harness, requires
 @requires("backlog")
 @needs_harness("raw")
 async def test_what_is_no_event_does_not_count_as_waiting(kit: Kit) -> None:
-    """With transactions of other programs in a topic, or what else has a place there and is no message, the backlog of
-    a group is what its handlers will be given: nothing once all is handled."""
+    """With transactions of other programs in a topic, or anything else that takes a place there but is not a message,
+    the backlog of a group is what its handlers will get: nothing once everything is handled."""
     topic = kit.topic()
     await kit.declared(topic, "g")
     bus = kit.bus()

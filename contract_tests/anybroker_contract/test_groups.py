@@ -11,7 +11,7 @@ from ._kit import Kit, counted
 
 
 async def test_each_group_gets_everything(kit: Kit) -> None:
-    """Two groups of a topic get every event each, once."""
+    """Each of two groups of a topic gets every event, once."""
     topic = kit.topic()
     bus = kit.bus()
     logs = [kit.subscribe(bus, topic, group) for group in ("one", "two")]
@@ -45,7 +45,7 @@ async def test_members_of_a_group_share_its_events(kit: Kit) -> None:
 
 
 async def test_a_slow_group_does_not_slow_another(kit: Kit) -> None:
-    """While the handlers of one group stand still, another group of the topic gets everything."""
+    """While the handlers of one group are blocked, another group of the topic gets everything."""
     topic = kit.topic()
     bus = kit.bus(drain=0.5)
     still = asyncio.Event()
@@ -82,7 +82,7 @@ async def test_groups_of_one_name_on_two_topics_are_two_groups(kit: Kit) -> None
 
 
 async def test_what_one_group_changes_reaches_nobody_else(kit: Kit) -> None:
-    """A handler that changes its payload changes neither what another group sees nor what was published."""
+    """A handler that changes its payload does not change what another group sees, or what was published."""
     topic = kit.topic()
     bus = kit.bus()
     seen: list[dict[str, object]] = []

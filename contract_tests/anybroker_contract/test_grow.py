@@ -1,4 +1,4 @@
-"""grow: an operator gives a topic more lanes while it is used; what waits for its groups goes on."""
+"""grow: an operator gives a topic more lanes while it is used; what waits for its groups is still handled."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _RELEASE = retry(attempts=3, mode="release")
 @needs_harness("grow")
 @requires("release")
 async def test_a_topic_is_given_more_lanes_while_it_is_consumed(kit: Kit) -> None:
-    """A topic of four lanes gets eight under a subscription with delayed retries: everything is handled, before and
-    after, and members that start later find a topic and an inlet that fit."""
+    """A topic of four lanes gets eight while a subscription with delayed retries runs: everything is handled, before
+    and after, and members that start later find a topic and an inlet that fit."""
     topic = kit.topic()
     settings = {topic: {"ordered": False}}
     log = kit.log()
@@ -63,7 +63,7 @@ async def test_a_topic_is_given_more_lanes_while_it_is_consumed(kit: Kit) -> Non
 @needs_harness("grow")
 async def test_who_may_not_change_a_grown_topic_says_the_command(kit: Kit) -> None:
     """With ``provision="verify"`` a Bus that finds a topic with more lanes than its group's inlet does not start, and
-    says in one sentence what to run; after a start that may, it starts."""
+    says in one sentence what to run; after a start that may change it, it starts."""
     topic = kit.topic()
     await kit.declared(topic, "g")
     await kit.harness.grow(topic, 8)

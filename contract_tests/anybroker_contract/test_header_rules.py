@@ -53,7 +53,7 @@ class Unreadable(Mapping[str, str]):
 
 @pytest.mark.parametrize("headers", NOT_CARRIED.values(), ids=NOT_CARRIED)
 async def test_a_header_that_cannot_travel_is_refused_alone(kit: Kit, headers: Any) -> None:
-    """Of 40 publishes at once one has a header that is not text, or whose name is none: that one is a ConfigError, the
+    """One of 40 concurrent publishes has a header, or a header name, that is not text: that one is a ConfigError, the
     others are stored, and so is what is published afterwards."""
     topic = kit.topic()
     bus = kit.bus()
@@ -73,8 +73,8 @@ async def test_a_header_that_cannot_travel_is_refused_alone(kit: Kit, headers: A
 
 
 async def test_names_that_belong_to_the_event_or_to_a_broker_are_refused(kit: Kit) -> None:
-    """A header under a name that is the event's, a broker's or the library's own is a ConfigError that names it, on
-    every broker; nothing arrives of it, and nothing happens to what waits."""
+    """A header name that belongs to the event, a broker or the library is a ConfigError that names it, on every broker;
+    nothing of it arrives, and waiting events are unaffected."""
     topic = kit.topic()
     await kit.declared(topic, "g")
     bus = kit.bus()
@@ -103,8 +103,8 @@ async def test_names_of_headers_travel_in_lower_case(kit: Kit) -> None:
 
 
 async def test_headers_that_are_passed_on_carry_no_attempts(kit: Kit) -> None:
-    """A handler that passes ``delivery.headers`` on at its third start publishes an event that begins at its first; in
-    them is what the publisher gave, and nothing of the library's."""
+    """A handler that passes ``delivery.headers`` on at its third start publishes an event that begins at its first; the
+    headers have what the publisher gave, and nothing of the library's."""
     first, second = kit.topic("a"), kit.topic("b")
     bus = kit.bus(topics={first: {"ordered": False}, second: {"ordered": False}})
 
@@ -124,7 +124,7 @@ async def test_headers_that_are_passed_on_carry_no_attempts(kit: Kit) -> None:
 
 
 async def test_headers_of_ours_are_not_believed_from_others(kit: Kit) -> None:
-    """``anybroker-attempts`` and its like, which another program wrote beside an event in the topic, change nothing;
+    """``anybroker-attempts`` and similar headers that another program wrote on an event in the topic change nothing;
     the handler does not see them."""
     topic = kit.topic()
     await kit.declared(topic, "g")
@@ -145,8 +145,8 @@ async def test_headers_of_ours_are_not_believed_from_others(kit: Kit) -> None:
 
 
 async def test_an_event_that_cannot_be_written_fails_alone(kit: Kit) -> None:
-    """An event whose headers raise when the adapter reads them has a result of its own, not an unknown one; those
-    before and behind it in the batch are stored, and so is what comes later on the same sender."""
+    """An event whose headers raise when the adapter reads them gets its own result, which is not unknown; those before
+    and after it in the batch are stored, and so are later ones on the same sender."""
     topic = kit.topic()
     bus = kit.bus()
     log = kit.subscribe(bus, topic)
@@ -201,7 +201,7 @@ _HEADERS = st.one_of(  # many have to arrive: few would, if every part of each c
 
 
 def _plain(headers: dict[Any, Any]) -> bool:
-    """Whether nothing at all could be said against them."""
+    """Whether nothing is wrong with them."""
     return all(
         isinstance(name, str) and isinstance(value, str) and name.isalnum() and name.isascii() and value.isprintable()
         for name, value in headers.items()
@@ -210,9 +210,9 @@ def _plain(headers: dict[Any, Any]) -> bool:
 
 @pytest.mark.timeout(200)  # of the full tier: 10,000 cases are made, and published
 async def test_generated_headers_arrive_equal_or_are_refused(kit: Kit) -> None:
-    """Of thousands of random dictionaries (text, control characters, surrogates, bytes, numbers, reserved names, mixed
-    case) each either arrives as it was given, in lower case, or is refused alone before anything is sent; then the Bus
-    still works."""
+    """Each of thousands of random dictionaries (text, control characters, surrogates, bytes, numbers, reserved names,
+    mixed case) either arrives unchanged, in lower case, or is refused alone before anything is sent; the Bus still
+    works afterwards."""
     topic = kit.topic()
     cases: list[dict[Any, Any]] = [*generated(_HEADERS, kit.pick(300, 10_000))]
     bus = kit.bus()

@@ -26,7 +26,7 @@ VALUES = {
 
 
 async def test_transport_headers_arrive_exactly(kit: Kit) -> None:
-    """Unicode, quotes, percent signs, spaces at both ends, empty values and 8 KiB values come as they were sent."""
+    """Unicode, quotes, percent signs, spaces at both ends, empty values and 8 KiB values arrive unchanged."""
     topic = kit.topic()
     bus = kit.bus()
     log = kit.subscribe(bus, topic)
@@ -39,7 +39,7 @@ async def test_transport_headers_arrive_exactly(kit: Kit) -> None:
 
 
 async def test_an_event_without_headers_has_none(kit: Kit) -> None:
-    """No transport header is invented."""
+    """No transport header is added."""
     topic = kit.topic()
     bus = kit.bus()
     log = kit.subscribe(bus, topic)
@@ -95,7 +95,7 @@ async def test_eleven_extensions_of_every_type_arrive(kit: Kit) -> None:
 
 
 async def test_every_attribute_arrives(kit: Kit) -> None:
-    """id, source, type, subject, time to the last digit, dataschema and content type come as they were published."""
+    """id, source, type, subject, time to the last digit, dataschema and content type arrive as they were published."""
     topic = kit.topic()
     bus = kit.bus()
     log = kit.subscribe(bus, topic)
@@ -120,7 +120,7 @@ async def test_every_attribute_arrives(kit: Kit) -> None:
 
 
 async def test_a_wrong_attribute_is_refused_before_anything_is_sent(kit: Kit) -> None:
-    """An attribute that breaks CloudEvents is InvalidEvent that names it, and nothing arrives."""
+    """An attribute that breaks CloudEvents is an InvalidEvent that names it, and nothing arrives."""
     topic = kit.topic()
     bus = kit.bus()
     log = kit.subscribe(bus, topic)

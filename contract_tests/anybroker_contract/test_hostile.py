@@ -19,9 +19,9 @@ TAKEN = 100
 @needs_harness("raw")
 @pytest.mark.timeout(150)
 async def test_each_hostile_message_harms_nothing(kit: Kit) -> None:
-    """In the middle of good events of its key and of others, each is handled, dead-lettered, or dropped and counted,
-    once in each group; all good ones are handled, no consumer reconnects, what a handler publishes meanwhile arrives
-    without what the message would have it carry, and memory is back where it was."""
+    """Each, among good events of its key and of others, is handled, dead-lettered, or dropped and counted, once in each
+    group. All good events are handled, no consumer reconnects, what a handler publishes at that time arrives without
+    hostile context, and memory returns to its earlier level."""
     outcomes = []
     async with Attack(kit) as attack, attack.bus:
         await attack.wait_good(await attack.publish_good(100), "before")
@@ -41,8 +41,8 @@ async def test_each_hostile_message_harms_nothing(kit: Kit) -> None:
 @needs_harness("raw")
 @pytest.mark.timeout(150)
 async def test_hostile_messages_that_wait_stop_no_new_consumer(kit: Kit) -> None:
-    """All of them lie in the topic when the Bus starts, with good events between: the good ones are handled, and each
-    of the others comes to its end once. Their dead letters can be listed, replayed to the same end, and discarded."""
+    """All of them are in the topic, among good events, when the Bus starts: the good events are handled, and each of
+    the others ends once. Their dead letters can be listed, replayed with the same result, and discarded."""
     taken, ids = {"g": 0, "typed": 0}, []
     async with Attack(kit) as attack, kit.bus(consume=False) as publisher:
         attack.publisher = publisher

@@ -45,8 +45,8 @@ def canonical(attributes: Any) -> dict[str, str]:
 @pytest.mark.parametrize("mode", ["binary", "structured"])
 @needs_harness("raw", "in_mode")
 async def test_others_read_our_events(kit: Kit, mode: Mode) -> None:
-    """What we publish in each content mode is, to the Python SDK over the broker's own client, the same event: every
-    attribute, and data that is JSON, text, bytes or absent."""
+    """What the library publishes in each content mode is the same event to the Python SDK over the broker's own client:
+    every attribute, and data that is JSON, text, bytes or absent."""
     topic = kit.topic()
     await kit.declared(topic, "g", "raw")
     bus = kit.bus(target=kit.in_mode(mode), consume=False)

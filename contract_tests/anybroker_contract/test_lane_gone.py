@@ -19,8 +19,8 @@ _WITHIN = 15.0
 @needs_harness("delete_lane")
 @pytest.mark.parametrize("moment", ["while it is consumed", "while nothing runs"])
 async def test_a_lane_that_was_deleted_is_made_again(kit: Kit, moment: str) -> None:
-    """What is published after one lane of a group was deleted is all handled, and each key is in its own lane again:
-    with a member that ran on as with one that starts."""
+    """After one lane of a group was deleted, everything that is published is handled, and each key is in its own lane
+    again, both with a member that kept running and with one that starts."""
     topic = kit.topic()
     count = kit.pick(60, 600)
     lanes: dict[str, str] = {}
@@ -66,8 +66,8 @@ async def test_a_lane_that_was_deleted_is_made_again(kit: Kit, moment: str) -> N
 
 @needs_harness("delete_lane")
 async def test_verify_names_the_lane_that_was_deleted(kit: Kit) -> None:
-    """A member that may make nothing says which lane is missing, and nothing that was acknowledged is lost: it is
-    handled once the group is declared again."""
+    """A member that may not create anything says which lane is missing, and nothing is lost: everything is handled once
+    the group is declared again."""
     topic = kit.topic()
     await kit.declared(topic, "g")
     await kit.harness.delete_lane(topic)

@@ -16,7 +16,7 @@ from .marks import needs_harness
 
 
 async def test_close_waits_for_the_handlers_in_flight(kit: Kit) -> None:
-    """``close`` returns after the handlers that run have returned, and settles what they did."""
+    """``close`` returns after the running handlers have returned, and settles their events."""
     topic = kit.topic()
     log = kit.log()
     bus = kit.bus()
@@ -40,6 +40,39 @@ async def test_close_waits_for_the_handlers_in_flight(kit: Kit) -> None:
     async with again:
         await log.quiet()
     assert not duplicates(log.handlings)
+
+
+async def test_a_closed_bus_starts_again(kit: Kit) -> None:
+    """A Bus that was closed can be started again: it goes on with the same handlers, and loses nothing."""
+    topic = kit.topic()
+    log = kit.log()
+    bus = kit.bus()
+    kit.subscribe(bus, topic, log=log)
+    published: list[str] = []
+    for first in (0, 3, 6):
+        async with bus:
+            published += [id_ for _, id_ in await kit.publish(bus, topic, 3, keys=3, first=first)]
+            await log.wait_done(published)
+        with pytest.raises(StateError):
+            await kit.publish(bus, topic, 1)
+    assert not duplicates(log.handlings)
+    assert bus.stats.published == len(published)
+
+
+async def test_a_subscription_is_added_to_a_running_bus(kit: Kit) -> None:
+    """``await bus.add(subscription)``: its group is there when it returns, and gets all that is published then."""
+    topic, other = kit.topic(), kit.topic()
+    early, late = kit.log(), kit.log()
+    bus = kit.bus()
+    kit.subscribe(bus, topic, log=early)
+    async with bus:
+        kit.subscribe(bus, other, log=late)
+        await bus.add(bus.subscriptions[-1])
+        for name, log in ((topic, early), (other, late)):
+            published = await kit.publish(bus, name, 3, keys=3)
+            await log.wait_done(id_ for _, id_ in published)
+    assert not duplicates(early.handlings)
+    assert not duplicates(late.handlings)
 
 
 async def test_after_the_drain_time_handlers_are_cancelled_and_their_events_come_back(kit: Kit) -> None:
@@ -98,7 +131,8 @@ async def test_what_was_not_started_at_close_is_neither_counted_nor_dead_lettere
 
 
 async def test_many_restarts_lose_nothing(kit: Kit) -> None:
-    """Consuming a part, closing and opening again, many times while events are published, loses and repeats nothing."""
+    """Consuming a part, closing and opening again, many times while events are published, neither loses nor repeats
+    anything."""
     topic = kit.topic()
     log = kit.log()
     await kit.declared(topic, "g")
@@ -122,7 +156,7 @@ async def test_many_restarts_lose_nothing(kit: Kit) -> None:
 
 
 async def test_nothing_that_publish_returned_for_is_lost_by_an_immediate_close(kit: Kit) -> None:
-    """What has a receipt is there after a close at once, consumed by nobody yet."""
+    """What has a receipt is still there after an immediate close, before anybody has consumed it."""
     topic = kit.topic()
     await kit.declared(topic, "g")
     bus = kit.bus(consume=False)
@@ -157,7 +191,7 @@ async def test_publishes_under_way_at_close_end_and_tell_the_truth(kit: Kit) -> 
 
 
 async def test_close_is_idempotent_and_may_be_called_side_by_side(kit: Kit) -> None:
-    """``close`` from several tasks, and again later, is one closing."""
+    """``close`` from several tasks, and again later, closes once."""
     topic = kit.topic()
     bus = kit.bus()
     log = kit.subscribe(bus, topic)
@@ -172,7 +206,7 @@ async def test_close_is_idempotent_and_may_be_called_side_by_side(kit: Kit) -> N
 
 
 async def test_close_ends_soon_and_leaves_nothing_running(kit: Kit) -> None:
-    """A Bus with nothing to do closes within 5 s (and one poll), and no thread or task of it goes on."""
+    """A Bus with nothing to do closes within 5 s (and one poll), and none of its threads or tasks keeps running."""
     topic = kit.topic()
     before = set(threading.enumerate())
     bus = kit.bus()
@@ -188,7 +222,7 @@ async def test_close_ends_soon_and_leaves_nothing_running(kit: Kit) -> None:
 
 
 async def test_ten_buses_open_and_close_at_once(kit: Kit) -> None:
-    """Ten Buses with subscriptions of one group start, share, and close side by side; nothing is lost."""
+    """Ten Buses with subscriptions of one group start, share events, and close concurrently; nothing is lost."""
     topic = kit.topic()
     log = kit.log()
     buses = [kit.bus() for _ in range(kit.pick(5, 10))]

@@ -38,8 +38,8 @@ def expected(bus: Bus, topic: str, group: str, near: str) -> str:
 @requires("backlog")
 @pytest.mark.parametrize("look", LOOKS)
 async def test_looking_at_what_is_not_there_is_one_error(kit: Kit, look: str) -> None:
-    """The backlog and the dead letters of a topic, or of a group, that is not there: MissingGroup with both names and,
-    where the broker can list them, those that are near; and nothing is made."""
+    """The backlog and the dead letters of a topic or group that does not exist: MissingGroup with both names and, if
+    the broker can list them, similar names; nothing is created."""
     topic = kit.topic("orders")
     await kit.declared(topic, "billing", "stock")
     mistyped = topic.replace("orders", "ordres")
@@ -57,8 +57,8 @@ async def test_looking_at_what_is_not_there_is_one_error(kit: Kit, look: str) ->
 
 @requires("backlog")
 async def test_a_dead_letter_topic_of_several_groups_hides_no_missing_one(kit: Kit) -> None:
-    """Where a configured topic has the dead letters of all groups, those of a group that is not there are an error, and
-    those of one that is are found."""
+    """If a configured topic has the dead letters of all groups, those of a missing group are an error, and those of an
+    existing group are found."""
     topic, dead = kit.topic(), kit.topic("dead")
     bus = kit.bus(topics={topic: {"dead_letter": dead}})
 
@@ -76,8 +76,8 @@ async def test_a_dead_letter_topic_of_several_groups_hides_no_missing_one(kit: K
 
 @requires("backlog", "processes")
 async def test_commands_on_what_is_not_there_end_with_2(kit: Kit, capsys: pytest.CaptureFixture[str]) -> None:
-    """``anybroker backlog`` and ``anybroker dlq`` with a mistyped topic or group: exit code 2 and one line, so that an
-    alarm with a typo in it is not green; with ``--json`` too."""
+    """``anybroker backlog`` and ``anybroker dlq`` with a mistyped topic or group: exit code 2 and one line, so that a
+    monitoring check with a typing error does not pass; with ``--json`` too."""
     topic = kit.topic("orders")
     await kit.declared(topic, "billing")
     mistyped = topic.replace("orders", "ordres")

@@ -15,8 +15,8 @@ from .test_interop import canonical
 
 @needs_harness("raw")
 async def test_a_content_type_that_is_null_or_empty_is_none(kit: Kit) -> None:
-    """An event whose content type is a null or an empty header, property or attribute has none, and is handled. Beside
-    it, a header without a value is not among the transport headers, and an empty one is empty."""
+    """An event whose content type is a null or an empty header, property or attribute has no content type, and is
+    handled. Other headers without a value are not among the transport headers, and empty ones are empty."""
     topic = kit.topic()
     await kit.declared(topic, "g")
     arrived: list[Any] = []
@@ -78,7 +78,7 @@ async def test_a_null_header_of_a_foreign_message_stays_null(kit: Kit) -> None:
 
 @needs_harness("raw")
 async def test_a_wrapped_message_with_null_headers_is_handled(kit: Kit) -> None:
-    """With ``foreign = "wrap"``, a null or empty content type is no reason to dead-letter: the event's is
+    """With ``foreign = "wrap"``, a message with a null or empty content type is handled: the event's content type is
     ``application/octet-stream``, as without one, and null headers are not shown."""
     topic = kit.topic()
     await kit.declared(topic, "g")

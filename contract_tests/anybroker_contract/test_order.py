@@ -66,7 +66,8 @@ async def test_order_holds_across_publish_many(kit: Kit) -> None:
 
 @requires("ordering")
 async def test_different_keys_are_handled_together(kit: Kit) -> None:
-    """Handlers of different keys run at the same time: eight of them meet, and one of a key waits for the other."""
+    """Handlers of different keys run at the same time: eight of them meet, and a second event of one key waits for the
+    first."""
     topic = kit.topic()
     bus = kit.bus()
     meeting = asyncio.Barrier(8)
@@ -86,13 +87,13 @@ async def test_different_keys_are_handled_together(kit: Kit) -> None:
 
 @requires("ordering")
 async def test_a_failing_event_holds_its_key_only(kit: Kit) -> None:
-    """While an event waits for its next attempt, later ones of its key wait, and those of other keys go on."""
+    """While an event waits for its next attempt, later ones of its key wait, and those of other keys are handled."""
     topic = kit.topic()
     bus = kit.bus()
-    mended = asyncio.Event()
+    fixed = asyncio.Event()
 
     async def fail_first(delivery: Delivery) -> None:
-        if delivery.event.id == "w-0" and not mended.is_set():
+        if delivery.event.id == "w-0" and not fixed.is_set():
             raise ValueError("not yet")
 
     log = kit.subscribe(bus, topic, behave=fail_first, middleware=[retry(attempts=1000, first=0.02, cap=0.05)])
@@ -103,14 +104,14 @@ async def test_a_failing_event_holds_its_key_only(kit: Kit) -> None:
         await log.until(lambda: len(log.of("w-0")) >= 2, "a second attempt")
         held = [id_ for key, id_ in published if key == "k0"]
         assert set(log.started) & set(held) == {"w-0"}
-        mended.set()
+        fixed.set()
         await log.wait_done(held)
     assert inversions(published, log.handlings) == []
 
 
 @requires("ordering")
 async def test_events_without_a_key_are_not_held_up_by_one(kit: Kit) -> None:
-    """An event without a key that stays in its handler holds up no other event without a key."""
+    """An event without a key that stays in its handler does not delay other events without a key."""
     topic = kit.topic()
     bus = kit.bus()
     free = asyncio.Event()
@@ -130,7 +131,7 @@ async def test_events_without_a_key_are_not_held_up_by_one(kit: Kit) -> None:
 
 @requires("ordering")
 async def test_order_holds_over_a_stop_and_a_start(kit: Kit) -> None:
-    """Stopping and starting a member in the middle repeats at most what was open, and inverts nothing."""
+    """Stopping and starting a member in the middle repeats at most what was open, and keeps the order."""
     topic = kit.topic()
     log = kit.log()
     await kit.declared(topic, "g")
@@ -173,7 +174,7 @@ async def test_an_unordered_subscription_handles_one_key_side_by_side(kit: Kit) 
 @pytest.mark.timeout(240)  # a broker that takes 1,000 a second needs 100 s each way
 @requires("ordering")
 async def test_many_keys_leave_no_memory_behind(kit: Kit) -> None:
-    """A hundred thousand distinct keys, each used once, leave nothing buffered behind."""
+    """A hundred thousand distinct keys, each used once, leave nothing in memory."""
     topic = kit.topic()
     bus = kit.bus()
     count = 0

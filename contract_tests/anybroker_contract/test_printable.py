@@ -35,8 +35,8 @@ class _DownAtFirst(MemoryStore):
 
 
 async def test_what_others_write_is_shown_and_not_obeyed(kit: Kit, caplog: pytest.LogCaptureFixture) -> None:
-    """Control characters, overrides of the writing direction, line breaks, in an event and in an error: a dead letter
-    gives its reason with all of them escaped; so does a problem of the Bus, and each record in the log is one line."""
+    """Control characters, bidirectional overrides and line breaks in an event and in an error: a dead letter's reason
+    has all of them escaped, and so has a problem of the Bus; each log record is one line."""
     caplog.set_level(logging.DEBUG, "anybroker")
 
     async def fail(delivery: Any) -> None:

@@ -36,7 +36,7 @@ async def test_every_event_arrives_as_it_was_published(kit: Kit) -> None:
 
 @pytest.mark.parametrize("count", [1, 100, 1000])
 async def test_publish_many_gives_one_receipt_each(kit: Kit, count: int) -> None:
-    """``publish_many`` returns one receipt an event, in order, each with the broker's id, and each event arrives."""
+    """``publish_many`` returns one receipt per event, in order, each with the broker's id, and each event arrives."""
     topic = kit.topic()
     bus = kit.bus()
     log = kit.subscribe(bus, topic)
@@ -52,7 +52,7 @@ async def test_publish_many_gives_one_receipt_each(kit: Kit, count: int) -> None
 
 
 async def test_concurrent_publishers_lose_nothing(kit: Kit) -> None:
-    """What many tasks publish at the same time arrives whole, nothing of it twice."""
+    """Everything that many tasks publish at the same time arrives, once."""
     topic = kit.topic()
     bus = kit.bus()
     log = kit.subscribe(bus, topic)
@@ -98,7 +98,7 @@ async def test_publish_before_the_start_and_after_close_is_an_error(kit: Kit) ->
 
 
 async def test_publishing_to_a_missing_topic_is_an_error_at_once(kit: Kit) -> None:
-    """Without provisioning, a publish to a topic that is not there is a typed error well before its deadline."""
+    """Without provisioning, a publish to a topic that does not exist is a typed error well before its deadline."""
     async with kit.bus(consume=False, provision="off") as bus:
         async with asyncio.timeout(20):
             with pytest.raises((BrokerError, ConfigError)) as caught:
@@ -107,7 +107,7 @@ async def test_publishing_to_a_missing_topic_is_an_error_at_once(kit: Kit) -> No
 
 
 async def test_a_cancelled_publish_is_cancelled(kit: Kit) -> None:
-    """Cancelling a publish raises CancelledError; a TaskGroup around it ends cleanly; the Bus goes on."""
+    """Cancelling a publish raises CancelledError; a TaskGroup around it ends cleanly; the Bus still works."""
     topic = kit.topic()
     bus = kit.bus()
     log = kit.subscribe(bus, topic)
@@ -128,7 +128,8 @@ async def test_a_cancelled_publish_is_cancelled(kit: Kit) -> None:
 
 
 async def test_a_publish_without_confirmation_is_unknown_by_its_deadline(kit: Kit) -> None:
-    """A confirmation that does not come is PublishOutcomeUnknown at the deadline, with the event, to be sent again."""
+    """A confirmation that does not arrive is PublishOutcomeUnknown at the deadline, with the event, to be sent
+    again."""
     topic = kit.topic()
     faulty = kit.faulty(delay("publish", 30.0, nth=1))
     bus = kit.bus(target=faulty, consume=False, topics={topic: {"groups": ["g"]}}, drain=0.1)
@@ -160,7 +161,7 @@ async def test_what_was_not_stored_is_sent_again(kit: Kit) -> None:
 
 
 async def test_a_retry_never_overtakes(kit: Kit) -> None:
-    """Where a later event of the key was accepted already, the earlier one's failure goes to its caller."""
+    """If a later event of the key was already accepted, the earlier one's failure goes to its caller."""
     topic = kit.topic()
     faulty = kit.faulty(fail("publish", Unavailable("for a moment"), nth=3))
     bus = kit.bus(target=faulty)
@@ -178,7 +179,7 @@ async def test_a_retry_never_overtakes(kit: Kit) -> None:
 
 
 async def test_a_topic_without_a_group_warns_once_and_counts(kit: Kit, caplog: pytest.LogCaptureFixture) -> None:
-    """Publishing where no group is known succeeds, is counted, and is warned of once a topic."""
+    """Publishing to a topic with no known group succeeds and is counted, with one warning per topic."""
     topic = kit.topic()
     async with kit.bus(consume=False) as bus:
         for number in range(3):

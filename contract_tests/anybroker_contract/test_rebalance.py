@@ -46,13 +46,13 @@ async def test_members_join_and_leave_without_loss_or_inversion(kit: Kit) -> Non
     assert not unexpected([id_ for _, id_ in published], log.handlings)
     assert inversions(published, log.handlings) == []
     assert overlaps(log.handlings) == []
-    # Members that leave in peace settle what they did: a repeat would be a settlement that got lost on the way.
+    # Members that leave cleanly settle what they did: a repeat would be a settlement that got lost on the way.
     assert not duplicates(log.handlings)
 
 
 @requires("ordering")
 async def test_a_member_that_leaves_hands_over_at_once(kit: Kit) -> None:
-    """What a leaving member had not started is with the next one well before the lease ends, and in order."""
+    """The next member gets what a leaving member had not started well before the lease ends, and in order."""
     topic = kit.topic()
     log = kit.log()
     lease = 30.0
@@ -76,7 +76,7 @@ async def test_a_member_that_leaves_hands_over_at_once(kit: Kit) -> None:
 
 @requires("ordering")
 async def test_a_member_that_joins_gets_a_share(kit: Kit) -> None:
-    """A second member handles some of what is published after it came, while the first one lives."""
+    """A second member handles some of what is published after it joined, while the first one still runs."""
     topic = kit.topic()
     log = kit.log()
     buses = []
@@ -98,7 +98,8 @@ async def test_a_member_that_joins_gets_a_share(kit: Kit) -> None:
 
 @requires("ordering")
 async def test_attempts_go_on_where_a_key_moves_to_another_member(kit: Kit) -> None:
-    """Events that fail and wait in place keep their count when a member joins, and when their own leaves in peace."""
+    """Events that fail and wait in place keep their count when a member joins, and when their own member leaves
+    cleanly."""
     topic = kit.topic()
     log = kit.log()
     ids = {f"w-{number}" for number in range(16)}
@@ -125,7 +126,7 @@ async def test_attempts_go_on_where_a_key_moves_to_another_member(kit: Kit) -> N
 
 @requires("ordering", "balance")
 async def test_lanes_are_shared_out_within_ten_seconds(kit: Kit) -> None:
-    """Ten seconds after a member has joined or left, each that is there handles some of what comes, in order."""
+    """Ten seconds after a member has joined or left, each running member handles some of the new events, in order."""
     topic = kit.topic()
     log = kit.log()
     published: list[tuple[str | None, str]] = []
@@ -164,8 +165,8 @@ async def _slow(_: Delivery) -> None:
 
 @requires("ordering")
 async def test_what_a_slow_member_holds_stands_in_nobodys_way(kit: Kit) -> None:
-    """Lanes go from a member that is slow and holds all that it may to one that joins: long before a lease ends each
-    event is handled, in order, by one member at a time, and none stands still with who has no lane for it."""
+    """Lanes go from a slow member that holds all that it may to one that joins. Long before a lease ends each event is
+    handled, in order, by one member at a time, and no event is stuck with a member that no longer has its lane."""
     topic = kit.topic()
     log = kit.log()
     lease = 60.0
@@ -192,8 +193,8 @@ async def test_what_a_slow_member_holds_stands_in_nobodys_way(kit: Kit) -> None:
 @requires("ordering")
 @needs_harness("kill", "start")
 async def test_lanes_that_change_hands_at_a_kill_stand_in_nobodys_way(kit: Kit) -> None:
-    """The broker is killed while three members are slow and hold all that they may, and knows of none of them when it
-    is back: a lane may be anybody's now. Long before a lease ends each event is handled, in order."""
+    """The broker is killed while three slow members hold all that they may, and knows none of them when it is back, so
+    any member may get any lane. Long before a lease ends each event is handled, in order."""
     topic = kit.topic()
     log = kit.log()
     lease = 60.0

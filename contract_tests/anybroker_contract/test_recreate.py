@@ -32,8 +32,8 @@ async def _published(kit: Kit, bus: object, topic: str, writer: str) -> None:
 @needs_harness("delete")
 @pytest.mark.parametrize("moment", ["while it is consumed", "while nothing runs"])
 async def test_a_topic_made_again_is_consumed_from_its_beginning(kit: Kit, moment: str) -> None:
-    """After a topic was deleted and made again all that is published to it is handled, by a member that ran on as by
-    one that starts: the positions in the old topic say nothing of the new one."""
+    """After a topic was deleted and created again, everything that is published to it is handled, by a member that kept
+    running and by one that starts: positions of the old topic do not count in the new one."""
     topic = kit.topic()
     count = kit.pick(60, 200)
     log = kit.log()
@@ -69,8 +69,8 @@ async def test_a_topic_made_again_is_consumed_from_its_beginning(kit: Kit, momen
 
 @needs_harness("delete")
 async def test_a_topic_that_is_gone_is_reported_until_it_is_there_again(kit: Kit) -> None:
-    """While its topic is gone the subscription says so; publishing and consuming go on by themselves, within 15 s, once
-    it is made again."""
+    """While its topic is missing, the subscription says so; once it is created again, publishing and consuming resume
+    by themselves within 15 s."""
     topic = kit.topic()
     bus = kit.bus(publish_deadline=3.0)
     log = kit.subscribe(bus, topic)

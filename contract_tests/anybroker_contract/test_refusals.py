@@ -27,7 +27,7 @@ async def refused(kit: Kit, bus: Bus, capability: str) -> CapabilityError:
 
 @refuses("retains")
 async def test_earliest_is_refused(kit: Kit) -> None:
-    """``start="earliest"`` where topics keep nothing fails at the start."""
+    """``start="earliest"`` fails at the start if topics keep nothing."""
     bus = kit.bus()
     kit.subscribe(bus, kit.topic(), start="earliest")
     assert "earliest" in (await refused(kit, bus, "retains")).setting
@@ -35,7 +35,7 @@ async def test_earliest_is_refused(kit: Kit) -> None:
 
 @refuses("start_at_time")
 async def test_a_start_at_a_moment_is_refused(kit: Kit) -> None:
-    """``start=datetime`` where the broker cannot find it fails at the start."""
+    """``start=datetime`` fails at the start if the broker cannot find that time."""
     bus = kit.bus()
     kit.subscribe(bus, kit.topic(), start=datetime(2026, 1, 1, tzinfo=UTC))
     assert "start=" in (await refused(kit, bus, "start_at_time")).setting
@@ -43,7 +43,7 @@ async def test_a_start_at_a_moment_is_refused(kit: Kit) -> None:
 
 @refuses("release")
 async def test_release_is_refused(kit: Kit) -> None:
-    """``retry(mode="release")`` where the broker cannot give back later fails at the start."""
+    """``retry(mode="release")`` fails at the start if the broker cannot redeliver later."""
     topic = kit.topic()
     bus = kit.bus(topics={topic: {"ordered": False}})
     kit.subscribe(bus, topic, middleware=[retry(attempts=3, mode="release")])
@@ -52,7 +52,7 @@ async def test_release_is_refused(kit: Kit) -> None:
 
 @refuses("ordering")
 async def test_an_ordered_subscription_is_refused(kit: Kit) -> None:
-    """``ordered=True`` where the broker keeps no order fails at the start."""
+    """``ordered=True`` fails at the start if the broker keeps no order."""
     bus = kit.bus()
     kit.subscribe(bus, kit.topic(), ordered=True)
     assert "ordered" in (await refused(kit, bus, "ordering")).setting
@@ -60,7 +60,7 @@ async def test_an_ordered_subscription_is_refused(kit: Kit) -> None:
 
 @refuses("seek")
 async def test_seek_is_refused(kit: Kit) -> None:
-    """``bus.seek`` where what was consumed is gone is CapabilityError."""
+    """``bus.seek`` is a CapabilityError if consumed events are gone."""
     topic = kit.topic()
     async with kit.bus(consume=False, topics={topic: {"groups": ["g"]}}) as bus:
         with pytest.raises(CapabilityError, match="seek"):
@@ -69,7 +69,7 @@ async def test_seek_is_refused(kit: Kit) -> None:
 
 @refuses("backlog")
 async def test_backlog_is_refused(kit: Kit) -> None:
-    """``bus.backlog`` where the broker cannot count is CapabilityError."""
+    """``bus.backlog`` is a CapabilityError if the broker cannot count."""
     topic = kit.topic()
     async with kit.bus(consume=False, topics={topic: {"groups": ["g"]}}) as bus:
         with pytest.raises(CapabilityError, match="backlog"):
@@ -78,7 +78,7 @@ async def test_backlog_is_refused(kit: Kit) -> None:
 
 @refuses("verify")
 async def test_verify_is_refused(kit: Kit) -> None:
-    """``provision="verify"`` where what is there cannot be compared fails at the start."""
+    """``provision="verify"`` fails at the start if existing topics cannot be compared."""
     bus = kit.bus(provision="verify")
     kit.subscribe(bus, kit.topic())
     await refused(kit, bus, "verify")
@@ -86,7 +86,7 @@ async def test_verify_is_refused(kit: Kit) -> None:
 
 @refuses("inlet")
 async def test_a_replay_is_refused(kit: Kit) -> None:
-    """``dead_letters.replay`` where an event cannot go to one group only is CapabilityError."""
+    """``dead_letters.replay`` is a CapabilityError if an event cannot be sent to a single group."""
     topic = kit.topic()
     async with kit.bus(consume=False, topics={topic: {"groups": ["g"]}}) as bus:
         with pytest.raises(CapabilityError, match="inlet"):
@@ -95,7 +95,7 @@ async def test_a_replay_is_refused(kit: Kit) -> None:
 
 @refuses("null_body_with_key")
 async def test_an_event_without_data_under_a_key_is_refused(kit: Kit) -> None:
-    """Where the broker cannot carry a key without a body, the publish is a typed error that says what to do."""
+    """If the broker cannot carry a key without a body, the publish is a typed error that says what to do."""
     topic = kit.topic()
     async with kit.bus(consume=False, topics={topic: {"groups": ["g"]}}) as bus:
         with pytest.raises(AnybrokerError, match=r"(?i)structured"):

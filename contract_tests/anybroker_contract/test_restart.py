@@ -1,4 +1,4 @@
-"""The broker goes and comes back: nothing that was confirmed is lost, and everything goes on by itself."""
+"""The broker goes and comes back: nothing that was confirmed is lost, and everything resumes by itself."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ async def go_on_under_load(kit: Kit, *disturbances: str) -> None:
 @needs_harness("restart")
 @requires("durable")
 async def test_a_broker_restarted_under_load_loses_nothing(kit: Kit) -> None:
-    """A restart while events are published and consumed: everything with a receipt is handled, keys are not inverted,
-    and publishing and consuming go on without help."""
+    """A restart while events are published and consumed: everything with a receipt is handled, keys stay in order, and
+    publishing and consuming continue without help."""
     await go_on_under_load(kit, "restart")
 
 
@@ -63,8 +63,8 @@ async def test_a_broker_restarted_under_load_loses_nothing(kit: Kit) -> None:
 @needs_harness("kill", "start")
 @requires("durable")
 async def test_a_broker_killed_under_load_loses_nothing(kit: Kit) -> None:
-    """A SIGKILL and a start while events are published and consumed: everything with a receipt is handled, keys are
-    not inverted, and publishing and consuming go on without help."""
+    """A SIGKILL and a start while events are published and consumed: everything with a receipt is handled, keys stay in
+    order, and publishing and consuming continue without help."""
     await go_on_under_load(kit, "kill", "start")
 
 
@@ -72,7 +72,7 @@ async def test_a_broker_killed_under_load_loses_nothing(kit: Kit) -> None:
 @needs_harness("restart")
 @requires("durable")
 async def test_what_was_confirmed_before_a_restart_is_there_after_it(kit: Kit) -> None:
-    """Events that nobody had consumed are there after a restart of the broker, and so is the position of the group."""
+    """Events that nobody had consumed survive a restart of the broker, and so does the position of the group."""
     topic = kit.topic()
     log = kit.log()
     first = kit.bus()
@@ -109,8 +109,8 @@ async def test_an_idle_bus_survives_a_restart(kit: Kit) -> None:
 @pytest.mark.timeout(110)
 @needs_harness("freeze", "thaw")
 async def test_every_publish_ends_by_its_deadline_while_the_broker_stands_still(kit: Kit) -> None:
-    """With the broker frozen, publishes end by their deadline with a typed error; after it goes on, what they left
-    open is there or not, and what is published then is there."""
+    """While the broker is frozen, publishes end by their deadline with a typed error. When it runs again, the events of
+    these publishes may or may not arrive, and later ones arrive."""
     topic = kit.topic()
     bus = kit.bus()
     log = kit.subscribe(bus, topic)
@@ -136,7 +136,7 @@ async def test_every_publish_ends_by_its_deadline_while_the_broker_stands_still(
 @needs_harness("restart")
 @requires("durable")
 async def test_handlers_in_flight_at_a_restart_are_settled_or_repeated(kit: Kit) -> None:
-    """Handlers that run while the broker is restarted finish; their events are done, or come again; none is lost."""
+    """Handlers that run while the broker is restarted finish; their events are done or come again; none is lost."""
     topic = kit.topic()
     bus = kit.bus()
     free = asyncio.Event()

@@ -36,7 +36,7 @@ def _environment(secured: Secured, monkeypatch: pytest.MonkeyPatch) -> None:
 @needs_harness("secured")
 @pytest.mark.timeout(120)
 async def test_every_right_way_in_publishes_and_consumes(kit: Kit, secured: Secured) -> None:
-    """With each kind of credentials over TLS, what is published arrives, and a second Bus of the group goes on."""
+    """With each kind of credentials over TLS, what is published arrives, and a second Bus of the group takes over."""
     assert secured.good
     for way, url in secured.good.items():
         topic = kit.topic()
@@ -51,9 +51,9 @@ async def test_every_right_way_in_publishes_and_consumes(kit: Kit, secured: Secu
 
 @needs_harness("secured")
 @pytest.mark.timeout(120)
-async def test_every_wrong_way_in_is_one_error_that_says_how_to_mend_it(kit: Kit, secured: Secured) -> None:
+async def test_every_wrong_way_in_is_one_error_that_says_how_to_fix_it(kit: Kit, secured: Secured) -> None:
     """A wrong password, authority, host name or certificate: one ConfigError within 10 s that names setting and remedy,
-    and no task or thread goes on."""
+    and no task or thread keeps running."""
     assert secured.wrong
     for way, refused in secured.wrong.items():
         bus = kit.bus(target=refused.url)
@@ -84,8 +84,8 @@ async def test_a_port_with_tls_and_a_url_without_it(kit: Kit, secured: Secured) 
 @needs_harness("secured")
 @pytest.mark.timeout(120)
 async def test_no_secret_is_shown_while_all_goes_well(kit: Kit, secured: Secured) -> None:
-    """Logs at DEBUG (the client library's too), repr and str of Bus, settings, adapter and client, counters: none shows
-    a password, token or key."""
+    """Logs at DEBUG (the client library's too), repr and str of Bus, settings, adapter and client, and counters: none
+    shows a password, token or key."""
     for way, url in secured.good.items():
         topic = kit.topic()
         bus = kit.bus(target=url)
@@ -103,7 +103,8 @@ async def test_no_secret_is_shown_while_all_goes_well(kit: Kit, secured: Secured
 @needs_harness("secured")
 @pytest.mark.timeout(120)
 async def test_no_secret_is_shown_when_it_fails(kit: Kit, secured: Secured) -> None:
-    """The error of each wrong way in, its whole chain with traceback, and all that was logged: no secret in them."""
+    """The error of each wrong login, its whole chain with traceback, and everything that was logged: none has a
+    secret."""
     wrong = {way: refused.url for way, refused in secured.wrong.items()}
     for way, url in {**wrong, "without TLS": secured.without_tls}.items():
         bus = kit.bus(target=url)
@@ -117,7 +118,7 @@ async def test_no_secret_is_shown_when_it_fails(kit: Kit, secured: Secured) -> N
 
 @needs_harness("secured")
 async def test_no_secret_in_a_setting_that_is_refused(kit: Kit, secured: Secured) -> None:
-    """A URL with a typing error beside the secrets (an unknown option, an open bracket): the ConfigError shows none."""
+    """A URL with secrets and a typing error (an unknown option, an open bracket): the ConfigError shows no secret."""
     for way, url in secured.good.items():
         parts = urlsplit(url)
         host = parts.netloc.rpartition("@")[2]
@@ -135,8 +136,8 @@ async def test_no_secret_in_a_setting_that_is_refused(kit: Kit, secured: Secured
 @needs_harness("secured")
 @pytest.mark.timeout(120)
 async def test_a_process_that_is_refused_shows_no_secret(kit: Kit, secured: Secured) -> None:
-    """The command line ends with 2 and one line, also with its traceback; a program that logs all and dies of the error
-    shows none either."""
+    """The command line exits with 2 and one line, also with its traceback; a program that logs everything and dies of
+    the error shows no secret either."""
     program = (
         "import asyncio, logging, sys\n"
         "logging.basicConfig(level=logging.DEBUG, stream=sys.stdout)\n"

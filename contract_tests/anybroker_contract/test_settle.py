@@ -32,7 +32,7 @@ HEADERS = {"x-trace": "abc", "x-origin": "contract suite"}
 
 
 async def test_a_failed_start_is_made_again_with_its_headers(kit: Kit) -> None:
-    """A handler that raised is started again with ``attempt`` + 1 and the transport headers intact."""
+    """A handler that raised is started again with ``attempt`` + 1 and the same transport headers."""
     topic = kit.topic()
     bus = kit.bus()
 
@@ -51,8 +51,8 @@ async def test_a_failed_start_is_made_again_with_its_headers(kit: Kit) -> None:
 
 @requires("release")
 async def test_a_released_event_comes_again_with_its_attempts_and_headers(kit: Kit) -> None:
-    """``retry(mode="release")`` gives the event back: it comes again, later, counted, with its headers, and its slot
-    is free meanwhile."""
+    """``retry(mode="release")`` gives the event back: it comes again later, with its count and its headers, and its
+    worker is free until then."""
     topic = kit.topic()
     bus = kit.bus(topics={topic: {"ordered": False}})
 
@@ -78,7 +78,7 @@ async def test_a_released_event_comes_again_with_its_attempts_and_headers(kit: K
 
 
 async def test_the_wait_that_a_handler_asks_for_is_kept(kit: Kit) -> None:
-    """``Retry(after=…)`` makes the next start no earlier than that."""
+    """After ``Retry(after=…)`` the next start is no earlier than that."""
     topic = kit.topic()
     bus = kit.bus()
 
@@ -136,7 +136,7 @@ async def test_nothing_is_settled_before_its_handler_returned(kit: Kit) -> None:
 
 
 async def test_acked_events_stay_acked_behind_one_that_is_open(kit: Kit) -> None:
-    """Events that were handled are not delivered again although an earlier one of another key was not finished."""
+    """Handled events are not delivered again although an earlier one of another key was not finished."""
     topic = kit.topic()
     log = kit.log()
 
@@ -162,7 +162,7 @@ async def test_acked_events_stay_acked_behind_one_that_is_open(kit: Kit) -> None
 
 
 async def test_attempts_survive_a_clean_restart_of_the_consumer(kit: Kit) -> None:
-    """An event that failed before its member left comes to the next one with its starts counted."""
+    """An event that failed before its member left reaches the next one with its starts counted."""
     topic = kit.topic()
     log = kit.log()
 
@@ -186,7 +186,7 @@ async def test_attempts_survive_a_clean_restart_of_the_consumer(kit: Kit) -> Non
 
 
 async def test_attempts_survive_a_clean_restart_of_an_unordered_consumer(kit: Kit) -> None:
-    """Also where order does not matter, and others wait behind the event that failed while its member was leaving."""
+    """The same without order, while others wait behind the event that failed as its member was leaving."""
     topic = kit.topic()
     log = kit.log()
     unordered = {topic: {"groups": ["g"], "ordered": False}}
@@ -217,7 +217,7 @@ async def test_attempts_survive_a_clean_restart_of_an_unordered_consumer(kit: Ki
 
 
 async def test_a_handler_slower_than_the_lease_is_not_redelivered(kit: Kit) -> None:
-    """The lease of an event is kept while its handler runs, and while it waits behind one that does."""
+    """The lease of an event is extended while its handler runs, and while it waits behind another event."""
     topic = kit.topic()
     bus = kit.bus(lease=kit.lease)
 
@@ -233,7 +233,7 @@ async def test_a_handler_slower_than_the_lease_is_not_redelivered(kit: Kit) -> N
 
 
 async def test_what_a_handler_changes_does_not_reach_the_next_attempt(kit: Kit) -> None:
-    """Each start sees the event as it was published, whatever the last one did to its payload."""
+    """Each start sees the event as it was published, whatever the last start did to its payload."""
     topic = kit.topic()
     bus = kit.bus()
     seen = []
@@ -272,7 +272,7 @@ async def test_every_delivery_is_settled_exactly_once(kit: Kit) -> None:
 
 
 async def test_settling_twice_is_no_error_and_changes_nothing(kit: Kit) -> None:
-    """A second settlement of the same delivery raises nothing, and the event does not come again."""
+    """Settling the same delivery a second time raises nothing, and the event does not come again."""
     topic = kit.topic()
     await kit.declared(topic, "g")
     cumulative = kit.capabilities.acknowledgement is Acknowledgement.CUMULATIVE

@@ -11,9 +11,9 @@ from ._waiting import eventually
 
 
 async def test_what_waits_behind_a_failing_event_goes_on_or_is_reported(kit: Kit) -> None:
-    """Behind one failing event wait more of its key than the library or the broker hands out at once: other keys go on,
-    or ``problems`` says that they do not, with the key's hash, and ``stats.stalled`` counts it. Once the handler is
-    fixed all is handled, in order, and nothing is reported any more."""
+    """More events of a key wait behind a failing one than the library or the broker hands out at once. Other keys are
+    still handled, or ``problems`` says that they are not, with the key's hash, and ``stats.stalled`` counts it. Once
+    the handler is fixed everything is handled, in order, and no problem is reported."""
     topic = kit.topic()
     fails = FailsUntilFixed()
     bus = kit.bus(topics={topic: {"lanes": 1}})

@@ -59,7 +59,7 @@ _FAILURES: dict[str, Callable[[Delivery], Awaitable[None]]] = {
 @pytest.mark.parametrize("failure", _FAILURES)
 async def test_whatever_a_handler_raises_is_a_failed_start(kit: Kit, failure: str) -> None:
     """A handler that cancels its own task, or raises a ``BaseException``, has failed like any other: it is started
-    again, counted, dead-lettered after the last attempt, and holds its key and no other meanwhile."""
+    again, counted, dead-lettered after the last attempt, and blocks only its own key until then."""
     topic = kit.topic()
     bus = kit.bus()
 
@@ -120,7 +120,7 @@ _mark: ContextVar[str] = ContextVar("contract_mark", default="")
 
 
 async def test_a_context_variable_of_one_start_is_not_seen_in_the_next(kit: Kit) -> None:
-    """Each start runs in a context of its own, that of the Bus's start: what a handler sets there ends with it."""
+    """Each start runs in its own context, a copy of that of the Bus's start: what a handler sets there ends with it."""
     topic = kit.topic()
     bus = kit.bus()
     seen: list[tuple[str, str]] = []
@@ -142,8 +142,8 @@ async def test_a_context_variable_of_one_start_is_not_seen_in_the_next(kit: Kit)
 
 
 async def test_what_a_background_task_publishes_later_has_no_cause(kit: Kit) -> None:
-    """A task that a handler leaves behind publishes like anybody else once the handler has returned: with an id of its
-    own, and without the finished delivery as its cause."""
+    """A task that a handler leaves behind publishes like any other code once the handler has returned: with a new id,
+    and without the finished delivery as its cause."""
     topic, next_topic = kit.topic(), kit.topic("next")
     bus = kit.bus()
     tasks: list[asyncio.Task[None]] = []
@@ -172,8 +172,8 @@ async def test_what_a_background_task_publishes_later_has_no_cause(kit: Kit) -> 
 
 
 async def test_a_settlement_that_failed_is_made_again(kit: Kit) -> None:
-    """An acknowledgement that the broker did not take is sent again while the event is ours: nothing is handled twice,
-    and a problem is reported for as long as it fails."""
+    """An acknowledgement that the broker did not accept is sent again while this member has the event: nothing is
+    handled twice, and a problem is reported for as long as it fails."""
     topic = kit.topic()
     broker = kit.faulty()
     bus = kit.bus(target=broker, lease=kit.lease)
@@ -198,7 +198,7 @@ async def test_a_settlement_that_failed_is_made_again(kit: Kit) -> None:
 
 
 async def test_a_start_that_the_drain_cuts_off_does_not_count(kit: Kit) -> None:
-    """A handler that a shutdown cancels has used up no attempt: ``attempts`` starts are still to come."""
+    """A handler that a shutdown cancels has not used up an attempt: all ``attempts`` starts are still left."""
     topic = kit.topic()
     log = kit.log()
 

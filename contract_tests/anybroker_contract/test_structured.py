@@ -37,7 +37,7 @@ def rich_event(name: str = "0001/äß €", key: str | None = "Kunde 7 ä") -> E
 
 @needs_harness("in_mode")
 async def test_structured_mode_keeps_every_attribute_and_extension(kit: Kit) -> None:
-    """Attributes to the last digit, extensions of every type, key and transport headers come as they were published
+    """Attributes to the last digit, extensions of every type, key and transport headers arrive as they were published
     in structured mode."""
     topic = kit.topic()
     bus = kit.bus(target=kit.in_mode("structured"))
@@ -69,23 +69,23 @@ async def test_structured_mode_keeps_every_body(kit: Kit) -> None:
 
 @needs_harness("in_mode")
 async def test_structured_mode_keeps_order_and_dead_letters(kit: Kit) -> None:
-    """Keys keep their order in structured mode; a dead letter is the event untouched, and its replay is handled."""
+    """Keys keep their order in structured mode; a dead letter is the unchanged event, and its replay is handled."""
     topic = kit.topic()
     bus = kit.bus(target=kit.in_mode("structured"))
     poison = rich_event("poison", key="k1")
-    mended = False
+    fixed = False
 
-    async def fail_until_mended(delivery: Any) -> None:
-        if delivery.event.id == "poison" and not mended:
+    async def fail_until_fixed(delivery: Any) -> None:
+        if delivery.event.id == "poison" and not fixed:
             await broken(delivery)
 
-    log = kit.subscribe(bus, topic, behave=fail_until_mended, middleware=[retry(attempts=2, first=0.01)])
+    log = kit.subscribe(bus, topic, behave=fail_until_fixed, middleware=[retry(attempts=2, first=0.01)])
     async with bus:
         await bus.publish(topic, poison, headers={"x-origin": "contract"})
         published = await kit.publish(bus, topic, 40, keys=4)
         await log.wait_done(id_ for _, id_ in published)
         (letter,) = await letters(kit, bus, topic, 1)
-        mended = True
+        fixed = True
         queue = bus.dead_letters(topic, "g")
         queue.patience = kit.brief
         assert [each.id for each in await queue.replay()] == ["poison"]
@@ -100,7 +100,7 @@ async def test_structured_mode_keeps_order_and_dead_letters(kit: Kit) -> None:
 @needs_harness("in_mode")
 @pytest.mark.parametrize("mode", ["binary", "structured"])
 async def test_each_mode_is_read_whatever_is_written(kit: Kit, mode: Mode) -> None:
-    """A consumer reads both modes, whichever it would write itself."""
+    """A consumer reads both modes, whichever it writes itself."""
     topic = kit.topic()
     other: Mode = "structured" if mode == "binary" else "binary"
     reader = kit.bus(target=kit.in_mode(other))

@@ -16,7 +16,7 @@ from .marks import requires
 
 
 async def test_an_empty_topic_is_no_error(kit: Kit) -> None:
-    """A subscription of an empty topic starts, waits, and stops without a problem and without a delivery."""
+    """A subscription to an empty topic starts, waits and stops without a problem or a delivery."""
     topic = kit.topic()
     bus = kit.bus()
     log = kit.subscribe(bus, topic)
@@ -27,7 +27,7 @@ async def test_an_empty_topic_is_no_error(kit: Kit) -> None:
 
 
 async def test_two_topics_do_not_mix(kit: Kit) -> None:
-    """Each subscription gets the events of its own topic only, under the same group name."""
+    """Each subscription gets only the events of its own topic, although the groups have the same name."""
     one, two = kit.topic("one"), kit.topic("two")
     bus = kit.bus()
     logs = {topic: kit.subscribe(bus, topic) for topic in (one, two)}
@@ -41,7 +41,7 @@ async def test_two_topics_do_not_mix(kit: Kit) -> None:
 
 
 async def test_twenty_topics_at_once(kit: Kit) -> None:
-    """One Bus consumes many topics side by side, and nothing of any is lost."""
+    """One Bus consumes many topics concurrently, and no event of any is lost."""
     topics = [kit.topic() for _ in range(kit.pick(8, 20))]
     bus = kit.bus()
     logs = {topic: kit.subscribe(bus, topic) for topic in topics}
@@ -53,7 +53,7 @@ async def test_twenty_topics_at_once(kit: Kit) -> None:
 
 
 async def test_subscribing_to_what_is_missing_fails_at_the_start(kit: Kit) -> None:
-    """Without provisioning, a subscription of a topic that is not there is a typed error, at once."""
+    """Without provisioning, a subscription to a topic that does not exist is a typed error, at once."""
     bus = kit.bus(provision="off")
     kit.subscribe(bus, kit.topic("missing"))
     with pytest.raises((ConfigError, BrokerError)) as caught:
@@ -64,7 +64,7 @@ async def test_subscribing_to_what_is_missing_fails_at_the_start(kit: Kit) -> No
 
 @requires("verify")
 async def test_verify_names_what_is_missing_and_makes_nothing(kit: Kit) -> None:
-    """``provision="verify"`` is a ConfigError naming the missing topic, each time: it made nothing."""
+    """``provision="verify"`` is a ConfigError that names the missing topic, each time: it creates nothing."""
     topic = kit.topic("missing")
     for _ in range(2):
         bus = kit.bus(provision="verify")
@@ -75,7 +75,7 @@ async def test_verify_names_what_is_missing_and_makes_nothing(kit: Kit) -> None:
 
 @requires("verify")
 async def test_verify_accepts_what_is_there(kit: Kit) -> None:
-    """``provision="verify"`` starts where topic and group are there, and consumes."""
+    """``provision="verify"`` starts if topic and group exist, and consumes."""
     topic = kit.topic()
     first = kit.bus(consume=False)
     kit.subscribe(first, topic)
@@ -89,7 +89,7 @@ async def test_verify_accepts_what_is_there(kit: Kit) -> None:
 
 
 async def test_a_stopped_subscription_goes_on_where_it_was(kit: Kit) -> None:
-    """After ``stop`` and ``start`` a subscription gets what came meanwhile, and nothing that it had finished."""
+    """After ``stop`` and ``start`` a subscription gets what arrived in between, and nothing that it had finished."""
     topic = kit.topic()
     bus = kit.bus()
     log = kit.subscribe(bus, topic)
@@ -108,7 +108,7 @@ async def test_a_stopped_subscription_goes_on_where_it_was(kit: Kit) -> None:
 
 @pytest.mark.parametrize("how", ["configured", "declared"])
 async def test_a_declared_group_gets_what_was_published_before_its_first_consumer(kit: Kit, how: str) -> None:
-    """A group declared, in the configuration or by ``bus.declare``, has everything published since."""
+    """A group that is declared, in the configuration or with ``bus.declare``, gets everything published since."""
     topic = kit.topic()
     topics = {topic: {"groups": ["g"]}} if how == "configured" else {}
     async with kit.bus(consume=False, topics=topics) as publisher:
@@ -125,8 +125,8 @@ async def test_a_declared_group_gets_what_was_published_before_its_first_consume
 
 @requires("ordering")
 async def test_a_group_keeps_its_number_of_lanes_where_nobody_asks_for_one(kit: Kit) -> None:
-    """Programs that name no number publish to, verify and consume a group of another number than the default, and its
-    members share all of its lanes without passing them round."""
+    """Programs that name no number of lanes publish to, verify and consume a group with a number other than the
+    default, and its members share all lanes without passing them around."""
     topic = kit.topic()
     log = kit.log()
     await kit.declared(topic, "g", lanes=6)
@@ -147,7 +147,7 @@ async def test_a_group_keeps_its_number_of_lanes_where_nobody_asks_for_one(kit: 
 
 
 async def test_a_new_group_begins_with_what_comes(kit: Kit) -> None:
-    """A group made later with ``start="new"`` gets nothing that was published before it was there."""
+    """A group created later with ``start="new"`` gets nothing that was published before."""
     topic = kit.topic()
     await kit.declared(topic, "first")
     async with kit.bus(consume=False) as publisher:
@@ -163,7 +163,7 @@ async def test_a_new_group_begins_with_what_comes(kit: Kit) -> None:
 
 @requires("retains")
 async def test_earliest_begins_with_what_is_kept(kit: Kit) -> None:
-    """A group made later with ``start="earliest"`` gets what was published before it was there."""
+    """A group created later with ``start="earliest"`` gets what was published before."""
     topic = kit.topic()
     await kit.declared(topic, "first")
     async with kit.bus(consume=False) as publisher:
@@ -176,7 +176,7 @@ async def test_earliest_begins_with_what_is_kept(kit: Kit) -> None:
 
 @requires("start_at_time")
 async def test_a_group_begins_at_a_moment(kit: Kit) -> None:
-    """A group made later with ``start=datetime`` gets what was published from that moment on, and nothing older."""
+    """A group created later with ``start=datetime`` gets what was published from that time on, and nothing older."""
     topic = kit.topic()
     await kit.declared(topic, "first")
     async with kit.bus(consume=False) as publisher:
@@ -211,7 +211,7 @@ async def test_a_group_without_members_can_be_moved_back(kit: Kit) -> None:
 
 
 async def test_an_event_that_no_handler_takes_is_skipped_and_counted(kit: Kit) -> None:
-    """With ``unhandled="skip"`` an event of another type is settled, counted, and holds up nothing."""
+    """With ``unhandled="skip"`` an event of another type is settled and counted, and delays nothing."""
     topic = kit.topic()
     bus = kit.bus()
     log = kit.log()

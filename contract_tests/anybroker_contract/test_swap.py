@@ -11,7 +11,7 @@ from ._swap import PLACES, run
 
 
 async def test_one_program_does_the_same_on_every_broker(kit: Kit) -> None:
-    """A program run on this broker and on one in memory tells the same of each event: starts with their attempts,
+    """A program on this broker and on the memory broker reports the same for each event: starts with their attempts,
     attributes, body and headers, the order of each key, dead letters with their reasons."""
     topic = kit.topic()
     async with asyncio.timeout(kit.patience):

@@ -18,7 +18,7 @@ BAGGAGE = "userId=alice,serverNode=DF%2028,isProduction=false"
 
 
 async def test_trace_context_arrives_exactly(kit: Kit) -> None:
-    """``traceparent`` and ``tracestate``, as extensions and as the hop's headers, and ``baggage``, come as sent."""
+    """``traceparent`` and ``tracestate``, as extensions and as the hop's headers, and ``baggage``, arrive as sent."""
     topic = kit.topic()
     bus = kit.bus()
     log = kit.subscribe(bus, topic)
@@ -33,8 +33,8 @@ async def test_trace_context_arrives_exactly(kit: Kit) -> None:
 
 
 async def test_context_and_causation_go_over_every_hop(kit: Kit) -> None:
-    """What a handler publishes keeps the starting trace and the correlation, names its cause, and carries the baggage;
-    and so does what the next handler publishes."""
+    """What a handler publishes keeps the starting trace and the correlation, names its cause, and has the baggage; so
+    does what the next handler publishes."""
     first, second, third = kit.topic("a"), kit.topic("b"), kit.topic("c")
     bus = kit.bus()
 
@@ -59,7 +59,7 @@ async def test_context_and_causation_go_over_every_hop(kit: Kit) -> None:
 
 
 async def test_a_correlation_that_is_there_is_kept(kit: Kit) -> None:
-    """``correlationid`` of the cause is copied, also where it is not the cause's own id."""
+    """``correlationid`` of the cause is copied, also if it is not the cause's own id."""
     first, second = kit.topic("a"), kit.topic("b")
     bus = kit.bus()
 
@@ -89,7 +89,7 @@ class Typed(BaseModel):
 
 @pytest.mark.parametrize("form", ["async", "def", "many", "middleware"])
 async def test_hostile_context_is_not_passed_on(kit: Kit, form: str) -> None:
-    """An event with a trace that is none, too much baggage, and an id and a correlation of thousands of characters is
+    """An event with an invalid trace, too much baggage, and an id and a correlation of thousands of characters is
     handled, and what its handler publishes is a valid event without them."""
     first, second = kit.topic("a"), kit.topic("b")
     payload = {"n": 1}
@@ -133,8 +133,8 @@ async def test_hostile_context_is_not_passed_on(kit: Kit, form: str) -> None:
 
 
 async def test_what_a_batch_handler_publishes_has_no_single_trace(kit: Kit) -> None:
-    """A batch has many causes: what its handler publishes takes over neither trace, baggage, correlation nor causation
-    from any of them."""
+    """A batch has many causes: what its handler publishes inherits no trace, baggage, correlation or causation from any
+    of them."""
     first, second = kit.topic("a"), kit.topic("b")
     bus = kit.bus()
 

@@ -11,8 +11,9 @@ from .test_dead_letter import letters
 
 @needs_harness("raw")
 async def test_a_message_that_the_client_cannot_read_stops_nothing(kit: Kit) -> None:
-    """Between good events of its topic it is dead-lettered with body and headers as they came, once; the others of its
-    group, and another subscription of the same Bus, go on without a reconnect. Replayed, it fails again, alone."""
+    """Among good events of its topic it is dead-lettered once, with its original body and headers. The others of its
+    group, and another subscription of the same Bus, continue without a reconnect. When replayed, it fails again,
+    alone."""
     topic, other = kit.topic(), kit.topic()
     await kit.declared(topic, "g")
     bus = kit.bus()
@@ -45,7 +46,7 @@ async def test_a_message_that_the_client_cannot_read_stops_nothing(kit: Kit) -> 
 
 @needs_harness("raw")
 async def test_what_cannot_be_read_stops_no_new_consumer(kit: Kit) -> None:
-    """Such messages at the head of what waits for a group: the Bus that comes handles what is behind them."""
+    """Such messages are at the head of a group's backlog: a Bus that starts handles what is behind them."""
     topic = kit.topic()
     await kit.declared(topic, "g")
     bus = kit.bus()

@@ -31,7 +31,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--orders", type=int, default=1000, metavar="N", help=f"20 to {ALL:,} (default 1,000)")
     parser.add_argument("--all", action="store_const", dest="orders", const=ALL, help=f"all {ALL:,}")
     parser.add_argument("--rate", type=float, default=200.0, help="orders placed a second (default 200)")
-    parser.add_argument("--seed", type=int, default=7, help="what the choice of faults is drawn from (default 7)")
+    parser.add_argument("--seed", type=int, default=7, help="seed for the choice of faults (default 7)")
     parser.add_argument(
         "--url",
         default=os.environ.get("ANYBROKER_URL"),
@@ -39,6 +39,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
         "embedded one in a temporary file)",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON, and the progress to stderr")
+    parser.add_argument("--observe", action="store_true", help="show what each service says of itself while it runs")
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="give up then (default: by the orders)")
     parser.add_argument(
         "--forgetful-bank",
@@ -54,7 +55,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> int:
-    """The exit code: 0 if every invariant holds, 1 if not, 2 if the run could not be made."""
+    """The exit code: 0 if every invariant holds, 1 if not, 2 if the run failed."""
     options = arguments()
     console = Console(stderr=options.json)
     with TemporaryDirectory(prefix="anybroker-demo-") as folder:
@@ -79,7 +80,7 @@ async def _main(options: argparse.Namespace, console: Console, folder: Path) -> 
         forgetful_bank=options.forgetful_bank,
     )
     url = options.url or f"sqlite:///{folder}/broker.db"
-    # Soon enough to watch: who takes over from the killed process waits for its lease to end.
+    # Short enough to watch: the process that takes over waits for the killed one's lease to end.
     os.environ.setdefault("ANYBROKER_LEASE", "6")
     os.environ.update(settings.environment())
     from .plan import plan  # these read the environment when they are imported
@@ -90,10 +91,11 @@ async def _main(options: argparse.Namespace, console: Console, folder: Path) -> 
     assert current is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, current.cancel)
     patience = options.timeout or 60.0 + 3 * options.orders / options.rate
-    with Live(console, plan()) as live:
+    with Live(console, plan(), observe=options.observe) as live:
         evidence, broker, how = await run(url, live, patience)
     result = result_of(evidence, broker=broker, seed=options.seed, how_restarted=how)
     print_result(console, result)
+    live.say_where()
     if options.json:
         print(json.dumps(result.as_dict(), indent=2))
     return 0 if result.holds else 1

@@ -24,7 +24,7 @@ class BankUnreachable(Exception):
 
 
 class Bank:
-    """Its books are a database of its own: that the payment service dies does not matter to it."""
+    """It has its own database, so the death of the payment service does not affect it."""
 
     def __init__(self) -> None:
         self._plan = plan()
@@ -47,7 +47,7 @@ class Bank:
         if known is None or demo().forgetful_bank:
             self._db.execute("INSERT INTO charge VALUES (?, ?)", (key, cents))
         if key == self._plan.crash and asked == 1:
-            # The worst moment: the money is taken, and the service does not know it yet. The supervisor reads this
-            # line and kills the process.
+            # The worst moment: the money is taken, and the service does not know yet. The supervisor reads this line
+            # and kills the process.
             history.write("crash", service="payment", order=key)
             await asyncio.Event().wait()

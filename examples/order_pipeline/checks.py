@@ -14,7 +14,7 @@ __all__ = ["Check", "Evidence", "Letter", "check", "dropped", "inversions", "ove
 
 @dataclass(frozen=True)
 class Letter:
-    """A dead letter: enough of it to judge."""
+    """What the checks need of a dead letter."""
 
     topic: str
     group: str
@@ -43,7 +43,7 @@ class Evidence:
     """All dead letters, of all groups."""
     restarts: int = 0
     complaints: Sequence[str] = field(default=())
-    """What the supervisor has to say of the services."""
+    """What the supervisor reports about the services."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Check:
 
     @property
     def holds(self) -> bool:
-        """Whether it is as it must be."""
+        """Whether it holds."""
         return self.found == self.expected
 
 
@@ -106,7 +106,7 @@ def check(evidence: Evidence) -> list[Check]:
 
 
 def inversions(history: Iterable[Entry]) -> list[str]:
-    """Orders for which a handler was first started after it was for a later order of the same customer."""
+    """Orders whose handler first started after it had started for a later order of the same customer."""
     seen: set[tuple[str, str, str]] = set()
     last: dict[tuple[str, str, str], str] = {}
     found = []
@@ -125,7 +125,7 @@ def inversions(history: Iterable[Entry]) -> list[str]:
 def overlaps(history: Iterable[Entry]) -> list[str]:
     """Events whose handler was started while another one of the same group and topic had the customer.
 
-    A process that was killed ends its handlers without a word: they count as over when its successor starts.
+    A killed process does not record the end of its handlers: they count as ended when its successor starts.
     """
     busy: dict[tuple[str, str, str], Entry] = {}
     found = []
@@ -142,12 +142,12 @@ def overlaps(history: Iterable[Entry]) -> list[str]:
 
 
 def dropped(history: Iterable[Entry]) -> set[str]:
-    """Orders of which the broker recognised a copy."""
+    """Orders whose copy the broker recognised."""
     return {entry.order for entry in history if entry.what == "copy" and entry.note}
 
 
 def suppressed(history: Iterable[Entry]) -> Counter[str]:
-    """How often an event of an order came to a handler that was done with the order, and was not handled again."""
+    """How often an event arrived at a handler that had finished its order, and was not handled again."""
     done = Counter((entry.service, entry.handler, entry.order) for entry in history if entry.what == "done")
     found: Counter[str] = Counter()
     for (_, _, order), count in done.items():

@@ -13,7 +13,7 @@ __all__ = ["customers"]
 
 
 async def customers() -> AsyncIterator[OrderPlaced]:
-    """Yields each order when it is due. Who is late does not wait."""
+    """Yields each order when it is due, or at once if it is late."""
     loop = asyncio.get_running_loop()
     start = loop.time()
     for number, order in enumerate(plan().orders):

@@ -1,4 +1,4 @@
-"""Each service has a database of its own, as services do; so has the bank."""
+"""Each service has its own database, and so has the bank."""
 
 from __future__ import annotations
 

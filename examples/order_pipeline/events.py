@@ -33,18 +33,18 @@ class PaymentTaken(Order):
 
 @event_type("com.example.payment.declined.v1", key="customer")
 class PaymentDeclined(Order):
-    """The card was not charged: what was done for the order has to be undone."""
+    """The card was not charged: what was done for the order must be undone."""
 
     reason: str
 
 
 @event_type("com.example.order.shipped.v1", key="customer")
 class OrderShipped(Order):
-    """The good end."""
+    """The order succeeded."""
 
 
 @event_type("com.example.order.cancelled.v1", key="customer")
 class OrderCancelled(Order):
-    """The other end: the stock is released, and no money was taken."""
+    """The order failed: the stock is released, and no money was taken."""
 
     reason: str

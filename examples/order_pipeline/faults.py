@@ -1,4 +1,4 @@
-"""What goes wrong before the broker has an order, as a middleware of the publish side."""
+"""What goes wrong before the broker has an order, as a publish middleware."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .plan import plan
 __all__ = ["POISON", "clumsy_customers"]
 
 POISON = {"order_id": "?", "customer": "?", "cds": "a few", "cents": "twelve dollars"}
-"""Valid JSON, and no order."""
+"""Valid JSON, but not an order."""
 
 
 @publish_middleware
@@ -32,7 +32,7 @@ async def clumsy_customers(outgoing: Outgoing, call_next: PublishHandler) -> Rec
         # Some brokers say that they had it already; others only by giving the first one's name again.
         note = "dropped by the broker" if again.duplicate or again.broker_id == receipt.broker_id else ""
         history.write("copy", service="storefront", order=order, note=note)
-    if order in plan().clicked:  # another event, and the same order
+    if order in plan().clicked:  # another event for the same order
         outgoing.event = event.replace(id=f"{order}.2")
         await call_next(outgoing)
         history.write("click", service="storefront", order=order)

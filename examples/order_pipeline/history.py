@@ -1,6 +1,6 @@
 """The run's history: one line for each thing that a service did, in one file that all processes append to.
 
-The services know nothing of it: it is written by two middlewares of their Bus, and read by the supervisor.
+The services know nothing about it: two middlewares of their Bus write it, and the supervisor reads it.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def write(
     attempt: int = 0,
     note: str = "",
 ) -> None:
-    """Append one line: a single write, so that lines of several processes do not mix and a SIGKILL loses none."""
+    """Append one line, in a single write, so that lines of several processes do not mix and a SIGKILL loses none."""
     pid = os.getpid()
     entry = Entry(what, monotonic(), pid, service, handler, order, customer, event, attempt, note)
     os.write(_file(pid), json.dumps(entry).encode() + b"\n")

@@ -1,4 +1,4 @@
-"""Inventory: sets stock aside for an order, and puts it back when the order comes to nothing."""
+"""Inventory: sets stock aside for an order, and puts it back if the order fails."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ outcomes = bus.topic(OUTCOMES, OrderCancelled)
 @retry(attempts=5)
 @idempotent(store, key=about)
 async def reserve(order: OrderPlaced, transaction: SqliteTransaction) -> None:
-    """An event whose data are no order never gets here: it goes to the dead letters at once, with the reason."""
-    # Brokers deliver at least once. This INSERT happens once all the same, because it is committed together with a
-    # mark. Started again, the handler skips what is marked and publishes the same event under the same id, which the
+    """An event whose data is not an order never gets here: it is dead-lettered at once, with the reason."""
+    # Brokers deliver at least once. This INSERT still happens only once, because it is committed together with a mark.
+    # If the handler starts again, it skips what is marked and publishes the same event under the same id, which the
     # next service recognises.
     await transaction.execute("INSERT INTO movement VALUES (?)", (-order.cds,))
     await stock.publish(StockReserved(**dict(order)))

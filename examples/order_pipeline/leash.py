@@ -1,4 +1,4 @@
-"""A service that was started by the supervisor ends with it, however the supervisor ended."""
+"""A service that the supervisor started ends with it, however the supervisor ends."""
 
 from __future__ import annotations
 

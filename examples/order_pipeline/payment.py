@@ -20,10 +20,10 @@ payments = bus.topic(PAYMENTS, PaymentTaken | PaymentDeclined)
 @retry(attempts=5, on=BankUnreachable)
 @idempotent(store)
 async def charge(order: StockReserved, bank: Bank) -> None:
-    """A declined card is an answer. While the bank cannot be reached, this customer's next orders wait, no others."""
+    """A declined card is an answer. While the bank cannot be reached, only this customer's next orders wait."""
     try:
-        # The bank's books are not in our transaction: if this process dies before it hears the answer, the handler runs
-        # again. That the card is charged once is due to the key, which is the same each time.
+        # The bank's books are not in our transaction: if this process dies before it gets the answer, the handler runs
+        # again. The card is still charged only once, because the key is the same each time.
         await bank.charge(key=order.order_id, cents=order.cents)
     except CardDeclined as answer:
         await payments.publish(PaymentDeclined(**dict(order), reason=str(answer)))

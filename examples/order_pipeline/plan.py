@@ -32,30 +32,30 @@ class Plan:
     copied: frozenset[str] = frozenset()
     """The event is published twice, as after a lost confirmation: a broker that remembers ids may drop the second."""
     clicked: frozenset[str] = frozenset()
-    """The customer clicks twice: two events with ids of their own, and one order number. No broker can tell."""
+    """The customer clicks twice: two events with different ids and one order number. No broker can tell."""
     poison: str = ""
     """The event arrives with data that no handler can read."""
     crash: str = ""
-    """The payment service dies when the bank has charged this order and the handler has not yet returned."""
+    """The payment service dies after the bank has charged this order and before the handler returns."""
 
     @property
     def cents(self) -> int:
-        """What has to be charged in the end."""
+        """What must have been charged in the end."""
         return sum(order.cents for order in self.paid)
 
     @property
     def cds(self) -> int:
-        """How many CDs have to leave the stock."""
+        """How many CDs must have left the stock in the end."""
         return sum(order.cds for order in self.paid)
 
     @property
     def paid(self) -> list[OrderPlaced]:
-        """The orders that have to be shipped."""
+        """The orders that must be shipped."""
         return [order for order in self.orders if order.order_id not in self.declined | {self.poison}]
 
 
 def purchases(count: int, run: str) -> tuple[OrderPlaced, ...]:
-    """The first so many purchases by date, as orders."""
+    """The first ``count`` purchases by date, as orders."""
     with PURCHASES.open(newline="") as file:
         rows = sorted(csv.DictReader(file), key=lambda row: row["date"])  # stable: a customer's own stay in order
     return tuple(

@@ -1,15 +1,16 @@
-"""What the run shows: its progress while it lasts, and its result."""
+"""What a run prints: its progress, and its result."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live as Screen
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -17,6 +18,7 @@ from rich.table import Table
 from .checks import Check, Evidence, check, inversions, suppressed
 from .history import Entry
 from .plan import Plan
+from .seen import Figures, table_of
 
 __all__ = ["Live", "Result", "print_result", "result_of"]
 
@@ -30,14 +32,17 @@ _STEPS = {
 _FINAL = ("DecodeError", "CancelledError")
 """Failures that are not retried: never, and not by this process."""
 _PLAIN_EVERY = 1.0
-"""Seconds between two lines where the output is no terminal."""
+"""Seconds between two lines if the output is not a terminal."""
 
 
 class Live:
-    """The steps as bars with their rates; on what is no terminal, a line a second."""
+    """The steps as bars with their rates; if the output is not a terminal, one line per second."""
 
-    def __init__(self, console: Console, plan: Plan) -> None:
+    def __init__(self, console: Console, plan: Plan, *, observe: bool = False) -> None:
+        """``observe``: show a table of the services, too."""
         self._console = console
+        self.observes = observe
+        self._places: dict[str, str] = {}
         self._began = self._last_line = monotonic()
         self.counts: Counter[str] = Counter()
         self._seen: set[tuple[str, str]] = set()
@@ -56,25 +61,60 @@ class Live:
             TextColumn("{task.fields[rate]:>6.0f}/s"),
             TimeElapsedColumn(),
             console=console,
-            disable=self._plain,
+            disable=self._plain or observe,
         )
+        self._screen = Screen(console=console, refresh_per_second=4) if observe and not self._plain else None
         self._tasks: dict[str, TaskID] = {
             name: self._progress.add_task(name, total=total, rate=0.0) for name, total in totals.items()
         }
 
     def __enter__(self) -> Self:
         self._progress.start()
+        if self._screen is not None:
+            self._screen.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._progress.stop()
+        if self._screen is not None:
+            self._screen.stop()
 
     def say(self, text: str) -> None:
         """A line that stays."""
         line = f"[dim]{monotonic() - self._began:6.1f} s[/]  {escape(text)}"
         self._console.print(line, highlight=False, soft_wrap=True)
+
+    def show_services(
+        self,
+        places: Mapping[str, str],
+        looked: Mapping[str, tuple[Figures, float, float]],
+        lags: Mapping[str, int] | None,
+    ) -> None:
+        """What each service says of itself. ``lags``: what waits for each; None where the broker cannot say."""
+        if self.observes:
+            for name, url in places.items():
+                if self._places.get(name) != url:
+                    self._console.print(f"metrics of {name}: {url}", highlight=False, soft_wrap=True)
+        self._places.update(places)
+        if not self.observes:
+            return
+        table = table_of(looked, lambda name: None if lags is None else lags.get(name, 0))
+        if self._screen is not None:
+            self._screen.update(Group(self._progress, table))
+        else:
+            self._console.print(table)
+
+    def say_where(self) -> None:
+        """Where metrics and traces were."""
+        for name, url in self._places.items():
+            self._console.print(f"metrics of {name}: {url} while it ran", highlight=False, soft_wrap=True)
+        self._console.print(
+            "traces: none, because no service set up an OpenTelemetry SDK",
+            highlight=False,
+            soft_wrap=True,
+        )
 
     def show(self, entries: Iterable[Entry]) -> None:
         """Take in what happened."""
@@ -114,7 +154,7 @@ class Result:
     duplicates_sent: int
     duplicates_dropped_by_broker: int
     duplicates_suppressed: int
-    """By the handlers' idempotency, redelivered events included."""
+    """Suppressed by the handlers' idempotency, including redelivered events."""
     retries: int
     restarts: int
     how_restarted: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -19,19 +20,23 @@ from .checks import Evidence, Letter
 from .history import Entry, Reader
 from .plan import Plan, plan
 from .report import Live
+from .seen import Seen
 from .settings import demo
-from .supervisor import InProcess, Processes, ServiceFailed, Services
+from .supervisor import SERVICES, InProcess, Processes, ServiceFailed, Services
 
 __all__ = ["run"]
 
 _LOOK_EVERY = 0.05
 """Seconds between two looks at the history."""
+_OBSERVE_EVERY = 1.0
+"""Seconds between two questions to each service."""
 
 
 async def run(url: str, live: Live, seconds: float) -> tuple[Evidence, str, str]:
-    """Run the shop until each order has its outcome; the evidence, the broker's name, and how the crash was made.
+    """Run the shop until each order has its outcome. Returns the evidence, the broker's name, and how the crash was
+    made.
 
-    Ends after ``seconds`` at the latest, with the evidence as it is then. Leaves no process behind.
+    Ends after ``seconds`` at the latest, with the evidence at that time. Leaves no process behind.
     """
     settings, reader = demo(), Reader(demo().folder)
     history: list[Entry] = []
@@ -48,8 +53,13 @@ async def run(url: str, live: Live, seconds: float) -> tuple[Evidence, str, str]
         try:
             live.say(f"{bus.adapter.capabilities.adapter}: starting the services")
             await services.start()
-            restarts = await _watch(services, reader, history, live, monotonic() + seconds)
-            await _settled(bus, monotonic() + 10.0)
+            observing = asyncio.create_task(_observe(bus, Seen(settings.folder, SERVICES), live))
+            try:
+                restarts = await _watch(services, reader, history, live, monotonic() + seconds)
+                await _settled(bus, monotonic() + 10.0)
+            finally:
+                observing.cancel()
+                await asyncio.wait([observing])
         except ServiceFailed as exc:
             complaints.append(str(exc))
         finally:
@@ -64,7 +74,7 @@ async def run(url: str, live: Live, seconds: float) -> tuple[Evidence, str, str]
 
 
 async def _watch(services: Services, reader: Reader, history: list[Entry], live: Live, deadline: float) -> int:
-    """Follow the run to its end, and strike where the plan says; how often that was."""
+    """Follow the run to its end, and crash the service where the plan says. Returns how often that was."""
     strikes = 0
     claimed: set[str] = set()
     waiting = {order.order_id for order in plan().orders} - {plan().poison}
@@ -96,8 +106,21 @@ async def _watch(services: Services, reader: Reader, history: list[Entry], live:
     return strikes
 
 
+async def _observe(bus: Bus, seen: Seen, live: Live) -> None:
+    """Ask each service each second what it says of itself, and the broker what waits for it."""
+    groups = [(topic, group) for topic, settings in shop.TOPICS.items() for group in settings.groups]
+    while True:
+        looked = await seen.look()
+        lags: Counter[str] = Counter()
+        if bus.adapter.capabilities.backlog and live.observes:
+            for topic, group in groups:
+                lags[group] += (await bus.backlog(topic, group)).lag
+        live.show_services(seen.places, looked, lags if bus.adapter.capabilities.backlog else None)
+        await asyncio.sleep(_OBSERVE_EVERY)
+
+
 async def _settled(bus: Bus, deadline: float) -> None:
-    """Wait until nothing is left to deliver, so that a late copy has its chance to do harm."""
+    """Wait until nothing is left to deliver, so that late copies arrive too."""
     if not bus.adapter.capabilities.backlog:
         return
     for topic, settings in shop.TOPICS.items():
@@ -110,7 +133,7 @@ async def _settled(bus: Bus, deadline: float) -> None:
 
 
 async def _dead_letters(bus: Bus) -> list[Letter]:
-    """Those of every group, read as an operator would."""
+    """The dead letters of every group, read as an operator would."""
     queues = [bus.dead_letters(topic, group) for topic, settings in shop.TOPICS.items() for group in settings.groups]
     found = await asyncio.gather(*(_read(bus, queue) for queue in queues))
     return [
@@ -121,7 +144,8 @@ async def _dead_letters(bus: Bus) -> list[Letter]:
 
 
 async def _read(bus: Bus, queue: DeadLetterQueue) -> Sequence[DeadLetter]:
-    """Reading an empty queue takes as long as its patience: ask first whether it is empty, where the broker can say."""
+    """Reading an empty queue takes as long as its patience, so check first whether it is empty, if the broker can
+    tell."""
     if bus.adapter.capabilities.backlog:
         backlog = await bus.backlog(queue.dead_letter_topic, DEAD_LETTER_GROUP)
         if not backlog.lag:

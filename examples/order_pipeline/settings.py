@@ -12,7 +12,7 @@ __all__ = ["Demo", "demo"]
 
 
 class Demo(BaseSettings):
-    """One run. A service that is started by itself has the defaults, and nothing goes wrong on purpose."""
+    """One run. A service that is started alone has the defaults, and nothing goes wrong on purpose."""
 
     model_config = SettingsConfigDict(env_prefix="DEMO_", frozen=True)
 
@@ -20,7 +20,7 @@ class Demo(BaseSettings):
     folder: Path = Field(default=Path(), description="Where the services keep their databases.")
     orders: int = Field(default=1000, ge=1, description="How many purchases the customers make.")
     rate: float = Field(default=200.0, gt=0, description="Purchases a second.")
-    seed: int = Field(default=7, description="What the plan of faults is drawn from.")
+    seed: int = Field(default=7, description="The seed of the plan of faults.")
     faults: bool = Field(default=False, description="Whether the plan is carried out, and the run's history written.")
     forgetful_bank: bool = Field(
         default=False, description="The bank ignores idempotency keys: the checks must notice."

@@ -10,6 +10,7 @@ from anybroker.bus import AdapterFactory
 from .faults import clumsy_customers
 from .history import journal
 from .leash import end_with_the_supervisor
+from .seen import show
 from .settings import demo
 
 __all__ = ["ORDERS", "OUTCOMES", "PAYMENTS", "STOCK", "TOPICS", "about", "service"]
@@ -29,17 +30,20 @@ shared: AdapterFactory | None = None
 
 
 def service(name: str) -> Bus:
-    """The Bus of one service. Which broker it talks to is none of its business: ``ANYBROKER_URL`` says it."""
-    return Bus(shared, source=name, topics=TOPICS, **_supervision())
+    """The Bus of one service. It does not know its broker: ``ANYBROKER_URL`` does."""
+    bus = Bus(shared, source=name, topics=TOPICS, **_supervision())
+    if demo().faults:
+        show(bus, name, demo().folder)
+    return bus
 
 
 def about(event: Event) -> str:
-    """What an order placed is about, whichever event says so: the customer may have clicked twice."""
+    """What a placed order is about, in either event if the customer clicked twice."""
     return event.subject or event.id
 
 
 def _supervision() -> dict[str, Any]:
-    """In a run of the whole shop two middlewares watch and disturb the services, which know nothing of it."""
+    """In a run of the whole shop two middlewares watch and disturb the services, which do not know about it."""
     if not demo().faults:
         return {}
     if shared is None:

@@ -1,4 +1,4 @@
-"""Storefront: takes the orders, and tells the customers what became of them."""
+"""Storefront: takes the orders, and tells the customers how they ended."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ LETTER = "INSERT INTO letter VALUES (?, ?)"
 
 
 async def place(order: OrderPlaced) -> None:
-    """Returns when the order is durably stored. Its number is the event's id, so that it is the same event if it has to
-    be placed again because nobody knows whether it was stored; and the subject, for inventory to know it by."""
+    """Returns when the order is durably stored. Its number is the event's id, so that it is the same event if it must
+    be placed again because its outcome is unknown. It is also the subject, by which inventory knows it."""
     await orders.publish(order, id=order.order_id, subject=order.order_id)
 
 

@@ -17,7 +17,7 @@ from anybroker import Bus
 __all__ = ["SERVICES", "InProcess", "Processes", "ServiceFailed", "Services"]
 
 SERVICES = ("shipping", "payment", "inventory", "storefront")
-"""From the far end, so that the storefront finds the others ready; nothing depends on it."""
+"""The last service first, so that the storefront finds the others ready; nothing depends on it."""
 
 _ROOT = Path(__file__).parents[2]
 _DRAIN = 30.0
@@ -25,7 +25,7 @@ _DRAIN = 30.0
 
 
 class ServiceFailed(Exception):
-    """A service ended that nobody had ended."""
+    """A service ended although nobody asked it to."""
 
 
 class Services(Protocol):
@@ -38,18 +38,18 @@ class Services(Protocol):
         """Start all."""
 
     async def crash(self, name: str) -> None:
-        """End a service without warning, in the midst of its work, and start it again."""
+        """End a service without warning, in the middle of its work, and start it again."""
 
     def check(self) -> None:
         """Raises ServiceFailed."""
 
     async def stop(self) -> list[str]:
-        """Let all drain and end; returns what did not end well. Idempotent; afterwards nothing is left."""
+        """Let all services drain and end; returns what did not end well. Idempotent; leaves nothing behind."""
         ...
 
 
 class Processes:
-    """Each service in a process of its own: ``python -m examples.order_pipeline.<service>``."""
+    """Each service in a separate process: ``python -m examples.order_pipeline.<service>``."""
 
     how = "SIGKILL"
 
@@ -96,7 +96,7 @@ class Processes:
         return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else ""
 
     async def stop(self) -> list[str]:
-        """SIGTERM, and SIGKILL for what is still there after the drain time."""
+        """SIGTERM, then SIGKILL for processes that still run after the drain time."""
         running, self._running = self._running, {}
         alive = {name: process for name, process in running.items() if process.returncode is None}
         for process in alive.values():

@@ -1,6 +1,6 @@
-"""One program, any broker: ``ANYBROKER_URL=… python -m examples.swap`` prints what became of each event, as JSON.
+"""One program, any broker: ``ANYBROKER_URL=… python -m examples.swap`` prints what happened to each event, as JSON.
 
-Of these scans of parcels one fails twice, one always, one is no JSON. Starts, order by key, headers and dead letters
+Of these scans of parcels one fails twice, one always, one is not JSON. Starts, order by key, headers and dead letters
 are the same on every broker; what a broker cannot do is refused at the start (``refused``; null where it can).
 """
 
@@ -33,7 +33,7 @@ def facts(event: Any, headers: Any, **more: Any) -> dict[str, Any]:
 
 
 async def run(broker: Any, topic: str) -> dict[str, Any]:
-    """Publish to a new topic, handle everything, and tell it event by event."""
+    """Publish to a new topic, handle everything, and report it event by event."""
     bus = Bus(broker, source="depot")
     order, starts, ended, all_ended = defaultdict[str, Any](list), defaultdict[str, Any](list), set(), asyncio.Event()
 

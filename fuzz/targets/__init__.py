@@ -1,1 +1,1 @@
-"""One module a subject."""
+"""One module per subject."""

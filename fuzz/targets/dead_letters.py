@@ -23,7 +23,7 @@ from ..registry import target
 
 _BINDING = HeaderBinding(bytes, prefix="ce_")
 _STEERING = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-"""C0 but the line's end, DEL, C1, and what turns the direction of text."""
+"""C0 except the line feed, DEL, C1, and what changes the direction of text."""
 
 
 class _Terminal(io.StringIO):
@@ -46,12 +46,17 @@ def _letter(data: bytes) -> DeadLetter:
 
 @target("dead-letter", seeds.dead_letters)
 def dead_letter(data: bytes) -> object:
-    """A dead letter, and the headers of its way back"""
+    """A dead letter, and the headers of its replay"""
     letter = _letter(data)
     assert isinstance(letter.id, str)
     assert repr(letter)
     assert 0 <= letter.replays < 10**9
     assert 0 <= letter.attempts < 10**9
+    assert 0 <= letter.pid < 10**10
+    assert len(letter.history) <= 5
+    for attempt in letter.history:
+        assert attempt.error.isprintable()
+        assert len(attempt.error.encode()) <= 200
     back = letter.replay_headers()
     assert not [name for name in back if name.startswith("anybroker-dead-")]
     assert back["anybroker-replays"] == str(letter.replays + 1)
@@ -66,9 +71,9 @@ def _check(said: str) -> None:
 
 @target("cli-list", seeds.dead_letters)
 def cli_list(data: bytes) -> object:
-    """anybroker dlq list, on a terminal: nothing that steers it"""
+    """anybroker dlq list, on a terminal: nothing that controls it"""
     letter = _letter(data)
-    os.environ["TERM"] = "dumb"  # rich's own colours are no fault
+    os.environ["TERM"] = "dumb"  # rich's own colours are not a fault
     out = _Terminal()
     with redirect_stdout(out):
         facts = _facts(letter)
@@ -79,7 +84,7 @@ def cli_list(data: bytes) -> object:
 
 @target("cli-show", seeds.dead_letters)
 def cli_show(data: bytes) -> object:
-    """anybroker dlq show, on a terminal: nothing that steers it"""
+    """anybroker dlq show, on a terminal: nothing that controls it"""
     letter = _letter(data)
     out = _Terminal()
     with redirect_stdout(out):
@@ -90,7 +95,7 @@ def cli_show(data: bytes) -> object:
 
 @target("cli-json", seeds.dead_letters)
 def cli_json(data: bytes) -> object:
-    """The same with --json: one document, and on a terminal nothing that steers it"""
+    """The same with --json: one document, and nothing that controls a terminal"""
     letter = _letter(data)
     out = _Terminal()
     with redirect_stdout(out):

@@ -75,13 +75,13 @@ def headers(data: bytes) -> object:
         content_type = text(fields.pop(0)[1])
     if binding in BINDINGS[2:]:
         fields = [(name, None if value is None else text(value)) for name, value in fields]
-    usual = binding.parse_usual(fields, body)
+    usual, count = binding.parse_usual(fields, body)
     try:
         event = binding.parse(fields, body, content_type=content_type)
     except InvalidEvent as exc:
-        assert usual is None, "the short way takes what the long one refuses"
+        assert usual is None, "the fast path accepts what the slow one refuses"
         return str(exc)
-    assert usual is None or usual == event, "the short way reads another event"
+    assert usual is None or (usual == event and count == len(event.attributes)), "the fast path reads another event"
     again = binding.parse(binding.binary_headers(event), event.body or b"", content_type=event.datacontenttype)
     if event.body:
         assert again == event
@@ -163,7 +163,7 @@ def times(data: bytes) -> object:
 
 @target("uris", lambda: seeds.lines("uris"))
 def uris(data: bytes) -> object:
-    """URI-references and URIs, by the stricter rules of what is created here"""
+    """URI-references and URIs, by the stricter rules for created events"""
     value = text(data)
     for rule in (write_uri_reference, write_uri):
         try:

@@ -1,4 +1,4 @@
-"""What the core reads beside events: notes of positions, counts, traces, URLs, settings."""
+"""What the core reads besides events: notes of positions, counts, traces, URLs, settings."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from anybroker.engine.context import caused, incoming
 from anybroker.engine.ledger import NOTE_LIMIT, LaneLedger, parse_note
 from anybroker.errors import ConfigError, InvalidEvent, Reject
 from anybroker.event import Event
+from anybroker.kit.start_notes import parse_starts
 
 from .. import seeds
 from ..messages import split, text
@@ -24,7 +25,7 @@ from ..registry import target
 
 @target("ledger-note", lambda: seeds.lines("positions"))
 def ledger_note(data: bytes) -> object:
-    """The note beside a committed position, which whoever may commit for the group can write"""
+    """The note of a committed position, which any client that may commit for the group can write"""
     note = text(data)
     parse_note(note)
     ledger = LaneLedger(note)
@@ -39,6 +40,14 @@ def ledger_note(data: bytes) -> object:
     return ledger
 
 
+@target("start-note", lambda: seeds.lines("notes"))
+def start_note(data: bytes) -> object:
+    """A note of handler starts, where other programs can write too"""
+    starts = parse_starts(data) or {}
+    assert all(type(name) is str and type(count) is int and count_of(count) == count for name, count in starts.items())
+    return starts
+
+
 @target("count", lambda: seeds.lines("counts"))
 def count(data: bytes) -> object:
     """A count in a header"""
@@ -49,7 +58,7 @@ def count(data: bytes) -> object:
 
 @target("trace", seeds.traces)
 def trace(data: bytes) -> object:
-    """W3C trace headers of a delivery, and what an event that it causes takes over"""
+    """W3C trace headers of a delivery, and what an event that it causes inherits"""
     fields, body = split(data)
     headers = {name.decode("utf-8", "replace").lower(): text(value or b"") for name, value in fields}
     attributes = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t", **headers}
@@ -71,7 +80,7 @@ def trace(data: bytes) -> object:
 
 @target("reason", lambda: seeds.lines("reasons"))
 def reason(data: bytes) -> object:
-    """What an exception says, as it stands beside a dead letter"""
+    """The text of an exception, as a dead letter has it"""
     for error in (Reject(text(data)), ValueError(text(data))):
         said = reason_of(error)
         assert said.isprintable()

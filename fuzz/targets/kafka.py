@@ -11,9 +11,9 @@ from aiokafka.record.util import calc_crc32c
 from aiokafka.structs import TopicPartition
 
 from anybroker.adapter import Foreign, Outbound
-from anybroker.event import Event
+from anybroker.cloudevents import Event
 from anybroker_kafka.records import KafkaInbound
-from anybroker_kafka.unreadable import read_again
+from anybroker_kafka.unreadable import read_leniently
 from anybroker_kafka.wire import Wire
 
 from .. import seeds
@@ -26,7 +26,7 @@ _WIRE = Wire()
 _LENGTH, _MAGIC, _CRC, _ATTRIBUTES, _FIRST = 8, 16, 17, 22, 61
 """Where a batch has these, and where its records begin."""
 _MOST = 1024 * 1024
-"""Bytes of a batch that is decompressed."""
+"""Most bytes of a decompressed batch."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def record(data: bytes) -> object:
 
 @target("kafka-batch", seeds.kafka_batches)
 def batch(data: bytes) -> object:
-    """Record batches with a right length and checksum: what a broker has let in"""
+    """Record batches with a correct length and checksum, which a broker has accepted"""
     if len(data) < _FIRST:
         return None
     whole: Any = bytearray(data)
@@ -80,14 +80,15 @@ def batch(data: bytes) -> object:
     whole[_MAGIC] = 2
     struct.pack_into(">I", whole, _CRC, calc_crc32c(bytes(whole[_CRC + 4 :])))
     try:
-        found, following = read_again(_TP, bytes(whole), [], 0, 1, _WIRE.read_again, _MOST)
+        records = read_leniently(_TP, bytes(whole), [], 0, 1, _WIRE.read_any, _MOST)
+        found = list(records)
     except UnsupportedCodecError as exc:
         return str(exc)
     except Exception as exc:
         if whole[_ATTRIBUTES] & 0x20:  # a control batch, which only brokers write
             return str(exc)
         raise
-    assert isinstance(following, int)
+    assert isinstance(records.next_fetch_offset, int)
     for inbound in found:
         _used(inbound)
         assert inbound.raw is inbound.raw

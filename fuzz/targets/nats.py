@@ -49,13 +49,13 @@ def block(data: bytes) -> object:
 
 
 def _client() -> RawClient:
-    """A client with the listeners that ours has, and no connection."""
+    """A client with the adapter's listeners, and no connection."""
     client = RawClient(False)
     link: Any = SimpleNamespace(timeout=1.0, watchers=set())
     spec = SubscriptionSpec("orders", "g", True, 2, "new", 10)
     listener: Any = SimpleNamespace()
-    receiver: Any = NatsReceiver(link, _WIRE, spec, listener, iter(range(9)), 2, 20.0, False)
-    receiver._prefix = b"_INBOX.x."
+    receiver: Any = NatsReceiver(link, client, _WIRE, spec, listener, iter(range(9)), 2, 20.0, False)
+    receiver._member.prefix = b"_INBOX.x.d."
     answers: Any = Answers(client, "_INBOX.x", 1.0)
     sender: Any = NatsSender.__new__(NatsSender)
     sender._waiting, sender._prefix = {}, b"_INBOX.x.p."
@@ -83,7 +83,7 @@ def inbox(data: bytes) -> object:
 
 @target("nats-notes", lambda: seeds.lines("nats notes"))
 def notes(data: bytes) -> object:
-    """Subjects below those of notes, to which everybody may publish who may publish to the topic"""
+    """Subjects below those of notes, to which anybody may publish who may publish to the topic"""
     subjects = {f"orders.@.g.~.{text(line)}": 1 for line in data.split(b"\n")}
 
     async def api(*_: object) -> Any:

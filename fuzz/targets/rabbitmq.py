@@ -11,10 +11,10 @@ import pamqp.frame
 from aiormq.abc import DeliveredMessage
 from pamqp.commands import Basic
 
-from anybroker.adapter import Foreign, Inbound, Lane, Outbound, count_of
+from anybroker.adapter import Foreign, Inbound, Lane, Outbound
 from anybroker_rabbitmq.frames import header_frame
-from anybroker_rabbitmq.notes import _note
-from anybroker_rabbitmq.unreadable import UnreadableForeign, _ReadableStream
+from anybroker_rabbitmq.transport import ReadableStream
+from anybroker_rabbitmq.unreadable import UnreadableForeign
 from anybroker_rabbitmq.wire import Wire
 
 from .. import seeds
@@ -31,16 +31,16 @@ def _frame(kind: int, payload: bytes) -> bytes:
 
 
 @cache
-def _stream() -> _ReadableStream:
-    async def made() -> _ReadableStream:
-        return _ReadableStream(asyncio.StreamReader())
+def _stream() -> ReadableStream:
+    async def made() -> ReadableStream:
+        return ReadableStream(asyncio.StreamReader())
 
     with asyncio.Runner() as runner:
         return runner.run(made())
 
 
 def _read(frame: bytes, body: bytes) -> Inbound:
-    _, channel, header = pamqp.frame.unmarshal(_stream()._frames(frame))
+    _, channel, header = pamqp.frame.unmarshal(_stream().readable(frame))
     assert channel == 7
     message: Any = DeliveredMessage(delivery=_DELIVER, header=header, body=body, channel=None)  # type: ignore[arg-type]
     return _WIRE.read(message, _LANE, 7, None)
@@ -53,14 +53,12 @@ def properties(data: bytes) -> object:
     inbound = _read(_frame(2, struct.pack(">HHQ", 60, 0, len(body)) + raw), body)
     event = use_any(inbound.event)
     assert all(isinstance(value, str) for value in inbound.headers.values())
-    written = _WIRE.write(Outbound(event, "dead", headers={"anybroker-dead-reason": "r"}))
-    flags, before, after, again_body = written
+    flags, written, again_body = _WIRE.write(Outbound(event, "dead", headers={"anybroker-dead-reason": "r"}), "x")
     assert again_body == (event.body or b"")
-    identified = before + b"\x01x" + after
-    again = _read(header_frame(7, len(again_body), flags, identified), again_body)
+    again = _read(header_frame(7, len(again_body), flags, written), again_body)
     assert again.headers["anybroker-dead-reason"] == "r"
     if isinstance(event, UnreadableForeign):
-        pass  # what is cut off RabbitMQ takes from nobody: no more than its beginning is kept
+        pass  # RabbitMQ accepts no truncated properties: only their beginning is kept
     elif isinstance(event, Foreign):
         assert isinstance(again.event, Foreign)
         assert list(again.event.headers) == list(event.headers), "a dead letter with other headers"
@@ -78,15 +76,7 @@ def names(data: bytes) -> object:
     deliver = b"\0\x3c\0\x3c\x03tag" + struct.pack(">QB", 1, 1) + short
     closing = b"\0\x14\0\x28" + struct.pack(">H", 404) + bytes((len(key),)) + key + struct.pack(">HH", 60, 40)
     for payload in (deliver, closing):
-        used, channel, method = pamqp.frame.unmarshal(_stream()._frames(_frame(1, payload)))
+        used, channel, method = pamqp.frame.unmarshal(_stream().readable(_frame(1, payload)))
         assert (channel, type(method).__name__ in ("Deliver", "Close")) == (7, True)
         assert used
     return None
-
-
-@target("rabbitmq-note", lambda: seeds.lines("notes"))
-def note(data: bytes) -> object:
-    """A note of handler starts in a queue that others can write to"""
-    starts = _note("orders", data)
-    assert all(type(name) is str and type(count) is int and count_of(count) == count for name, count in starts.items())
-    return starts

@@ -1,4 +1,4 @@
-"""SQLite: whatever other adapters could have read, as rows and back."""
+"""SQLite: anything that other adapters could have read, as rows and back."""
 
 from __future__ import annotations
 

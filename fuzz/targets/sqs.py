@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from anybroker.adapter import Foreign, Inbound, Lane, Outbound
+from anybroker.cloudevents import Event
 from anybroker.errors import Rejected
-from anybroker.event import Event
-from anybroker_sqs.queue import starts_noted
-from anybroker_sqs.wire import SqsForeign, Wire
+from anybroker_sqs.foreign import SqsForeign
+from anybroker_sqs.wire import Wire
 
 from .. import seeds
 from ..messages import split
@@ -62,14 +62,3 @@ def message(data: bytes) -> object:
 
 def _kind(value: bytes) -> tuple[int, bytes]:
     return b"snb".find(value[:1]) if value[:1] in (b"s", b"n", b"b") else value[0], value[1:]
-
-
-@target("sqs-note", lambda: seeds.lines("notes"))
-def note(data: bytes) -> object:
-    """A note of handler starts in a queue that others can send to"""
-    starts = starts_noted(data.decode("utf-8", "replace"))
-    for name, count in (starts or {}).items():
-        assert type(name) is str
-        assert type(count) is int
-        assert 0 <= count < 10**9
-    return starts

@@ -9,7 +9,10 @@ from .capabilities import Capabilities, Support
 from .cloudevents.event import ABSENT, Event, event_type
 from .config.settings import TopicSettings
 from .deadletters.letter import DeadLetter
-from .delivery import Delivery
+from .delivery import Attempt, Delivery
+from .engine.observing import Observer
+from .engine.parts import Part
+from .engine.sinks import Sink
 from .errors import (
     AnybrokerError,
     BatchFailed,
@@ -36,6 +39,7 @@ from .topic import Topic
 __all__ = [
     "ABSENT",
     "AnybrokerError",
+    "Attempt",
     "Backlog",
     "BatchFailed",
     "BrokerError",
@@ -53,11 +57,14 @@ __all__ = [
     "InvalidEvent",
     "LeaseLost",
     "MemoryBroker",
+    "Observer",
+    "Part",
     "PublishOutcomeUnknown",
     "Receipt",
     "Reject",
     "Rejected",
     "Retry",
+    "Sink",
     "StateError",
     "Subscription",
     "Support",

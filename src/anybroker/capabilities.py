@@ -1,9 +1,9 @@
 """What an adapter can do, as data, and the check that explains itself.
 
 An adapter declares each capability as ``native`` (the broker does it), ``emulated`` (the core does it on top of the
-broker, with the same promise) or ``absent``. Whoever asks for an absent one gets a :class:`CapabilityError` that names
-the adapter, the setting and the remedy, at the start, before anything is sent. The contract suite tests both sides:
-the feature where it is declared, the refusal where it is not.
+broker, with the same promise) or ``absent``. A program that asks for an absent one gets a :class:`CapabilityError` at
+the start, before anything is sent, that names the adapter, the setting and the remedy. The contract suite tests both
+sides: the feature where it is declared, the refusal where it is not.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Acknowledgement(Enum):
     PER_MESSAGE = "per message"
     """Each delivery is settled by itself."""
     CUMULATIVE = "cumulative"
-    """One position a lane; the core's ledger keeps what is finished beyond it, and writes a note beside it."""
+    """One position per lane; the core's ledger tracks what is finished beyond it, and stores a note with it."""
 
 
 NATIVE, EMULATED, ABSENT = Support.NATIVE, Support.EMULATED, Support.ABSENT
@@ -42,7 +42,7 @@ NATIVE, EMULATED, ABSENT = Support.NATIVE, Support.EMULATED, Support.ABSENT
 
 @dataclass(frozen=True, kw_only=True)
 class Capabilities:
-    """What one adapter can do. A field without a default is one that each adapter has to decide."""
+    """What one adapter can do. Each adapter must decide the fields without a default."""
 
     adapter: str
     """The adapter's name in errors and in the capability matrix."""
@@ -56,7 +56,7 @@ class Capabilities:
     ordering: Support = NATIVE
     """Events of one key reach a group one at a time, in publish order."""
     inlet: Support = NATIVE
-    """An event can be sent to one group only: replays and delayed releases."""
+    """An event can be sent to a single group, for replays and delayed releases."""
     release: Support = ABSENT
     """A delivery can be given back with a delay and its count of attempts (``retry(mode="release")``).
     ``native``: :class:`Release` with ``delay`` and ``attempts``; ``emulated``: the core sends a copy to the inlet."""
@@ -75,22 +75,33 @@ class Capabilities:
     lease_extension: Support = ABSENT
     """A delivery's lease runs out and must be extended while it is handled: :class:`ExtendsLease`."""
     backlog: Support = ABSENT
-    """How many events wait for a group can be asked: :class:`ReportsBacklog`."""
+    """The broker can tell how many events wait for a group: :class:`ReportsBacklog`."""
+    backlog_age: Support = ABSENT
+    """It can also tell since when the oldest of them is stored, without taking it: ``Backlog.age`` is a number."""
+    inspect: Support = ABSENT
+    """Stored events can be looked at without being received: :class:`Inspects`."""
     balance: Support = ABSENT
     """Lanes stay with the first member unless it gives some back: :class:`BalancesLanes`."""
     verify: Support = NATIVE
-    """``provision="verify"``: what is declared can be compared with what is there, without changing it."""
+    """``provision="verify"``: what is declared can be compared with what exists, without changing it."""
     null_body_with_key: Support = NATIVE
     """An event without data can be sent with a key in the default content mode."""
 
     max_event_bytes: int | None = None
-    """The most bytes the broker takes for one event, attributes counted; None: no limit of its own."""
+    """The most bytes that the broker accepts for one event, attributes included; None: it has no limit."""
     max_delay: float | None = None
     """The longest ``delay`` in seconds; None: no limit."""
     settle_interval: float = 0.0
-    """Seconds between two settlements of one receiver: 0 settles as soon as the last call has returned."""
+    """Seconds between two calls of ``settle``; 0: the next call follows as soon as the last one has returned."""
     poll: float = 0.0
-    """The longest time in seconds that :meth:`Receiver.receive` may go on after :meth:`Receiver.stop`."""
+    """The most seconds that :meth:`Receiver.receive` may take to return after :meth:`Receiver.stop`."""
+    messaging_system: str = ""
+    """The broker's name in OpenTelemetry's conventions; empty: the adapter's own."""
+
+    @property
+    def system(self) -> str:
+        """``messaging.system`` of traces and metrics."""
+        return self.messaging_system or self.adapter
 
     def supports(self, name: str) -> bool:
         """Whether the capability of that name is declared native or emulated."""

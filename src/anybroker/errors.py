@@ -3,7 +3,7 @@
     AnybrokerError
     ├── ConfigError                 a setting, a handler's signature or a name is wrong; raised before anything is sent
     │   ├── CapabilityError         the broker cannot do what was asked for
-    │   └── MissingGroup            there is no such group, or no such topic
+    │   └── MissingGroup            the group or the topic does not exist
     ├── EventError                  (also a ValueError) the event itself is wrong
     │   ├── InvalidEvent            an attribute or the wire form breaks CloudEvents 1.0
     │   ├── EncodeError             the payload cannot be serialised
@@ -12,32 +12,32 @@
     ├── BrokerError                 the broker, or the way to it, failed
     │   ├── Rejected                not stored, and sending it again will not help
     │   │   └── EventTooLarge       over the broker's size limit (raised before sending)
-    │   ├── Unavailable             not stored, may be tried again
-    │   │   └── StoreUnavailable    the idempotency store cannot be reached or written (anybroker.idempotency)
+    │   ├── Unavailable             not stored, may be sent again
+    │   │   ├── StoreUnavailable    the idempotency store cannot be reached or written (anybroker.idempotency)
+    │   │   ├── TransactionConflict the database undid a handler's transaction: it runs again (anybroker.idempotency)
+    │   │   └── OutboxUnavailable   the outbox's table cannot be reached or written (anybroker.outbox)
     │   ├── PublishOutcomeUnknown   may be stored: publish it again under the same id
     │   └── LeaseLost               a settlement came too late: another member has the event
     │       └── ClaimLost           another owner has the event's claim (anybroker.idempotency)
-    └── DeliveryError               why an event was dead-lettered, where its handler raised nothing that says it
-        ├── AttemptsExhausted       the handler asked for another start, and there is none left
+    └── DeliveryError               why an event was dead-lettered, if its handler raised no exception that says so
+        ├── AttemptsExhausted       the handler asked for another attempt, and none is left
         ├── ExpiredError            its expirytime has passed
         ├── UnhandledError          no handler takes events of its type
-        ├── PoisonedError           the broker handed it over so often that it may be what kills the process
+        ├── PoisonedError           the broker delivered it so often that it may be what kills the process
         └── HandlerExit             the handler raised what ends a program, a task or a generator
 
-Three more are not failures of the library; a handler raises them to say what is to happen::
+Three more are not failures of the library. A handler raises them to say what should happen::
 
     Reject          dead-letter this event now, with this reason
-    Retry           deliver it again, after so many seconds
-    BatchFailed     of this batch, these failed
+    Retry           deliver it again, after this many seconds
+    BatchFailed     these items of the batch failed
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from .cloudevents.event import Event
+from types import TracebackType
+from typing import Any, Protocol, TypeAlias
 
 __all__ = [
     "AnybrokerError",
@@ -68,14 +68,14 @@ __all__ = [
 
 
 class AnybrokerError(Exception):
-    """The root of the tree: catch it to catch all that the library raises."""
+    """The root of the tree: catch it to catch everything that the library raises."""
 
 
 class ConfigError(AnybrokerError):
     """A setting, a name or a signature is wrong.
 
-    Raised before anything is sent. ``setting`` names what is wrong, ``problem`` says what is wrong with it and
-    ``remedy`` how to mend it; the text is all three.
+    Raised before anything is sent. ``setting`` names the setting, ``problem`` says what is wrong with it, and
+    ``remedy`` says how to fix it; the text has all three.
     """
 
     def __init__(self, setting: str, problem: str, remedy: str = "") -> None:
@@ -86,7 +86,7 @@ class ConfigError(AnybrokerError):
 
 
 class CapabilityError(ConfigError):
-    """The adapter declares as absent what a setting asks for; ``capability`` is its name."""
+    """A setting asks for a capability that the adapter declares absent; ``capability`` is its name."""
 
     def __init__(self, adapter: str, capability: str, setting: str, remedy: str) -> None:
         self.adapter = adapter
@@ -103,7 +103,7 @@ class EventError(AnybrokerError, ValueError):
 
 
 class InvalidEvent(EventError):
-    """An attribute, or the form of a message, breaks CloudEvents 1.0. ``attribute`` names it where there is one."""
+    """An attribute, or the form of a message, breaks CloudEvents 1.0. ``attribute`` names the attribute, if any."""
 
     def __init__(self, message: str, *, attribute: str | None = None) -> None:
         self.attribute = attribute
@@ -131,7 +131,7 @@ class Rejected(BrokerError):
 
 
 class EventTooLarge(Rejected):
-    """The event is over the size that the broker takes, less the 8 KiB that are kept free for a dead letter.
+    """The event is larger than the broker's limit, less the 8 KiB that are kept free for a dead letter.
 
     Raised before anything is sent. ``size`` and ``limit`` are in bytes.
     """
@@ -143,17 +143,41 @@ class EventTooLarge(Rejected):
 
 
 class Unavailable(BrokerError):
-    """The broker could not be reached, or could not take the event now: not stored, may be tried again."""
+    """The broker could not be reached, or could not accept the event now: not stored, may be sent again."""
+
+
+class UnconfirmedEvent(Protocol):
+    """The event of a :class:`PublishOutcomeUnknown`, an :class:`anybroker.Event`: what identifies it."""
+
+    @property
+    def id(self) -> str:
+        """Its CloudEvents ``id``."""
+        ...
+
+    @property
+    def source(self) -> str:
+        """Its CloudEvents ``source``."""
+        ...
+
+    @property
+    def type(self) -> str:
+        """Its CloudEvents ``type``."""
+        ...
+
+    @property
+    def key(self) -> str | None:
+        """Its ordering key."""
+        ...
 
 
 class PublishOutcomeUnknown(BrokerError):
     """The event may or may not be stored: a time-out, or a connection lost before the confirmation.
 
-    ``event`` is the event, when it is known: publish it again (the same id) and the consumer's idempotency, or the
-    broker's own deduplication, keeps it single.
+    ``event`` is the event, if it is known. Publish it again, under the same id: the consumer's idempotency, or the
+    broker's own deduplication, then drops the copy.
     """
 
-    def __init__(self, message: str, *, event: Event[Any] | None = None) -> None:
+    def __init__(self, message: str, *, event: UnconfirmedEvent | None = None) -> None:
         self.event = event
         super().__init__(message)
 
@@ -163,11 +187,12 @@ class LeaseLost(BrokerError):
 
 
 class DeliveryError(AnybrokerError):
-    """Why an event was dead-lettered, where its handler raised nothing that says it. Seen in a dead letter's reason."""
+    """Why an event was dead-lettered, if its handler raised no exception that says so. Seen in a dead letter's
+    reason."""
 
 
 class AttemptsExhausted(DeliveryError):
-    """The handler asked for another start, and there is none left."""
+    """The handler asked for another attempt, and none is left."""
 
     def __init__(self, attempts: int, reason: str) -> None:
         super().__init__(f"no attempt left of {attempts}: {reason}")
@@ -188,25 +213,55 @@ class UnhandledError(DeliveryError):
 
 
 class PoisonedError(DeliveryError):
-    """The broker handed the event over so often that it probably kills the process."""
+    """The broker delivered the event so often that it probably kills the process."""
 
     def __init__(self, deliveries: int) -> None:
-        super().__init__(f"handed over {deliveries} times without being finished: it may be what kills the process")
+        super().__init__(f"delivered {deliveries} times without being finished: it may be what kills the process")
 
 
 def text_of(error: object) -> str:
-    """What an exception, or another object, says, also where its own ``__str__`` fails: that must not take the place of
-    the failure."""
+    """The text of an exception or another object, even if its own ``__str__`` fails: that error must not replace the
+    original one."""
     try:
         return str(error)
-    except Exception as exc:  # noqa: BLE001 - it is the user's class
+    except KeyboardInterrupt:  # a signal came just now
+        raise
+    except BaseException as exc:  # noqa: BLE001 - it is the user's class
         return f"(its text cannot be made: {type(exc).__name__})"
 
 
+_CAUSE: Any = vars(BaseException)["__cause__"]
+_TRACEBACK: Any = vars(BaseException)["__traceback__"]
+_CONTEXT: Any = vars(BaseException)["__context__"]
+_SUPPRESSED: Any = vars(BaseException)["__suppress_context__"]
+
+
+ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None]
+
+
+def exc_info_of(error: BaseException) -> ExcInfo:
+    """For ``exc_info=`` of a log call, which asks an exception whether it is true and leaves out one that is not."""
+    return type(error), error, _TRACEBACK.__get__(error)
+
+
+def cause_of(error: BaseException) -> BaseException | None:
+    """What it was raised from, whatever its own class makes of that name, and also where that counts as false."""
+    cause: BaseException | None = _CAUSE.__get__(error)
+    return cause
+
+
+def origin_of(error: BaseException) -> BaseException | None:
+    """What a traceback shows before it: its cause, or else what was being handled when it was raised."""
+    cause = cause_of(error)
+    if cause is None and not _SUPPRESSED.__get__(error):
+        cause = _CONTEXT.__get__(error)
+    return cause
+
+
 class HandlerExit(DeliveryError):
-    """The handler raised what is not an ``Exception``, such as ``SystemExit`` or a ``CancelledError`` that the engine
-    has not asked for, or what a coroutine cannot raise, as ``StopIteration`` is. It is the ``__cause__``; the start
-    counts as failed, and the program goes on."""
+    """The handler raised something that is not an ``Exception``, such as ``SystemExit`` or a ``CancelledError`` that
+    the engine did not request, or something that a coroutine cannot raise, such as ``StopIteration``. That is the
+    ``__cause__``. The start counts as failed, and the program continues."""
 
     def __init__(self, where: str, raised: BaseException) -> None:
         text = text_of(raised)
@@ -229,7 +284,7 @@ class Retry(Exception):
     """
 
     counted = True
-    """Whether the start counts as an attempt; False only where the library put the event off."""
+    """Whether the start counts as an attempt; False only if the library put the event off."""
 
     def __init__(self, after: float | None = None, reason: str = "asked for by the handler") -> None:
         if after is not None and not 0 <= after < float("inf"):

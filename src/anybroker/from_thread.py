@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Coroutine, Iterable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 from .adapter import Receipt
-from .engine.core import Core, Publishes
+from .cloudevents.event import ABSENT
+from .engine.core import Core
+from .engine.publishes import Publishes, PublishOptions
 from .errors import BrokerError, StateError
+from .kit.callers_thread import CallersThread, callers_thread
 
 __all__ = ["FromThread"]
 
@@ -19,21 +22,23 @@ _T = TypeVar("_T")
 class FromThread:
     """``bus.from_thread``: the same calls, blocking, for plain ``def`` handlers and other threads.
 
-    Inside a handler the published event keeps its cause. ``StateError`` in the event loop's own thread, which it would
-    block for ever.
+    Inside a handler the published event keeps its cause. A connection that is given as ``within`` is used in the
+    calling thread. ``StateError`` in the event loop's own thread, which it would block for ever.
     """
 
     def __init__(self, bus: Publishes, core: Core) -> None:
         self._bus = bus
         self._core = core
 
-    def publish(self, topic: str, /, *args: Any, **options: Any) -> Receipt:
+    def publish(self, topic: str, data: object = ABSENT, /, **options: Unpack[PublishOptions]) -> Receipt:
         """As :meth:`Bus.publish`."""
-        return self._call(self._bus.publish(topic, *args, **options))
+        return self._call(self._bus.publish(topic, data, **options))
 
-    def publish_many(self, topic: str, items: Iterable[Any], /, **options: Any) -> list[Receipt | BrokerError]:
+    def publish_many(
+        self, topic: str, items: Iterable[object], /, *, deadline: float | None = None, within: object = None
+    ) -> list[Receipt | BrokerError]:
         """As :meth:`Bus.publish_many`."""
-        return self._call(self._bus.publish_many(topic, items, **options))
+        return self._call(self._bus.publish_many(topic, items, deadline=deadline, within=within))
 
     def _call(self, call: Coroutine[Any, Any, _T]) -> _T:
         loop = self._core.loop
@@ -50,4 +55,9 @@ class FromThread:
         if running is loop:
             call.close()
             raise StateError("from_thread: called in the event loop's own thread. Use 'await bus.publish(…)' there")
-        return asyncio.run_coroutine_threadsafe(call, loop).result()
+        thread = CallersThread()
+        token = callers_thread.set(thread)
+        try:
+            return thread.serve(asyncio.run_coroutine_threadsafe(call, loop))
+        finally:
+            callers_thread.reset(token)

@@ -1,7 +1,7 @@
 """The memory adapter: the reference, and what users test with.
 
-Buses in one process share it by being given the same :class:`MemoryBroker`; ``memory://`` makes one of its own. All of
-them live in one event loop. Nothing survives the process, and nothing is copied: an event is immutable.
+``memory://`` makes a new :class:`MemoryBroker`. To share one, give the same object to several Buses of one event loop.
+Nothing survives the process, and nothing is copied: an event is immutable.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from heapq import heappop, heappush
-from time import time
+from operator import itemgetter
+from time import monotonic, time
 from typing import Any, ClassVar, Literal
 
 from .adapter import (
@@ -26,6 +27,8 @@ from .adapter import (
     Lane,
     LaneListener,
     Outbound,
+    Peek,
+    Peeked,
     Receipt,
     Release,
     Report,
@@ -33,6 +36,7 @@ from .adapter import (
     SubscriptionSpec,
     TopicSpec,
     Topology,
+    age_since,
 )
 from .capabilities import Acknowledgement, Capabilities, Support
 from .errors import BrokerError, ConfigError, LeaseLost, MissingGroup, Rejected
@@ -42,24 +46,35 @@ __all__ = ["MemoryAdapter", "MemoryBroker"]
 _NO_HEADERS: Mapping[str, str] = {}
 
 
+_numbers = itertools.count()
+
+
 class _Group:
-    """What waits for one group, and who has what."""
+    """What waits for one group, and which member has what."""
 
     def __init__(self, topic: str, spec: GroupSpec) -> None:
         self.topic = topic
         self.spec = spec
         self.fresh: deque[Outbound] = deque()
-        """Never received, in publish order; behind everything that was."""
+        """Events that were never received, in publish order. They come after all that were returned."""
         self.returned: list[tuple[int, int, Outbound]] = []
-        """Given back: position, starts, message; a heap, served first."""
+        """A heap of events that were given back (position, starts, message). They are served first."""
         self.members: list[MemoryReceiver] = []
         self.waiting: deque[asyncio.Future[None]] = deque()
         self.position = 0
         self.owners: dict[str, tuple[MemoryReceiver, int]] = {}
-        """With several members, for each key in flight: who has it, and how many of it. Empty with one member."""
+        """With several members, the owner and the number of events of each key in flight. Empty with one member."""
         self.aside: dict[str, deque[tuple[int, int, Outbound]]] = {}
-        """Taken out of the queue while another member had the key."""
-        self.delayed = 0
+        """Events that were taken out of the queue while another member had their key."""
+        self._later: dict[int, tuple[float, Callable[[], None], Outbound]] = {}
+        """What happens at a moment of the monotonic clock, and to which event."""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """The event loop whose timers these are."""
+
+    @property
+    def delayed(self) -> int:
+        """How many events wait for their time."""
+        return len(self._later)
 
     @property
     def shared(self) -> bool:
@@ -83,26 +98,38 @@ class _Group:
             self.wake()
 
     def put_later(self, delay: float, outbound: Outbound) -> None:
-        self.delayed += 1
-
-        def due() -> None:
-            self.delayed -= 1
-            self.put(outbound)
-
-        asyncio.get_running_loop().call_later(delay, due)
+        self._at(monotonic() + delay, lambda: self.put(outbound), outbound)
 
     def put_back_later(self, delay: float, entry: tuple[int, int, Outbound]) -> None:
-        self.delayed += 1
-
         def due() -> None:
-            self.delayed -= 1
             heappush(self.returned, entry)
             self.wake()
 
-        asyncio.get_running_loop().call_later(delay, due)
+        self._at(monotonic() + delay, due, entry[2])
+
+    def _at(self, moment: float, due: Callable[[], None], outbound: Outbound) -> None:
+        self.follow_loop()
+        number = next(_numbers)
+        self._later[number] = moment, due, outbound
+        self._arm(number, moment)
+
+    def _arm(self, number: int, moment: float) -> None:
+        asyncio.get_running_loop().call_later(max(moment - monotonic(), 0.0), self._due, number)
+
+    def _due(self, number: int) -> None:
+        _, due, _ = self._later.pop(number)
+        due()
+
+    def follow_loop(self) -> None:
+        """Wait in this event loop for what waited in another one, which has ended."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._loop = loop
+            for number, (moment, _, _) in self._later.items():
+                self._arm(number, moment)
 
     def begin_sharing(self) -> None:
-        """A second member comes: from now on it is known who has which key."""
+        """A second member joins: from now on track who has which key."""
         self.owners.clear()
         for member in self.members:
             for inbound in member.unsettled:
@@ -134,6 +161,25 @@ class _Group:
         self.owners.clear()
         self.wake_all()
 
+    def unfinished(self) -> list[tuple[int, Outbound]]:
+        """What is not settled, by position; what is held back until its time is left out."""
+        put_aside = itertools.chain(self.returned, *self.aside.values())
+        out = ((inbound.position, inbound.raw) for member in self.members for inbound in member.unsettled)
+        known = [*out, *((position, outbound) for position, _, outbound in put_aside)]
+        known.sort(key=itemgetter(0))
+        return [*known, *enumerate(self.fresh, self.position + 1)]
+
+    def oldest(self) -> float | None:
+        """Since when the oldest event that is not settled waits: since it was stored, or since its delay ended."""
+        put_aside = itertools.chain(self.returned, *self.aside.values())
+        known: Iterable[Outbound] = itertools.chain(
+            itertools.islice(self.fresh, 1),  # they are in this order
+            (outbound for _, _, outbound in put_aside),
+            (inbound.raw for member in self.members for inbound in member.unsettled),
+            (outbound for _, _, outbound in self._later.values()),
+        )
+        return min((max(each.stored, each.not_before or 0.0) for each in known), default=None)
+
     def take(self, member: MemoryReceiver, limit: int) -> list[Inbound]:
         """What this member may have now, in order."""
         batch: list[Inbound] = []
@@ -149,16 +195,16 @@ class _Group:
             if shared and key is not None:
                 owner = self.owners.get(key)
                 if owner is not None and (owner[0] is not member or key in self.aside):
-                    # Also what its owner could have, if something older of the key was put aside before it.
+                    # Also an event that its own member could take, if an older one of the key was put aside before.
                     self.aside.setdefault(key, deque()).append((position, starts, outbound))
                     continue
-                if key in self.aside:  # another member put earlier ones of it aside: they come first
+                if key in self.aside:  # earlier events of the key were put aside for another member: they come first
                     for entry in (*self.aside.pop(key), (position, starts, outbound)):
                         heappush(returned, entry)
                     continue
             event = outbound.event
             if not isinstance(event, Foreign):
-                event = event._without_data()  # as from any broker: the bytes, not the publisher's own object
+                event = event._without_data()  # as from any broker: the bytes, not the publisher's object
             headers = outbound.headers or _NO_HEADERS
             inlet = outbound.group is not None
             inbound = Inbound(event, lane, position, key, headers, outbound, None, starts, inlet=inlet)
@@ -177,14 +223,14 @@ class MemoryBroker:
     def __init__(self) -> None:
         self.topics: dict[str, dict[str, _Group]] = {}
         self.count = itertools.count(1)
-        """What receipts are numbered with."""
+        """The number of the next receipt."""
 
     def make_adapter(self, context: AdapterContext) -> MemoryAdapter:
         """What a Bus calls when it is given the broker instead of a URL."""
         return MemoryAdapter(BrokerUrl("memory", ()), MemoryAdapter.Settings(), context, self)
 
     def declare(self, topology: Topology, create: bool) -> None:
-        """Make topics and groups, or raise ConfigError for the first that is missing."""
+        """Create topics and groups, or raise ConfigError for the first that is missing."""
         for topic in topology.topics:
             groups = self.topics.get(topic.name)
             if groups is None:
@@ -195,17 +241,17 @@ class MemoryBroker:
                 self._declare_group(topic, group, groups, create)
 
     def _declare_group(self, topic: TopicSpec, group: GroupSpec, groups: dict[str, _Group], create: bool) -> None:
-        there = groups.get(group.name)
-        if there is None:
+        existing = groups.get(group.name)
+        if existing is None:
             if not create:
                 raise ConfigError(
                     f"group {group.name!r} of topic {topic.name!r}", "does not exist", "Start with provision='create'."
                 )
             groups[group.name] = _Group(topic.name, group)
-        elif there.spec.ordered != group.ordered:
+        elif existing.spec.ordered != group.ordered:
             raise ConfigError(
                 f"group {group.name!r} of topic {topic.name!r}",
-                f"exists with ordered={there.spec.ordered}, and is asked for with ordered={group.ordered}",
+                f"exists with ordered={existing.spec.ordered}, but ordered={group.ordered} is asked for",
                 "Use the same setting for all members, or another group name.",
             )
 
@@ -218,12 +264,33 @@ class MemoryBroker:
                 f"group {group!r} of topic {topic!r}", "does not exist", "Declare it, or start with provision='create'."
             ) from None
 
+    def peek(self, topic: str, group: str | None, limit: int, newest: bool, beyond: Mapping[str, int]) -> list[Peeked]:
+        """See :meth:`anybroker.adapter.Inspects.peek`. A lane for each group: an event is in that of the first group
+        that has not settled it."""
+        groups = self.topics.get(topic)
+        if groups is None:
+            raise MissingGroup(f"topic {topic!r}", "does not exist", "Declare it, or start with provision='create'.")
+        chosen = groups if group is None else {group: self.group(topic, group)}
+        found: list[Peeked] = []
+        seen: set[int] = set()
+        for name, each in chosen.items():
+            lane = f"{topic}/{name}"
+            last = beyond.get(lane)
+            unfinished = each.unfinished()
+            for position, outbound in reversed(unfinished) if newest else unfinished:
+                if id(outbound) in seen or (group is None and outbound.group is not None):
+                    continue
+                seen.add(id(outbound))
+                if last is None or (position < last if newest else position > last):
+                    found.append(_peeked(lane, position, outbound))
+        return found[:limit]
+
     def purge(self, topic: str, group: str) -> int:
-        """Forget what waits for the group and is not out; returns how many events that was."""
-        found = self.group(topic, group)
-        count = len(found.fresh) + len(found.returned)
-        found.fresh.clear()
-        found.returned.clear()
+        """Drop what waits for the group and is not in flight; returns how many events that was."""
+        waiting = self.group(topic, group)
+        count = len(waiting.fresh) + len(waiting.returned)
+        waiting.fresh.clear()
+        waiting.returned.clear()
         return count
 
 
@@ -238,6 +305,8 @@ class MemoryAdapter:
         release=Support.NATIVE,
         delay=Support.NATIVE,
         backlog=Support.NATIVE,
+        backlog_age=Support.NATIVE,
+        inspect=Support.NATIVE,
     )
     Settings: ClassVar[type[AdapterSettings]] = AdapterSettings
 
@@ -245,11 +314,11 @@ class MemoryAdapter:
         self, url: BrokerUrl, settings: AdapterSettings, context: AdapterContext, broker: MemoryBroker | None = None
     ) -> None:
         if url.hosts or url.path:
-            raise ConfigError("url", f"{url} names a server or a path", "Write memory:// and nothing behind it.")
+            raise ConfigError("url", f"{url} names a server or a path", "Write memory:// and nothing after it.")
         self.native = broker or MemoryBroker()
 
     async def connect(self) -> None:
-        """Nothing to reach."""
+        """Nothing to connect to."""
 
     async def declare(self, topology: Topology, mode: Literal["create", "verify"], /) -> None:
         """Make or verify."""
@@ -261,18 +330,31 @@ class MemoryAdapter:
 
     async def open_receiver(self, subscription: SubscriptionSpec, listener: LaneListener, /) -> MemoryReceiver:
         """A member of the group."""
-        return MemoryReceiver(self.native.group(subscription.topic, subscription.group), listener)
+        group = self.native.group(subscription.topic, subscription.group)
+        group.follow_loop()
+        return MemoryReceiver(group, listener)
 
     async def backlog(self, topic: str, group: str, /) -> Backlog:
-        """What waits, and what is out."""
-        found = self.native.group(topic, group)
-        aside = sum(len(entries) for entries in found.aside.values())
-        waiting = len(found.fresh) + len(found.returned) + found.delayed + aside
-        return Backlog(waiting, sum(len(member.unsettled) for member in found.members))
+        """What waits, what is in flight, and since when."""
+        queue = self.native.group(topic, group)
+        aside = sum(len(entries) for entries in queue.aside.values())
+        waiting = len(queue.fresh) + len(queue.returned) + queue.delayed + aside
+        in_flight = sum(len(member.unsettled) for member in queue.members)
+        return Backlog(waiting, in_flight, age_since(queue.oldest()))
 
     async def groups(self) -> Mapping[str, Collection[str]]:
         """All of them."""
         return {topic: list(groups) for topic, groups in self.native.topics.items()}
+
+    async def members(self, topic: str, group: str, /) -> int | None:
+        """All of them."""
+        return len(self.native.group(topic, group).members)
+
+    async def peek(
+        self, topic: str, /, *, group: str | None, limit: int, newest: bool, beyond: Mapping[str, int]
+    ) -> Peek:
+        """What the groups have not settled."""
+        return Peek(self.native.peek(topic, group, limit, newest, beyond))
 
     async def close(self) -> None:
         """Nothing to close."""
@@ -287,6 +369,7 @@ class MemorySender:
     async def submit(self, batch: Sequence[Outbound], report: Report, /) -> None:
         """Sender.submit."""
         topics, count = self._broker.topics, self._broker.count
+        now = time()
         for outbound in batch:
             name = outbound.topic
             groups = topics.get(name)
@@ -301,11 +384,12 @@ class MemorySender:
                 chosen = (groups[outbound.group],)
             if outbound.headers is not None:
                 try:
-                    outbound.headers = dict(outbound.headers)  # read here as by any broker, not when it is received
-                except Exception as exc:  # noqa: BLE001 - whatever it is, it fails this event alone
+                    outbound.headers = dict(outbound.headers)  # read now, as with any broker, not on receipt
+                except Exception as exc:  # noqa: BLE001 - any error fails this event alone
                     report(outbound, Rejected(f"an event for topic {name!r} has headers that cannot be read: {exc!r}"))
                     continue
-            if outbound.not_before is not None and (delay := outbound.not_before - time()) > 0:
+            outbound.stored = now
+            if outbound.not_before is not None and (delay := outbound.not_before - now) > 0:
                 for group in chosen:
                     group.put_later(delay, outbound)
             else:
@@ -350,10 +434,10 @@ class MemoryReceiver:
         finally:
             timer.cancel()
             self._future = None
-            if group.waiting and future in group.waiting:  # nobody woke it
+            if group.waiting and future in group.waiting:  # it was not woken
                 group.waiting.remove(future)
         if self._stopped:
-            group.wake()  # it was woken for an event that another member has to take now
+            group.wake()  # it was woken for an event that another member must take now
             return ()
         return group.take(self, limit)
 
@@ -364,10 +448,10 @@ class MemoryReceiver:
         results: list[BrokerError | None] = []
         for settlement in batch:
             if not isinstance(settlement, Ack | Release):
-                raise TypeError("the memory adapter settles each message by itself")
+                raise TypeError("the memory adapter settles each message separately")
             inbound = settlement.inbound
             if inbound not in unsettled:
-                results.append(LeaseLost("settled already"))
+                results.append(LeaseLost("already settled"))
                 continue
             unsettled.discard(inbound)
             if isinstance(settlement, Release):
@@ -383,7 +467,7 @@ class MemoryReceiver:
         return results
 
     async def give_back(self, lane: Lane, /) -> None:
-        """Keys are shared out by the broker as they come."""
+        """Does nothing: the broker assigns keys as they arrive."""
 
     async def stop(self) -> None:
         """Receiver.stop."""
@@ -407,6 +491,13 @@ class MemoryReceiver:
                 group.disown(inbound)
         self.unsettled.clear()
         group.wake_all()
+
+
+def _peeked(lane: str, position: int, outbound: Outbound) -> Peeked:
+    event = outbound.event
+    if not isinstance(event, Foreign):
+        event = event._without_data()
+    return Peeked(event, lane, position, event.key, outbound.headers or _NO_HEADERS, None, outbound)
 
 
 def _wake(future: asyncio.Future[Any]) -> None:

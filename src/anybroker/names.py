@@ -1,4 +1,4 @@
-"""Names of topics, groups and transport headers, limited to what every broker carries and refused alike on each."""
+"""Names of topics, groups and transport headers, limited to what every broker accepts and refused alike on each."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ __all__ = [
     "check_headers",
     "check_key",
     "check_names",
+    "check_stored",
     "check_topic",
     "dead_letter_topic",
     "hashed",
@@ -28,18 +29,18 @@ __all__ = [
 ]
 
 DEAD_LETTER_GROUP = "dlq"
-"""The group that every dead-letter topic has, so that the dead letters wait for somebody to look."""
+"""The group of every dead-letter topic, in which dead letters wait until somebody looks."""
 MAX_NAMES = 60
-"""Characters of a topic and a group together."""
+"""Most characters of a topic's and a group's name together."""
 MAX_KEY_BYTES = 512
-"""UTF-8 bytes of an ordering key."""
+"""Most UTF-8 bytes of an ordering key."""
 SHORT_KEY = MAX_KEY_BYTES // 4
-"""Characters of a key that has no more bytes than that, whatever they are."""
+"""A key of at most this many characters cannot have more bytes than that."""
 MAX_HEADER_NAME = 255
-"""Characters of a transport header's name."""
+"""Most characters of a transport header's name."""
 
 _NEAR = 0.6
-"""How much two names have in common, from 0 to 1, that one of them may be the other mistyped."""
+"""The least similarity of two names, from 0 to 1, for one of them to be a typing error of the other."""
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?")
 _checked: set[str] = set()
 
@@ -52,23 +53,23 @@ _OWNED_PREFIXES = (
 )
 _OWNED = frozenset(("content-type", "anybroker", "cc", "bcc"))
 _header_names: dict[str, str] = {}
-"""Names that were checked, in lower case by what was given; bounded."""
+"""Checked header names: as given, and in lower case; bounded."""
 
 
 def _check(what: str, name: object) -> str:
     if not isinstance(name, str) or _NAME.fullmatch(name) is None or ".." in name:
         raise ConfigError(
             what,
-            f"{name!r} is no name that every broker carries",
+            f"{name!r} is not a name that every broker accepts",
             "Use lower-case letters, digits, and single '.' or '-' between them, such as 'orders' or 'shop.orders-eu'.",
         )
     if len(name) > MAX_NAMES:
-        raise ConfigError(what, f"{name!r} has {len(name)} characters", f"Use {MAX_NAMES} at most, the group included.")
+        raise ConfigError(what, f"{name!r} has {len(name)} characters", f"Use at most {MAX_NAMES}, with the group.")
     return name
 
 
 def check_topic(topic: str) -> str:
-    """The topic's name, or ConfigError."""
+    """The topic's name. Raises ConfigError."""
     if topic in _checked:
         return topic
     _check("topic", topic)
@@ -78,7 +79,7 @@ def check_topic(topic: str) -> str:
 
 
 def check_names(topic: str, group: str) -> None:
-    """ConfigError if the topic's or the group's name is not one that every broker carries."""
+    """Raises ConfigError if the topic's or the group's name is not one that every broker accepts."""
     _check("topic", topic)
     _check("group", group)
     if len(topic) + len(group) > MAX_NAMES:
@@ -89,13 +90,27 @@ def check_names(topic: str, group: str) -> None:
         )
 
 
+def check_stored(topic: str, group: str | None) -> None:
+    """ConfigError for names that no stored topic or group has. A dead-letter topic is longer than what made it."""
+    ending = dead_letter_topic("", "")[1:]
+    if isinstance(topic, str) and topic.endswith(ending) and len(topic) <= MAX_NAMES + 1 + len(ending):
+        if _NAME.fullmatch(topic) is None or ".." in topic:
+            _check("topic", topic)
+        if group is not None:
+            _check("group", group)
+    elif group is None:
+        check_topic(topic)
+    else:
+        check_names(topic, group)
+
+
 def dead_letter_topic(topic: str, group: str) -> str:
     """The name of a group's dead-letter topic."""
     return f"{topic}.{group}.dlq"
 
 
 def check_key(key: str) -> str:
-    """The ordering key, or ConfigError where it is longer than every broker takes."""
+    """The ordering key. Raises ConfigError if it is longer than every broker accepts."""
     if len(key) > SHORT_KEY and len(key.encode()) > MAX_KEY_BYTES:
         raise ConfigError(
             "key",
@@ -106,11 +121,11 @@ def check_key(key: str) -> str:
 
 
 def bounded_key(key: str) -> str:
-    """What a key of another program orders by: the key itself, or its hash (``hash:`` and 40 hexadecimal digits) where
-    it has more than :data:`MAX_KEY_BYTES`, which ``publish`` would have refused.
+    """The key for ordering an event of another program: its own, or the hash (``hash:`` and 40 hexadecimal digits) of
+    one with more than :data:`MAX_KEY_BYTES`, which ``publish`` would have refused.
 
-    Such an event is as good as any other, and events of one key stay in order. What has to be bounded is what the
-    library does with the key: it is hashed to a slot, compared, logged, and remembered with each event under way.
+    Such an event is valid, and events of one key stay in order. But the library must limit what it hashes to a slot,
+    compares, logs, and remembers with each event in flight.
     """
     if len(key) <= SHORT_KEY:
         return key
@@ -118,12 +133,12 @@ def bounded_key(key: str) -> str:
 
 
 def hashed(text: str) -> str:
-    """What stands for a long text of another program's: ``hash:`` and 40 hexadecimal digits."""
+    """A short substitute for a long text of another program: ``hash:`` and 40 hexadecimal digits."""
     return f"hash:{blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=20).hexdigest()}"
 
 
 def one_or_several(what: str, given: str | Iterable[str]) -> tuple[str, ...]:
-    """The texts that a parameter was given: a text is one, not its letters. ConfigError for what is not text."""
+    """The texts given for a parameter. A single text is one item, not its letters. ConfigError for what is not text."""
     if isinstance(given, str):
         return (given,)
     try:
@@ -137,14 +152,14 @@ def one_or_several(what: str, given: str | Iterable[str]) -> tuple[str, ...]:
 
 
 def is_owned(name: str) -> bool:
-    """Whether a transport header of this name, in lower case, belongs to the event, to a broker or to the library: on
+    """Whether a transport header of this name, in lower case, belongs to the event, to a broker or to the library. On
     some broker it would change the event, or be a command."""
     return name.startswith(_OWNED_PREFIXES) or name in _OWNED
 
 
 def check_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """The transport headers with their names in lower case, or ConfigError for what some broker would not carry, or
-    would obey: before anything is sent, and alike on all of them.
+    """The transport headers with their names in lower case. Raises ConfigError, before anything is sent and alike on
+    all brokers, for what some broker would not accept, or would take as a command.
     """
     if not isinstance(headers, Mapping):
         raise ConfigError(
@@ -156,7 +171,7 @@ def check_headers(headers: Mapping[str, str]) -> dict[str, str]:
         if lower is None:
             lower = _check_header_name(name)
         if lower in checked:
-            raise _wrong_header(name, "is there twice: names of headers have no case", "Give it once, in lower case.")
+            raise _wrong_header(name, "is given twice: header names ignore case", "Give it once, in lower case.")
         checked[lower] = value if value.__class__ is str and value.isprintable() else _check_value(name, value)
     return checked
 
@@ -167,7 +182,7 @@ def _check_header_name(name: object) -> str:
     if _HEADER_NAME.fullmatch(name) is None:
         raise _wrong_header(
             name,
-            "has a name that not every broker carries",
+            "has a name that not every broker accepts",
             "Use printable ASCII characters without a space or a colon, such as 'x-tenant'.",
         )
     if len(name) > MAX_HEADER_NAME:
@@ -177,7 +192,7 @@ def _check_header_name(name: object) -> str:
         raise _wrong_header(
             name,
             "has a name that belongs to the event, to a broker or to the library",
-            f"Use another name, such as 'x-{lower}'. To pass headers on, give delivery.headers: it has none of these.",
+            f"Use another name, such as 'x-{lower}'. To pass headers on, use delivery.headers: it has none of these.",
         )
     if len(_header_names) >= 1024:
         _header_names.clear()
@@ -196,7 +211,7 @@ def _check_value(name: object, value: object) -> str:
         raise _wrong_header(
             name,
             f"has a value that is not Unicode text: an unpaired surrogate at position {exc.start}",
-            "Decode what it was made of without 'surrogateescape', or encode it as base64.",
+            "Decode it without 'surrogateescape', or encode it as base64.",
         ) from None
     return str.__str__(value)
 
@@ -206,14 +221,14 @@ def _wrong_header(name: object, problem: str, remedy: str) -> ConfigError:
     return ConfigError(f"publish(headers=), {shown if len(shown) <= 60 else shown[:59] + '…'}", problem, remedy)
 
 
-def near_groups(topic: str, group: str, there: Mapping[str, Collection[str]]) -> list[str]:
-    """Of the groups that are there, as ``topic/group``, those that may have been meant, the nearest first; at most
-    five. Where the topic is there, these are its groups."""
+def near_groups(topic: str, group: str, existing: Mapping[str, Collection[str]]) -> list[str]:
+    """The existing groups with names like these, as ``topic/group``, the closest first; at most five. If the topic
+    exists, only its groups."""
     wanted = f"{topic}/{group}"
-    there = {topic: there[topic]} if there.get(topic) else there
+    existing = {topic: existing[topic]} if existing.get(topic) else existing
     dead = topic.endswith(".dlq")
     scored: list[tuple[float, str]] = []
-    for other, groups in there.items():
+    for other, groups in existing.items():
         if not other.endswith(".dlq") or dead:
             for each in groups:
                 name = f"{other}/{each}"

@@ -16,12 +16,12 @@ class PublishStats:
     failed: int = 0
     """Ended with an error."""
     unknown: int = 0
-    """Of those, with an unknown outcome."""
+    """How many of the failed ones have an unknown outcome."""
     retried: int = 0
     """Sent again by the library, under the same id."""
     duplicates: int = 0
-    """Confirmed, and not stored: the broker says that it has an event of that id. So it is where the program publishes
-    one again; of an event that nobody has published before, somebody else has taken the place."""
+    """Confirmed but not stored, because the broker reports that it has an event of that id. Normal if the program
+    publishes an event again; otherwise somebody else has taken the event's place."""
     without_group: int = 0
     """Published to a topic that has no group known to this Bus."""
 
@@ -41,35 +41,36 @@ class SubscriptionStats:
     retried: int = 0
     """Starts that failed and are to be made again."""
     postponed: int = 0
-    """Put off without counting an attempt: another owner has the event, or the idempotency store is down."""
+    """Put off without counting an attempt, because another owner has the event or the idempotency store is down."""
     released: int = 0
     """Given back to the broker with a delay."""
     returned: int = 0
     """Given back without having been started."""
     dead_lettered: int = 0
     dead_letters_cut: int = 0
-    """Of those, with no room for all that stands beside them: the broker's size limit."""
+    """How many of those had headers cut or left out because of the broker's size limit."""
     suppressed: int = 0
-    """Copies that the idempotency store knew as done."""
+    """Copies of events that the idempotency store had marked done."""
     unhandled: int = 0
     """Of a type that no handler takes."""
     foreign: int = 0
-    """No CloudEvent."""
+    """Messages that are not CloudEvents."""
     not_believed: int = 0
-    """Counts of starts, and moments to wait for, that the library never writes: another program has. Taken for none."""
+    """Ignored counts of starts and times to wait for that the library never writes, so that another program must
+    have."""
     skipped_finished: int = 0
-    """Delivered again although the note said finished, and not handled again."""
+    """Delivered again although the note says that they are finished, and not handled again."""
     stale_settlements: int = 0
-    """Settled too late: another member has them."""
+    """Settled too late: another member has the event."""
     failed_settlements: int = 0
     leases_lost: int = 0
     lanes_given_back: int = 0
-    """Let go so that another member has its share."""
+    """Lanes given back so that another member gets its share."""
     reconnects: int = 0
     stalled: int = 0
-    """Times a lane, or the whole subscription, had ``max_ahead`` events behind one that fails, and fetched no more."""
+    """How often a lane, or the subscription, stopped fetching with ``max_ahead`` events behind a failing one."""
     stuck: int = 0
-    """Times a delivery could be neither finished nor dead-lettered, and was kept for later."""
+    """How often a delivery could be neither finished nor dead-lettered, and was kept for later."""
 
     def as_dict(self) -> dict[str, int]:
         """Name to number."""

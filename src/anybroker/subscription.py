@@ -8,33 +8,35 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, overload
 
-from .adapter import DEFAULT_LANES, Adapter, Foreign, Start, SubscriptionSpec
+from .adapter import DEFAULT_LANES, Adapter, Foreign, GroupSpec, Inbound, Lane, Start, SubscriptionSpec
 from .capabilities import Acknowledgement
 from .cloudevents.event import Event
+from .codec import Decode
 from .config.settings import TopicSettings
 from .deadletters.letter import reason_of, replay_facts
 from .deadletters.sending import send_dead_letter
 from .delivery import Delivery
 from .engine.batch import BatchCollector
 from .engine.core import Core
+from .engine.progress import Progress
 from .engine.pump import Pump, PumpSettings
+from .engine.subscriptions import SubscriptionState
 from .errors import ConfigError, EventError, ExpiredError, InvalidEvent, UnhandledError
 from .handlers.signature import HandlerSpec, invoker, read_handler
-from .middleware._base import BuiltIn, Chain, Handler, attached, compose
-from .middleware.dead_letter import dead_letter
-from .middleware.function import from_callable
-from .middleware.retry import retry
-from .middleware.trace import trace
+from .middleware.compose import Item, arrange, compose
+from .middleware.function import AnyMiddleware, FunctionMiddleware, from_callable
+from .middleware.layer import Chain, Handler, Layer, attached
+from .middleware.trace import trace, traced
 from .names import DEAD_LETTER_GROUP, check_names, dead_letter_topic
-from .printable import logger, printable
+from .printable import brief, logger
 from .stats import SubscriptionStats
 
-__all__ = ["Subscription", "SubscriptionOptions"]
+__all__ = ["Subscription", "SubscriptionOptions", "SubscriptionState"]
 
-_log = logger("anybroker")
-_F = TypeVar("_F", bound=Callable[..., Any])
+_log = logger("anybroker.handler")
+_F = TypeVar("_F", bound=Callable[..., object])
 
 _LANE_BUFFER = 4_096
 """Events to ask for at once where lanes belong to one member alone: buffering them keeps them from nobody."""
@@ -54,7 +56,7 @@ class SubscriptionOptions:
     max_ahead: int | None = None
     poison_after: int = 100
     unhandled: Literal["skip", "dead_letter"] = "skip"
-    middleware: tuple[Any, ...] = field(default=())
+    middleware: tuple[Layer | FunctionMiddleware, ...] = field(default=())
 
     def check(self, where: str) -> None:
         """ConfigError for the first wrong one."""
@@ -68,11 +70,13 @@ class SubscriptionOptions:
             if value is not None and (
                 isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high
             ):
-                raise ConfigError(f"{where}, {name}=", f"{value!r} is no whole number from {low} to {high}")
+                raise ConfigError(f"{where}, {name}=", f"{value!r} is not a whole number from {low} to {high}")
         if self.unhandled not in ("skip", "dead_letter"):
             raise ConfigError(f"{where}, unhandled=", f"{self.unhandled!r} is neither 'skip' nor 'dead_letter'")
         if self.start not in ("new", "earliest") and not isinstance(self.start, datetime):
-            raise ConfigError(f"{where}, start=", f"{self.start!r} is no start", "Use 'new', 'earliest' or a datetime.")
+            raise ConfigError(
+                f"{where}, start=", f"{self.start!r} is not a start", "Use 'new', 'earliest' or a datetime."
+            )
         if isinstance(self.start, datetime) and self.start.tzinfo is None:
             raise ConfigError(f"{where}, start=", "the datetime has no time zone", "Use datetime(…, tzinfo=UTC).")
 
@@ -82,7 +86,7 @@ class _Entry:
     """A handler with what its decorator said."""
 
     spec: HandlerSpec
-    middleware: tuple[Any, ...]
+    middleware: tuple[Layer | FunctionMiddleware, ...]
     batch: int | None
     within: float
 
@@ -100,11 +104,16 @@ class Subscription:
         self._check_dead_letters()
         self._entries: list[_Entry] = []
         self._pump: Pump | None = None
+        self._starting: Pump | None = None
         self._leaving: Pump | None = None
         self._executor: ThreadPoolExecutor | None = None
         self._collectors: list[BatchCollector] = []
-        self._handler_problems: dict[str, str] = {}
+        self._handler_problems: dict[str, tuple[str, bool]] = {}
+        """By handler: why it cannot go on, and whether that is because something it needs is away."""
+        self._paused = False
         self._changing = asyncio.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._progress = Progress()
         self.stats = SubscriptionStats()
         """Counters since the start; they survive ``stop`` and ``start``."""
 
@@ -117,17 +126,42 @@ class Subscription:
 
     # ------------------------------------------------------------------------------------------- handlers
 
+    @overload
     def on(
         self,
-        function: Callable[..., Any] | None = None,
+        function: _F,
         /,
         *,
         type: str | Iterable[str] | None = None,
         batch: int | None = None,
         within: float = 0.2,
-        middleware: Sequence[Any] = (),
+        middleware: Sequence[AnyMiddleware] = (),
         name: str | None = None,
-    ) -> Any:
+    ) -> _F: ...
+
+    @overload
+    def on(
+        self,
+        /,
+        *,
+        type: str | Iterable[str] | None = None,
+        batch: int | None = None,
+        within: float = 0.2,
+        middleware: Sequence[AnyMiddleware] = (),
+        name: str | None = None,
+    ) -> Callable[[_F], _F]: ...
+
+    def on(
+        self,
+        function: Callable[..., object] | None = None,
+        /,
+        *,
+        type: str | Iterable[str] | None = None,
+        batch: int | None = None,
+        within: float = 0.2,
+        middleware: Sequence[AnyMiddleware] = (),
+        name: str | None = None,
+    ) -> object:
         """Add a handler: ``@sub.on`` or ``@sub.on(type="…")``. Returns the function itself.
 
         ``type``: the event types it takes; by default those that its payload model declares, else every type that no
@@ -143,11 +177,16 @@ class Subscription:
         if self._pump is not None:
             raise ConfigError(self._where, "is started already", "Add handlers before the Bus starts.")
         if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
-            raise ConfigError(f"{self._where}, batch=", f"{batch!r} is no number of events of 1 or more")
+            raise ConfigError(f"{self._where}, batch=", f"{batch!r} is not a number of events of 1 or more")
         if not 0 < within < float("inf"):
-            raise ConfigError(f"{self._where}, within=", f"{within!r} is no number of seconds over 0")
+            raise ConfigError(f"{self._where}, within=", f"{within!r} is not a number of seconds over 0")
         spec = read_handler(
-            function, providers=self._core.providers, types_given=type, batch=batch is not None, name=name
+            function,
+            providers=self._core.providers,
+            types_given=type,
+            batch=batch is not None,
+            name=name,
+            check=lambda annotation: self._core.codecs.check(annotation, self.topic),
         )
         for entry in self._entries:
             shared = entry.spec.types & spec.types
@@ -183,6 +222,16 @@ class Subscription:
         return self.topic_settings.lanes if self.options.lanes is None else self.options.lanes
 
     @property
+    def name(self) -> str:
+        """``topic/group``."""
+        return f"{self.topic}/{self.group}"
+
+    @property
+    def wanted(self) -> GroupSpec:
+        """The group to be there."""
+        return GroupSpec(self.group, self.ordered, self.options.start)
+
+    @property
     def dead_letter_topic(self) -> str:
         """Where its dead letters go."""
         return self.topic_settings.dead_letter or dead_letter_topic(self.topic, self.group)
@@ -215,16 +264,41 @@ class Subscription:
             entry.spec.name
             for entry in self._entries
             if any(
-                isinstance(item, BuiltIn) and item.kind == "idempotent"
+                isinstance(item, Layer) and item.kind == "idempotent"
                 for item in (*attached(entry.spec.function), *entry.middleware, *common)
             )
         )
 
-    def runs_in(self, task: asyncio.Task[Any] | None) -> bool:
+    def runs_in(self, task: asyncio.Task[object] | None) -> bool:
         """Whether one of its handlers runs in this task."""
-        return (self._pump is not None and self._pump.runs_in(task)) or any(
+        pump = self._running
+        return (pump is not None and pump.runs_in(task)) or any(
             collector.runs_in(task) for collector in self._collectors
         )
+
+    @property
+    def _running(self) -> Pump | None:
+        """What runs its handlers: also while it drains."""
+        return self._pump or self._leaving
+
+    @property
+    def slow_after(self) -> float:
+        """Seconds after which a handler that still runs is logged."""
+        settings = self._core.settings
+        return settings.lease / 2 if settings.slow_after is None else settings.slow_after
+
+    def handled_in(self, task: asyncio.Task[object] | None) -> Delivery | None:
+        """What one of its handlers handles in this task; of a batch the first."""
+        pump = self._running
+        found = None if pump is None else pump.handled_in(task)
+        return found or next((each for one in self._collectors if (each := one.handled_in(task)) is not None), None)
+
+    def handling(self) -> list[Delivery]:
+        """What its handlers handle now; not what waits until its batch begins."""
+        if (pump := self._running) is None:
+            return []
+        waiting = {delivery for collector in self._collectors for delivery in collector.waiting}
+        return [delivery for delivery in pump.handling() if delivery not in waiting]
 
     def check(self, adapter: Adapter) -> None:
         """ConfigError for what cannot be, before anything is made."""
@@ -247,9 +321,17 @@ class Subscription:
                 "start_at_time", setting=f"{self._where}, start={start.isoformat()}", remedy="Use start='new'."
             )
 
+    def _change(self) -> asyncio.Lock:
+        """One start or stop at a time. A lock belongs to the event loop in which it was waited for, and the Bus may
+        have been started again in another one."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._changing, self._loop = asyncio.Lock(), loop
+        return self._changing
+
     async def start(self) -> None:
         """Begin to receive. Called by the Bus; afterwards only to go on after :meth:`stop`, whose end it waits for."""
-        async with self._changing:
+        async with self._change():
             await self._start()
 
     async def _start(self) -> None:
@@ -285,9 +367,24 @@ class Subscription:
         pump: Pump
         dispatch = self._dispatcher(lambda delivery: pump.recovered(delivery), lambda: pump)
         emulated = adapter.capabilities.release.value == "emulated"
-        pump = Pump(adapter, spec, numbers, dispatch, self._copy_to_inlet if emulated else None, self.stats)
-        await core.stores.open()
-        await pump.start()
+        pump = Pump(
+            adapter,
+            spec,
+            numbers,
+            dispatch,
+            self._copy_to_inlet if emulated else None,
+            self.stats,
+            core.observers,
+            self._handed_over(),
+        )
+        if self._paused:
+            pump.pause()
+        self._starting = pump
+        try:
+            await core.stores.open()
+            await pump.start()
+        finally:
+            self._starting = None
         self._pump = pump
 
     async def stop(self, drain: float | None = None) -> None:
@@ -295,17 +392,18 @@ class Subscription:
 
         Idempotent; a second call waits for the first. Cancellation leaves the rest for redelivery.
         """
-        async with self._changing:
-            pump, self._pump = self._pump, None
+        async with self._change():
+            pump = self._pump
             if pump is None:
                 return
-            self._leaving = pump
+            self._leaving, self._pump = pump, None  # in this order: other threads look at them
             for collector in self._collectors:
                 collector.close()
             try:
                 await pump.close(self._core.settings.drain if drain is None else drain)
             finally:
                 self._leaving = None
+                self._progress.look({})
                 if self._executor is not None:
                     self._executor.shutdown(wait=False)
                     self._executor = None
@@ -316,38 +414,108 @@ class Subscription:
             self._leaving.give_up()
 
     def pause(self) -> None:
-        """Start no more handlers until :meth:`resume`. What runs goes on, and leases are kept."""
-        if self._pump is not None:
-            self._pump.pause()
+        """Start no more handlers until :meth:`resume`, now and after a later start. What runs goes on, and leases
+        are kept."""
+        self._paused = True
+        if (pump := self._pump or self._starting) is not None:
+            pump.pause()
 
     def resume(self) -> None:
         """Go on after :meth:`pause`."""
+        self._paused = False
+        if (pump := self._pump or self._starting) is not None:
+            pump.resume()
+
+    def look(self) -> None:
+        """Called by the Bus each second, for :attr:`unfinished_age` and :attr:`problem`."""
+        self._progress.look(self.oldest_unfinished())
         if self._pump is not None:
-            self._pump.resume()
+            self._pump.look(self._progress.age, self.slow_after)
 
     @property
     def running(self) -> int:
         """Handlers in flight now."""
-        return self._pump.running if self._pump is not None else 0
+        pump = self._running  # other threads look at it too, and it may end meanwhile
+        return pump.running if pump is not None else 0
 
     @property
     def buffered(self) -> int:
         """Deliveries received and not finished, now."""
-        return self._pump.buffered if self._pump is not None else 0
+        pump = self._running
+        return pump.buffered if pump is not None else 0
+
+    @property
+    def state(self) -> SubscriptionState:
+        """What it does now."""
+        if self._leaving is not None:
+            return "stopping"
+        if self._starting is not None:
+            return "starting"
+        pump = self._pump
+        if pump is None:
+            return "stopped"
+        if not pump.is_connected:
+            return "reconnecting"
+        return "paused" if self._paused else "running"
+
+    @property
+    def held_lanes(self) -> int:
+        """How many lanes this member has. None yet, or none at all: others have them."""
+        pump = self._running
+        return 0 if pump is None else pump.held_lanes
+
+    def oldest_unfinished(self) -> dict[Lane, Inbound]:
+        """Of each lane that has any, the first unfinished event in its order. Those that may not start yet do not
+        count."""
+        pump = self._running
+        return {} if pump is None else pump.oldest_unfinished()
+
+    @property
+    def unfinished_age(self) -> float | None:
+        """For how many seconds an event has been the oldest unfinished one of its lane here: the longest of all lanes,
+        looked at each second. It stays near 0 while events are finished, and grows while one keeps its place. None:
+        nothing is unfinished."""
+        return self._progress.age
 
     @property
     def problem(self) -> str | None:
         """Why the subscription is unhealthy, in printable text; None while it is well, or stopped."""
-        if self._pump is None:
+        pump = self._pump
+        if pump is None:
             return None
-        problem = self._pump.problem or self._pump.hindrance or next(iter(self._handler_problems.values()), None)
-        return problem and printable(problem)  # an error may say what others wrote
+        problem = pump.problem or pump.hindrance
+        problem = problem or next((text for text, _ in list(self._handler_problems.values())), None)
+        return problem and brief(problem)  # an error may say what others wrote
 
-    def _report(self, handler: str, problem: str | None) -> None:
+    @property
+    def unavailable(self) -> str | None:
+        """Which part of :attr:`problem` says that the broker, the idempotency store or the dead-letter topic is away;
+        None while they are there. Events that only wait for a failing one do not count."""
+        pump = self._pump
+        if pump is None:
+            return None
+        handlers = (text for text, unavailable in list(self._handler_problems.values()) if unavailable)
+        unavailable = pump.unavailable or next(handlers, None)
+        return unavailable and brief(unavailable)
+
+    @property
+    def has_joined(self) -> bool:
+        """Whether it is connected and has had a lane, or has been without one for 10 seconds: other members have them
+        all then."""
+        pump = self._pump
+        return pump is not None and pump.has_joined
+
+    @property
+    def has_died(self) -> bool:
+        """Whether it receives nothing more because of a defect, until it is started again."""
+        pump = self._pump
+        return pump is not None and pump.has_died
+
+    def _report(self, handler: str, problem: str | None, /, *, unavailable: bool = False) -> None:
         if problem is None:
             self._handler_problems.pop(handler, None)
         else:
-            self._handler_problems[handler] = problem
+            self._handler_problems[handler] = problem, unavailable
 
     # ------------------------------------------------------------------------------------------ dispatch
 
@@ -378,7 +546,11 @@ class Subscription:
 
     def _compose(self, entry: _Entry, recovered: Callable[[Delivery], None], pump: Callable[[], Pump]) -> Handler:
         core = self._core
-        innermost = self._collector(entry, pump) if entry.batch else invoker(entry.spec, core.providers, self._executor)
+        innermost = (
+            self._collector(entry, pump)
+            if entry.batch
+            else invoker(entry.spec, core.providers, self._executor, self._decoder)
+        )
         chain = Chain(
             topic=self.topic,
             group=self.group,
@@ -392,22 +564,44 @@ class Subscription:
             stores=core.stores,
             problem=partial(self._report, entry.spec.name),
             giving_up=lambda: pump().is_giving_up(),
+            spans=core.spans,
         )
+        return compose(innermost, chain, self.arranged(entry))
+
+    def _handed_over(self) -> Callable[[Sequence[Inbound]], None] | None:
+        """What is told of each hand-over from the broker, where a handler has ``@trace(receive=True)``."""
+        layers = (item for entry in self._entries for item in self.arranged(entry) if isinstance(item, trace))
+        if self._core.spans is None or not any(layer.receive for layer in layers):
+            return None
+        return partial(self._core.spans.received, self.topic, self.group)
+
+    @property
+    def handlers(self) -> tuple[_Entry, ...]:
+        """Its handlers, each with what its decorator said."""
+        return tuple(self._entries)
+
+    def arranged(self, entry: _Entry) -> list[Item]:
+        """The middleware of a handler, outermost first. Raises ConfigError for an order that cannot be."""
         stack = (*attached(entry.spec.function), *entry.middleware)
-        own = [item for item in stack if isinstance(item, BuiltIn)]
-        kinds = {item.kind for item in own}
-        shared = [item for item in self.options.middleware if not (isinstance(item, BuiltIn) and item.kind in kinds)]
-        replaced = {item.kind for item in shared if isinstance(item, BuiltIn)}
-        common = [
-            *shared,
-            *(item for item in core.middleware if not (isinstance(item, BuiltIn) and item.kind in replaced)),
-        ]
-        return compose(innermost, chain, stack, common, (trace(), dead_letter(), retry()))
+        lists = {f"{self._where}, middleware=": self.options.middleware, "Bus(middleware=)": self._core.middleware}
+        return arrange(entry.spec.where, stack, lists)
 
     def _collector(self, entry: _Entry, pump: Callable[[], Pump]) -> Handler:
-        collector = BatchCollector(entry.spec, entry.batch or 1, entry.within, self._core.providers, pump)
+        core = self._core
+        collector = BatchCollector(
+            entry.spec,
+            entry.batch or 1,
+            entry.within,
+            core.providers,
+            self._decoder,
+            pump,
+            None if core.spans is None else (core.spans, self.topic, self.group),
+        )
         self._collectors.append(collector)
         return collector.add
+
+    def _decoder(self, annotation: object) -> Decode:
+        return self._core.codecs.decoder(annotation, self.topic)
 
     async def _unhandled(self, delivery: Delivery) -> None:
         self.stats.unhandled += 1
@@ -418,7 +612,7 @@ class Subscription:
         self.stats.foreign += 1
         message = delivery.event
         reason = message.reason if isinstance(message, Foreign) else None
-        await self._dead(delivery, reason or InvalidEvent("the message is no CloudEvent"))
+        await self._dead(delivery, reason or InvalidEvent("the message is not a CloudEvent"))
 
     async def _foreign_wrapped(self, delivery: Delivery, dispatch: Handler) -> None:
         self.stats.foreign += 1
@@ -447,8 +641,19 @@ class Subscription:
         if delivery.verdict is None:
             delivery.verdict = error
             delivery.attempt -= 1
+        bury: Handler = partial(self._bury, error)
+        if (spans := self._core.spans) is not None:
+            bury = traced(spans, bury, self.topic, self.group, "", self._is_giving_up)
+        await bury(delivery)
+
+    async def _bury(self, error: Exception, delivery: Delivery) -> None:
         await self._send_dead_letter(delivery, error)
+        delivery.letter_stored = True
         self.stats.dead_lettered += 1
+
+    def _is_giving_up(self) -> bool:
+        pump = self._pump or self._starting or self._leaving
+        return pump is not None and pump.is_giving_up()
 
     async def _send_dead_letter(self, delivery: Delivery, error: Exception) -> None:
         missing = await send_dead_letter(self._core.copies, self._core.topics, self.dead_letter_topic, delivery, error)

@@ -7,16 +7,17 @@ Give the Bus under test a :class:`~anybroker.memory.MemoryBroker` (the pytest fi
 ``pytest_plugins = ["anybroker.testing"]``), publish, ``await settled(bus)``, and look at what the handlers did, or at
 what a :class:`Recorder` saw.
 
-(PYTEST_DONT_REWRITE: there is no assertion in here, and it may have been imported before pytest is told of it.)
+(PYTEST_DONT_REWRITE: this module has no assertions, and may have been imported before pytest knows about it.)
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Any, ClassVar, Literal, TypeVar, cast
+from typing import Any, ClassVar, Generic, Literal, TypedDict, TypeVar, Unpack, cast, overload
 
 from .adapter import (
     Adapter,
@@ -27,10 +28,12 @@ from .adapter import (
     BoundsLanes,
     ExtendsLease,
     Inbound,
+    Inspects,
     Lane,
     LaneListener,
     ListsGroups,
     Outbound,
+    Peek,
     Receipt,
     Receiver,
     Replays,
@@ -47,6 +50,7 @@ from .cloudevents.event import Event
 from .config.registry import make_adapter
 from .config.settings import parse_url
 from .errors import BrokerError, ConfigError, Unavailable
+from .idempotency import Store
 from .memory import MemoryBroker
 
 __all__ = [
@@ -56,11 +60,13 @@ __all__ = [
     "ReceiverWrapper",
     "Recorder",
     "SenderWrapper",
+    "Which",
     "adapter_of",
     "delay",
     "drop",
     "duplicate",
     "fail",
+    "override",
     "settled",
 ]
 
@@ -70,15 +76,32 @@ _T = TypeVar("_T")
 # ------------------------------------------------------------------------------------------------------- for users
 
 
-async def settled(bus: Bus, *, deadline: float = 5.0) -> None:
-    """Return when nothing waits for any subscription of the Bus and nothing of it is in flight.
+@contextmanager
+def override(bus: Bus, broker: AdapterFactory, *, idempotency: str | Store | None = "memory://") -> Iterator[Bus]:
+    """Meanwhile a Bus of an application runs on another broker, without importing anything again.
 
-    What waits for another attempt counts as in flight. Raises ``TimeoutError`` after ``deadline`` seconds, naming the
-    subscription that is behind, and CapabilityError where the broker cannot count.
+        with override(shop.bus, MemoryBroker()) as bus:
+            async with bus:
+                await bus.publish("orders", OrderPlaced("o-1"))
+                await settled(bus)
+
+    Topics and groups are made, whatever ``provision`` says; handlers, middleware, parts and all other settings stay.
+    ``idempotency`` is the store of handlers that name none. The Bus is started and closed inside, as often as is
+    wanted; StateError where it runs when the override begins or ends.
+    """
+    with bus._core.override(broker, idempotency):
+        yield bus
+
+
+async def settled(bus: Bus, *, deadline: float = 5.0) -> None:
+    """Return when nothing waits for any subscription of the Bus and nothing is in flight.
+
+    Events that wait for another attempt count as in flight. Raises ``TimeoutError`` after ``deadline`` seconds, naming
+    the subscription that is behind, and CapabilityError if the broker cannot count.
     """
     loop = asyncio.get_running_loop()
     end = loop.time() + deadline
-    for subscription in bus.subscriptions:
+    for subscription in bus._subscriptions:
         while (lag := (await bus.backlog(subscription.topic, subscription.group)).lag) or subscription.buffered:
             if loop.time() > end:
                 raise TimeoutError(f"{subscription.topic}/{subscription.group}: {lag} events are not done yet")
@@ -86,7 +109,7 @@ async def settled(bus: Bus, *, deadline: float = 5.0) -> None:
 
 
 class Recorder:
-    """A group of its own on some topics of a Bus, made before the Bus starts, that keeps every event it gets."""
+    """A separate group on some topics of a Bus that keeps every event it gets. Make it before the Bus starts."""
 
     def __init__(self, bus: Bus, *topics: str, group: str = "recorder") -> None:
         self.events: list[Event[Any]] = []
@@ -102,7 +125,7 @@ class Recorder:
                 future.set_result(None)
 
     async def wait(self, count: int, *, deadline: float = 5.0) -> list[Event[Any]]:
-        """The events, as soon as there are so many; ``TimeoutError`` after ``deadline`` seconds."""
+        """The events, as soon as there are ``count``; ``TimeoutError`` after ``deadline`` seconds."""
         try:
             async with asyncio.timeout(deadline):
                 while len(self.events) < count:
@@ -134,7 +157,7 @@ def adapter_of(broker: str | AdapterFactory, context: AdapterContext) -> Adapter
 
 
 class _Extends:
-    inner: Any
+    inner: ExtendsLease
 
     async def extend(self, batch: Sequence[Inbound], /) -> Sequence[BrokerError | None]:
         """As the wrapped one."""
@@ -143,7 +166,7 @@ class _Extends:
 
 
 class _Balances:
-    inner: Any
+    inner: BalancesLanes
 
     @property
     def lanes(self) -> int:
@@ -158,7 +181,7 @@ class _Balances:
 
 
 class _Bounds:
-    inner: Any
+    inner: BoundsLanes
 
     @property
     def window(self) -> int | None:
@@ -168,7 +191,7 @@ class _Bounds:
 
 
 class _Counts:
-    inner: Any
+    inner: ReportsBacklog
 
     async def backlog(self, topic: str, group: str, /) -> Backlog:
         """As the wrapped one."""
@@ -177,7 +200,7 @@ class _Counts:
 
 
 class _Moves:
-    inner: Any
+    inner: Replays
 
     async def seek(self, topic: str, group: str, to: Start, /) -> None:
         """As the wrapped one."""
@@ -185,12 +208,28 @@ class _Moves:
 
 
 class _Lists:
-    inner: Any
+    inner: ListsGroups
 
     async def groups(self) -> Mapping[str, Collection[str]]:
         """As the wrapped one."""
-        found: Mapping[str, Collection[str]] = await self.inner.groups()
-        return found
+        groups: Mapping[str, Collection[str]] = await self.inner.groups()
+        return groups
+
+
+class _Inspects:
+    inner: Any
+
+    async def members(self, topic: str, group: str, /) -> int | None:
+        """As the wrapped one."""
+        count: int | None = await self.inner.members(topic, group)
+        return count
+
+    async def peek(
+        self, topic: str, /, *, group: str | None, limit: int, newest: bool, beyond: Mapping[str, int]
+    ) -> Peek:
+        """As the wrapped one."""
+        page: Peek = await self.inner.peek(topic, group=group, limit=limit, newest=newest, beyond=beyond)
+        return page
 
 
 _OPTIONAL: tuple[tuple[type, type], ...] = (
@@ -200,11 +239,12 @@ _OPTIONAL: tuple[tuple[type, type], ...] = (
     (ReportsBacklog, _Counts),
     (Replays, _Moves),
     (ListsGroups, _Lists),
+    (Inspects, _Inspects),
 )
 
 
 def _like(cls: type[_T], inner: object) -> type[_T]:
-    """The wrapper's class with the optional protocols that the wrapped object has, and with no other."""
+    """The wrapper's class with exactly the optional protocols that the wrapped object has."""
     extra = tuple(mixin for protocol, mixin in _OPTIONAL if isinstance(inner, protocol) and not issubclass(cls, mixin))
     if not extra:
         return cls
@@ -213,7 +253,7 @@ def _like(cls: type[_T], inner: object) -> type[_T]:
 
 
 class SenderWrapper:
-    """A Sender around another; override what is to be different."""
+    """A Sender around another; override what should differ."""
 
     def __init__(self, inner: Sender) -> None:
         self.inner = inner
@@ -233,9 +273,9 @@ class SenderWrapper:
 
 
 class ReceiverWrapper:
-    """A Receiver around another, with its optional protocols; override what is to be different."""
+    """A Receiver around another, with its optional protocols; override what should differ."""
 
-    def __new__(cls, inner: Receiver, *_: Any, **__: Any) -> ReceiverWrapper:
+    def __new__(cls, inner: Receiver, *_: object, **__: object) -> ReceiverWrapper:
         """Of a class that has what the wrapped one has."""
         return object.__new__(_like(cls, inner))
 
@@ -254,6 +294,11 @@ class ReceiverWrapper:
         """As the wrapped one."""
         await self.inner.give_back(lane)
 
+    @property
+    def hindrance(self) -> str | None:
+        """As the wrapped one."""
+        return getattr(self.inner, "hindrance", None)
+
     async def stop(self) -> None:
         """As the wrapped one."""
         await self.inner.stop()
@@ -266,7 +311,7 @@ class ReceiverWrapper:
 class AdapterWrapper:
     """An Adapter around another, with its optional protocols; override ``wrap_sender``, ``wrap_receiver`` or calls."""
 
-    def __new__(cls, inner: Adapter, *_: Any, **__: Any) -> AdapterWrapper:
+    def __new__(cls, inner: Adapter, *_: object, **__: object) -> AdapterWrapper:
         """Of a class that has what the wrapped one has."""
         return object.__new__(_like(cls, inner))
 
@@ -290,11 +335,11 @@ class AdapterWrapper:
         await self.inner.declare(topology, mode)
 
     def wrap_sender(self, sender: Sender) -> Sender:
-        """What the core is given for the wrapped adapter's sender."""
+        """What the core gets instead of the wrapped adapter's sender."""
         return sender
 
     def wrap_receiver(self, receiver: Receiver, subscription: SubscriptionSpec) -> Receiver:
-        """What the core is given for the wrapped adapter's receiver."""
+        """What the core gets instead of the wrapped adapter's receiver."""
         return receiver
 
     async def open_sender(self) -> Sender:
@@ -320,9 +365,9 @@ Action = Literal["drop", "delay", "duplicate", "fail"]
 class Fault:
     """What goes wrong, where and when. Made by :func:`drop`, :func:`delay`, :func:`duplicate` and :func:`fail`.
 
-    It hits the ``nth`` of the things counted, or each one at a multiple of ``every``, or all; only those for which
-    ``when`` is true are counted: it is given an :class:`Outbound` (publish), an :class:`Inbound` (deliver), a
-    :class:`Settlement` (settle) or None (connect).
+    It hits the ``nth`` item, or every ``every``-th, or all. Only items for which ``when`` is true are counted. ``when``
+    is called with an :class:`Outbound` (publish), an :class:`Inbound` (deliver), a :class:`Settlement` (settle) or None
+    (connect).
     """
 
     action: Action
@@ -330,14 +375,14 @@ class Fault:
     nth: int | None = None
     every: int | None = None
     when: Callable[[Any], bool] | None = None
-    error: BrokerError = field(default_factory=lambda: Unavailable("a fault that was asked for"))
+    error: BrokerError = field(default_factory=lambda: Unavailable("a deliberate fault"))
     seconds: float = 0.0
     count: int = 0
-    """How many things were looked at."""
+    """How many items were counted."""
     hits: int = 0
     """How many of them it hit."""
 
-    def hit(self, item: Any) -> bool:
+    def hit(self, item: object) -> bool:
         """Whether it hits this one."""
         if self.when is not None and not self.when(item):
             return False
@@ -356,61 +401,66 @@ _POSSIBLE: dict[str, tuple[str, ...]] = {
 }
 
 
-def _fault(action: Action, where: Where, **options: Any) -> Fault:
+class Which(TypedDict, Generic[_T], total=False):
+    """Which things a fault hits: see :class:`Fault`."""
+
+    nth: int | None
+    every: int | None
+    when: Callable[[_T], bool] | None
+
+
+def _fault(action: Action, where: Where, which: Which[Any], **more: Any) -> Fault:
     if where not in _POSSIBLE[action]:
         possible = ", ".join(repr(name) for name in _POSSIBLE[action])
-        raise ConfigError(f"{action}({where!r})", "cannot be had", f"It can be had at {possible}.")
-    return Fault(action, where, **options)
+        raise ConfigError(f"{action}({where!r})", "is not possible", f"Use {possible}.")
+    return Fault(action, where, **which, **more)
 
 
-def drop(
-    where: Where, *, nth: int | None = None, every: int | None = None, when: Callable[[Any], bool] | None = None
-) -> Fault:
-    """A publish that is confirmed and not sent; a settlement that does not reach the broker, without an error."""
-    return _fault("drop", where, nth=nth, every=every, when=when)
+@overload
+def drop(where: Literal["publish"], **which: Unpack[Which[Outbound]]) -> Fault: ...
+@overload
+def drop(where: Literal["settle"], **which: Unpack[Which[Settlement]]) -> Fault: ...
+def drop(where: Literal["publish", "settle"], **which: Unpack[Which[Any]]) -> Fault:
+    """A publish that is confirmed but not sent; a settlement that does not reach the broker, without an error."""
+    return _fault("drop", where, which)
 
 
-def delay(
-    where: Where,
-    seconds: float,
-    *,
-    nth: int | None = None,
-    every: int | None = None,
-    when: Callable[[Any], bool] | None = None,
-) -> Fault:
-    """That call of the adapter takes so much longer."""
-    return _fault("delay", where, seconds=seconds, nth=nth, every=every, when=when)
+@overload
+def delay(where: Literal["connect"], seconds: float, **which: Unpack[Which[None]]) -> Fault: ...
+@overload
+def delay(where: Literal["publish"], seconds: float, **which: Unpack[Which[Outbound]]) -> Fault: ...
+@overload
+def delay(where: Literal["deliver"], seconds: float, **which: Unpack[Which[Inbound]]) -> Fault: ...
+@overload
+def delay(where: Literal["settle"], seconds: float, **which: Unpack[Which[Settlement]]) -> Fault: ...
+def delay(where: Where, seconds: float, **which: Unpack[Which[Any]]) -> Fault:
+    """That call of the adapter takes this many seconds longer."""
+    return _fault("delay", where, which, seconds=seconds)
 
 
-def duplicate(
-    where: Where = "publish",
-    *,
-    nth: int | None = None,
-    every: int | None = None,
-    when: Callable[[Any], bool] | None = None,
-) -> Fault:
+def duplicate(where: Literal["publish"] = "publish", **which: Unpack[Which[Outbound]]) -> Fault:
     """An event that is sent twice under one id."""
-    return _fault("duplicate", where, nth=nth, every=every, when=when)
+    return _fault("duplicate", where, which)
 
 
-def fail(
-    where: Where,
-    error: BrokerError | None = None,
-    *,
-    nth: int | None = None,
-    every: int | None = None,
-    when: Callable[[Any], bool] | None = None,
-) -> Fault:
-    """``connect`` raises it; a publish or a settlement ends with it and does not happen; ``deliver``: the receiver is
-    dead before it hands over that event (the broker keeps it). By default an ``Unavailable``."""
-    options: dict[str, Any] = {} if error is None else {"error": error}
-    return _fault("fail", where, nth=nth, every=every, when=when, **options)
+@overload
+def fail(where: Literal["connect"], error: BrokerError | None = None, **which: Unpack[Which[None]]) -> Fault: ...
+@overload
+def fail(where: Literal["publish"], error: BrokerError | None = None, **which: Unpack[Which[Outbound]]) -> Fault: ...
+@overload
+def fail(where: Literal["deliver"], error: BrokerError | None = None, **which: Unpack[Which[Inbound]]) -> Fault: ...
+@overload
+def fail(where: Literal["settle"], error: BrokerError | None = None, **which: Unpack[Which[Settlement]]) -> Fault: ...
+def fail(where: Where, error: BrokerError | None = None, **which: Unpack[Which[Any]]) -> Fault:
+    """``connect`` raises the error; a publish or a settlement fails with it and does not happen; with ``deliver`` the
+    receiver dies before it hands over that event (the broker keeps it). By default an ``Unavailable``."""
+    return _fault("fail", where, which) if error is None else _fault("fail", where, which, error=error)
 
 
 class FaultyBroker:
     """Another broker with faults: ``Bus(FaultyBroker("sqlite:///shop.db", drop("publish", every=100)))``.
 
-    ``faults`` is a list that may be changed while it runs; counts go on over all Buses that are given this object.
+    ``faults`` is a list that may be changed while it runs; the counts cover all Buses that use this object.
     """
 
     def __init__(self, broker: str | AdapterFactory, *faults: Fault) -> None:
@@ -421,7 +471,7 @@ class FaultyBroker:
         """What a Bus calls."""
         return _FaultyAdapter(adapter_of(self.broker, context), self)
 
-    def hits(self, where: Where, item: Any = None) -> list[Fault]:
+    def hits(self, where: Where, item: object = None) -> list[Fault]:
         """The faults that hit this one, each counted."""
         return [fault for fault in self.faults if fault.where == where and fault.hit(item)]
 
@@ -488,13 +538,13 @@ class _FaultySender(SenderWrapper):
 
 
 def _copy(outbound: Outbound) -> Outbound:
-    hop = f"{outbound.hop}|copy"  # another hop: a broker that knows ids must not drop the copy
+    hop = f"{outbound.hop}|copy"  # another hop: a broker that deduplicates must not drop the copy
     headers, not_before = outbound.headers, outbound.not_before
     return Outbound(outbound.event, outbound.topic, outbound.group, headers, not_before, hop, outbound.reserve)
 
 
 def _no_report(_outbound: Outbound, _result: Receipt | BrokerError) -> None:
-    """The copy's own outcome concerns nobody."""
+    """Ignore the outcome of the copy."""
 
 
 class _FaultyReceiver(ReceiverWrapper):

@@ -1,7 +1,7 @@
 """A server for the tests: ``fake_server.py PORT FOLDER``; answers "up" to who connects.
 
 It starts a daemon the way epmd does (fork, new session, fork), which holds FOLDER/alive open as the server does:
-whoever reads that pipe to its end knows that both are gone. Keeps a count of its starts in FOLDER/starts.
+a reader that sees the end of that pipe knows that both are gone. Keeps a count of its starts in FOLDER/starts.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The keeper: everything that was started ends, whatever happens to whoever started it."""
+"""The keeper: everything that was started ends, whatever happens to the process that started it."""
 
 from __future__ import annotations
 

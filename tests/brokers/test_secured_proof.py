@@ -89,7 +89,7 @@ class NamesTheWrongSetting(Acme):
 
 class TakesLong(Acme):
     async def refuse(self) -> None:
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(2.0)
         await super().refuse()
 
 
@@ -170,7 +170,7 @@ def run(monkeypatch: pytest.MonkeyPatch, folder: Path, adapter: type[Acme], test
     """Run a test of the suite on this adapter, as the plugin does."""
     adapter.server = MemoryBroker()
     monkeypatch.setattr(registry, "adapter_class", lambda scheme: adapter)
-    monkeypatch.setattr(test_security, "SECONDS", 0.3)
+    monkeypatch.setattr(test_security, "SECONDS", 1.5)
     to = partial(url, "acmes", "localhost:1")
     secured = Secured(
         good={"password": to("me", RIGHT), "token": to(token=RIGHT)},
@@ -184,7 +184,7 @@ def run(monkeypatch: pytest.MonkeyPatch, folder: Path, adapter: type[Acme], test
 
 TESTS: tuple[Callable[..., Any], ...] = (
     test_security.test_every_right_way_in_publishes_and_consumes,
-    test_security.test_every_wrong_way_in_is_one_error_that_says_how_to_mend_it,
+    test_security.test_every_wrong_way_in_is_one_error_that_says_how_to_fix_it,
     test_security.test_a_port_with_tls_and_a_url_without_it,
     test_security.test_no_secret_is_shown_while_all_goes_well,
     test_security.test_no_secret_is_shown_when_it_fails,

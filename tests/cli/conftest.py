@@ -95,7 +95,7 @@ class Shop:
         asyncio.run(publish())
 
     def work(self) -> list[Any]:
-        """Let the mended service handle what there is; what "billing" has seen."""
+        """Let the fixed service handle what waits. Returns what "billing" has seen."""
 
         async def handle() -> None:
             async with self.bus(refuses=False) as bus:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 import builtins
 import importlib.metadata
+import json
 import logging
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
 import warnings
 from pathlib import Path
 from typing import Any
@@ -28,6 +33,10 @@ COMMANDS = [
     ("dlq", "discard"),
     ("backlog",),
     ("adapters",),
+    ("describe",),
+    ("observe",),
+    ("observe", "rules"),
+    ("observe", "dashboard"),
     ("run",),
 ]
 
@@ -58,6 +67,8 @@ def test_version(anybroker: Any) -> None:
         (("dlq", "list", "o", "b", "--patience", "nan"), "invalid number of seconds over 0 value: 'nan'."),
         (("backlog", "orders", "billing", "--color"), "anybroker: unrecognized arguments: --color."),
         (("fly",), "anybroker: argument COMMAND: invalid choice: 'fly' (choose from "),
+        (("observe",), "anybroker observe: the following arguments are required: COMMAND. Try: anybroker observe"),
+        (("observe", "alerts"), "argument COMMAND: invalid choice: 'alerts' (choose from "),
         (("run", "x:y", "--log-level", "loud"), "argument --log-level: invalid choice: 'loud'"),
     ],
 )
@@ -75,7 +86,7 @@ def test_wrong_usage_is_one_line_and_2(anybroker: Any, arguments: tuple[str, ...
         ("sqlit://shop", 2, "anybroker: url: no adapter for 'sqlit'://. Did you mean 'sqlite'?"),
         ("sqlite:///missing.db", 2, "anybroker: url: there is no file missing.db."),
         ("memory://", 2, "anybroker: --url: the memory adapter has no 'processes'. Ask inside the program: bus.dead_"),
-        ("nonsense", 2, "anybroker: url: 'nonsense' is no broker URL."),
+        ("nonsense", 2, "anybroker: url: 'nonsense' is not a broker URL."),
         ("kafka://u:hunter2@127.0.0.1:1?connect=no", 2, "anybroker: kafka.connect: there is no such setting."),
     ],
 )
@@ -171,8 +182,11 @@ def test_backlog(anybroker: Any, shop: Any) -> None:
 
     asyncio.run(publish())
     ended = anybroker("backlog", "orders", "billing", "--url", shop.url)
-    assert (ended.code, ended.out, ended.err) == (0, "orders/billing: 3 waiting, 0 in flight\n", "")
-    assert anybroker("backlog", "orders", "billing", "--url", shop.url, "--json").json == {
+    assert (ended.code, ended.err) == (0, "")
+    assert re.fullmatch(r"orders/billing: 3 waiting, 0 in flight, the oldest for \d+ s\n", ended.out)
+    found = anybroker("backlog", "orders", "billing", "--url", shop.url, "--json").json
+    assert 0 < found.pop("age") < 60
+    assert found == {
         "topic": "orders",
         "group": "billing",
         "waiting": 3,
@@ -222,6 +236,8 @@ def test_an_adapter_whose_client_is_missing(anybroker: Any, monkeypatch: pytest.
 
 SERVICE = """
 import sys
+import time
+import urllib.request
 from anybroker import Bus
 
 bus = Bus(source="service")
@@ -259,7 +275,60 @@ def test_run_until_sigterm(folder: Path, shop: Any) -> None:
     assert process.returncode == 0, err
     assert out == ""
     assert "running service:make_bus: orders/billing" in err
+    assert f"started on {shop.url}" in err
+    assert "SIGTERM: draining" in err
     assert "Traceback" not in err
+
+
+LOGGING_SERVICE = """
+import logging
+from anybroker import Bus, Event
+from anybroker.middleware import retry
+
+bus = Bus(source="service")
+
+@bus.subscribe("orders", group="billing", start="earliest", middleware=[retry(attempts=2, first=0.0)])
+async def charge(event: Event[int]) -> None:
+    logging.getLogger("shop").info("charging", extra={"cents": event.data})
+    if event.data == 1:
+        raise ValueError("declined")
+"""
+
+
+def test_run_logs_json_with_the_facts_of_the_event(folder: Path, shop: Any) -> None:
+    (folder / "service.py").write_text(LOGGING_SERVICE)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "anybroker.cli", "run", "service:bus", "--log-format", "json"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "ANYBROKER_URL": shop.url},
+    )
+    lines: list[dict[str, Any]] = []
+    try:
+        asyncio.run(_publish(shop.url))
+        assert process.stderr is not None
+        while not lines or lines[-1]["level"] != "ERROR":
+            lines.append(json.loads(process.stderr.readline()))
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=20)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+    assert process.returncode == 0
+    own = [line for line in lines if line["logger"] == "shop"]
+    again, dead = (line for line in lines if line["logger"] == "anybroker.handler")
+    for attempt, line in enumerate(own, 1):
+        assert (line["message"], line["level"], line["cents"]) == ("charging", "INFO", 1)
+        assert (line["event_type"], line["topic"], line["group"], line["attempt"]) == (
+            "order.v1",
+            "orders",
+            "billing",
+            attempt,
+        )
+    assert (again["event_id"], again["level"]) == (dead["event_id"], "WARNING") == (own[0]["event_id"], "WARNING")
+    assert "in charge" in dead["exception"]
+    assert dead["time"].endswith("Z")
 
 
 async def _publish(url: str) -> None:
@@ -267,10 +336,11 @@ async def _publish(url: str) -> None:
         await bus.publish("orders", 1, type="order.v1")
 
 
+@pytest.mark.parametrize("command", ["run", "describe"])
 @pytest.mark.parametrize(
     ("target", "content", "text"),
     [
-        ("service", SERVICE, "MODULE:BUS: 'service' names no Bus. Write: anybroker run shop.service:bus"),
+        ("service", SERVICE, "MODULE:BUS: 'service' names no Bus. Write module:name, such as shop.service:bus."),
         ("service:", SERVICE, "MODULE:BUS: 'service:' names no Bus."),
         ("missing:bus", SERVICE, "MODULE:BUS: there is no module 'missing'. Name it as in 'import'"),
         ("service.part:bus", SERVICE, "MODULE:BUS: "),
@@ -284,17 +354,70 @@ async def _publish(url: str) -> None:
     ],
 )
 def test_what_cannot_be_run_is_2(
-    anybroker: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, target: str, content: str, text: str
+    anybroker: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, command: str, target: str, content: str, text: str
 ) -> None:
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     for name in ("service", "service.part"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     (folder / "service.py").write_text(content)
-    ended = anybroker("run", target)
+    ended = anybroker(command, target)
     assert (ended.code, ended.out) == (2, "")
     assert text in ended.err
     assert ended.err.count("\n") == 1
+    sys.modules.pop("service", None)
+
+
+def test_run_with_health_checks(folder: Path, shop: Any) -> None:
+    (folder / "service.py").write_text(SERVICE)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "anybroker.cli", "run", "service:make_bus", "--health", address],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "ANYBROKER_URL": shop.url},
+    )
+    try:
+        deadline = time.monotonic() + 20.0
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://{address}/ready", timeout=5.0) as answer:
+                    assert answer.read() == b"ok\n"
+                break
+            except OSError:  # not up, or not ready yet
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=20)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+    assert process.returncode == 0, err
+
+
+def test_run_without_the_extra_says_that_there_are_no_metrics(
+    anybroker: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr("anybroker.cli._health.find_spec", lambda _: None)
+    (folder / "bare_service.py").write_text(
+        'from anybroker import Bus\nbus = Bus("kafka://127.0.0.1:1", source="s", connect_timeout=2)\n'
+    )
+    ended = anybroker("run", "bare_service:bus", "--health", "127.0.0.1:0")
+    assert "/metrics has nothing to show: pip install 'anybroker[prometheus]'" in ended.err
+
+
+def test_run_with_a_wrong_address_is_2(anybroker: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "service", raising=False)
+    (folder / "service.py").write_text(SERVICE)
+    ended = anybroker("run", "service:make_bus", "--health", "8080")
+    assert ended.code == 2
+    assert "'8080' is not host:port" in ended.err
     sys.modules.pop("service", None)
 
 
@@ -314,6 +437,23 @@ def test_a_bus_that_cannot_start(anybroker: Any, folder: Path, monkeypatch: pyte
     assert ended.code == 1
     assert ended.err.splitlines()[-1].startswith("anybroker: Unavailable: ")
     assert "Traceback" not in ended.err
+
+
+def test_where_the_log_is_json_warnings_and_the_end_are_too(
+    anybroker: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (folder / "warned_service.py").write_text(
+        "import warnings\nfrom anybroker import Bus\nwarnings.warn('old')\n"
+        'bus = Bus("kafka://127.0.0.1:1", source="s", connect_timeout=2)\n'
+    )
+    ended = anybroker("run", "warned_service:bus", "--log-format", "json", "--traceback")
+    assert ended.code == 1
+    warned, *_, last = map(json.loads, ended.err.splitlines())
+    assert (warned["level"], warned["message"]) == ("WARNING", "old")
+    assert last["level"] == "CRITICAL"
+    assert last["message"].startswith("Unavailable: ")
+    assert "Traceback" in last["exception"]
 
 
 # --------------------------------------------------------------------------------------------------------- output
@@ -422,7 +562,7 @@ def test_what_other_libraries_log_steers_no_terminal(
     root = logging.getLogger()
     before, level = root.handlers[:], root.level
     try:
-        for form, log in (("%(message)s", logging.getLogger("aiokafka")), ("x: %(message)s", logging.getLogger("x"))):
+        for form, log in (("%(message)s", logging.getLogger("other")), ("x: %(message)s", logging.getLogger("x"))):
             log_to_stderr(logging.INFO, form, force=True)
             log.info("%s", EVIL)
     finally:
@@ -474,7 +614,7 @@ def test_a_url_file_that_others_can_read_is_warned_of(shop: Any, folder: Path) -
     assert (ended.returncode, ended.stderr) == (
         0,
         f"anybroker: WARNING: {file} can be used by other users of this machine (mode 0644). "
-        f"Unless that is meant: chmod go= '{file}'\n",
+        f"Unless that is intended: chmod go= '{file}'\n",
     )
 
 
@@ -491,7 +631,7 @@ def test_a_url_from_a_shells_pipe(shop: Any) -> None:
         (b"", 0o600, "--url-file: url holds 0 words. Write the URL into it, and nothing else."),
         (b"kafka://u:hunter2@h\nkafka://h", 0o600, "--url-file: url holds 2 words."),
         (b"\xff", 0o600, "--url-file: url cannot be read: "),
-        (b"nonsense:hunter2@", 0o600, "url: 'str' is no broker URL."),
+        (b"nonsense:hunter2@", 0o600, "url: 'str' is not a broker URL."),
         (b"kafka://u:hunter2@127.0.0.1:1", 0o602, "--url-file: url can be written by other users (mode 0602)."),
         (None, 0, "--url-file: url cannot be read: [Errno 2] No such file or directory: 'url'."),
     ],

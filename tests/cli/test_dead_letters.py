@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+from importlib.metadata import version
+from socket import gethostname
 from typing import Any
 
 import pytest
@@ -47,6 +50,12 @@ def test_list_as_json(shop: Any, dlq: Any) -> None:
     (item,) = ended.json
     assert item.pop("died").endswith("Z")
     assert re.fullmatch("#[0-9a-f]{16}", item.pop("fingerprint"))
+    (attempt,) = item.pop("history")
+    assert attempt.pop("at").endswith("Z")
+    assert attempt == {"number": 1, "error": "anybroker.errors.Reject: no"}
+    stack = item.pop("traceback").splitlines()
+    assert stack[0] == "Traceback (most recent call last):"
+    assert stack[-1] == "anybroker.errors.Reject: no"
     assert item == {
         "id": "o-0",
         "source": "shop",
@@ -57,6 +66,9 @@ def test_list_as_json(shop: Any, dlq: Any) -> None:
         "handler": "charge",
         "topic": "orders",
         "group": "billing",
+        "host": gethostname(),
+        "version": version("anybroker"),
+        "pid": os.getpid(),
     }
     assert ended.err == ""
 
@@ -109,6 +121,21 @@ def test_show_is_the_whole_event(shop: Any, dlq: Any) -> None:
         assert line in text.splitlines()
 
 
+def test_show_tells_where_it_failed_and_how_each_attempt_did(shop: Any, dlq: Any) -> None:
+    shop.fill({"refuse": "one\n\x1b[2Jtwo"})
+    lines = dlq("show").out.splitlines()
+    assert f"host: {gethostname()}" in lines
+    assert f"pid: {os.getpid()}" in lines
+    at = lines.index("history:")
+    assert re.fullmatch(r"  1 at [0-9TZ:.-]{24}: anybroker.errors.Reject: one \\x1b\[2Jtwo", lines[at + 1])
+    at = lines.index("traceback:")
+    assert lines[at + 1] == "  Traceback (most recent call last):"
+    assert '    raise Reject(order["refuse"])' in "\n".join(lines)
+    end = lines.index("attributes:")
+    assert lines[end - 2 : end] == ["  anybroker.errors.Reject: one", r"  \x1b[2Jtwo"]
+    assert not [line for line in lines if "anybroker-dead-traceback" in line or "anybroker-dead-history" in line]
+
+
 def test_show_by_id(shop: Any, dlq: Any) -> None:
     shop.fill(*({"refuse": str(number)} for number in range(4)))
     assert [item["id"] for item in dlq("show", "o-1", "o-3", "--json").json] == ["o-1", "o-3"]
@@ -156,12 +183,12 @@ def test_replay_sends_those_back_to_the_group_that_failed(shop: Any, dlq: Any) -
 
 def test_replay_all(shop: Any, dlq: Any) -> None:
     shop.fill(*({"refuse": str(number)} for number in range(250)))
-    ended = dlq("replay", "--all", "--json")
+    ended = dlq("replay", "--all", "--limit", 100, "--json")
     assert ended.code == 0
     assert len(ended.json["replayed"]) == 100
     assert ended.json["missing"] == []
-    assert ended.err == "anybroker: there may be more than these 100: raise --limit\n"
-    assert len(dlq("replay", "--all", "--limit", 1000, "--json").json["replayed"]) == 150
+    assert ended.err == "anybroker: there may be more than these 100: do it again, or raise --limit\n"
+    assert len(dlq("replay", "--all", "--json").json["replayed"]) == 150
     assert sorted(int(order["refuse"]) for order in shop.work()) == list(range(250))
     assert dlq("list", "--json").json == []
 
@@ -214,7 +241,7 @@ def test_a_foreign_message(shop: Any, dlq: Any, until: Any) -> None:
     assert item["foreign_headers"] == {"x": "y", "x-null": None}
     assert "  x-null: (null)\n" in dlq("show").out
     assert "@" in item["id"]
-    assert "(no CloudEvent)" in dlq("list").out
+    assert "(not a CloudEvent)" in dlq("list").out
     assert dlq("discard", item["id"]).out == "discarded: 1\n"
 
 
@@ -241,9 +268,9 @@ def test_another_member_that_has_all_of_it(shop: Any, dlq: Any, monkeypatch: pyt
     shop.fill({"refuse": "no"})
     monkeypatch.setattr("anybroker.deadletters.queue._JOIN", 0.05)
     monkeypatch.setattr("anybroker.deadletters.queue._Reader.assigned", lambda *_: None)
-    ended = dlq("list")
+    ended = dlq("discard", "o-0")
     assert (ended.code, ended.out) == (1, "")
-    assert "another member of its group 'dlq' has all of it. Stop that one meanwhile" in ended.err
+    assert "another member of its group 'dlq' has all of it. Stop that member first" in ended.err
 
 
 def test_the_beginning_of_an_id_is_enough(shop: Any, dlq: Any) -> None:
@@ -264,7 +291,7 @@ def test_the_beginning_of_an_id_is_enough(shop: Any, dlq: Any) -> None:
 
 def test_the_beginning_of_several_ids_is_refused(shop: Any, dlq: Any) -> None:
     shop.fill({"refuse": "no"}, {"refuse": "no"}, {"fine": 1})
-    said = "anybroker: ID: 'o-' begins 2 of them: o-0, o-1. Give more of it.\n"
+    said = "anybroker: ID: 'o-' matches 2 ids: o-0, o-1. Give more of it.\n"
     for action in ("show", "replay", "discard"):
         ended = dlq(action, "o-", "o-1")
         assert (ended.code, ended.out, ended.err) == (2, "", said)
@@ -361,7 +388,7 @@ def test_an_id_that_several_events_have_is_refused(shop: Any, dlq: Any, until: A
         for name in ("same-1", "same"):  # the beginning of one id, too
             ended = dlq(action, name)
             assert (ended.code, ended.out) == (2, "")
-            assert f"ID: '{name}' is the id of 2 dead letters that are not of one event: " in ended.err
+            assert f"ID: '{name}' is the id of 2 dead letters of different events: " in ended.err
             for letter in (ours, theirs):
                 assert f"{letter['fingerprint']} (source '{letter['source']}', id 'same-1', 'orders/" in ended.err
             ended = dlq(action, name, "--json")

@@ -1,4 +1,4 @@
-"""What is remembered of names and values that others choose has a bound in bytes, whatever they send."""
+"""The memory for names and values that other programs choose is bounded in bytes, whatever they send."""
 
 from __future__ import annotations
 

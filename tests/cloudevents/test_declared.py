@@ -1,4 +1,4 @@
-"""The event_type decorator: what it takes, what is inherited, what is refused."""
+"""The event_type decorator: what it accepts, what is inherited, what is refused."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_a_bad_name_is_refused(name: Any) -> None:
 
 @pytest.mark.parametrize("path", ["", "a..b", "1a", "a b", "a.", "a-b"])
 def test_a_bad_path_is_refused(path: str) -> None:
-    with pytest.raises(ConfigError, match="is no field path"):
+    with pytest.raises(ConfigError, match="is not a field path"):
         event_type("t", key=path)(Customer)
 
 

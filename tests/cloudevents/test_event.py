@@ -221,7 +221,7 @@ class TestKey:
         class Broken(BaseModel):
             pass
 
-        with pytest.raises(InvalidEvent, match=r"declared by .*Broken cannot be had \(AttributeError\)"):
+        with pytest.raises(InvalidEvent, match=r"declared by .*Broken cannot be read \(AttributeError\)"):
             Event.create(Broken(), source="s")
 
 
@@ -255,8 +255,8 @@ class TestRefusals:
             ({"extensions": {"": "x"}}, "", "has a name that is not allowed"),
             ({"extensions": {5: "x"}}, "5", "has a name that is not allowed"),
             ({"extensions": {"data": "x"}}, "data", "is the event's payload"),
-            ({"extensions": {"id": "x"}}, "id", "is no extension but an attribute of CloudEvents. Pass it as id="),
-            ({"extensions": {"x": None}}, "x", "is a NoneType, a type that CloudEvents has no attribute of"),
+            ({"extensions": {"id": "x"}}, "id", "is an attribute of CloudEvents, not an extension. Pass it as id="),
+            ({"extensions": {"x": None}}, "x", "is a NoneType, which is not a type of CloudEvents attributes"),
             ({"extensions": {"x": 1.5}}, "x", "is a float"),
             ({"extensions": {"x": [1]}}, "x", "is a list"),
             ({"extensions": {"x": {}}}, "x", "is a dict"),

@@ -171,7 +171,7 @@ class TestReading:
         for body in (b"", b"{}", b"hello", b"[]", b"\xff"):
             with pytest.raises(InvalidEvent):
                 NATS.parse([], body)
-        with pytest.raises(InvalidEvent, match="is no CloudEvent"):
+        with pytest.raises(InvalidEvent, match="is not a CloudEvent"):
             KAFKA.parse([], format_json(FULL))
 
     @pytest.mark.parametrize("subject", [b"x" * 300, bytearray(b"x" * 300)], ids=["bytes", "bytearray"])
@@ -210,7 +210,7 @@ class TestReading:
             ("n", 2**40, "outside the 32 bits"),
             ("source", ["s"], "'source' is a list"),
             ("source", 5, "'source' is a int"),
-            ("time", 10**30, "milliseconds, which is no time"),
+            ("time", 10**30, "milliseconds, which is not a time"),
             ("time", True, "'time' is a bool"),
             ("id", b"", "'id' is empty"),
             ("subject", "", "'subject' is empty"),

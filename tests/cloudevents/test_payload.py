@@ -75,7 +75,7 @@ def body(data: object, content_type: str | None = None) -> bytes | None:
     ],
 )
 def test_nan_is_refused_with_its_path(data: object, path: str) -> None:
-    with pytest.raises(EncodeError, match=re.escape(f"{path}, which JSON has not")):
+    with pytest.raises(EncodeError, match=re.escape(f"{path}, which JSON does not have")):
         body(data)
 
 

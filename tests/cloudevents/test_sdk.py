@@ -142,7 +142,7 @@ def test_theirs_to_ours() -> None:
 
 @pytest.mark.parametrize("other", [None, {}, "event", object()])
 def test_what_is_no_event(other: object) -> None:
-    with pytest.raises(InvalidEvent, match="is no CloudEvent"):
+    with pytest.raises(InvalidEvent, match="is not a CloudEvent"):
         from_cloudevent(other)
 
 

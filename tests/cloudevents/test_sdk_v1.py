@@ -1,7 +1,7 @@
 """Against the API of the CloudEvents Python SDK 1.x, which 2.x still ships as ``cloudevents.v1``.
 
 ``ANYBROKER_TEST_CE1_PYTHON`` may name an interpreter with a real 1.x and this library's dependencies; the same
-exchange then runs there as well, in a process of its own.
+exchange then runs there as well, in a separate process.
 """
 
 from __future__ import annotations

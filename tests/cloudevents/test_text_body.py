@@ -1,4 +1,4 @@
-"""Events as text: what the body may hold, what stands beside it, and the shapes that are read."""
+"""Events as text: what the body may hold, the attributes of the message, and the shapes that are read."""
 
 from __future__ import annotations
 

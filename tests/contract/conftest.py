@@ -1,4 +1,4 @@
-"""Running the suite in a process of its own, as a third party does."""
+"""Running the suite in a separate process, as a third party does."""
 
 from __future__ import annotations
 

@@ -62,6 +62,13 @@ def line_of(lines: Story, what: str, number: int) -> dict[str, Any]:
     return next(line for line in lines if line["what"] == what and line.get("id") == f"w-{number}")
 
 
+def quick(lines: Story) -> Story:
+    """Each publish is confirmed after 0.01 s."""
+    for number in range(COUNT):
+        line_of(lines, "ok", number)["t"] = number + 0.01
+    return lines
+
+
 def without(lines: Story, number: int) -> Story:
     """Nothing handled of that event."""
     return [line for line in lines if line["what"] not in ("start", "effect") or line["id"] != f"w-{number}"]
@@ -180,8 +187,17 @@ def test_one_handled_twice_far_from_a_fault_is_unexplained() -> None:
 
 
 def test_one_that_was_settled_before_the_fault_is_unexplained_although_it_comes_again_after_it() -> None:
-    lines = [*story(), *handled(10, 11.0)]  # it had ended 0.2 s before the fault, and 0.1 s is what a settlement takes
+    lines = quick([*story(), *handled(10, 11.0)])
+    # It had ended 0.2 s before the fault, and 0.1 s is what a settlement takes, with 0.02 s for this broker.
     assert count_duplicates(lines)[1] == ["w-10"]
+
+
+def test_a_broker_that_took_long_to_confirm_publishes_before_the_fault_takes_as_long_to_settle() -> None:
+    lines = quick([*story(), *handled(10, 11.0)])
+    line_of(lines, "ok", 9)["t"] = 9.04
+    assert count_duplicates(lines)[1] == ["w-10"]
+    line_of(lines, "ok", 9)["t"] = 9.06
+    assert count_duplicates(lines)[1] == []
 
 
 @pytest.mark.parametrize("ended", [10.45, 10.6, 10.75])
@@ -206,7 +222,7 @@ def test_a_process_that_was_asked_to_end_explains_nothing() -> None:
 
 def test_more_duplicates_than_were_in_flight() -> None:
     """Soon after the fault, while lanes move, and yet none of them was in flight at it."""
-    lines = story()
+    lines = quick(story())
     for number in range(11, 15):
         lines += handled(number, 16.0 + number)
     assert count_duplicates(lines) == (4, [], 0)
@@ -214,7 +230,7 @@ def test_more_duplicates_than_were_in_flight() -> None:
 
 
 def test_what_one_member_had_and_what_the_others_may_have_is_the_bound_of_its_end() -> None:
-    lines = [*story(), *handled(15, 18.0)]
+    lines = quick([*story(), *handled(15, 18.0)])
     line_of(lines, "effect", 15)["t"] = 15.5
     lines.append(at("fault", 15.25, 1, name="member stopped", number=2, target=MEMBER))
     lines.append(at("over", 15.25, 1, name="member stopped", number=2))
@@ -260,7 +276,7 @@ def test_a_failure_that_no_fault_explains() -> None:
     _forget(lines)
     ended = unresolved(history(lines), 30.0)
     assert ended.unexplained == ended.ids == ["w-20"]
-    assert found(lines) == ["1 publishes that failed, and no fault explains it: w-20"]
+    assert found(lines) == ["1 failed publishes that no fault explains: w-20"]
 
 
 def test_what_was_done_to_a_member_explains_no_failure_of_a_publish() -> None:
@@ -296,7 +312,7 @@ def test_publishing_that_goes_on_late() -> None:
     lines = shifted(story(), 4.0, "invoke", "ok", "start", "effect")
     (recovery,) = recoveries(history(lines))
     assert recovery.publishing == pytest.approx(4.4)
-    assert found(lines) == ["broker killed: publishing went on after 4.4 s, not 3"]
+    assert found(lines) == ["broker killed: publishing worked again after 4.4 s, not 3"]
 
 
 def test_publishing_that_never_goes_on() -> None:
@@ -325,7 +341,7 @@ def test_what_is_cut_short_by_the_next_fault_is_not_measured() -> None:
 
 
 def server_killed(late: float) -> Story:
-    """One of three servers dies at 10.05 and is away for 10 s; one key, with a publish under way, goes on so late."""
+    """One of three servers dies at 10.05 for 10 s; one key, with a publish in progress, works again this late."""
     lines = [line for line in story() if line["what"] not in ("fault", "over")]
     for number in range(10, COUNT, KEYS):
         for what in ("ok", "start", "effect"):
@@ -354,9 +370,9 @@ def test_what_is_handled_while_a_server_is_away_is_not_in_flight_for_all_that_ti
 
 
 def test_one_key_that_waits_for_the_server_that_is_away() -> None:
-    """Others are published and handled all the time; it goes on before the fault is over, and still too late."""
+    """Others are published and handled all the time; it works again before the fault is over, but too late."""
     assert found(server_killed(6.0)) == [
-        "server 3 killed: publishing went on after 6.1 s, not 5",
+        "server 3 killed: publishing worked again after 6.1 s, not 5",
         "server 3 killed: every key was handled again after 6.1 s, not 5",
     ]
 
@@ -364,7 +380,7 @@ def test_one_key_that_waits_for_the_server_that_is_away() -> None:
 def test_members_whose_leases_ran_out_meanwhile_have_as_long_again() -> None:
     lines = server_killed(6.0)
     next(line for line in lines if line["what"] == "fault")["t"] = 4.0
-    assert found(lines) == ["server 3 killed: publishing went on after 6.1 s, not 5"]
+    assert found(lines) == ["server 3 killed: publishing worked again after 6.1 s, not 5"]
 
 
 def killed_member(again: float | None) -> Story:

@@ -21,7 +21,7 @@ def run(capsys: pytest.CaptureFixture[str], folder: Path, *arguments: str) -> An
 
 @pytest.fixture(autouse=True)
 def path_of_the_suite(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Members are processes of their own."""
+    """Members are separate processes."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2] / "contract_tests"))
 
 
@@ -43,7 +43,7 @@ def test_a_killed_member_costs_nothing(capsys: pytest.CaptureFixture[str], tmp_p
         ("loses-one-in-a-hundred", "lost (middle)"),
         ("duplicates-one-in-fifty", "duplicates that no fault explains"),
         ("reorders-a-key", "inversions"),
-        ("forgets-to-confirm", "publishes that failed, and no fault explains it"),
+        ("forgets-to-confirm", "failed publishes that no fault explains"),
     ],
 )
 def test_a_broken_adapter_is_found(
@@ -80,7 +80,7 @@ def test_a_wrong_name_is_wrong_usage(wrong: tuple[str, str], capsys: pytest.Capt
 def test_a_run_of_nothing_has_failed(
     required: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """A broker that was asked for by name and cannot be had is no success."""
+    """A broker that was asked for by name but is unavailable is a failure."""
     monkeypatch.setenv("ANYBROKER_TEST_NATS_URL", "nats://127.0.0.1:1")
     status = main(["--broker", "nats", "--scenario", "cut", "--histories", str(tmp_path), "--json", *required])
     assert status == 2

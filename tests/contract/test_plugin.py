@@ -1,4 +1,4 @@
-"""The plugin: options, brokers that cannot be had, the ledger, the summary."""
+"""The plugin: options, unavailable brokers, the ledger, the summary."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_required_broker_that_cannot_be_had_is_a_failure(suite: Run) -> None:
 
 def test_an_adapter_that_is_not_there_is_a_usage_error(suite: Run) -> None:
     for name, message in (
-        ("nowhere", "is no short name (memory,"),
+        ("nowhere", "is neither a short name (memory,"),
         ("acme.testing:Nothing", "cannot be imported"),
         ("acme.adapter:AcmeAdapter", "is not a subclass"),
     ):

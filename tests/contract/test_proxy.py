@@ -172,5 +172,5 @@ def test_a_rewrite_keeps_sizes() -> None:
         async with proxied(rewrite=(b"short", b"longer")):
             pass
 
-    with pytest.raises(ValueError, match="of one length"):
+    with pytest.raises(ValueError, match="different lengths"):
         asyncio.run(go())

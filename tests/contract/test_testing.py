@@ -28,7 +28,7 @@ TYPE = "com.example.counted.v1"
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
-    """In a loop of its own, bounded."""
+    """In a separate loop, with a time limit."""
 
     async def bounded() -> None:
         async with asyncio.timeout(10):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
+from anybroker import Bus
 from anybroker.adapter import (
     Adapter,
     AdapterContext,
@@ -30,6 +31,18 @@ from anybroker.event import Event
 
 DEADLINE = 5.0
 """Seconds after which a wait of a test has failed."""
+PER_MESSAGE: dict[str, Any] = {"acknowledgement": Acknowledgement.PER_MESSAGE, "release": Support.NATIVE}
+"""Capabilities of a broker that settles each message."""
+
+
+def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run it to its end, for 20 seconds at most."""
+
+    async def bounded() -> None:
+        async with asyncio.timeout(20):
+            await main()
+
+    asyncio.run(bounded())
 
 
 async def until(condition: Callable[[], bool], what: str = "the condition") -> None:
@@ -104,6 +117,10 @@ class ScriptedReceiver:
         return self.broker.on_extend(batch)
 
     @property
+    def window(self) -> int | None:
+        return self.broker.window
+
+    @property
     def lanes(self) -> int:
         return self.broker.lanes
 
@@ -124,18 +141,26 @@ class ScriptedReceiver:
         await self.broker.on_close()
 
     def position(self, lane: Lane) -> int | None:
-        """Where the last commit of the lane stands."""
+        """The position of the last commit of the lane."""
         commits = [item.position for item in self.settled if isinstance(item, Commit) and item.lane is lane]
         return commits[-1] if commits else None
 
 
 class ScriptedSender:
-    """Answers each event as the broker's ``on_send`` says; None: not at all."""
+    """Answers each event as the broker's ``on_send`` says; None: no answer."""
 
     def __init__(self, broker: ScriptedBroker) -> None:
         self.broker = broker
+        self.closed = False
+        self.report: Report | None = None
+        """To answer later what ``on_send`` has not."""
+
+    @property
+    def hindrance(self) -> str | None:
+        return self.broker.hindrance
 
     async def submit(self, batch: Sequence[Outbound], report: Report, /) -> None:
+        self.report = report
         for item in batch:
             self.broker.sent.append(item)
             result = self.broker.on_send(item)
@@ -145,7 +170,7 @@ class ScriptedSender:
                 report(item, Receipt(item.topic, str(len(self.broker.sent))))
 
     async def close(self) -> None:
-        pass
+        self.closed = True
 
 
 class ScriptedBroker:
@@ -160,17 +185,25 @@ class ScriptedBroker:
         )
         self.capabilities = replace(basis, **capabilities)
         self.receivers: list[ScriptedReceiver] = []
+        self.senders: list[ScriptedSender] = []
+        self.declared: list[tuple[Topology, str]] = []
         self.sent: list[Outbound] = []
         self.members = 1
         self.lanes = 2
+        self.window: int | None = None
         self.open_error: BrokerError | None = None
+        self.hindrance: str | None = None
         self.on_send: Callable[[Outbound], BrokerError | bool] = lambda _: True
         self.on_settle: Callable[[Sequence[Settlement]], Awaitable[Sequence[BrokerError | None]]] = _all_well
         self.on_extend: Callable[[Sequence[Inbound]], Sequence[BrokerError | None]] = lambda batch: [None] * len(batch)
         self.on_give_back: Callable[[Lane], Awaitable[None]] = _nothing
         self.on_connect: Callable[[], Awaitable[None]] = _nothing
+        self.on_declare: Callable[[Topology], Awaitable[None]] = _nothing
+        self.on_open_sender: Callable[[], Awaitable[None]] = _nothing
+        self.on_open_receiver: Callable[[SubscriptionSpec], Awaitable[None]] = _nothing
         self.on_stop: Callable[[], Awaitable[None]] = _nothing
         self.on_close: Callable[[], Awaitable[None]] = _nothing
+        self.on_adapter_close: Callable[[], Awaitable[None]] = _nothing
         self.closed = False
 
     @property
@@ -179,6 +212,31 @@ class ScriptedBroker:
 
     def make_adapter(self, context: AdapterContext) -> Adapter:
         return ScriptedAdapter(self)
+
+
+def bus_of(broker: ScriptedBroker, **options: Any) -> Bus:
+    """A Bus on it, with idempotency in memory."""
+    return Bus(broker, source="test", idempotency="memory://", **options)
+
+
+def with_handler(bus: Bus, *topics: str) -> Bus:
+    """A handler that does nothing, on each topic."""
+    for topic in topics or ("topic",):
+
+        @bus.subscribe(topic, group="group", name=f"handler of {topic}")
+        async def handle(event: Event[Any]) -> None:
+            pass
+
+    return bus
+
+
+def assert_nothing_open(broker: ScriptedBroker) -> None:
+    """Of what the Bus opened on it, and of the Bus's own tasks."""
+    assert broker.closed
+    assert all(sender.closed for sender in broker.senders)
+    assert all(receiver.closed for receiver in broker.receivers)
+    names = [task.get_name() for task in asyncio.all_tasks()]
+    assert [name for name in names if name.startswith("anybroker")] == []
 
 
 class ScriptedAdapter:
@@ -192,20 +250,26 @@ class ScriptedAdapter:
         await self.native.on_connect()
 
     async def declare(self, topology: Topology, mode: Literal["create", "verify"], /) -> None:
-        pass
+        await self.native.on_declare(topology)
+        self.native.declared.append((topology, mode))
 
     async def open_sender(self) -> ScriptedSender:
-        return ScriptedSender(self.native)
+        await self.native.on_open_sender()
+        sender = ScriptedSender(self.native)
+        self.native.senders.append(sender)
+        return sender
 
     async def open_receiver(self, subscription: SubscriptionSpec, listener: LaneListener, /) -> ScriptedReceiver:
         if self.native.open_error is not None:
             raise self.native.open_error
+        await self.native.on_open_receiver(subscription)
         receiver = ScriptedReceiver(self.native, listener)
         self.native.receivers.append(receiver)
         return receiver
 
     async def close(self) -> None:
         self.native.closed = True
+        await self.native.on_adapter_close()
 
 
 async def _all_well(batch: Sequence[Settlement]) -> Sequence[BrokerError | None]:
@@ -227,6 +291,7 @@ def inbound(
     deliveries: int = 1,
     not_before: float | None = None,
     extensions: dict[str, Any] | None = None,
+    inlet: bool = False,
 ) -> Inbound:
     """An event whose data is its position."""
     event: Event[Any] | Foreign = (
@@ -234,4 +299,4 @@ def inbound(
         if foreign
         else Event.create(position, type="t", source="s", id=str(position), key=key, extensions=extensions)
     )
-    return Inbound(event, lane, position, key, headers or {}, None, None, attempts, deliveries, not_before)
+    return Inbound(event, lane, position, key, headers or {}, None, None, attempts, deliveries, not_before, inlet)

@@ -143,7 +143,7 @@ def test_a_delivery_that_comes_and_fails_again_has_one_dead_letter() -> None:
 
 
 def test_a_name_that_is_taken_is_not_the_end_of_a_dead_letter(caplog: pytest.LogCaptureFixture) -> None:
-    """Whoever has taken it: the letter is sent under another one."""
+    """The name is taken by anybody: the letter is sent under another name."""
 
     async def main() -> None:
         broker = DropsCopies()

@@ -11,7 +11,7 @@ import pytest
 
 from anybroker import Bus, Delivery, Event, Retry
 from anybroker.deadletters.sending import replay
-from anybroker.engine.pump import LONGEST_RELEASE
+from anybroker.engine.inlet import LONGEST_RELEASE
 from anybroker.engine.seldom import Seldom
 from anybroker.memory import MemoryBroker
 from anybroker.middleware import retry
@@ -26,7 +26,7 @@ def _event(number: int) -> Event[Any]:
 
 
 async def _waiting(seconds: float, count: int, **options: Any) -> tuple[Bus, list[int]]:
-    """A Bus that so many events were sent to by the inlet, to be handled after so many seconds."""
+    """A Bus to which this many events were sent through the inlet, to be handled after this many seconds."""
     bus = Bus(MemoryBroker(), source="test")
     seen: list[int] = []
 
@@ -86,10 +86,10 @@ def test_what_is_released_for_longer_than_that_is_held(monkeypatch: pytest.Monke
             async def copy(*given: Any) -> None:
                 sent.append(given)
 
-            pump._release_copy = copy
+            pump._outcome._release_copy = copy
             await bus.publish("orders", 1, type="t")
             await until(lambda: subscription.stats.retried == 1)
-            assert (sent, subscription.stats.released, pump._strands.held) == ([], 0, 1)
+            assert (sent, subscription.stats.released, pump._holdings.strands.held) == ([], 0, 1)
             await bus.close(drain=0)
 
     asyncio.run(main())

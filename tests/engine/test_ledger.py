@@ -122,7 +122,7 @@ def test_a_number_that_we_do_not_write_makes_it_somebody_elses(note: str) -> Non
 
 
 def test_a_note_takes_no_more_memory_than_it_has_characters() -> None:
-    """Whoever may commit for the group can write a billion finished positions into a few hundred bytes."""
+    """Any client that may commit for the group can write a billion finished positions into a few hundred bytes."""
     note = "1|0|" + ",".join(f"{2 * at}000000-{2 * at}999999" for at in range(1, 200)) + "|"
     tracemalloc.start()
     try:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from anybroker import Bus, ConfigError, Event, MemoryBroker
+from anybroker.idempotency import MemoryStore
 from anybroker.middleware import idempotent
 from anybroker.testing import Recorder, settled
 
@@ -84,3 +85,40 @@ def test_others_both_run_and_what_they_publish_is_not_taken_for_a_copy() -> None
         assert len(set(handled)) == 2
 
     asyncio.run(main())
+
+
+def test_one_idempotent_name_on_two_topics_is_refused(run: Any) -> None:
+    bus = Bus(MemoryBroker(), source="shop")
+
+    @idempotent(MemoryStore())
+    async def handle(event: Event[Any]) -> None: ...
+
+    bus.subscribe("orders", group="g")(handle)
+    bus.subscribe("returns", group="g")(handle)
+    with pytest.raises(ConfigError, match="'orders' and 'returns'"):
+        run(bus.start())
+
+
+def test_one_name_on_two_topics_gives_what_it_publishes_ids_of_their_own(run: Any) -> None:
+    bus = Bus(MemoryBroker(), source="shop")
+    ids: list[str] = []
+
+    async def handle(event: Event[Any]) -> None:
+        await bus.publish("next", 1, type="t")
+
+    bus.subscribe("orders", group="g")(handle)
+    bus.subscribe("returns", group="g")(handle)
+
+    @bus.subscribe("next", group="g")
+    async def collect(event: Event[Any]) -> None:
+        ids.append(event.id)
+
+    async def main() -> None:
+        async with bus:
+            event = Event.create(1, type="t", source="s", id="1")
+            await bus.publish("orders", event)
+            await bus.publish("returns", event)
+            await settled(bus)
+
+    run(main())
+    assert len(set(ids)) == 2

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+from tests.engine.scripted_adapter import run, until
 
-from anybroker.adapter import Outbound, Receipt, Report
+from anybroker.adapter import (
+    Outbound,
+    Receipt,
+    Report,
+)
+from anybroker.engine import trouble
 from anybroker.engine.publisher import Publisher, Publishing
 from anybroker.errors import BrokerError, PublishOutcomeUnknown, Rejected, StateError, Unavailable
 from anybroker.event import Event
@@ -16,7 +22,7 @@ from anybroker.stats import PublishStats
 
 
 class Scripted:
-    """A sender that answers each event with what the script says of its number; None: not at all."""
+    """A sender that answers each event with what the script says for its number; None: no answer."""
 
     def __init__(self, script: Callable[[int, int], BrokerError | bool | None]) -> None:
         self.script = script
@@ -41,12 +47,16 @@ class Scripted:
         self.closed = True
 
 
+class Late(Scripted):
+    """A sender that reports when the test says so."""
+
+    async def submit(self, batch: Sequence[Outbound], report: Report, /) -> None:
+        self.report, self.batch = report, batch
+        self.submitted.set()
+
+
 def publishing(number: int, key: str | None = "k") -> Publishing:
     return Publishing(Event.create(number, type="t", source="s", key=key), "topic", None, None, None, "")
-
-
-def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    asyncio.run(main())
 
 
 def test_concurrent_publishes_become_one_batch_in_call_order() -> None:
@@ -105,10 +115,6 @@ def test_an_event_of_another_key_does_not_end_the_retries() -> None:
 
 
 def test_a_failure_that_is_reported_after_the_deadline_is_counted_once() -> None:
-    class Late(Scripted):
-        async def submit(self, batch: Sequence[Outbound], report: Report, /) -> None:
-            self.report, self.batch = report, batch
-
     async def main() -> None:
         stats = PublishStats()
         sender = Late(lambda number, tries: None)
@@ -143,13 +149,33 @@ def test_unavailable_until_the_deadline_is_unavailable_with_its_cause(caplog: py
         with pytest.raises(Unavailable, match="not stored") as caught:
             await publisher.send(publishing(1))
         assert caught.value.__cause__ is refused
-        assert "(at last: refused)" in str(caught.value)
+        assert "(last failure: refused)" in str(caught.value)
         await publisher.close(0.1)
 
     run(main)
     assert [record.getMessage() for record in caplog.records] == [
-        "topic 'topic' takes no event now, tried again: refused"
+        "topic 'topic' does not accept an event now, trying again: refused"
     ]
+
+
+def test_a_refusal_between_the_deadline_and_the_sweep_says_the_same_as_the_sweep() -> None:
+    async def main() -> None:
+        refused = Unavailable("refused")
+        sender = Late(lambda number, tries: None)
+        publisher = Publisher(sender, 5.0, PublishStats())
+        item = publishing(1)
+        sent = publisher.send(item, deadline=0.01)
+        await sender.submitted.wait()
+        await asyncio.sleep(0.02)
+        sender.report(item, refused)
+        with pytest.raises(
+            Unavailable, match=r"by the publish deadline: not stored \(last failure: refused\)"
+        ) as caught:
+            await sent
+        assert caught.value.__cause__ is refused
+        await publisher.close(0.1)
+
+    run(main)
 
 
 def test_rejected_is_not_tried_again_and_fails_alone() -> None:
@@ -282,7 +308,7 @@ def test_what_is_remembered_of_accepted_keys_is_bounded() -> None:
         assert len(publisher._accepted) <= 20_000
         await publisher.close(1.0)
 
-    run(main)
+    asyncio.run(main())  # takes as long as it takes
 
 
 def to(topic: str, number: int, key: str | None = "k") -> Publishing:
@@ -370,8 +396,148 @@ def test_a_deadline_during_another_try_says_why_the_one_before_failed() -> None:
     async def main() -> None:
         sender = Scripted(lambda number, tries: Unavailable("no leader") if tries == 1 else None)
         publisher = Publisher(sender, 1.0, PublishStats())
-        with pytest.raises(PublishOutcomeUnknown, match=r"publish deadline \(the try before: no leader\): it may be"):
+        with pytest.raises(PublishOutcomeUnknown, match=r"publish deadline \(the previous try: no leader\): it may be"):
             await publisher.send(publishing(1))
         await publisher.close(0.1)
+
+    run(main)
+
+
+class ByHand:
+    """A sender whose answers the test gives."""
+
+    def __init__(self) -> None:
+        self.sent: list[Outbound] = []
+        self.report: Report | None = None
+        self.hang = False
+        self.error: PublishOutcomeUnknown | None = None
+
+    async def submit(self, batch: Sequence[Outbound], report: Report, /) -> None:
+        self.report = report
+        self.sent += batch
+        if self.error is not None:
+            raise self.error
+        if self.hang:
+            await asyncio.Event().wait()
+
+    def answer(self, item: Outbound, result: Any = None) -> None:
+        assert self.report is not None
+        self.report(item, result or Receipt(item.topic, "1"))
+
+    async def close(self) -> None:
+        pass
+
+
+def test_a_publish_ends_by_its_deadline_while_the_sender_hangs_on_an_earlier_one() -> None:
+    async def main() -> None:
+        sender = ByHand()
+        sender.hang = True
+        publisher = Publisher(sender, 0.2, PublishStats())
+        with pytest.raises(PublishOutcomeUnknown):
+            await publisher.send(publishing(1))
+        await asyncio.sleep(0.15)  # the last look at the deadlines found nothing in flight
+        async with asyncio.timeout(2):
+            with pytest.raises(Unavailable):
+                await publisher.send(publishing(2))
+        await publisher.close(0)
+
+    run(main)
+
+
+def test_each_unknown_outcome_carries_its_own_event() -> None:
+    async def main() -> None:
+        sender = ByHand()
+        sender.error = PublishOutcomeUnknown("connection lost")
+        publisher = Publisher(sender, 5, PublishStats())
+        items = [publishing(number) for number in range(3)]
+        results = await asyncio.gather(*map(publisher.send, items), return_exceptions=True)
+        assert [getattr(result, "event", None) for result in results] == [item.event for item in items]
+        await publisher.close(0)
+
+    run(main)
+
+
+def test_a_retry_waits_for_the_outcome_of_a_later_event_of_its_key() -> None:
+    async def main() -> None:
+        sender = ByHand()
+        publisher = Publisher(sender, 5, PublishStats())
+        first, second, other = publishing(1), publishing(2), publishing(3, "other")
+        futures = [publisher.send(item) for item in (first, second, other)]
+        await until(lambda: len(sender.sent) == 3)
+        sender.answer(first, Unavailable("its turn was refused"))
+        sender.answer(other, Unavailable("too"))
+        await until(lambda: len(sender.sent) >= 4, "what may be sent again is")
+        assert first not in sender.sent[3:]
+        sender.answer(second)
+        sender.answer(other)
+        results = await asyncio.gather(*futures, return_exceptions=True)
+        assert isinstance(results[0], Unavailable)
+        assert isinstance(results[1], Receipt)
+        assert first not in sender.sent[3:]
+        await publisher.close(0)
+
+    run(main)
+
+
+def test_a_confirmation_out_of_order_does_not_hide_the_latest_one() -> None:
+    async def main() -> None:
+        sender = ByHand()
+        publisher = Publisher(sender, 5, PublishStats())
+        items = [publishing(number) for number in range(3)]
+        futures = [publisher.send(item) for item in items]
+        await until(lambda: len(sender.sent) == 3)
+        sender.answer(items[2])
+        sender.answer(items[0])
+        sender.answer(items[1], Unavailable("no"))
+        async with asyncio.timeout(5):
+            results = await asyncio.gather(*futures, return_exceptions=True)
+        assert isinstance(results[1], Unavailable)
+        assert len(sender.sent) == 3
+        await publisher.close(0)
+
+    run(main)
+
+
+def test_what_is_confirmed_ends_the_problem_at_once() -> None:
+    """Not a second later, when somebody looks: ``bus.problems`` and ``/ready`` say what is true now."""
+
+    async def main() -> None:
+        now = False
+        sender = Scripted(lambda number, tries: True if now else None)
+        stats = PublishStats()
+        publisher = Publisher(sender, 30.0, stats)
+        silent = publisher.send(publishing(1))
+        await sender.submitted.wait()
+        for _ in range(6):
+            assert publisher.problem is None
+            publisher.look()
+        assert publisher.problem == "nothing was confirmed for more than 5 s"
+        now = True
+        await publisher.send(publishing(2))
+        assert publisher.problem is None
+        assert not silent.done(), "it may still be on its way"
+        await publisher.close(0.01)
+        assert isinstance(silent.exception(), PublishOutcomeUnknown)
+
+    run(main)
+
+
+def test_a_topic_that_accepts_an_event_ends_the_problem_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trouble, "AWAY_AFTER", 0.2)
+
+    async def main() -> None:
+        away = True
+        publisher = Publisher(
+            Scripted(lambda number, tries: Unavailable("away") if away else True), 30.0, PublishStats()
+        )
+        sent = publisher.send(publishing(1))
+        await asyncio.sleep(0.3)
+        assert publisher.problem is None, "nobody has looked"
+        publisher.look()
+        assert publisher.problem == "the topic 'topic' accepts no events: away"
+        away = False
+        await sent
+        assert publisher.problem is None
+        await publisher.close(1.0)
 
     run(main)

@@ -7,12 +7,22 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from tests.engine.scripted_adapter import ScriptedBroker, inbound, until
+from tests.engine.scripted_adapter import ScriptedAdapter, ScriptedBroker, assert_nothing_open, inbound, until
 
 from anybroker import Bus, Event
-from anybroker.adapter import Ack, Inbound, Settlement
+from anybroker.adapter import (
+    Ack,
+    Adapter,
+    AdapterContext,
+    Inbound,
+    LaneListener,
+    Receiver,
+    Settlement,
+    SubscriptionSpec,
+)
 from anybroker.capabilities import Acknowledgement, Support
-from anybroker.errors import BrokerError, LeaseLost, Unavailable
+from anybroker.errors import BrokerError, ConfigError, LeaseLost, Unavailable
+from anybroker.testing import ReceiverWrapper
 
 PER_MESSAGE: dict[str, Any] = {"acknowledgement": Acknowledgement.PER_MESSAGE}
 
@@ -112,7 +122,7 @@ def test_a_failed_acknowledgement_is_made_again_with_its_lease_extended() -> Non
             receiver.deliver(*(inbound(lane, at, f"k{at}") for at in (1, 2, 3)))
             await until(lambda: sum(call.count(2) for call in calls) >= 3, "it is made again")
             await until(lambda: bool(bus.problems), "the problem")
-            assert bus.problems == {"topic/group": "settling fails, and is tried again: throttled"}
+            assert bus.problems == {"topic/group": "settling fails and is tried again: throttled"}
             before = len(receiver.extended)
             await until(lambda: len(receiver.extended) > before, "its lease is extended")
             assert [item.position for item in receiver.extended[-1]] == [2]
@@ -278,6 +288,153 @@ def test_a_lease_that_is_lost_after_its_handler_leaves_nothing_behind() -> None:
             await until(lambda: stats.leases_lost == 1 and stats.stale_settlements == 1, "both know")
             pump = bus.subscriptions[0]._pump
             assert pump is not None
-            assert not pump._not_ours
+            assert not pump._holdings.not_ours
+
+    asyncio.run(main())
+
+
+def test_a_receiver_is_opened_again_for_as_long_as_it_takes() -> None:
+    async def main() -> None:
+        broker = ScriptedBroker(**PER_MESSAGE)
+        seen: list[str] = []
+        bus = bus_of(broker, seen)
+        errors: list[Exception] = [Unavailable("down"), ConfigError("topic", "gone", "Make it."), Unavailable("down")]
+
+        async def open_receiver(_: SubscriptionSpec) -> None:
+            if errors:
+                told.append(str(bus.problems))
+                raise errors.pop(0)
+
+        told: list[str] = []
+        async with asyncio.timeout(20), bus:
+            (subscription,) = bus.subscriptions
+            first = broker.receiver
+            lane = first.assign("a")
+            broker.on_open_receiver = open_receiver
+            first.die(Unavailable("gone"))
+            await until(lambda: len(broker.receivers) == 2 and bus.problems == {})
+            assert first.closed
+            assert "reconnecting: gone" in told[0]
+            assert "reconnecting: down" in told[1]
+            assert "reconnecting: topic: gone" in told[2]
+            assert subscription.stats.reconnects == 1
+            second = broker.receiver
+            second.deliver(inbound(lane, 1), inbound(second.assign("a"), 2))
+            await until(lambda: len(second.settled) == 1)
+            assert seen == ["2"]  # the lane went with its receiver
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("drain", [0.0, 1.0])
+def test_close_while_a_receiver_is_being_opened_does_not_wait_for_it(drain: float) -> None:
+    async def main() -> None:
+        broker = ScriptedBroker()
+        bus = bus_of(broker, [])
+        begun = asyncio.Event()
+
+        async def hang(_: SubscriptionSpec) -> None:
+            begun.set()
+            await asyncio.Event().wait()
+
+        await bus.start()
+        broker.on_open_receiver = hang
+        broker.receiver.die(Unavailable("gone"))
+        await begun.wait()
+        async with asyncio.timeout(5):
+            await bus.close(drain)
+        assert_nothing_open(broker)
+        assert len(broker.receivers) == 1
+
+    asyncio.run(main())
+
+
+def test_close_while_it_waits_to_open_a_receiver_opens_none() -> None:
+    async def main() -> None:
+        broker = ScriptedBroker()
+        bus = bus_of(broker, [])
+        await bus.start()
+        broker.open_error = Unavailable("down")
+        broker.receiver.die(Unavailable("gone"))
+        await until(lambda: "reconnecting: down" in str(bus.problems))
+        broker.open_error = None
+        async with asyncio.timeout(5):
+            await bus.close()
+        assert_nothing_open(broker)
+        assert len(broker.receivers) == 1
+        assert bus.subscriptions[0].stats.reconnects == 0
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("error", [Unavailable("gone"), ZeroDivisionError("a bug")])
+def test_what_a_receive_raises_once_the_receiver_is_stopped_cuts_nothing_off(error: Any) -> None:
+    async def main() -> None:
+        broker = ScriptedBroker(**PER_MESSAGE)
+        seen: list[str] = []
+        gate = asyncio.Event()
+        bus = bus_of(broker, seen, gate)
+
+        async def stop(*_: object) -> None:
+            broker.receiver.error = error
+
+        broker.on_stop = stop
+        async with asyncio.timeout(20):
+            await bus.start()
+            receiver = broker.receiver
+            receiver.deliver(inbound(receiver.assign("a"), 1))
+            (subscription,) = bus.subscriptions
+            await until(lambda: subscription.running == 1 and len(receiver.asked) == 2)
+            closing = asyncio.create_task(bus.close())
+            await until(lambda: receiver.error is not None)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            gate.set()
+            await closing
+        assert_nothing_open(broker)
+        assert broker.receivers == [receiver]
+        assert [type(item) for item in receiver.settled] == [Ack]
+        assert (seen, subscription.stats.reconnects) == (["1"], 0)
+
+    asyncio.run(main())
+
+
+class Bare(ReceiverWrapper):
+    """Has nothing that an adapter declares."""
+
+    def __new__(cls, inner: Receiver, *_: Any) -> Bare:
+        return object.__new__(cls)
+
+
+class BareBroker(ScriptedBroker):
+    """Its adapter declares what its receivers do not have."""
+
+    def make_adapter(self, context: AdapterContext) -> Adapter:
+        class Declares(ScriptedAdapter):
+            async def open_receiver(self, subscription: SubscriptionSpec, listener: LaneListener, /) -> Any:
+                return Bare(await super().open_receiver(subscription, listener))
+
+        return Declares(self)
+
+
+@pytest.mark.parametrize(("capability", "method"), [("lease_extension", "extend"), ("balance", "members")])
+def test_an_adapter_that_declares_what_its_receiver_does_not_have_is_named(capability: str, method: str) -> None:
+    async def main() -> None:
+        broker = BareBroker(**PER_MESSAGE, **{capability: Support.NATIVE})
+        bus = bus_of(broker, [])
+        with pytest.raises(TypeError, match=rf"scripted: declares {capability}, but its Receiver has no {method}\(\)"):
+            await bus.start()
+        assert broker.closed
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("capability", ["lease_extension", "balance"])
+def test_a_receiver_that_is_refused_is_closed(capability: str) -> None:
+    async def main() -> None:
+        broker = BareBroker(**PER_MESSAGE, **{capability: Support.NATIVE})
+        with pytest.raises(TypeError):
+            await bus_of(broker, []).start()
+        assert_nothing_open(broker)
 
     asyncio.run(main())

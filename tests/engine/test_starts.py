@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 import pytest
-from tests.engine.scripted_adapter import ScriptedBroker, inbound, until
+from tests.engine.scripted_adapter import ScriptedBroker, bus_of, inbound, run, until
 
 from anybroker import Bus, Event
 from anybroker.capabilities import Acknowledgement
@@ -77,7 +77,7 @@ def test_an_event_that_was_delayed_while_the_clock_was_wrong_starts_when_it_is_r
     async def main() -> None:
         offset = -7200.0  # two hours back
         real = time.time
-        monkeypatch.setattr("anybroker.engine.pump.time.time", lambda: real() + offset)
+        monkeypatch.setattr("anybroker.engine.intake.time.time", lambda: real() + offset)
         monkeypatch.setattr("anybroker.engine.lanes.LOOK_AGAIN", 0.05)
         broker = ScriptedBroker(**PER_MESSAGE)
         bus = Bus(broker, source="test", idempotency="memory://")
@@ -150,3 +150,63 @@ def test_slow_handlers_are_not_a_stall() -> None:
             free.set()
 
     asyncio.run(main())
+
+
+def test_what_may_not_start_yet_does_not_start_when_the_one_before_it_ends() -> None:
+    async def main() -> None:
+        broker = ScriptedBroker()
+        bus = bus_of(broker)
+        begun, go, seen = asyncio.Event(), asyncio.Event(), []
+
+        @bus.subscribe("topic", group="group")
+        async def handle(event: Event[Any]) -> None:
+            seen.append(event.id)
+            begun.set()
+            await go.wait()
+
+        async with bus:
+            lane = broker.receiver.assign("a")
+            moment = time.time() + 0.5
+            broker.receiver.deliver(inbound(lane, 1), inbound(lane, 2, not_before=moment), inbound(lane, 3))
+            await begun.wait()
+            await until(lambda: bus.subscriptions[0].buffered == 3)
+            go.set()
+            await until(lambda: seen == ["1", "3"], "the others go on")
+            await until(lambda: seen == ["1", "3", "2"])
+            assert time.time() >= moment
+
+    run(main)
+
+
+@pytest.mark.parametrize("way", ["lost", "handled"])
+def test_a_lane_of_which_the_broker_hands_over_no_more_is_said(way: str) -> None:
+    async def main() -> None:
+        broker = ScriptedBroker(**PER_MESSAGE)
+        broker.window = 2
+        bus = bus_of(broker)
+        fails = True
+
+        @bus.subscribe("topic", group="group", middleware=[retry(first=0.3, cap=0.3, attempts=100)])
+        async def handle(event: Event[Any]) -> None:
+            if fails and event.id == "1":
+                raise ValueError("no")
+
+        async with bus:
+            (subscription,) = bus.subscriptions
+            receiver = broker.receiver
+            lane, other = receiver.assign("a"), receiver.assign("b")
+            receiver.deliver(inbound(other, 9, "other"))
+            receiver.deliver(inbound(lane, 1), inbound(lane, 2))
+            await until(lambda: receiver.deliver() or bool(bus.problems))
+            problem = bus.problems["topic/group"]
+            assert "2 events of a lane are out" in problem
+            assert "the lane a waits behind a failing event" in problem
+            assert subscription.stats.stalled == 1
+            if way == "lost":
+                receiver.listener.lost([lane])
+            else:
+                fails = False
+            await until(lambda: receiver.deliver() or bus.problems == {})
+            assert subscription.stats.stalled == 1
+
+    run(main)

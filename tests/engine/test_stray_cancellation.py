@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, Literal, cast
 
 import pytest
-from tests.engine.scripted_adapter import ScriptedBroker, inbound, until
+from tests.engine.scripted_adapter import ScriptedBroker, bus_of, inbound, run, until
 
 from anybroker import Bus, Event, MemoryBroker, PublishOutcomeUnknown, StateError
 from anybroker.adapter import (
@@ -90,16 +90,16 @@ def test_a_cancellation_that_comes_after_its_handler_stops_nothing(max_in_flight
             assert pump is not None
             broker.receiver.deliver(inbound(lane, 1))
             await until(lambda: seen == ["1"] and len(pump._idle) == 1, "the first")
-            accept = pump._accept
+            accept = pump._intake.accept
 
             def accept_and_cancel(batch: Any) -> None:
                 accept(batch)
                 tasks[0].cancel()  # the worker is woken, and has not run yet
 
-            pump._accept = accept_and_cancel  # type: ignore[method-assign]
+            pump._intake.accept = accept_and_cancel  # type: ignore[method-assign]
             broker.receiver.deliver(inbound(lane, 2))
             await until(lambda: tasks[0].done(), "the end of the worker")
-            pump._accept = accept  # type: ignore[method-assign]
+            pump._intake.accept = accept  # type: ignore[method-assign]
             broker.receiver.deliver(inbound(lane, 3))
             await until(lambda: seen == ["1", "2", "3"], "the others")
 
@@ -329,7 +329,32 @@ def test_reading_dead_letters_that_is_cancelled_is_unavailable(call: str) -> Non
             await bus.publish("topic.g.dlq", 1, type="t")
             broker.left = 1
             with pytest.raises(Unavailable, match="dead letters: the adapter's client cancelled its own call"):
-                await bus.dead_letters("topic", "g").list()
+                await bus.dead_letters("topic", "g").discard("no such id")
             assert len(await bus.dead_letters("topic", "g").list()) == 1
 
     asyncio.run(main())
+
+
+QUICK = [retry(attempts=2, first=0.0)]
+
+
+def test_a_handler_that_raises_cancelled_error_by_itself_has_failed() -> None:
+    async def main() -> None:
+        broker = ScriptedBroker()
+        bus = bus_of(broker)
+        seen: list[str] = []
+
+        @bus.subscribe("topic", group="group", middleware=QUICK)
+        async def handle(event: Event[Any]) -> None:
+            seen.append(event.id)
+            if event.id == "1":
+                raise asyncio.CancelledError
+
+        async with bus:
+            lane = broker.receiver.assign("a")
+            broker.receiver.deliver(inbound(lane, 1), inbound(lane, 2))
+            await until(lambda: broker.receiver.position(lane) == 3, "both are finished")
+            assert seen == ["1", "1", "2"]
+            assert [item.topic for item in broker.sent] == ["topic.group.dlq"]
+
+    run(main)

@@ -49,7 +49,7 @@ def good() -> Evidence:
         asked={UNREACHABLE: 3},
         parcels=[(order.order_id, order.cds) for order in PLAN.paid],
         cds_gone=PLAN.cds,
-        letters=[Letter("run.orders", "inventory", POISON, "undecodable: the data is no OrderPlaced", 1)],
+        letters=[Letter("run.orders", "inventory", POISON, "undecodable: the data is not a valid OrderPlaced", 1)],
         restarts=1,
     )
 

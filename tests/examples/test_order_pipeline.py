@@ -64,7 +64,7 @@ def test_every_invariant_holds(
     assert found["shipped"] + found["cancelled"] + found["dead_lettered"] == found["orders"] == orders
     assert found["cancelled"] == round(0.04 * orders)
     assert found["dead_lettered"] == 1
-    assert "undecodable: the data is no OrderPlaced: cds" in found["dead_letter_reasons"][0]
+    assert "undecodable: the data is not a valid OrderPlaced: cds" in found["dead_letter_reasons"][0]
     assert found["duplicates_sent"] == round(0.03 * orders) + round(0.02 * orders)
     assert found["duplicates_dropped_by_broker"] + found["duplicates_suppressed"] >= found["duplicates_sent"]
     assert found["retries"] >= 2

@@ -1,4 +1,4 @@
-"""Stores with a clock of their own, and a store that fails when it is told to."""
+"""Stores with their own clock, and a store that fails on demand."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from anybroker.idempotency import Busy, Claim, Done, Key, MemoryStore, SqliteSto
 
 
 class Clock:
-    """The monotonic clock and the wall clock of the stores; both stand still until they are moved."""
+    """The monotonic clock and the wall clock of the stores; both stand still until a test moves them."""
 
     def __init__(self) -> None:
         self.now = 1_000.0

@@ -502,7 +502,7 @@ def test_a_mark_that_got_lost_is_made_later_without_running_the_handler_again(ru
 
 @pytest.mark.parametrize("call", ["claim", "done", "release"])
 def test_an_answer_that_got_lost(run: Run, breakable: Any, call: str) -> None:
-    """The store did it and nobody was told: nothing is lost, and nothing that was marked runs again."""
+    """The store did the work but its answer was lost: nothing is lost, and nothing that was marked runs again."""
     effects: list[int] = []
     store = breakable(MemoryStore())
     store.fail_after = [call]
@@ -597,7 +597,7 @@ def test_when_the_second_owner_fails_the_first_ones_copy_is_still_there(run: Run
 
 
 def test_a_claim_is_extended_while_its_handler_runs(run: Run, until: Any) -> None:
-    """Several leases long, and nobody else gets it."""
+    """A handler runs for several leases, and nobody else gets its event."""
     effects: list[int] = []
     store = MemoryStore()
     bus = Bus(MemoryBroker(), source="shop", idempotency=store)
@@ -856,10 +856,10 @@ def test_a_handler_that_crashes_between_its_publishes_publishes_the_same_ids_aga
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: idempotent("shop.db"), r"idempotent\(store\): 'shop.db' is no idempotency store. Give a store"),
-        (lambda: idempotent(lease=0), r"idempotent\(lease=\): 0 is no number of seconds over 0"),
-        (lambda: idempotent(retain=float("inf")), r"idempotent\(retain=\): inf is no number of seconds over 0"),
-        (lambda: idempotent(key="subject"), r"idempotent\(key=\): 'subject' is no function"),
+        (lambda: idempotent("shop.db"), r"idempotent\(store\): 'shop.db' is not an idempotency store. Give a store"),
+        (lambda: idempotent(lease=0), r"idempotent\(lease=\): 0 is not a number of seconds over 0"),
+        (lambda: idempotent(retain=float("inf")), r"idempotent\(retain=\): inf is not a number of seconds over 0"),
+        (lambda: idempotent(key="subject"), r"idempotent\(key=\): 'subject' is not a function"),
     ],
 )
 def test_wrong_arguments(make: Callable[[], Any], text: str) -> None:
@@ -869,7 +869,7 @@ def test_wrong_arguments(make: Callable[[], Any], text: str) -> None:
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
 def test_a_key_that_cannot_be_encoded_is_a_dead_letter_and_no_outage(kind: str, tmp_path: Path, run: Any) -> None:
-    """What waiting does not help must not come again for ever."""
+    """An event that waiting does not help must not come again forever."""
     store = MemoryStore() if kind == "memory" else SqliteStore(tmp_path / "store.db")
     bus = Bus(MemoryBroker(), source="shop")
     handled: list[int] = []

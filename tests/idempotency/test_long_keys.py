@@ -1,4 +1,4 @@
-"""What a store is given to remember is bounded, whatever source and id an event comes with."""
+"""What a store has to remember is bounded, whatever the source and id of an event."""
 
 from __future__ import annotations
 

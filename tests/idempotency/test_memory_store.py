@@ -73,7 +73,7 @@ def test_abandoned_claims_are_forgotten_in_the_end(run: Run, clock: Any) -> None
 
 @pytest.mark.parametrize("size", [0, -1, 1.5, True])
 def test_a_senseless_size_is_refused(size: Any) -> None:
-    with pytest.raises(ConfigError, match=r"MemoryStore\(size=\): .* is no number of events"):
+    with pytest.raises(ConfigError, match=r"MemoryStore\(size=\): .* is not a number of events"):
         MemoryStore(size)
 
 

@@ -1,13 +1,10 @@
-"""The SQLite store: its file, its thread, its transactions, and several processes on it."""
+"""The SQLite store: its file, its thread, its transactions."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import sqlite3
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import closing, contextmanager
@@ -29,7 +26,6 @@ from anybroker.idempotency import (
 )
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
-WORKER = Path(__file__).with_name("worker.py")
 KEY: Key = ("g", "h", "s", "1")
 
 
@@ -45,7 +41,7 @@ async def claimed(store: SqliteStore, key: Key = KEY, owner: str = "a") -> Claim
 
 
 async def until_free(store: SqliteStore) -> Claim:
-    """Claims as soon as nobody else has it."""
+    """Claim the key as soon as nobody else has it."""
     loop = asyncio.get_running_loop()
     end = loop.time() + 5.0
     while True:
@@ -460,77 +456,6 @@ def test_from_a_thread(shop: SqliteStore, path: Path, run: Run) -> None:
 
     run(main())
     assert charges(path) == [7]
-
-
-# ---------------------------------------------------------------------------------------------- several processes
-
-
-class Workers:
-    """Processes of worker.py, that end with the test."""
-
-    def __init__(self) -> None:
-        self.started: list[subprocess.Popen[str]] = []
-
-    def start(self, *args: object) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, str(WORKER), *map(str, args)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.started.append(process)
-        return process
-
-    @staticmethod
-    def line(process: subprocess.Popen[str]) -> str:
-        assert process.stdout is not None
-        return process.stdout.readline().strip()
-
-    @staticmethod
-    def go(process: subprocess.Popen[str]) -> None:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
-
-
-@pytest.fixture
-def workers() -> Iterator[Workers]:
-    workers = Workers()
-    yield workers
-    for process in workers.started:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
-
-
-def test_two_processes_claim_each_event_once(path: Path, workers: Workers) -> None:
-    processes = [workers.start("claim", path, f"p{number}", 400) for number in range(3)]
-    assert [workers.line(process) for process in processes] == ["ready"] * 3  # opened at once, on a new file
-    for process in processes:
-        workers.go(process)
-    had = [set(workers.line(process).split()) for process in processes]
-    assert [process.wait(20) for process in processes] == [0, 0, 0]
-    assert sum(map(len, had)) == 400
-    assert set.union(*had) == {str(number) for number in range(400)}
-    with looking_into(path) as db:
-        assert db.execute("SELECT count(*), sum(done) FROM anybroker_claim").fetchone() == (400, 400)
-
-
-def test_what_a_killed_process_held_can_be_had_after_its_lease(path: Path, workers: Workers, run: Run) -> None:
-    holder = workers.start("hold", path, 0.5)
-    assert workers.line(holder) == "held"
-
-    async def main() -> None:
-        store = SqliteStore(path)
-        await store.open()
-        there = await store.claim(KEY, "b", 20.0, 60.0)
-        assert isinstance(there, Busy)
-        assert 0 < there.left <= 0.5
-        os.kill(holder.pid, signal.SIGKILL)
-        assert (await until_free(store)).fence > 1
-        await store.close()
-
-    run(main())
 
 
 @pytest.mark.parametrize("damage", ["deleted", "replaced", "emptied"])

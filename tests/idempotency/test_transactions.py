@@ -271,7 +271,7 @@ def test_a_process_that_dies_around_its_effect(run: Run, store: SqliteStore, tmp
 
 
 def work(broker: Path, shop: Path, die: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(WORKER), "charge", str(broker), str(shop), die]
+    command = [sys.executable, str(WORKER), str(broker), str(shop), die]
     return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
 
 

@@ -1,4 +1,4 @@
-"""Programs that the tests start as processes of their own: ``python worker.py what path …``."""
+"""A service that a test starts as a separate process: ``python worker.py broker shop die``."""
 
 from __future__ import annotations
 
@@ -9,32 +9,8 @@ import sys
 from pathlib import Path
 
 from anybroker import Bus
-from anybroker.idempotency import Claim, SqliteStore, SqliteTransaction
+from anybroker.idempotency import SqliteStore, SqliteTransaction
 from anybroker.middleware import idempotent, retry
-
-
-async def claim_all(path: Path, owner: str, count: int) -> None:
-    """Claim, mark and count what nobody else has; says which ones."""
-    store = SqliteStore(path)
-    await store.open()
-    print("ready", flush=True)
-    sys.stdin.readline()
-    results = await asyncio.gather(*(store.claim(("g", "h", "s", str(n)), owner, 20.0, 60.0) for n in range(count)))
-    claims = [result for result in results if isinstance(result, Claim)]
-    marks = await asyncio.gather(*(store.done(claim) for claim in claims))
-    assert all(marks)
-    await store.close()
-    print(*(claim.key[3] for claim in claims), flush=True)
-
-
-async def hold(path: Path, lease: float) -> None:
-    """Claim one and wait to be killed."""
-    store = SqliteStore(path)
-    await store.open()
-    claim = await store.claim(("g", "h", "s", "1"), "killed", lease, 60.0)
-    assert isinstance(claim, Claim)
-    print("held", flush=True)
-    sys.stdin.readline()
 
 
 def book(shop: sqlite3.Connection) -> int:
@@ -70,10 +46,5 @@ async def charge(broker: Path, shop: Path, die: str) -> None:
 
 
 if __name__ == "__main__":
-    what, *rest = sys.argv[1:]
-    if what == "claim":
-        asyncio.run(claim_all(Path(rest[0]), rest[1], int(rest[2])))
-    elif what == "hold":
-        asyncio.run(hold(Path(rest[0]), float(rest[1])))
-    else:
-        asyncio.run(charge(Path(rest[0]), Path(rest[1]), rest[2]))
+    broker, shop, die = sys.argv[1:]
+    asyncio.run(charge(Path(broker), Path(shop), die))

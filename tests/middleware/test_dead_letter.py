@@ -1,4 +1,4 @@
-"""What becomes of an event that fails for good."""
+"""What happens to an event that fails for good."""
 
 from __future__ import annotations
 

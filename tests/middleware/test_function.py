@@ -176,8 +176,8 @@ async def _bare(delivery: Delivery, call_next: Handler) -> None: ...
 @pytest.mark.parametrize(
     ("item", "text"),
     [
-        (retry, "is no middleware. Call it if it is a class or factory (retry(), not retry)."),
-        (7, "middleware=: 7 is no middleware"),
+        (retry, "is not a middleware. Call it if it is a class or factory (retry(), not retry)."),
+        (7, "middleware=: 7 is not a middleware"),
         (_bare, "middleware=: '_bare' is a bare 'async def'. Decorate it with @middleware"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The order in which decorators stand."""
+"""The order of decorators."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_at_the_bus(run: Any) -> None:
 
 
 def test_what_the_bus_adds_goes_to_its_place(run: Any, handled: Any) -> None:
-    """retry and dead_letter of the Bus stand outside of the handler's time-out."""
+    """retry and dead_letter of the Bus are outside the handler's time-out."""
     bus = Bus(MemoryBroker(), source="shop", middleware=[dead_letter(), retry(2, first=0.0)])
     attempts: list[int] = []
 

@@ -6,8 +6,9 @@ import asyncio
 from typing import Any
 
 import pytest
+from tests.engine.scripted_adapter import ScriptedBroker, run
 
-from anybroker import Bus, ConfigError, Delivery, MemoryBroker, Receipt, Rejected
+from anybroker import Bus, ConfigError, Delivery, Event, MemoryBroker, Receipt, Rejected
 from anybroker.middleware import Outgoing, PublishHandler, publish_middleware
 from anybroker.testing import FaultyBroker, Recorder, fail
 
@@ -210,3 +211,66 @@ def test_wrong_functions(kind: str) -> None:
         f"@publish_middleware {function.__name__}: is not 'async def' with two parameters. "
         "Write: async def name(outgoing, call_next): return await call_next(outgoing)."
     )
+
+
+@publish_middleware
+async def passing(outgoing: Outgoing, call_next: PublishHandler) -> Receipt:
+    await asyncio.sleep(0)
+    return await call_next(outgoing)
+
+
+def test_publish_many_keeps_its_place_through_publish_middleware() -> None:
+    async def main() -> None:
+        broker = ScriptedBroker()
+        async with Bus(broker, source="test", publish_middleware=[passing]) as bus:
+            await bus.publish("topic", 0, type="t")
+            events = [Event.create(number, type="t", source="s", key="k") for number in range(1, 5)]
+            await asyncio.gather(
+                bus.publish("topic", events[0]), bus.publish_many("topic", events[1:3]), bus.publish("topic", events[3])
+            )
+            assert [item.event.data for item in broker.sent] == [0, 1, 2, 3, 4]  # type: ignore[union-attr]
+
+    run(main)
+
+
+def test_a_cancelled_publish_lets_nobody_past_the_one_before_it() -> None:
+    async def main() -> None:
+        broker = ScriptedBroker()
+        go = asyncio.Event()
+
+        @publish_middleware
+        async def first_waits(outgoing: Outgoing, call_next: PublishHandler) -> Receipt:
+            if outgoing.event.data == 1:
+                await go.wait()
+            return await call_next(outgoing)
+
+        async with Bus(broker, source="test", publish_middleware=[first_waits]) as bus:
+            await bus.publish("topic", 0, type="t")
+            tasks = [asyncio.create_task(bus.publish("topic", number, type="t", key="k")) for number in (1, 2, 3)]
+            await asyncio.sleep(0)
+            tasks[1].cancel()
+            for _ in range(10):
+                await asyncio.sleep(0)
+            go.set()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            assert [item.event.data for item in broker.sent] == [0, 1, 3]  # type: ignore[union-attr]
+
+    run(main)
+
+
+def test_a_plain_function_that_returns_no_receipt_is_named() -> None:
+    """``@publish_middleware`` checks it; a ``PublishHandler -> PublishHandler`` of the user's is checked here."""
+
+    async def main() -> None:
+        def forgets(call_next: PublishHandler) -> PublishHandler:
+            async def run_it(outgoing: Outgoing) -> Receipt:
+                await call_next(outgoing)
+                return None  # type: ignore[return-value]
+
+            return run_it
+
+        async with Bus(ScriptedBroker(), source="test", publish_middleware=[forgets]) as bus:
+            with pytest.raises(TypeError, match="returned None instead of a Receipt"):
+                await bus.publish_many("topic", [Event.create(1, type="t", source="s")])
+
+    run(main)

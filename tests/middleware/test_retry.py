@@ -119,7 +119,7 @@ def test_what_does_not_validate_is_never_retried(bus: Bus, run: Any, handled: An
     assert starts == []
     assert bus.subscriptions[0].stats.retried == 0
     assert [letter.attempts for letter in letters] == [1, 1]
-    assert letters[0].reason == "undecodable: the data is no Order: cents: " + (
+    assert letters[0].reason == "undecodable: the data is not a valid Order: cents: " + (
         "Input should be a valid integer, unable to parse string as an integer"
     )
     assert "secret" not in str(letters[0].headers)
@@ -330,18 +330,18 @@ def test_a_wait_ends_at_shutdown_without_using_up_an_attempt(run: Any, until: An
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"attempts": 0}, "retry(attempts=): 0 is no number of starts. Use 1 (no retry) or more."),
-        ({"attempts": True}, "retry(attempts=): True is no number of starts"),
-        ({"attempts": 2.5}, "retry(attempts=): 2.5 is no number of starts"),
-        ({"mode": "wait"}, "retry(mode=): 'wait' is no mode. Use 'hold' or 'release'."),
-        ({"first": -1}, "retry(first=): -1 is no number of seconds. Use 0 or more."),
-        ({"first": float("nan")}, "retry(first=): nan is no number of seconds"),
-        ({"cap": float("inf")}, "retry(cap=): inf is no number of seconds"),
+        ({"attempts": 0}, "retry(attempts=): 0 is not a number of starts. Use 1 (no retry) or more."),
+        ({"attempts": True}, "retry(attempts=): True is not a number of starts"),
+        ({"attempts": 2.5}, "retry(attempts=): 2.5 is not a number of starts"),
+        ({"mode": "wait"}, "retry(mode=): 'wait' is not a mode. Use 'hold' or 'release'."),
+        ({"first": -1}, "retry(first=): -1 is not a number of seconds. Use 0 or more."),
+        ({"first": float("nan")}, "retry(first=): nan is not a number of seconds"),
+        ({"cap": float("inf")}, "retry(cap=): inf is not a number of seconds"),
         ({"factor": 0.5}, "retry(factor=): 0.5 makes waits shorter. Use 1 or more."),
-        ({"on": "OSError"}, "retry(on=): 'O' is no exception class. Give classes, such as ValueError."),
-        ({"on": [OSError("x")]}, "retry(on=): OSError('x') is no exception class"),
-        ({"give_up_on": int}, "retry(give_up_on=): <class 'int'> is no exception class"),
-        ({"on": KeyboardInterrupt}, "retry(on=): <class 'KeyboardInterrupt'> is no exception class"),
+        ({"on": "OSError"}, "retry(on=): 'O' is not an exception class. Give classes, such as ValueError."),
+        ({"on": [OSError("x")]}, "retry(on=): OSError('x') is not an exception class"),
+        ({"give_up_on": int}, "retry(give_up_on=): <class 'int'> is not an exception class"),
+        ({"on": KeyboardInterrupt}, "retry(on=): <class 'KeyboardInterrupt'> is not an exception class"),
     ],
 )
 def test_wrong_arguments(arguments: dict[str, Any], text: str) -> None:

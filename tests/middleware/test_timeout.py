@@ -121,5 +121,7 @@ def test_a_batch_handler_is_refused(bus: Bus, run: Any) -> None:
 
 @pytest.mark.parametrize("seconds", [0, -1, float("inf"), float("nan")])
 def test_a_senseless_limit(seconds: float) -> None:
-    with pytest.raises(ConfigError, match=r"timeout\(seconds\): .* is no time limit. Use a number of seconds over 0"):
+    with pytest.raises(
+        ConfigError, match=r"timeout\(seconds\): .* is not a time limit. Use a number of seconds over 0"
+    ):
         timeout(seconds)

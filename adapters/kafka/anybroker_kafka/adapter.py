@@ -20,24 +20,26 @@ from anybroker.adapter import (
     Backlog,
     BrokerUrl,
     LaneListener,
+    Peek,
     Start,
     SubscriptionSpec,
     Topology,
 )
 from anybroker.capabilities import Acknowledgement, Capabilities, Support
 from anybroker.errors import ConfigError, Unavailable
+from anybroker.kit.client_logs import quiet
 from anybroker.printable import logger
 
+from . import peek as looking
 from . import topology as topologies
+from .client_log import hide_passwords, limit_warnings
 from .closing import Closing
 from .cluster import Cluster
-from .discovery import find_again
 from .failures import kafka_errors
-from .knock import knock
+from .link import check_servers, keep_asking_servers
 from .names import group_id, inlet
-from .noise import calm
+from .producers import Producers
 from .receiver import KafkaReceiver
-from .secrecy import hide_passwords
 from .sender import KafkaSender
 from .settings import MESSAGE_BYTES, KafkaSettings, client_options, servers, session_of
 from .wire import Wire
@@ -51,14 +53,14 @@ _SETTLING = 10.0
 _PATIENCE = 2.0
 """Seconds that close() waits for clients which wait for Kafka."""
 _METADATA_MS = 5000
-"""So old may what a client knows of topics be: partitions that were added are found no sooner."""
+"""How old a client's metadata may be: partitions that were added are found within that time."""
 _FOREVER_MS = 2**31 - 1
 _HEARTBEAT_MS = 1000
-"""Members hear of a rebalance with their next heartbeat, and all stand still until the last one has."""
+"""Members hear of a rebalance by their next heartbeat, and all of them wait until the last one has."""
 
 
 class KafkaAdapter:
-    """See :class:`anybroker.adapter.Adapter`, and the README for what is what in Kafka."""
+    """See :class:`anybroker.adapter.Adapter`, and the README for how our words map to Kafka's."""
 
     Settings: ClassVar[type[AdapterSettings]] = KafkaSettings
     capabilities = Capabilities(
@@ -71,6 +73,8 @@ class KafkaAdapter:
         start_at_time=Support.NATIVE,
         seek=Support.NATIVE,
         backlog=Support.NATIVE,
+        backlog_age=Support.NATIVE,
+        inspect=Support.NATIVE,
         max_event_bytes=MESSAGE_BYTES,
         settle_interval=0.05,
     )
@@ -80,12 +84,13 @@ class KafkaAdapter:
         self._settings = settings
         self._context = context
         hide_passwords()
-        calm()
+        limit_warnings()
+        quiet("aiokafka")
         self._servers = servers(url)
         self._options = client_options(url, settings, context)
         self._wire = Wire(settings.content_mode)
         self._creates = False
-        self._closing: Closing | None = None
+        self._closing = Closing()
         self._cluster: Cluster | None = None
         self._epochs = itertools.count(1)
         self._session = session_of(context.lease)
@@ -107,16 +112,14 @@ class KafkaAdapter:
         """See :meth:`anybroker.adapter.Adapter.connect`."""
         timeout = self._context.connect_timeout
         seconds = 0.9 * timeout / (len(self._servers) + 1)
-        await knock(self._url, self._servers, self._options, min(seconds, self._settings.request_timeout))
-        self._closing = Closing()
+        await check_servers(self._url, self._servers, self._options, min(seconds, self._settings.request_timeout))
         cluster = Cluster(
             AIOKafkaClient(**self._options),
             self._settings.request_timeout,
             self._settings.isolation == "read_committed",
-            timeout,
             self._settings.max_decompressed_bytes,
         )
-        find_again(cluster.client, self._servers, self._options)
+        keep_asking_servers(cluster.client, self._servers, self._options)
         try:
             with kafka_errors(f"connecting to {self._url}"):
                 async with asyncio.timeout(seconds):
@@ -135,24 +138,20 @@ class KafkaAdapter:
         """See :meth:`anybroker.adapter.Adapter.declare`. Topics and inlets are created, groups get a position."""
         self._creates = self._creates or mode == "create"
         with kafka_errors("declaring topics and groups"):
-            cluster = self._connected().patient()
+            cluster = self._connected().with_timeout(self._context.connect_timeout)
             await topologies.declare(cluster, topology, mode, self._settings.replication_factor)
 
     async def open_sender(self) -> KafkaSender:
         """See :meth:`anybroker.adapter.Adapter.open_sender`."""
-        context, cluster = self._context, self._connected()
-        assert self._closing is not None
-        sender = KafkaSender(
+        cluster = self._connected()
+        producers = Producers(
             self._make_producer,
-            cluster,
-            self._wire,
             self._closing,
-            limit=self._settings.max_message_bytes,
-            deadline=0.9 * context.publish_deadline,
-            connect_timeout=context.connect_timeout,
+            deadline=0.9 * self._context.publish_deadline,
+            connect_timeout=self._context.connect_timeout,
         )
-        await sender.producer()
-        return sender
+        await producers.current()
+        return KafkaSender(producers, cluster, self._wire, self._settings.max_message_bytes)
 
     def _make_producer(self) -> AIOKafkaProducer:
         settings = self._settings
@@ -165,13 +164,12 @@ class KafkaAdapter:
             max_batch_size=settings.batch_bytes,
             max_request_size=settings.max_message_bytes,
         )
-        find_again(producer.client, self._servers, self._options)
+        keep_asking_servers(producer.client, self._servers, self._options)
         return producer
 
     async def open_receiver(self, subscription: SubscriptionSpec, listener: LaneListener, /) -> KafkaReceiver:
         """See :meth:`anybroker.adapter.Adapter.open_receiver`. Lanes come afterwards, when the group has rebalanced."""
         cluster = self._connected()
-        assert self._closing is not None
         topic, group = subscription.topic, subscription.group
         with kafka_errors(f"joining the group {group!r} of {topic!r}"):
             await topologies.check_group(cluster, topic, group, self._creates)
@@ -200,8 +198,8 @@ class KafkaAdapter:
         return receiver
 
     def _refused(self, group: str, exc: BaseException) -> None:
-        """The next receiver waits for the group's answer. A broker may not allow the shorter session, and the whole
-        lease."""
+        """Let the next receiver wait for the group's answer, with a session of the whole lease where the broker does
+        not allow a shorter one."""
         self._refusing.add(group)
         lease = self._context.lease
         if isinstance(exc, InvalidSessionTimeoutError) and self._session < lease:
@@ -221,22 +219,23 @@ class KafkaAdapter:
             metadata_max_age_ms=_METADATA_MS,
             group_id=group,
             enable_auto_commit=False,
-            auto_offset_reset="earliest",  # after retention has deleted the position: more is better than less
+            auto_offset_reset="earliest",  # after retention has deleted the position: better an event twice than lost
             isolation_level=settings.isolation,
             session_timeout_ms=session,
             heartbeat_interval_ms=min(session // 3, _HEARTBEAT_MS),
             rebalance_timeout_ms=int(rebalance * 1000),
-            max_poll_interval_ms=_FOREVER_MS,  # the core's slow handlers are no dead member: heartbeats decide
+            max_poll_interval_ms=_FOREVER_MS,  # slow handlers do not mean a dead member: heartbeats decide
             partition_assignment_strategy=(RangePartitionAssignor,),
             fetch_max_bytes=settings.fetch_bytes,
             max_partition_fetch_bytes=settings.fetch_bytes // 4,
             client_rack=settings.rack,
         )
-        find_again(consumer._client, self._servers, self._options)
+        keep_asking_servers(consumer._client, self._servers, self._options)
         return consumer
 
     async def backlog(self, topic: str, group: str, /) -> Backlog:
-        """See :meth:`anybroker.adapter.ReportsBacklog.backlog`. Finished ones count until the position passes them."""
+        """See :meth:`anybroker.adapter.ReportsBacklog.backlog`. Finished events count until the position has passed.
+        Nothing is asked for the age that is not asked for the count."""
         with kafka_errors(f"counting what waits for {group!r} of {topic!r}"):
             return await topologies.backlog(self._connected(), topic, group)
 
@@ -250,9 +249,22 @@ class KafkaAdapter:
         with kafka_errors("listing topics"):
             return topologies.groups(await self._connected().names())
 
+    async def members(self, topic: str, group: str, /) -> int | None:
+        """See :meth:`anybroker.adapter.Inspects.members`."""
+        with kafka_errors(f"counting the members of {group!r} of {topic!r}"):
+            return await looking.members(self._connected(), topic, group)
+
+    async def peek(
+        self, topic: str, /, *, group: str | None, limit: int, newest: bool, beyond: Mapping[str, int]
+    ) -> Peek:
+        """See :meth:`anybroker.adapter.Inspects.peek`."""
+        with kafka_errors(f"looking at {topic!r}"):
+            isolation = int(self._settings.isolation == "read_committed")
+            return await looking.peek(self._connected(), self._wire, isolation, topic, group, limit, newest, beyond)
+
     async def close(self) -> None:
-        """See :meth:`anybroker.adapter.Adapter.close`. A client that Kafka keeps waiting goes on ending beside it."""
+        """See :meth:`anybroker.adapter.Adapter.close`. A client that Kafka keeps waiting is ended in the background."""
         cluster, self._cluster = self._cluster, None
-        if cluster is not None and self._closing is not None:
+        if cluster is not None:
             await self._closing.finish(_PATIENCE)
             await self._closing.begin(cluster.close(), _PATIENCE)

@@ -1,4 +1,4 @@
-"""The record batches of a fetch, as aiokafka reads them, but that none is decompressed beyond a limit.
+"""The record batches of a fetch, read as by aiokafka, except that none is decompressed beyond a limit.
 
 aiokafka's own reader gives no way to the compressed bytes, and decompresses all of them at once.
 """
@@ -6,15 +6,17 @@ aiokafka's own reader gives no way to the compressed bytes, and decompresses all
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
+from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.record.default_records import DefaultRecordBase, DefaultRecordBatch
 from aiokafka.record.legacy_records import LegacyRecordBatch, _LegacyRecordBatchPy
+from aiokafka.structs import TopicPartition
 
 from .decompress import TooLarge, decompress
 
-__all__ = ["Batches", "TooLargeBatch", "any_compressed", "bounded"]
+__all__ = ["Batches", "Counted", "TooLargeBatch", "any_compressed", "bounded", "count_events"]
 
 _LENGTH_AT = 8
 """Where a batch says how long it is, after its first offset."""
@@ -44,14 +46,14 @@ class Batches:
         self._at = 0
 
     def _end(self) -> int:
-        """Where the batch ends, or beyond all where it is not there as a whole."""
+        """Where the batch ends; behind all bytes if it was cut off."""
         if self._at + _HEAD > len(self._fetched):
             return len(self._fetched) + 1
         length: int = struct.unpack_from(">i", self._fetched, self._at + _LENGTH_AT)[0]
         return self._at + _HEAD + length
 
     def has_next(self) -> bool:
-        """Whether there is another one."""
+        """Whether there is another whole batch."""
         return self._end() <= len(self._fetched)
 
     def next_batch(self) -> Any:
@@ -63,7 +65,7 @@ class Batches:
 
 
 def any_compressed(fetched: bytes) -> bool:
-    """Whether one of these batches is; aiokafka's own reader is quicker with those that are not."""
+    """Whether one of these batches is compressed; aiokafka's own reader is faster with those that are not."""
     at, end = 0, len(fetched) - _CODEC_AT
     while at < end:
         if fetched[at + (_CODEC_AT if fetched[at + _MAGIC_AT] >= 2 else _OLD_CODEC_AT)] & _MASK:
@@ -73,12 +75,12 @@ def any_compressed(fetched: bytes) -> bool:
 
 
 def bounded(limit: int) -> Callable[[bytes, int], Any]:
-    """Opens batches for :class:`Batches`; iterating over one raises :class:`TooLargeBatch` where it is."""
+    """Opens batches for :class:`Batches`; iterating over one that is too large raises :class:`TooLargeBatch`."""
 
     def open_batch(written: bytes, magic: int) -> Any:
         if magic < 2:
             batch = LegacyRecordBatch(written, magic)
-            return _Old(written, magic, batch, limit) if written[_OLD_CODEC_AT] & _MASK else batch
+            return _OldCompressed(written, magic, batch, limit) if written[_OLD_CODEC_AT] & _MASK else batch
         batch = DefaultRecordBatch(written)
         return _Compressed(written, batch, limit) if written[_CODEC_AT] & _MASK else batch
 
@@ -110,8 +112,8 @@ class _Compressed:
         return iter(DefaultRecordBatch(plain))
 
 
-class _Old(_Compressed):
-    """One of before Kafka 0.11, whose value is the compressed records: looked at first, then read by aiokafka."""
+class _OldCompressed(_Compressed):
+    """A batch from before Kafka 0.11, whose value is the compressed records: measured first, then read by aiokafka."""
 
     def __init__(self, written: bytes, magic: int, batch: Any, limit: int) -> None:
         super().__init__(written, batch, limit)
@@ -126,3 +128,46 @@ class _Old(_Compressed):
         except TooLarge as exc:
             raise TooLargeBatch(self._batch, len(self._written), exc) from None
         return iter(self._batch)
+
+
+class Counted(NamedTuple):
+    """What the answer to a fetch has for a consumer."""
+
+    events: int
+    reached: int
+    """The offset behind all that was read."""
+    stored: float | None
+    """The timestamp of the first event, in seconds since the epoch; None where there is none, or it has none."""
+
+
+def count_events(
+    tp: TopicPartition, fetched: bytes, aborted: Sequence[tuple[int, int]] | None, at: int, isolation: int, limit: int
+) -> Counted:
+    """How many events the answer to a fetch at that offset has, and since when.
+
+    Control records and aborted ones have offsets and are not events. aiokafka's own reader counts, so that the result
+    is what a consumer would be given. A record that it cannot read counts as one, and so does a batch that takes more
+    than ``limit`` bytes once it is decompressed; such a one has the timestamp of its batch.
+    """
+    latest = -1
+
+    def open_batch(written: bytes, magic: int) -> Any:
+        nonlocal latest
+        batch = opened(written, magic)
+        latest = getattr(batch, "max_timestamp", None) or -1
+        return batch
+
+    opened = bounded(limit)
+    records: Any = PartitionRecords(tp, Batches(fetched, open_batch), aborted, at, None, None, False, isolation)
+    records._consumer_record = lambda _, record: record
+    events, first = 0, -1
+    try:
+        for record in records:
+            if not events:
+                first = record.timestamp
+            events += 1
+    except Exception:  # noqa: BLE001 - whatever a decompressor raises: what it is raised for is counted
+        if not events:
+            first = latest
+        events += 1
+    return Counted(events, records.next_fetch_offset, first / 1000 if first is not None and first >= 0 else None)

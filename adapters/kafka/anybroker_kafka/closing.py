@@ -1,4 +1,4 @@
-"""Clients on their way out: aiokafka's ``stop()`` may take as long as the broker is away."""
+"""Ending clients in the background: aiokafka's ``stop()`` may take as long as the broker is away."""
 
 from __future__ import annotations
 
@@ -8,37 +8,37 @@ from typing import Any
 
 from anybroker.printable import logger
 
-__all__ = ["Closing", "looked_at"]
+__all__ = ["Closing", "ignore_outcome"]
 
 _log = logger("anybroker.kafka")
 
 _LONGEST = 60.0
-"""Seconds: by then every request has timed out, and only sockets can be left."""
+"""Seconds until the end of a client is given up: by then every request has timed out, and only sockets are left."""
 
 
-def looked_at(future: asyncio.Future[Any]) -> None:
-    """A done callback for what may end with nobody waiting any more: asyncio does not report its error as lost."""
+def ignore_outcome(future: asyncio.Future[Any]) -> None:
+    """A done callback for a task that may end when nobody awaits it: asyncio does not report its error as lost."""
     if not future.cancelled():
         future.exception()
 
 
 class Closing:
-    """Runs the ends of clients to their end, beside whoever asked for them.
+    """Runs what ends a client to completion, also when the caller stops waiting.
 
-    Breaking one off half-way would leave its tasks running, heartbeats included, and a member that is gone would hold
-    its partitions for ever.
+    A client whose end was cancelled half-way would keep its tasks, heartbeats included, and a member that is gone would
+    hold its partitions forever.
     """
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def begin(self, end: Coroutine[Any, Any, None], timeout: float) -> None:
-        """Start it, and wait for at most that many seconds; it goes on after them, and after a cancellation."""
+        """Start it, and wait at most that many seconds; it goes on after them, and after a cancellation."""
         task = self.leave(end)
         await asyncio.wait({task}, timeout=timeout)
 
     def leave(self, end: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Start it and do not wait."""
+        """Start it, and do not wait."""
         task = asyncio.create_task(self._run(end))
         self._tasks.add(task)
         task.add_done_callback(self._done)

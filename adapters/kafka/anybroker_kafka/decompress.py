@@ -1,4 +1,4 @@
-"""Decompressing a record batch up to a limit: a kilobyte of another program's can be a gigabyte of memory."""
+"""Decompressing a record batch up to a limit: a kilobyte from another program can take a gigabyte of memory."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from aiokafka.record.default_records import DefaultRecordBase
 __all__ = ["TooLarge", "decompress"]
 
 _CHUNK = 65_536
-"""Bytes of a small piece, and of the room that is tried first."""
+"""Bytes that are decompressed in one step, and the smallest room that is tried."""
 _PIECE = 16_384
-"""Bytes of compressed data that are looked at in one step: what is left of them is copied each time."""
+"""Bytes of compressed data that are read in one step: what is left of them is copied each time."""
 _GZIP_BITS = zlib.MAX_WBITS | 16
 _MORE = 8
-"""How much more room is tried next: little is decompressed twice then."""
+"""How many times more room is tried next; so little is decompressed twice."""
 _XERIAL, _XERIAL_HEAD = b"\x82SNAPPY\x00", 16
-"""How what the Java library for snappy wrote begins, and the bytes before its first block."""
+"""How the output of the Java library for snappy begins, and the bytes before its first block."""
 _FULL = "failed to write whole buffer"
 """What cramjam says where there is no more room."""
 
@@ -31,7 +31,7 @@ Buffer: TypeAlias = bytes | bytearray
 
 
 class TooLarge(Exception):
-    """It takes more than the limit."""
+    """The data take more than the limit."""
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"it takes more than {limit} bytes once it is decompressed (max_decompressed_bytes)")
@@ -48,8 +48,8 @@ def decompress(codec: int, data: bytes, limit: int, head: Buffer = b"") -> bytea
 
 
 def _gzip(data: bytes, limit: int, head: Buffer) -> bytearray:
-    """Quickly what is in one member, as Kafka's clients write it; slower what is in others behind it."""
-    found = bytearray(head)
+    """The first member fast, as Kafka's clients write only one; others behind it more slowly."""
+    output = bytearray(head)
     first = zlib.decompressobj(_GZIP_BITS)
     pieces = (data[at : at + _PIECE] for at in range(0, len(data), _PIECE))
     while not first.eof:
@@ -57,27 +57,27 @@ def _gzip(data: bytes, limit: int, head: Buffer) -> bytearray:
         plain = first.decompress(piece, _CHUNK)
         if not (piece or plain):
             raise EOFError("it ends too early")
-        found += plain
-        if len(found) - len(head) > limit:
+        output += plain
+        if len(output) - len(head) > limit:
             raise TooLarge(limit)
     others = b"".join((first.unused_data, *pieces)).lstrip(b"\x00")
     with gzip.GzipFile(fileobj=io.BytesIO(others)) as stream:
         while piece := stream.read1(_CHUNK):
-            found += piece
-            if len(found) - len(head) > limit:
+            output += piece
+            if len(output) - len(head) > limit:
                 raise TooLarge(limit)
-    return found
+    return output
 
 
 def _snappy(data: bytes, limit: int, head: Buffer) -> bytearray:
-    """Each block says how long it is, and the decompressor holds it to that."""
+    """Each block says how long it is, and the decompressor keeps to that."""
     blocks = _xerial_blocks(data) if data.startswith(_XERIAL) else [data]
     if sum(cramjam.snappy.decompress_raw_len(block) for block in blocks) > limit:
         raise TooLarge(limit)
-    found = bytearray(head)
+    output = bytearray(head)
     for block in blocks:
-        found += memoryview(cramjam.snappy.decompress_raw(block))
-    return found
+        output += memoryview(cramjam.snappy.decompress_raw(block))
+    return output
 
 
 def _xerial_blocks(data: bytes) -> list[bytes]:
@@ -102,13 +102,13 @@ def _zstd(data: bytes, limit: int, head: Buffer) -> bytearray:
 
 
 def _stream(into: Callable[[Any, Any], int], data: bytes, limit: int, head: Buffer) -> bytearray:
-    """Streams do not say reliably how long they are: more and more room is tried."""
+    """Streams do not say reliably how long they are, so more and more room is tried."""
     begin = len(head)
     room = min(max(_CHUNK, _MORE * len(data)), limit)
     while True:
-        found = bytearray(begin + room)
+        output = bytearray(begin + room)
         try:
-            with memoryview(found) as view, view[begin:] as place:
+            with memoryview(output) as view, view[begin:] as place:
                 length = into(data, place)
         except cramjam.DecompressionError as exc:
             if room < limit:
@@ -118,9 +118,9 @@ def _stream(into: Callable[[Any, Any], int], data: bytes, limit: int, head: Buff
             else:
                 raise
         else:
-            found[:begin] = head
-            del found[begin + length :]
-            return found
+            output[:begin] = head
+            del output[begin + length :]
+            return output
 
 
 _CODECS: dict[int, Callable[[bytes, int, Buffer], bytearray]] = {

@@ -8,8 +8,17 @@ from contextlib import contextmanager
 from aiokafka import errors as kafka
 
 from anybroker.errors import AnybrokerError, BrokerError, ConfigError, PublishOutcomeUnknown, Rejected, Unavailable
+from anybroker.kit.wording import said
 
-__all__ = ["CLIENT_ERRORS", "failure", "kafka_errors", "named", "publish_failure", "said", "too_large"]
+__all__ = [
+    "CLIENT_ERRORS",
+    "failure",
+    "is_too_large",
+    "kafka_errors",
+    "named",
+    "publish_failure",
+    "unavailable",
+]
 
 CLIENT_ERRORS = (kafka.KafkaError, OSError, TimeoutError)
 """What aiokafka's calls raise: its own errors, the network's (TLS included) and time-outs."""
@@ -50,13 +59,8 @@ _MEANINGS: dict[type[BaseException], str] = {
     kafka.InvalidTimestampError: "this machine's clock and the broker's are too far apart (a broker takes timestamps "
     "up to message.timestamp.after.max.ms ahead, one hour by default): set the clock of this machine",
 }
-"""Of errors that callers read, where the name alone does not say what to do."""
+"""What to do, for errors whose name alone does not say it to a caller."""
 _OUTCOME_UNKNOWN = (kafka.OutOfOrderSequenceNumber, kafka.ProducerFenced, kafka.UnknownProducerId, kafka.UnknownError)
-
-
-def said(exc: BaseException) -> str:
-    """What an exception says, in one line that is never empty."""
-    return str(exc) or type(exc).__name__
 
 
 def named(error: type[BaseException]) -> str:
@@ -66,7 +70,7 @@ def named(error: type[BaseException]) -> str:
 
 
 def failure(exc: BaseException, doing: str) -> AnybrokerError:
-    """The error of ours for a client's exception: ConfigError where only a person can mend it, else Unavailable."""
+    """The error of ours for a client's exception: ConfigError where only a person can fix it, else Unavailable."""
     if isinstance(exc, _CREDENTIALS):
         return ConfigError(
             "url",
@@ -81,6 +85,11 @@ def failure(exc: BaseException, doing: str) -> AnybrokerError:
     return Unavailable(f"Kafka failed while {doing}: {said(exc)}. {hint}".rstrip())
 
 
+def unavailable(error: AnybrokerError) -> BrokerError:
+    """The same where only a BrokerError may be raised: the core tries again, and a person may fix it meanwhile."""
+    return error if isinstance(error, BrokerError) else Unavailable(str(error))
+
+
 @contextmanager
 def kafka_errors(doing: str) -> Iterator[None]:
     """Turn the client's exceptions inside the block into ours; ``doing`` completes "Kafka failed while …"."""
@@ -90,19 +99,19 @@ def kafka_errors(doing: str) -> Iterator[None]:
         raise failure(exc, doing) from exc
 
 
-def too_large(exc: BaseException) -> bool:
+def is_too_large(exc: BaseException) -> bool:
     """Whether the broker refused a batch for its size."""
     return isinstance(exc, kafka.MessageSizeTooLargeError | kafka.RecordListTooLargeError)
 
 
 def publish_failure(exc: BaseException, topic: str) -> BrokerError:
-    """What a batch's error says of each event in it, the cause set."""
+    """What a batch's error means for each event in it, with its cause set."""
     error: BrokerError
     if isinstance(exc, kafka.BrokerResponseError) and not exc.retriable and not isinstance(exc, _OUTCOME_UNKNOWN):
         what = named(type(exc)) if type(exc) in _MEANINGS else said(exc)
         error = Rejected(f"Kafka refused an event for topic {topic!r}: {what}")
     else:
-        # Also what aiokafka may have sent and given up on, such as a partition without a leader.
+        # Also for what aiokafka may have sent before it gave up, as where a partition has no leader.
         error = PublishOutcomeUnknown(
             f"Kafka gave no clear answer for an event to topic {topic!r} "
             f"({named(type(exc)) if type(exc) in _MEANINGS else said(exc)}): it may be stored. "

@@ -1,4 +1,4 @@
-"""What our words are called in Kafka."""
+"""What topics, groups, inlets and lanes are called in Kafka."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["group_id", "inlet", "inlet_of", "lane_name"]
 
 
 def group_id(topic: str, group: str) -> str:
-    """The consumer group of a group."""
+    """The name of the group's consumer group."""
     return f"{topic}.{group}"
 
 
@@ -18,7 +18,7 @@ def inlet(topic: str, group: str) -> str:
 
 
 def inlet_of(group: str) -> str:
-    """The same, by the name of the consumer group."""
+    """The inlet of a consumer group."""
     return f"{group}.retry"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from zlib import compress
 
 from aiokafka.errors import KafkaError
@@ -13,13 +13,13 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from anybroker.adapter import Outbound, Receipt, Report, check_size
 from anybroker.errors import BrokerError, EventTooLarge, PublishOutcomeUnknown, Rejected, Unavailable
+from anybroker.kit.wording import said
 
-from .closing import looked_at
-from .failures import named, publish_failure, said, too_large
-from .wire import Headers
-
-if TYPE_CHECKING:
-    from .sender import KafkaSender
+from .closing import ignore_outcome
+from .cluster import Cluster
+from .failures import CLIENT_ERRORS, is_too_large, named, publish_failure
+from .producers import Producers
+from .wire import Headers, Wire
 
 __all__ = ["Partition"]
 
@@ -27,7 +27,7 @@ _size: Any = DefaultRecordBatchBuilder.estimate_size_in_bytes  # annotated for h
 
 
 class Batch:
-    """Records of one partition on their way, and who waits for them."""
+    """Records of one partition on their way, and the reports that wait for their outcome."""
 
     __slots__ = ("born", "builder", "items")
 
@@ -37,7 +37,7 @@ class Batch:
         self.items: list[tuple[Outbound, Report]] = []
 
     def report(self, error: BrokerError) -> None:
-        """One error for every event, each with an exception object of its own: each goes to another caller."""
+        """The error for each event, each with an exception object of its own: each goes to another caller."""
         for outbound, report in self.items:
             own = type(error)(*error.args)
             own.__cause__ = error.__cause__
@@ -51,8 +51,24 @@ class Partition:
     end up behind the second.
     """
 
-    def __init__(self, sender: KafkaSender, topic: str, number: int) -> None:
-        self._sender = sender
+    def __init__(
+        self,
+        producers: Producers,
+        cluster: Cluster,
+        wire: Wire,
+        topic: str,
+        number: int,
+        limit: int,
+        closed: asyncio.Future[None],
+    ) -> None:
+        """``limit``: bytes that the broker takes in one batch; ``closed``: done when the sender closes."""
+        self._producers = producers
+        self._cluster = cluster
+        self._wire = wire
+        self._limit = limit
+        self._deadline = producers.deadline
+        self._closed = closed
+        self._time = asyncio.get_running_loop().time
         self._topic = topic
         self._number = number
         self._receipt = f"{topic}/{number}/"
@@ -66,7 +82,7 @@ class Partition:
     def append(
         self, outbound: Outbound, report: Report, key: bytes | None, value: bytes | None, headers: Headers
     ) -> None:
-        """Queue one record, or report at once why not."""
+        """Queue one record, or report at once why it cannot be."""
         batch = self._open
         if batch is not None:
             if batch.builder.append(timestamp=None, key=key, value=value, headers=headers) is not None:
@@ -76,20 +92,20 @@ class Partition:
         if self._stuck is not None:
             report(outbound, Unavailable(self._stuck))
             return
-        # Only the first record of a batch can be too large: a batch takes no further one beyond its own, smaller size.
+        # Only the first record of a batch can be too large: the size that bounds the others is smaller.
         size = _size(key, value, headers)
-        limit = self._sender.limit
+        limit = self._limit
         if size > limit and outbound.may_change_mode:
-            _, other, beside = self._sender.encode(outbound, other=True)
-            if (less := _size(key, other, beside)) < size:
-                size, value, headers = less, other, beside
-        refused = check_size(outbound, size, limit, inf)
-        if refused is not None:
-            report(outbound, refused)
+            other, other_headers = self._wire.write(outbound, other=True)
+            if (other_size := _size(key, other, other_headers)) < size:
+                size, value, headers = other_size, other, other_headers
+        too_large = check_size(outbound, size, limit, inf)
+        if too_large is not None:
+            report(outbound, too_large)
             return
-        # Over our limit there are only copies of what a topic holds already, perhaps because it came compressed.
+        # Only copies of what a topic holds already may be above our limit, perhaps because it came compressed.
         compressed = size > limit and value is not None and len(compress(value, 1)) < 0.9 * len(value)
-        self._open = batch = Batch(self._sender.create_batch(compressed), self._sender.time())
+        self._open = batch = Batch(self._producers.create_batch(compressed), self._time())
         batch.builder.append(timestamp=None, key=key, value=value, headers=headers)
         batch.items.append((outbound, report))
         self.wake()
@@ -109,7 +125,7 @@ class Partition:
                 self._sent = self._full.popleft()
                 await self._deliver(self._sent)
                 self._sent = None
-            elif self._sender.closing:
+            elif self._closed.done():
                 return
             else:
                 self._wakeup = asyncio.get_running_loop().create_future()
@@ -122,30 +138,30 @@ class Partition:
             self._wakeup = None
 
     async def _deliver(self, batch: Batch) -> None:
-        sender = self._sender
-        left = batch.born + sender.deadline - sender.time()
+        producers = self._producers
+        left = batch.born + self._deadline - self._time()
         if left <= 0:
-            batch.report(Unavailable(f"an event for topic {self._topic!r} had no turn within {sender.deadline:.0f} s"))
+            batch.report(Unavailable(f"an event for topic {self._topic!r} had no turn within {self._deadline:.0f} s"))
             return
         try:
-            producer = await sender.producer()
+            producer = await producers.current()
         except BrokerError as exc:
             self._refuse(batch, exc)
             return
         try:
             sending = producer.send_batch(batch.builder, self._topic, partition=self._number)
             if producer.client.cluster.partitions_for_topic(self._topic) is None:
-                future = await sender.while_used(producer, sending)  # it asks first
+                future = await producers.while_used(producer, sending)  # asks for metadata first
             else:
                 future = await sending
         except BrokerError as exc:
             self._refuse(batch, exc)
             return
         except (KafkaError, AssertionError) as exc:  # a dead producer, a partition that is gone: nothing was sent
-            sender.replace(producer)
+            producers.replace(producer)
             self._refuse(batch, Unavailable(f"Kafka's producer failed for topic {self._topic!r}: {said(exc)}"), exc)
             return
-        future.add_done_callback(looked_at)
+        future.add_done_callback(ignore_outcome)
         await asyncio.wait({future}, timeout=left)
         if not future.done():
             await self._outlive(batch, future)
@@ -156,18 +172,18 @@ class Partition:
             self._confirm(batch, future.result())
             return
         # Whatever was refused has left a hole in the producer's sequence: the next batch needs another producer.
-        sender.replace(producer)
+        producers.replace(producer)
         await self._fail(batch, error)
 
     async def _outlive(self, batch: Batch, future: asyncio.Future[Any]) -> None:
         """No answer in time: the outcome is unknown.
 
-        The producer keeps trying to store the batch, and nothing can follow it in this partition until it has, or the
-        order would be lost. So what is queued goes back as not stored, and what comes meanwhile too.
+        The producer keeps trying to store the batch, and nothing may follow it in this partition until it has, or the
+        order would be lost. So what is queued, and what comes meanwhile, is reported as not stored.
         """
         batch.report(
             PublishOutcomeUnknown(
-                f"Kafka did not confirm an event for topic {self._topic!r} within {self._sender.deadline:.0f} s"
+                f"Kafka did not confirm an event for topic {self._topic!r} within {self._deadline:.0f} s"
                 f"{self._why()}: it may be stored. Publish it again under the same id"
             )
         )
@@ -176,16 +192,16 @@ class Partition:
             f"Kafka has not confirmed an earlier event for {self._topic}/{self._number}{self._why()}: not stored"
         )
         self._refuse(batch, Unavailable(self._stuck))
-        await asyncio.wait({future, self._sender.closed}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({future, self._closed}, return_when=asyncio.FIRST_COMPLETED)
         self._stuck = None
 
     def _why(self) -> str:
-        """What Kafka has said to the batch meanwhile, where it said anything."""
-        refusal = self._sender.refusals.get((self._topic, self._number))
+        """Kafka's last answer to the batch, if there was any."""
+        refusal = self._producers.refusals.get((self._topic, self._number))
         return "" if refusal is None else f" ({named(refusal)})"
 
     def _refuse(self, batch: Batch, error: BrokerError, cause: BaseException | None = None) -> None:
-        """Nothing of the batch was handed to Kafka: report it and all that waits behind it, so that none overtakes."""
+        """Nothing of the batch was handed to Kafka: report it, and all behind it, so that nothing overtakes it."""
         error.__cause__ = cause or error.__cause__
         self._close_batch()
         queued = [batch, *self._full]
@@ -208,9 +224,9 @@ class Partition:
                 # Kafka refuses a batch as a whole. One bad event must fail alone: each goes in a batch of its own.
                 self._full.extendleft(self._alone(item) for item in reversed(batch.items))
                 return
-            if too_large(exc) and batch.items:
+            if is_too_large(exc) and batch.items:
                 size = batch.builder.size()
-                most = min(await self._sender.most(self._topic) or size, size - 1)
+                most = min(await self._largest_batch() or size, size - 1)
                 error = EventTooLarge(
                     f"an event for topic {self._topic!r} takes {size} bytes, and the topic takes less. Raise its "
                     "max.message.bytes, or lower the adapter's max_message_bytes to it",
@@ -223,15 +239,23 @@ class Partition:
         batch.report(error)
 
     def _alone(self, item: tuple[Outbound, Report]) -> Batch:
-        batch = Batch(self._sender.create_batch(), self._sender.time())
-        key, value, headers = self._sender.encode(item[0])
-        batch.builder.append(timestamp=None, key=key, value=value, headers=headers)
+        batch = Batch(self._producers.create_batch(), self._time())
+        key = item[0].key
+        value, headers = self._wire.write(item[0])
+        batch.builder.append(timestamp=None, key=None if key is None else key.encode(), value=value, headers=headers)
         batch.builder.close()
         batch.items.append(item)
         return batch
 
+    async def _largest_batch(self) -> int | None:
+        """Bytes of a batch that the topic takes; None where Kafka does not say."""
+        try:
+            return await self._cluster.largest_batch(self._topic)
+        except CLIENT_ERRORS:
+            return None  # this user may not ask; the event's own outcome is reported all the same
+
     def abandon(self) -> None:
-        """The sender was cut short: say what is left."""
+        """The sender's close was cancelled: report what is left."""
         self._close_batch()
         if self._sent is not None:
             self._sent.report(

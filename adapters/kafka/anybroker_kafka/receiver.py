@@ -1,4 +1,4 @@
-"""A member of a consumer group: records in, committed positions out."""
+"""A member of a consumer group: its lanes, and the records that it receives."""
 
 from __future__ import annotations
 
@@ -7,27 +7,21 @@ from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, 
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
-from aiokafka.errors import (
-    CommitFailedError,
-    ConsumerStoppedError,
-    IllegalGenerationError,
-    IllegalStateError,
-    UnknownMemberIdError,
-)
-from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from aiokafka.errors import ConsumerStoppedError
+from aiokafka.structs import TopicPartition
 
 from anybroker.adapter import Commit, Inbound, Lane, LaneListener, Settlement
-from anybroker.errors import BrokerError, ConfigError, LeaseLost, Unavailable
+from anybroker.errors import BrokerError, LeaseLost, Unavailable
 from anybroker.printable import logger
 
-from .batches import TooLargeBatch
-from .closing import Closing, looked_at
+from .closing import Closing, ignore_outcome
 from .cluster import BEGINNING, Cluster, Positions
-from .failures import CLIENT_ERRORS, failure, said
-from .identity import TopicInfo, mark
+from .commits import Commits
+from .failures import CLIENT_ERRORS, failure, unavailable
+from .fetched import read_as_parsed
 from .names import inlet_of, lane_name
-from .records import KafkaInbound, Native, read_as_parsed
-from .unreadable import read_again, stand_in
+from .records import KafkaInbound, Native
+from .topic_watch import TopicWatch
 from .wire import Wire
 
 __all__ = ["KafkaReceiver"]
@@ -38,8 +32,8 @@ WATCH = 3.0
 """Seconds between two looks at whether the topics are still those that the lanes are of."""
 POLL = 0.5
 """Seconds of one ``getmany``: a later ``receive`` takes up what an earlier one did not wait for."""
-_LOOK = 0.1
-"""Seconds between two looks for why the group refuses us: aiokafka tells nobody who does not ask."""
+_REFUSAL_CHECK = 0.1
+"""Seconds between two questions whether the group refuses us: aiokafka tells nobody who does not ask."""
 _Records = Mapping[TopicPartition, Sequence[KafkaInbound | Native]]
 
 
@@ -67,7 +61,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
         watch: float = WATCH,
     ) -> None:
         """``fit``: gives the inlet as many partitions as the topic has, where the adapter may; ``refused`` is told why
-        the group did not take us."""
+        the group did not accept us; ``watch``: seconds between two looks at the topics."""
         self._consumer = consumer
         self._group = group
         self._inlet = inlet_of(group)
@@ -78,12 +72,10 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
         self._closing = closing
         self._timeout = timeout
         self._drain = drain
-        self._fit = fit
         self._refused = refused
-        self._watch_every = watch
-        self._topics: tuple[str, ...] = ()
-        self._known: dict[str, TopicInfo] = {}
-        self._settled: dict[TopicPartition, OffsetAndMetadata] = {}
+        self._commits = Commits(consumer, group, timeout)
+        self._watch = TopicWatch(cluster, group, fit)
+        self._watch_interval = watch
         self._watcher: asyncio.Task[None] | None = None
         self._lanes: dict[TopicPartition, Lane] = {}
         self._held: dict[Lane, TopicPartition] = {}
@@ -91,60 +83,46 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
         self._stopped = False
         self._closed = False
         self._failure: BrokerError | None = None
-        self._left: dict[TopicPartition, Sequence[KafkaInbound | Native]] = {}
         self._poll: asyncio.Task[_Records] | None = None
-        self._reading: set[asyncio.Task[None]] = set()
-        self._committing: asyncio.Task[None] | None = None
+        self._surplus: dict[TopicPartition, Sequence[KafkaInbound | Native]] = {}
+        """What a poll has brought beyond what ``receive`` was asked for."""
         self._changed = asyncio.get_running_loop().create_future()
 
     async def start(self, topics: tuple[str, ...]) -> None:
         """Connect and ask to join; the lanes come later, through the listener."""
-        self._topics = topics
+        self._watch.topics = topics
         await self._consumer.start()
-        read_as_parsed(self._consumer, self._wire.read, self._cannot_read, self._cluster.limit)
+        read_as_parsed(self._consumer, self._wire, self._cluster.limit)
         self._consumer.subscribe(list(topics), listener=self)
-        self._watcher = asyncio.create_task(self._watch(), name=f"anybroker kafka watch {self._group}")
-        self._watcher.add_done_callback(looked_at)
+        self._watcher = asyncio.create_task(self._keep_watching(), name=f"anybroker kafka watch {self._group}")
+        self._watcher.add_done_callback(ignore_outcome)
 
     async def joined(self) -> None:
         """Wait for the group's answer, within the request time-out; raises what it refuses us for."""
         loop = asyncio.get_running_loop()
         end = loop.time() + self._timeout
         while not self._assigned and not self._stopped and loop.time() < end:
-            if self._out():
+            if self._is_refused():
                 assert self._failure is not None
                 raise self._failure
-            await asyncio.wait({self._changed}, timeout=_LOOK)
+            await asyncio.wait({self._changed}, timeout=_REFUSAL_CHECK)
 
-    async def _watch(self) -> None:
-        """Notice what aiokafka does not: it waits without a word for a topic that is gone, and reads one that was made
-        again at the old one's offsets. Another receiver says what is missing, and starts where the new topic begins."""
-        missed = 0
+    @property
+    def hindrance(self) -> str | None:
+        """See :class:`anybroker.adapter.TellsHindrance`. aiokafka waits for a broker without a word."""
+        return self._watch.hindrance
+
+    async def _keep_watching(self) -> None:
         while True:
-            await asyncio.sleep(self._watch_every)
-            if self._out():
+            await asyncio.sleep(self._watch_interval)
+            if self._is_refused():
                 return
-            try:
-                now = await self._cluster.topics(self._topics)
-                gone = [name for name in self._topics if name not in now]
-                missed = missed + 1 if gone else 0  # one broker may be late with its metadata
-                again = [name for name, topic in now.items() if topic.replaces(self._known.get(name))]
-                if missed > 1:
-                    self._end(Unavailable(f"Kafka has no topic {', '.join(map(repr, gone))} any more"))
-                    return
-                if again:
-                    self._end(Unavailable(f"the topic {', '.join(map(repr, again))} was deleted and made again"))
-                    return
-                if self._fit is not None and len({topic.partitions for topic in now.values()}) > 1:
-                    await self._fit()
-            except CLIENT_ERRORS as exc:
-                _log.debug("looking at the topics of %r failed: %s", self._group, said(exc))
-            except (BrokerError, ConfigError) as exc:
-                _log.warning(
-                    "the inlet of %r cannot be given as many partitions as its topic has: %s", self._group, exc
-                )
+            error = await self._watch.look()
+            if error is not None:
+                self._fail(error)
+                return
 
-    def _out(self) -> bool:
+    def _is_refused(self) -> bool:
         """Whether the group has refused us, or aiokafka's coordination has ended. It keeps the reason for the next
         ``getmany``, and without lanes there is none: nothing would be consumed, and nothing said."""
         coordinator: Any = self._consumer._coordinator
@@ -153,7 +131,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
         except Exception as exc:  # noqa: BLE001 - whatever ended it: another receiver says so, and tries again
             if self._refused is not None:
                 self._refused(exc)
-            self._dead(exc, "joining")
+            self._fail_with(exc, "joining")
             return True
         return False
 
@@ -168,14 +146,14 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
                 raise self._failure
             tps = self._with_room(lanes)
             if tps:
-                records = self._take(tps, limit)
+                records = self._take_surplus(tps, limit)
                 if not records and self._poll is None:
                     records = await self._getmany(lanes, tps, limit, 0)
                 if records:
                     return self._inbounds(records)
                 if self._poll is None and self._assigned:
                     self._poll = asyncio.create_task(self._getmany(lanes, tps, limit, POLL))
-                    self._poll.add_done_callback(looked_at)
+                    self._poll.add_done_callback(ignore_outcome)
             left = end - loop.time()
             if left <= 0:
                 break
@@ -209,73 +187,30 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
             return {}
         except Exception as exc:
             # Kafka's errors, and whatever a decompressor or a bug of the client raises: another consumer may go on.
-            raise self._dead(exc, "receiving") from exc
+            raise self._fail_with(exc, "receiving") from exc
         return records
 
-    def _take(self, tps: Collection[TopicPartition], limit: int) -> _Records:
+    def _take_surplus(self, tps: Collection[TopicPartition], limit: int) -> _Records:
         """What an earlier poll has brought, for these partitions, up to the limit; the rest stays for later."""
-        self._collect()
-        if not self._left:
+        if self._poll is not None and self._poll.done():
+            poll, self._poll = self._poll, None
+            for tp, records in poll.result().items():
+                self._surplus[tp] = [*self._surplus.get(tp, ()), *records]
+        if not self._surplus:
             return {}
         taken: dict[TopicPartition, Sequence[KafkaInbound | Native]] = {}
-        for tp in [tp for tp in self._left if tp in tps]:
-            records = self._left.pop(tp)
+        for tp in [tp for tp in self._surplus if tp in tps]:
+            records = self._surplus.pop(tp)
             taken[tp] = records[:limit]
             if len(records) > limit:
-                self._left[tp] = records[limit:]
+                self._surplus[tp] = records[limit:]
             limit -= len(taken[tp])
             if limit <= 0:
                 break
         return taken
 
-    def _collect(self) -> None:
-        """Keep what a poll that has ended brought."""
-        poll = self._poll
-        if poll is not None and poll.done():
-            self._poll = None
-            for tp, records in poll.result().items():
-                self._left[tp] = [*self._left.get(tp, ()), *records]
-
-    def _cannot_read(self, tp: TopicPartition, at: int, exc: Exception) -> None:
-        """Let aiokafka leave the partition alone until what it cannot read has been read otherwise."""
-        lane = self._lanes.get(tp)
-        if lane is None or self._closed:
-            return
-        self._consumer.pause(tp)
-        task = asyncio.create_task(self._read_around(tp, lane, at, exc), name=f"anybroker kafka read {tp.topic}")
-        self._reading.add(task)
-        task.add_done_callback(self._reading.discard)
-        task.add_done_callback(looked_at)
-
-    async def _read_around(self, tp: TopicPartition, lane: Lane, at: int, exc: Exception) -> None:
-        """Read that part of the partition, behind what was read before, and let aiokafka go on after it."""
-        fetched = b""
-        try:
-            if isinstance(exc, TooLargeBatch):
-                records, following = [self._wire.read_again(tp, stand_in(exc))], exc.batch.next_offset
-            else:
-                cluster, read = self._cluster, self._wire.read_again
-                fetched, aborted = (await cluster.fetch({tp: at})).get(tp, (b"", None))
-                records, following = read_again(tp, fetched, aborted, at, cluster.isolation, read, cluster.limit)
-        except Exception as error:  # noqa: BLE001 - Kafka's errors, and a codec that is missing
-            self._dead(error, "receiving")
-            return
-        if self._poll is not None:
-            await asyncio.wait({self._poll})  # it may hold what is before this
-        if self._lanes.get(tp) is not lane or self._failure is not None:
-            return
-        if following <= at and fetched:
-            self._dead(exc, "receiving")
-            return
-        _log.warning("a record of %s from offset %d on cannot be read: %s", lane_name(tp), at, said(exc))
-        self._collect()
-        self._left[tp] = [*self._left.get(tp, ()), *records]
-        self._consumer.seek(tp, following)
-        self._consumer.resume(tp)
-        self._wake()
-
     def _inbounds(self, records: _Records) -> list[Inbound]:
-        """What has a lane still, in it."""
+        """The records of lanes that are still ours, each in its lane."""
         inbounds: list[Inbound] = []
         for tp, batch in records.items():
             lane = self._lanes.get(tp)
@@ -288,15 +223,14 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
                     inbounds.append(inbound)
         return inbounds
 
-    def _dead(self, exc: BaseException, doing: str) -> BrokerError:
+    def _fail_with(self, exc: BaseException, doing: str) -> BrokerError:
         """The client does not repair this: the core opens another receiver."""
-        error = failure(exc, f"{doing} as a member of {self._group!r}")
-        if not isinstance(error, BrokerError):
-            error = Unavailable(str(error))
+        error = unavailable(failure(exc, f"{doing} as a member of {self._group!r}"))
         error.__cause__ = exc
-        return self._end(error)
+        return self._fail(error)
 
-    def _end(self, error: BrokerError) -> BrokerError:
+    def _fail(self, error: BrokerError) -> BrokerError:
+        """End this receiver; the first error is what ``receive`` raises."""
         self._failure = self._failure or error
         self._wake()
         return self._failure
@@ -335,20 +269,19 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
         tps = sorted(assigned)
         try:
             async with asyncio.timeout(self._timeout):
-                found = await self._cluster.positions(self._group, tps) if tps else Positions({}, {}, {})
+                positions = await self._cluster.positions(self._group, tps) if tps else Positions({}, {}, {})
                 begins = await self._cluster.offsets(dict.fromkeys(tps, BEGINNING))
-            commits = found.commits
+            commits = positions.commits
             self._forget()
-            self._known = found.topics
+            self._commits.begin(positions)
+            self._watch.known = positions.topics
             for tp in tps:
-                # From where its note says, and not from what aiokafka reads by itself: of a coordinator that is
-                # loading it believes that there is no commit.
+                # From where its note says, and not from what aiokafka reads by itself: while a coordinator is loading,
+                # it believes that there is no commit.
                 self._consumer.seek(tp, commits[tp].offset if tp in commits else begins[tp])
-                if tp in commits:
-                    self._settled[tp] = self._marked(tp, commits[tp].offset, commits[tp].metadata)
-            self._tell(tps, found, begins)
+            self._log_starts(tps, positions, begins)
         except CLIENT_ERRORS as exc:
-            self._dead(exc, "reading the committed positions")
+            self._fail_with(exc, "reading the committed positions")
             return
         epoch = next(self._epochs)
         for tp in tps:
@@ -359,14 +292,11 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
         self._assigned = True
         self._wake()
 
-    def _marked(self, tp: TopicPartition, position: int, note: str) -> OffsetAndMetadata:
-        """A commit that says which topic it is of: one that comes too late must not be taken for the next one's."""
-        topic = self._known.get(tp.topic)
-        return OffsetAndMetadata(position, mark(note, "" if topic is None else topic.identity))
-
-    def _tell(self, tps: Collection[TopicPartition], found: Positions, begins: Mapping[TopicPartition, int]) -> None:
-        """Where lanes start elsewhere than the group has stopped, and why."""
-        group, stale, commits = self._group, found.stale, found.commits
+    def _log_starts(
+        self, tps: Collection[TopicPartition], positions: Positions, begins: Mapping[TopicPartition, int]
+    ) -> None:
+        """Which lanes start elsewhere than where the group has stopped, and why."""
+        group, stale, commits = self._group, positions.stale, positions.commits
         if stale:
             old = ", ".join(f"{lane_name(tp)} up to {offset}" for tp, offset in stale.items())
             _log.warning(
@@ -386,81 +316,31 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
         """Nothing that was polled until now belongs to the lanes to come; a poll that still waits will bring theirs."""
         self._lanes.clear()
         self._held.clear()
-        self._settled.clear()
-        self._left.clear()
+        self._surplus.clear()
+        self._commits.end()
         if self._poll is not None and self._poll.done():
             self._poll = None
-        if self._committing is not None:
-            self._committing.cancel()  # aiokafka would send it under the new membership, over another one's commit
-            self._committing = None
 
     # -------------------------------------------------------------------------------------------------- settling
 
     async def settle(self, batch: Sequence[Settlement], /) -> Sequence[BrokerError | None]:
-        """See :meth:`anybroker.adapter.Receiver.settle`. One commit for all lanes; works inside ``revoked`` too.
+        """See :meth:`anybroker.adapter.Receiver.settle`. One commit for all lanes; works inside ``revoked`` too."""
+        held = self._held
+        commits = {held[item.lane]: item for item in batch if isinstance(item, Commit) and item.lane in held}
+        errors = await self._commits.store(commits)
+        if any(isinstance(error, LeaseLost) for error in errors.values()):
+            self._lose_lanes()
+        return [self._result(item, errors) for item in batch]
 
-        Only what is not committed already: a commit that says nothing new could be of a topic that is gone.
-        """
-        offsets: dict[TopicPartition, OffsetAndMetadata] = {}
-        gone: dict[Lane, BrokerError] = {}
-        for item in batch:
-            if isinstance(item, Commit) and (tp := self._held.get(item.lane)) is not None:
-                wanted = self._marked(tp, item.position, item.note)
-                if self._settled.get(tp) == wanted:
-                    continue
-                if self._consumer.partitions_for_topic(tp.topic) is None:
-                    # aiokafka would try until there is one of that name, and commit the old one's position to it.
-                    gone[item.lane] = Unavailable(f"Kafka has no topic {tp.topic!r} now: its positions are not kept")
-                    continue
-                offsets[tp] = wanted
-        error = await self._commit(offsets) if offsets else None
-        if offsets and error is None:
-            self._settled |= {tp: wanted for tp, wanted in offsets.items() if tp in self._lanes}
-        return [self._verdict(item, error, gone) for item in batch]
-
-    def _verdict(
-        self, item: Settlement, error: BrokerError | None, gone: Mapping[Lane, BrokerError]
-    ) -> BrokerError | None:
+    def _result(self, item: Settlement, errors: Mapping[TopicPartition, BrokerError]) -> BrokerError | None:
         if not isinstance(item, Commit):
             return Unavailable("Kafka settles positions, not single deliveries: a Commit was expected")
-        if item.lane in self._held:
-            return gone.get(item.lane, error)
-        return LeaseLost(f"partition {item.lane.name} has gone to another member of {self._group!r}")
+        tp = self._held.get(item.lane)
+        if tp is None:
+            return LeaseLost(f"partition {item.lane.name} has gone to another member of {self._group!r}")
+        return errors.get(tp)
 
-    async def _commit(self, offsets: dict[TopicPartition, OffsetAndMetadata]) -> BrokerError | None:
-        if self._closed:
-            return Unavailable(f"the member of {self._group!r} is closed")
-        # aiokafka tries for as long as the coordinator is away. An unanswered commit is left to it, and the next one
-        # waits behind it: breaking it off could let it arrive after its successor.
-        earlier = self._committing
-        if earlier is not None:
-            await asyncio.wait({earlier}, timeout=self._timeout)
-            if not earlier.done():
-                return self._unanswered()
-        self._committing = task = asyncio.create_task(self._consumer.commit(offsets))
-        task.add_done_callback(looked_at)
-        await asyncio.wait({task}, timeout=self._timeout)
-        if not task.done():
-            return self._unanswered()
-        if self._committing is task:
-            self._committing = None
-        if task.cancelled():  # by a rebalance: the lanes are not ours any more
-            return None
-        try:
-            task.result()
-        except CLIENT_ERRORS as exc:
-            reason = exc.__cause__ if isinstance(exc, CommitFailedError) else exc
-            if isinstance(reason, UnknownMemberIdError | IllegalGenerationError | IllegalStateError):
-                self._lost()
-            error = Unavailable(f"the positions of {self._group!r} were not committed: {said(reason or exc)}")
-            error.__cause__ = exc
-            return error
-        return None
-
-    def _unanswered(self) -> BrokerError:
-        return Unavailable(f"Kafka did not confirm the positions of {self._group!r} within {self._timeout:.0f} s")
-
-    def _lost(self) -> None:
+    def _lose_lanes(self) -> None:
         """The coordinator has put us out of the group, and its lanes may be with others already."""
         lanes = list(self._held)
         self._assigned = False
@@ -483,6 +363,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
         await self.stop()
         if not self._closed:
             self._closed = True
+            self._commits.close()
             if self._watcher is not None:
                 self._watcher.cancel()
             await self._closing.begin(self._leave(), self._timeout)
@@ -492,8 +373,8 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka
         try:
             await self._consumer.stop()
         finally:
-            # They may wait for an assignment or a coordinator that never comes.
-            for task in (self._poll, self._committing, *self._reading):
+            # They may wait forever for an assignment or a coordinator.
+            for task in (self._poll, self._commits.under_way):
                 if task is not None:
                     task.cancel()
                     await asyncio.wait({task})

@@ -1,22 +1,22 @@
-"""Making topics, inlets and groups be there, moving groups, and counting what waits for them."""
+"""Creating topics, inlets and groups, moving groups, and counting what waits for them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Literal
 
 from aiokafka.errors import InvalidReplicationFactorError, KafkaError, TopicAlreadyExistsError, UnknownMemberIdError
 from aiokafka.structs import TopicPartition
 
-from anybroker.adapter import Backlog, Start, Topology
+from anybroker.adapter import Backlog, Start, Topology, age_since
 from anybroker.errors import ConfigError, MissingGroup
 from anybroker.printable import logger
 
 from .cluster import BEGINNING, END, Cluster
 from .failures import failure
-from .names import group_id, inlet, inlet_of
+from .names import group_id, inlet, inlet_of, lane_name
 
 __all__ = ["backlog", "check_group", "declare", "groups", "seek"]
 
@@ -31,56 +31,58 @@ async def declare(
         topic.name: [topic.name, *(inlet(topic.name, group.name) for group in topic.groups)]
         for topic in topology.topics
     }
-    there = await cluster.partitions([name for listed in names.values() for name in listed])
+    partitions = await cluster.partitions([name for listed in names.values() for name in listed])
     wanted: dict[str, tuple[int, float | None]] = {}
     for topic in topology.topics:
-        lanes = there.get(topic.name, topic.lanes) if topic.default_lanes else topic.lanes
+        lanes = partitions.get(topic.name, topic.lanes) if topic.default_lanes else topic.lanes
         for name in names[topic.name]:
             wanted[name] = lanes, topic.retention
-    missing = [name for name in wanted if name not in there]
+    missing = [name for name in wanted if name not in partitions]
     if missing and mode == "verify":
         raise ConfigError(
             "topics", f"Kafka has no topic {', '.join(map(repr, missing))}", 'Create them, or set provision="create".'
         )
     if missing:
         await _create(cluster, {name: wanted[name] for name in missing}, replication_factor)
-        there |= await cluster.until_there(missing)
+        partitions |= await cluster.until_there(missing)
     for topic in topology.topics:
         lanes = wanted[topic.name][0]
-        if there[topic.name] == lanes:
+        if partitions[topic.name] == lanes:
             for group in topic.groups:
-                await _fit_inlet(cluster, topic.name, group.name, lanes, there, mode == "create")
+                await _fit_inlet(cluster, topic.name, group.name, partitions, mode == "create")
     for name, (lanes, _) in wanted.items():
-        if there[name] != lanes:
+        if partitions[name] != lanes:
             raise ConfigError(
                 f"topics.{name}.lanes",
-                f"is {lanes}, and the Kafka topic {name!r} has {there[name]} partitions",
-                f"Set lanes = {there[name]} in the configuration. Another number of partitions moves keys between them "
-                "and loses their order: make a new topic, publish there, and let the groups finish the old one first.",
+                f"is {lanes}, and the Kafka topic {name!r} has {partitions[name]} partitions",
+                f"Set lanes = {partitions[name]} in the configuration. Another number of partitions moves keys between "
+                "them and loses their order: create a new topic, publish there, and let the groups finish the old one "
+                "first.",
             )
     if sum(len(topic.groups) for topic in topology.topics) > 1:
-        await cluster.learn(wanted)
+        await cluster.learn_leaders(wanted)
     for topic in topology.topics:
         for group in topic.groups:
-            tps = _partitions(topic.name, group.name, there[topic.name])
             if mode == "verify":
                 await check_group(cluster, topic.name, group.name)
             else:
-                await _make_group(cluster, group_id(topic.name, group.name), tps, group.start)
+                lanes = partitions[topic.name]
+                tps = _partitions({topic.name: lanes, inlet(topic.name, group.name): lanes})
+                await _create_group(cluster, group_id(topic.name, group.name), tps, group.start)
 
 
-def _partitions(topic: str, group: str, lanes: int) -> list[TopicPartition]:
-    return [TopicPartition(name, number) for name in (topic, inlet(topic, group)) for number in range(lanes)]
+def _partitions(counts: Mapping[str, int]) -> list[TopicPartition]:
+    return [TopicPartition(name, number) for name, count in counts.items() for number in range(count)]
 
 
-async def _fit_inlet(cluster: Cluster, topic: str, group: str, lanes: int, there: dict[str, int], create: bool) -> None:
-    """Give the group's inlet as many partitions as its topic has: keys of both are to meet in one member."""
+async def _fit_inlet(cluster: Cluster, topic: str, group: str, partitions: dict[str, int], create: bool) -> None:
+    """Give the group's inlet as many partitions as its topic has, so that one member has a key in both."""
     name = inlet(topic, group)
-    has = there[name]
+    lanes, has = partitions[topic], partitions[name]
     if has < lanes and create:
         _log.warning("the topic %r has %d partitions now: its inlet %r gets as many (%d)", topic, lanes, name, has)
         await cluster.grow(name, lanes)
-        there[name] = lanes
+        partitions[name] = lanes
     elif has < lanes:
         raise ConfigError(
             f"topics.{topic}.lanes",
@@ -93,7 +95,7 @@ async def _fit_inlet(cluster: Cluster, topic: str, group: str, lanes: int, there
             f"topics.{topic}.lanes",
             f"the topic {topic!r} has {lanes} partitions, and the inlet of {group!r} ({name!r}) has {has}",
             f"Wait until nothing waits for the group, then run: kafka-topics.sh --delete --topic {name} "
-            '(provision="create" makes it again).',
+            '(provision="create" creates it again).',
         )
 
 
@@ -119,39 +121,35 @@ def _config(retention: float | None) -> dict[str, str]:
     return {"retention.ms": "-1" if math.isinf(retention) else str(int(retention * 1000))}
 
 
-async def _make_group(cluster: Cluster, group: str, tps: list[TopicPartition], start: Start) -> None:
+async def _create_group(cluster: Cluster, group: str, tps: list[TopicPartition], start: Start) -> None:
     """Commit the start of each partition that has no position yet: from then on the group exists.
 
-    Safe against other processes that do the same. The start is looked up before the last look at the commits, so if
-    another one's commit comes in between, it stands at or behind ours: an event may come twice, none is left out. And
-    a group that has members takes no commit from outside; those partitions are the members' own.
+    Safe against other processes that do the same. The start is looked up before the commits are read for the last
+    time, so another process's commit in between is at or behind ours: an event may come twice, none is skipped. A
+    group that has members takes no commit from outside; they commit in those partitions themselves.
 
-    Partitions that a group lacks which is there already were added, or made again, while it was: all that is in them
-    is the group's, whatever its start.
+    Where a group exists already and has no position in some partitions, these were added or made again since: all
+    that is in them is for the group, whatever its start.
     """
-    found = await cluster.positions(group, tps)
-    missing = [tp for tp in tps if tp not in found.commits]
+    positions = await cluster.positions(group, tps)
+    missing = [tp for tp in tps if tp not in positions.commits]
     if not missing:
         return
-    if found.commits or found.stale:
+    if positions.commits or positions.stale:
         start = "earliest"
-        _log.warning("the group %r has no position in %s: it goes on at the oldest event there", group, _named(missing))
-    positions = await _positions(cluster, missing, start)
+        lanes = ", ".join(map(lane_name, missing))
+        _log.warning("the group %r has no position in %s: it goes on at the oldest event there", group, lanes)
+    starts = await _offsets(cluster, missing, start)
     committed = (await cluster.positions(group, missing)).commits
-    positions = {tp: offset for tp, offset in positions.items() if tp not in committed}
-    if positions:
+    starts = {tp: offset for tp, offset in starts.items() if tp not in committed}
+    if starts:
         try:
-            await cluster.commit(group, positions)
+            await cluster.commit(group, starts)
         except UnknownMemberIdError:
             pass  # it has members by now: see above
 
 
-def _named(tps: Iterable[TopicPartition]) -> str:
-    return ", ".join(f"{tp.topic}/{tp.partition}" for tp in tps)
-
-
-async def _positions(cluster: Cluster, tps: Iterable[TopicPartition], to: Start) -> dict[TopicPartition, int]:
-    tps = list(tps)
+async def _offsets(cluster: Cluster, tps: Collection[TopicPartition], to: Start) -> dict[TopicPartition, int]:
     if to == "earliest":
         return await cluster.offsets(dict.fromkeys(tps, BEGINNING))
     ends = await cluster.offsets(dict.fromkeys(tps, END))
@@ -161,22 +159,21 @@ async def _positions(cluster: Cluster, tps: Iterable[TopicPartition], to: Start)
 
 
 async def check_group(cluster: Cluster, topic: str, group: str, create: bool = False) -> None:
-    """ConfigError if the topic, its inlet for the group, or the group itself is not there.
+    """ConfigError if the topic, its inlet for the group, or the group itself does not exist.
 
-    Positions in one partition are enough: what was added or made again beside it is read from its beginning.
+    A position in one partition is enough: partitions that were added or made again since are read from their beginning.
     ``create``: an inlet that has fewer partitions than the topic by now gets as many.
     """
     name = inlet(topic, group)
-    there = await cluster.partitions((topic, name))
-    missing = [each for each in (topic, name) if each not in there]
+    partitions = await cluster.partitions((topic, name))
+    missing = [each for each in (topic, name) if each not in partitions]
     if missing:
         raise MissingGroup(
             "topics", f"Kafka has no topic {', '.join(map(repr, missing))}", "Declare the topic and the group first."
         )
-    if create and there[name] < there[topic]:
-        await _fit_inlet(cluster, topic, group, there[topic], there, create)
-    tps = [TopicPartition(each, number) for each, count in there.items() for number in range(count)]
-    committed = await cluster.committed(group_id(topic, group), tps)
+    if create and partitions[name] < partitions[topic]:
+        await _fit_inlet(cluster, topic, group, partitions, create)
+    committed = await cluster.committed(group_id(topic, group), _partitions(partitions))
     if not committed and not await cluster.members(group_id(topic, group)):
         raise MissingGroup(
             f"topics.{topic}.groups",
@@ -188,23 +185,25 @@ async def check_group(cluster: Cluster, topic: str, group: str, create: bool = F
 async def backlog(cluster: Cluster, topic: str, group: str) -> Backlog:
     """The events between the committed positions and the ends, the inlet included.
 
-    Offsets are not events: a transaction ends with a marker that has one, and so has what was aborted. So the part
-    next to the committed positions is looked at, as far as the first event. ConfigError for a missing group: a
-    mistyped name must not read as "nothing waits".
+    Offsets are not events: the marker that ends a transaction has one, and so have aborted records. So what is stored
+    is read from the committed positions on, as far as the first event, whose timestamp also tells the age: of the
+    topic's partitions and of the inlet's, the oldest. ConfigError for a missing group: a mistyped name must not read as
+    "nothing waits".
     """
     await check_group(cluster, topic, group)
-    there = await cluster.partitions((topic, inlet(topic, group)))
-    tps = [TopicPartition(name, number) for name, count in there.items() for number in range(count)]
+    tps = _partitions(await cluster.partitions((topic, inlet(topic, group))))
     committed = (await cluster.positions(group_id(topic, group), tps)).commits
     begins = await cluster.offsets(dict.fromkeys(tps, BEGINNING))
     ends = await cluster.offsets(dict.fromkeys(tps, END))
     at = {tp: max(begins[tp], committed[tp].offset) if tp in committed else begins[tp] for tp in tps}
     waiting = {tp: (at[tp], ends[tp]) for tp in tps if at[tp] < ends[tp]}
-    return Backlog(waiting=await cluster.count(waiting) if waiting else 0, in_flight=0)
+    count, oldest = await cluster.count(waiting) if waiting else (0, None)
+    return Backlog(count, 0, None if count and oldest is None else age_since(oldest))
 
 
 async def seek(cluster: Cluster, topic: str, group: str, to: Start) -> None:
-    """See :meth:`anybroker.adapter.Replays.seek`. Going back leaves the inlet alone: it holds copies of the topic's."""
+    """See :meth:`anybroker.adapter.Replays.seek`. Going back leaves the inlet alone: it has copies of the topic's
+    events."""
     await check_group(cluster, topic, group)
     name = group_id(topic, group)
     busy = ConfigError(
@@ -213,8 +212,8 @@ async def seek(cluster: Cluster, topic: str, group: str, to: Start) -> None:
     if await cluster.members(name):
         raise busy
     lanes = (await cluster.partitions([topic]))[topic]
-    tps = [tp for tp in _partitions(topic, group, lanes) if tp.topic == topic or to == "new"]
-    positions = await _positions(cluster, tps, to)
+    tps = _partitions({topic: lanes, inlet(topic, group): lanes} if to == "new" else {topic: lanes})
+    positions = await _offsets(cluster, tps, to)
     if isinstance(to, datetime):
         begins = await cluster.offsets(dict.fromkeys(tps, BEGINNING))
         ends = await cluster.offsets(dict.fromkeys(tps, END))
@@ -233,12 +232,12 @@ async def seek(cluster: Cluster, topic: str, group: str, to: Start) -> None:
 
 
 def groups(names: Iterable[str]) -> dict[str, list[str]]:
-    """The topics among these names of Kafka's, each with its groups: a group is told by its inlet."""
-    end = inlet_of("")
-    inlets = {name.removesuffix(end) for name in names if name.endswith(end)}
-    found: dict[str, list[str]] = {name: [] for name in names if not name.endswith(end)}
+    """The topics among these names of Kafka's, each with its groups: a group is recognized by its inlet."""
+    suffix = inlet_of("")
+    inlets = {name.removesuffix(suffix) for name in names if name.endswith(suffix)}
+    groups_of: dict[str, list[str]] = {name: [] for name in names if not name.endswith(suffix)}
     for name in sorted(inlets):
-        places = [at for at, letter in enumerate(name) if letter == "." and name[:at] in found]
-        if places:  # where the names of two topics begin it, the longer one is the topic
-            found[name[: places[-1]]].append(name[places[-1] + 1 :])
-    return found
+        dots = [at for at, letter in enumerate(name) if letter == "." and name[:at] in groups_of]
+        if dots:  # where the names of two topics begin it, the longer one is the topic
+            groups_of[name[: dots[-1]]].append(name[dots[-1] + 1 :])
+    return groups_of

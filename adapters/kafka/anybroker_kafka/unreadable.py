@@ -1,8 +1,8 @@
-"""Records that aiokafka cannot read: those of other programs whose header names are not UTF-8, and what is damaged.
+"""Records that aiokafka cannot read: those of other programs whose header names are not UTF-8, and damaged ones.
 
 Kafka stores header names as bytes, and one that is not UTF-8 would end aiokafka's reading of its partition, again and
-again. The batch is fetched again then and read here, record by record, by the lengths that are written before each. A
-batch that would take too much memory is not read at all: one record stands for it.
+again. Its batch is read here instead, record by record, by the length that is written before each. A batch that would
+take too much memory is not read at all: one record stands for it.
 """
 
 from __future__ import annotations
@@ -14,26 +14,27 @@ from typing import Any
 from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.errors import CorruptRecordException, UnsupportedCodecError
 from aiokafka.record.default_records import _DefaultRecordBatchPy
-from aiokafka.record.util import decode_varint_py as decode_varint  # the faster one looks beyond the end
+from aiokafka.record.util import decode_varint_py
 from aiokafka.structs import TopicPartition
 
 from anybroker.errors import InvalidEvent
 
 from .batches import Batches, TooLargeBatch, bounded
 from .decompress import TooLarge, decompress
-from .records import KafkaInbound, Read, Record
+from .records import Read, Record
 
-__all__ = ["Unreadable", "read_again", "stand_in"]
+__all__ = ["LenientRecord", "read_leniently", "stand_in"]
 
+_varint: Any = decode_varint_py  # takes bytes too; the faster one reads beyond the end
 _WRONG = (ValueError, IndexError, CorruptRecordException)
 """What reading raises of bytes that are not a record."""
 _KEPT = 524_288
-"""Bytes of a damaged batch that a dead letter has. A batch may be as large as a message; what a dead letter says stands
-beside it, and what does not fit would be tried for ever."""
+"""Bytes of a damaged batch that go into a dead letter. A batch may be as large as a message, a dead letter says more
+beside it, and one that does not fit would be tried forever."""
 
 
 @dataclass(frozen=True, slots=True)
-class Unreadable:
+class LenientRecord:
     """A record in aiokafka's form, as much of it as can be read."""
 
     offset: int
@@ -43,11 +44,12 @@ class Unreadable:
     value: bytes | None
     headers: Sequence[tuple[str, bytes | None]]
     """Bytes of a name that are not UTF-8 are written as ``\\xe9``."""
-    reason: InvalidEvent
+    reason: InvalidEvent | None
+    """Why aiokafka cannot read it; None where it can."""
     checksum: None = None
 
 
-def read_again(
+def read_leniently(
     tp: TopicPartition,
     fetched: bytes,
     aborted: Sequence[tuple[int, int]] | None,
@@ -55,28 +57,30 @@ def read_again(
     isolation: int,
     read: Read,
     limit: int,
-) -> tuple[list[KafkaInbound], int]:
-    """What these batches have from that offset on, and the offset behind them.
+) -> Any:
+    """What aiokafka calls PartitionRecords: iterates over what these batches have from that offset on, each made an
+    Inbound by ``read``; its ``next_fetch_offset`` is behind what was iterated over.
 
-    A record of which nothing can be read has its bytes as its value; one for all where it cannot be said where the next
-    one begins, or where the batch is not what was written; and none of its bytes where the batch takes more than
-    ``limit`` once it is decompressed. Raises UnsupportedCodecError where a library is missing that could read it.
+    A record of which nothing can be read has its bytes as its value. One record stands for the rest of a batch whose
+    next record cannot be found, or for a whole batch with a wrong checksum; and, without any bytes, for a batch that
+    takes more than ``limit`` bytes once it is decompressed. Raises UnsupportedCodecError where a library is missing
+    that could read it.
     """
     opened = bounded(limit)
 
     def open_batch(written: bytes, magic: int) -> Any:
-        return _Batch(written, limit) if magic >= 2 else _Old(opened(written, magic))
+        return _Batch(written, limit) if magic >= 2 else _OldBatch(opened(written, magic))
 
     records: Any = PartitionRecords(tp, Batches(fetched, open_batch), aborted, at, None, None, False, isolation)
     records._consumer_record = read
-    return list(records), records.next_fetch_offset
+    return records
 
 
-def stand_in(error: TooLargeBatch) -> Unreadable:
+def stand_in(error: TooLargeBatch) -> LenientRecord:
     """One record for all of a batch that is too large. Its bytes stay in Kafka: they may fill a message as they are,
     and nobody could do more with them."""
     batch = error.batch
-    return Unreadable(
+    return LenientRecord(
         batch.next_offset - 1,
         getattr(batch, "max_timestamp", 0),
         getattr(batch, "timestamp_type", 0),
@@ -87,8 +91,8 @@ def stand_in(error: TooLargeBatch) -> Unreadable:
     )
 
 
-class _Old:
-    """One of before Kafka 0.11: there is nothing in it that aiokafka cannot read."""
+class _OldBatch:
+    """A batch in a format from before Kafka 0.11, which has no headers: aiokafka can read it unless it is too large."""
 
     def __init__(self, batch: Any) -> None:
         self._batch = batch
@@ -104,7 +108,7 @@ class _Old:
 
 
 class _Batch:
-    """One of aiokafka's, in Python, that goes on behind what it cannot read."""
+    """A batch in today's format, read past what is wrong in it; all but the records is aiokafka's."""
 
     def __init__(self, written: bytes, limit: int) -> None:
         self._written = written
@@ -115,10 +119,10 @@ class _Batch:
         return getattr(self._batch, name)
 
     def __next__(self) -> Any:
-        """What a control batch has, which only brokers write. Not by the batch's own: it reads beyond the end of one
-        that is cut off, and the process dies."""
+        """The record of a control batch, which only brokers write. Not by the batch's own: it reads beyond the end of
+        one that is cut off, and the process dies."""
         try:
-            return self._batch._read_msg(decode_varint)
+            return self._batch._read_msg(_varint)
         except _WRONG as exc:
             raise CorruptRecordException(f"the control batch is damaged: {exc}") from exc
 
@@ -126,63 +130,49 @@ class _Batch:
         batch = self._batch
         if not batch.validate_crc():
             return iter([self._rest(self._written, "the batch's checksum is wrong")])
+        records = self._written[batch.HEADER_STRUCT.size :]
         try:
             if batch.compression_type:
-                batch._buffer = decompress(batch.compression_type, self._written[batch._pos :], self._limit)
-                batch._pos = 0
+                records = bytes(decompress(batch.compression_type, records, self._limit))
         except UnsupportedCodecError:
             raise
         except TooLarge as exc:
             return iter([stand_in(TooLargeBatch(batch, len(self._written), exc))])
         except Exception as exc:  # noqa: BLE001 - whatever a decompressor raises of wrong bytes
             return iter([self._rest(self._written, f"the batch cannot be decompressed: {exc}")])
-        return self._each()
+        return self._each(records)
 
-    def _each(self) -> Iterator[Record]:
-        following = self._batch.base_offset
+    def _each(self, records: bytes) -> Iterator[Record]:
+        at, offset = 0, self._batch.base_offset
         for _ in range(self._batch._num_records):
-            begin = self._batch._pos
             try:
-                record: Record = self._batch._read_msg(decode_varint)
-            except _WRONG as exc:
-                found = self._leniently(begin, following, str(exc))
-                if found is None:
-                    yield self._rest(bytes(self._batch._buffer[begin:]), f"the batch's records are damaged: {exc}")
-                    return
-                record = found
-            following = record.offset + 1
+                length, begin = _varint(records, at)
+            except _WRONG:
+                length, begin = 0, at
+            end = begin + length
+            if length <= 0 or end > len(records):
+                yield self._rest(records[at:], "the batch's records are damaged: one has a wrong length")
+                return
+            record = self._record(records[begin:end], offset)
             yield record
+            at, offset = end, record.offset + 1
 
-    def _leniently(self, begin: int, following: int, reason: str) -> Unreadable | None:
-        """The record that begins there, and the next one behind it; None where that cannot be found."""
-        buffer = self._batch._buffer
+    def _record(self, written: bytes, offset: int) -> LenientRecord:
+        """The record; its bytes at that offset where they do not make one."""
         try:
-            length, at = decode_varint(buffer, begin)
-        except _WRONG:
-            return None
-        end = at + length
-        if length <= 0 or end > len(buffer):
-            return None
-        self._batch._pos = end
-        try:
-            return self._named(bytes(buffer[at:end]), reason)
-        except _WRONG:
-            error = InvalidEvent(f"the record cannot be read: {reason}")
-            value = bytes(buffer[at:end])
-            return Unreadable(
-                following, self._batch.first_timestamp, self._batch.timestamp_type, None, value, (), error
-            )
+            return self._parse(written)
+        except _WRONG as exc:
+            return self._of_bytes(offset, self._batch.first_timestamp, written, f"the record cannot be read: {exc}")
 
-    def _named(self, record: bytes, reason: str) -> Unreadable:
-        """Everything, with header names that are not UTF-8 escaped; raises one of _WRONG."""
-        whole = bytearray(record)
-        at = 1  # its attributes, which have no meaning
+    def _parse(self, written: bytes) -> LenientRecord:
+        """Escapes header names that are not UTF-8; raises one of _WRONG."""
+        batch, at = self._batch, 1  # behind its attributes, which have no meaning
 
         def number() -> int:
             nonlocal at
-            found: int
-            found, at = decode_varint(whole, at)
-            return found
+            value: int
+            value, at = _varint(written, at)
+            return value
 
         def text() -> bytes | None:
             nonlocal at
@@ -190,32 +180,33 @@ class _Batch:
             if length < 0:
                 return None
             begin, at = at, at + length
-            if at > len(record):
-                raise ValueError(reason)
-            return record[begin:at]
+            if at > len(written):
+                raise ValueError(f"a part of {length} bytes, and {len(written) - begin} are left")
+            return written[begin:at]
 
-        delta = number()
-        timestamp = (
-            self._batch.max_timestamp
-            if self._batch.timestamp_type == self._batch.LOG_APPEND_TIME
-            else self._batch.first_timestamp + delta
-        )
-        offset = self._batch.base_offset + number()
+        timestamp = batch.first_timestamp + number()
+        if batch.timestamp_type == batch.LOG_APPEND_TIME:
+            timestamp = batch.max_timestamp
+        offset = batch.base_offset + number()
         key, value = text(), text()
+        count = number()
         headers: list[tuple[str, bytes | None]] = []
-        for _ in range(number()):
+        reason = None
+        for _ in range(count):
             name, content = text(), text()
-            headers.append(((name or b"").decode("utf-8", "backslashreplace"), content))
-        if at != len(record):
-            raise ValueError(reason)
-        error = InvalidEvent("a header's name is not UTF-8")
-        return Unreadable(offset, timestamp, self._batch.timestamp_type, key, value, headers, error)
+            escaped = (name or b"").decode("utf-8", "backslashreplace")
+            headers.append((escaped, content))
+            if escaped.encode() != name:
+                reason = InvalidEvent("a header's name is not UTF-8")
+        if count < 0 or at != len(written):
+            raise ValueError(f"{count} headers, and {len(written) - at} bytes are left")
+        return LenientRecord(offset, timestamp, batch.timestamp_type, key, value, headers, reason)
 
-    def _rest(self, value: bytes, reason: str) -> Unreadable:
+    def _rest(self, value: bytes, reason: str) -> LenientRecord:
         """Everything up to the batch's end in one, without its bytes where a dead letter may have no room for them."""
-        error = InvalidEvent(reason)
         if len(value) > _KEPT:
-            error, value = InvalidEvent(f"{reason}; its {len(value)} bytes stay in Kafka"), b""
-        return Unreadable(
-            self._batch.next_offset - 1, self._batch.max_timestamp, self._batch.timestamp_type, None, value, (), error
-        )
+            value, reason = b"", f"{reason}; its {len(value)} bytes stay in Kafka"
+        return self._of_bytes(self._batch.next_offset - 1, self._batch.max_timestamp, value, reason)
+
+    def _of_bytes(self, offset: int, timestamp: int, value: bytes, reason: str) -> LenientRecord:
+        return LenientRecord(offset, timestamp, self._batch.timestamp_type, None, value, (), InvalidEvent(reason))

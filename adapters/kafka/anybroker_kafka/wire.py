@@ -12,7 +12,7 @@ from anybroker.cloudevents import HeaderBinding, TransportNames
 from anybroker.errors import InvalidEvent
 
 from .records import KafkaInbound, Record
-from .unreadable import Unreadable
+from .unreadable import LenientRecord
 
 __all__ = ["Headers", "Wire"]
 
@@ -23,7 +23,7 @@ _NONE: Mapping[str, str] = {}
 
 
 class Wire:
-    """Both directions. One for each adapter: it keeps what it has learned of header names, bounded."""
+    """Both directions. One for each adapter: it remembers header names, a bounded number of them."""
 
     def __init__(self, content_mode: Literal["binary", "structured"] = "binary") -> None:
         self._binding = HeaderBinding(bytes, prefix="ce_")
@@ -57,10 +57,10 @@ class Wire:
         return body, headers
 
     def read(self, partition: TopicPartition, record: Record) -> KafkaInbound:
-        """One delivery, without its lane. What is no CloudEvent comes as a Foreign; nothing is raised."""
+        """One delivery, without its lane. What is not a CloudEvent comes as a Foreign; nothing is raised."""
         headers, value = record.headers, record.value
-        event = self._binding.parse_usual(headers, value)
-        if event is not None and len(event._attributes) == len(headers):  # each header became one, none is left over
+        event, attributes = self._binding.parse_usual(headers, value)
+        if event is not None and attributes == len(headers):  # each header became one, none is left over
             key = event.key
             if key is None and record.key:
                 key = _text(record.key)
@@ -71,9 +71,9 @@ class Wire:
             return self._foreign(partition, record, exc)
         return KafkaInbound(partition, record, event, event.key or _text(record.key), self._extra(headers), False)
 
-    def read_again(self, partition: TopicPartition, record: Record) -> KafkaInbound:
-        """The same, of a batch in which aiokafka could not read everything."""
-        if isinstance(record, Unreadable):
+    def read_any(self, partition: TopicPartition, record: Record) -> KafkaInbound:
+        """The same, of a batch in which aiokafka cannot read everything."""
+        if isinstance(record, LenientRecord) and record.reason is not None:
             return self._foreign(partition, record, record.reason)
         return self.read(partition, record)
 
@@ -84,12 +84,12 @@ class Wire:
         return KafkaInbound(partition, record, message, key, self._extra(record.headers), False)
 
     def _extra(self, headers: Iterable[tuple[str, bytes | None]]) -> dict[str, str]:
-        """The transport headers: those that are no attributes, and not null."""
+        """The transport headers: those that are not attributes, and have a value."""
         names = self._names
         return {
-            known: value.decode("utf-8", "replace")
+            transport: value.decode("utf-8", "replace")
             for name, value in headers
-            if value is not None and (known := names[name])
+            if value is not None and (transport := names[name])
         }
 
 

@@ -15,6 +15,7 @@ from anybroker.adapter import (
     BrokerUrl,
     GroupSpec,
     LaneListener,
+    Peek,
     SubscriptionSpec,
     TopicSpec,
     Topology,
@@ -22,12 +23,15 @@ from anybroker.adapter import (
 from anybroker.capabilities import Acknowledgement, Capabilities, Support
 from anybroker.errors import ConfigError, Unavailable
 
-from . import topology as topologies
+from . import peek as looking
 from .failures import CLIENT_ERRORS, FORBIDDEN, ApiError, said
+from .groups import Group
 from .link import Link
+from .options import connection_options
 from .receiver import NatsReceiver
 from .sender import NatsSender
-from .settings import MAX_PAYLOAD, NatsSettings, connection_options
+from .settings import MAX_PAYLOAD, NatsSettings
+from .topology import declare_topic, list_groups, verify_topic
 from .wire import Wire
 
 __all__ = ["NatsAdapter"]
@@ -36,10 +40,10 @@ _OLDEST: Final = (2, 11)
 """The first version with priority groups, which keep a lane with one member."""
 _SCHEDULES: Final = (2, 12)
 """The first version that holds a message until its time."""
-_AGAIN: Final = 0.2
-"""Seconds between two looks at whether JetStream has a leader, while a process starts."""
-_ASK: Final = 1.0
-"""Seconds that it has to answer at the start: a cluster without a leader says nothing, and has one soon."""
+_ASK_AGAIN: Final = 0.2
+"""Seconds until JetStream is asked again whether it has a leader, while a process starts."""
+_ANSWER: Final = 1.0
+"""Seconds that it has to answer then: a cluster without a leader says nothing, and will have one soon."""
 _T = TypeVar("_T")
 
 
@@ -59,6 +63,8 @@ class NatsAdapter:
         start_at_time=Support.NATIVE,
         lease_extension=Support.NATIVE,
         backlog=Support.NATIVE,
+        backlog_age=Support.NATIVE,
+        inspect=Support.NATIVE,
         balance=Support.NATIVE,
         max_event_bytes=MAX_PAYLOAD,
     )
@@ -72,8 +78,9 @@ class NatsAdapter:
         self._deduplication_key = context.deduplication_key
         self._connect_timeout = context.connect_timeout
         self._starting_until = 0.0
-        """Of the loop's clock: so long a leader is waited for."""
+        """By the loop's clock: until then a leader is waited for."""
         self._creates = False
+        """Whether this Bus makes what does not exist."""
         self._wire = Wire(settings.content_mode)
         self._link = Link(servers, options, login, context.connect_timeout, settings.request_timeout)
         self._epochs = itertools.count(1)
@@ -93,15 +100,15 @@ class NatsAdapter:
         await self._link.connect()
         client = await self._link.client()
         version = client.connected_server_version
-        known = (version.major or 0, version.minor or 0)
+        number = (version.major or 0, version.minor or 0)
         try:
-            if known < _OLDEST:
+            if number < _OLDEST:
                 raise ConfigError("url", f"the server is NATS {version!r}", "Use nats-server 2.11 or newer.")
             await self._while_it_starts(self._check_jetstream)
         except BaseException:
             await self._link.close()
             raise
-        self._schedules = known >= _SCHEDULES
+        self._schedules = number >= _SCHEDULES
         self.capabilities = replace(
             self.capabilities,
             max_event_bytes=client.max_payload,
@@ -109,21 +116,21 @@ class NatsAdapter:
         )
 
     async def _while_it_starts(self, call: Callable[[], Awaitable[_T]]) -> _T:
-        """Servers that were started just now elect their leaders, and say nothing until then: what the start asks for
-        is asked for again, within ``connect_timeout``. Later ``Unavailable`` is the core's to try again."""
+        """Servers that have just started elect their leaders, and say nothing until then. So what a start asks for is
+        asked for again, within ``connect_timeout``; after that, trying again is left to the core."""
         loop = asyncio.get_running_loop()
         while True:
             try:
                 return await call()
             except Unavailable:
-                if loop.time() + _AGAIN >= self._starting_until:
+                if loop.time() + _ASK_AGAIN >= self._starting_until:
                     raise
-            await asyncio.sleep(_AGAIN)
+            await asyncio.sleep(_ASK_AGAIN)
 
     async def _check_jetstream(self) -> None:
         left = self._starting_until - asyncio.get_running_loop().time()
         try:
-            await self._link.api("INFO", timeout=max(0.1, min(_ASK, left)))
+            await self._link.api("INFO", timeout=max(0.1, min(_ANSWER, left)))
         except ApiError as exc:
             if exc.code == FORBIDDEN:
                 raise ConfigError(
@@ -138,7 +145,8 @@ class NatsAdapter:
             raise Unavailable(f"JetStream does not answer: {exc}") from exc
         except CLIENT_ERRORS as exc:
             raise Unavailable(
-                f"JetStream does not answer ({said(exc)}). Is it enabled (nats-server -js)? A cluster needs a leader"
+                f"JetStream does not answer ({said(exc)}). Is it enabled (nats-server -js)? In a cluster, does it have "
+                "a leader?"
             ) from exc
 
     async def declare(self, topology: Topology, mode: Literal["create", "verify"], /) -> None:
@@ -149,9 +157,9 @@ class NatsAdapter:
 
     async def _declare(self, topic: TopicSpec, mode: Literal["create", "verify"]) -> None:
         if mode == "create":
-            await topologies.declare_topic(self._link, topic, self._settings, self._lease, self._schedules)
+            await declare_topic(self._link, topic, self._settings, self._lease, self._schedules)
         else:
-            await topologies.verify_topic(self._link, topic)
+            await verify_topic(self._link, topic)
 
     async def open_sender(self) -> NatsSender:
         """See :meth:`anybroker.adapter.Adapter.open_sender`."""
@@ -160,19 +168,20 @@ class NatsAdapter:
         return sender
 
     async def open_receiver(self, subscription: SubscriptionSpec, listener: LaneListener, /) -> NatsReceiver:
-        """See :meth:`anybroker.adapter.Adapter.open_receiver`. Lanes come afterwards, with their first deliveries. The
-        group gets this Bus's lease, and keeps the lanes that it has (another number was refused by ``declare``)."""
+        """See :meth:`anybroker.adapter.Adapter.open_receiver`. Lanes are assigned later, with their first deliveries.
+        The group gets this Bus's lease, and keeps its number of lanes (``declare`` has refused another one)."""
         return await self._while_it_starts(lambda: self._open_receiver(subscription, listener))
 
     async def _open_receiver(self, subscription: SubscriptionSpec, listener: LaneListener) -> NatsReceiver:
-        topic, group = subscription.topic, subscription.group
+        group = Group(self._link, subscription.topic, subscription.group)
         if self._creates:
-            spec = GroupSpec(group, subscription.ordered, subscription.start)
-            await topologies.repair_group(self._link, topic, spec, self._lease)
-        lanes = await topologies.check_group(self._link, topic, group, subscription.ordered, None)
-        await topologies.set_lease(self._link, topic, group, lanes, self._lease)
+            spec = GroupSpec(subscription.group, subscription.ordered, subscription.start)
+            await group.repair(spec, self._lease)
+        lanes = await group.check(subscription.ordered, None)
+        await group.set_lease(lanes, self._lease)
         receiver = NatsReceiver(
             self._link,
+            await self._link.client(),
             self._wire,
             subscription,
             listener,
@@ -189,12 +198,22 @@ class NatsAdapter:
         return receiver
 
     async def backlog(self, topic: str, group: str, /) -> Backlog:
-        """See :meth:`anybroker.adapter.ReportsBacklog.backlog`. Of all members."""
-        return await topologies.backlog(self._link, topic, group)
+        """See :meth:`anybroker.adapter.ReportsBacklog.backlog`. Counts what any member has."""
+        return await Group(self._link, topic, group).backlog()
 
     async def groups(self) -> Mapping[str, Collection[str]]:
         """See :meth:`anybroker.adapter.ListsGroups.groups`."""
-        return await topologies.groups(self._link)
+        return await list_groups(self._link)
+
+    async def members(self, topic: str, group: str, /) -> int | None:
+        """See :meth:`anybroker.adapter.Inspects.members`."""
+        return await looking.members(self._link, topic, group)
+
+    async def peek(
+        self, topic: str, /, *, group: str | None, limit: int, newest: bool, beyond: Mapping[str, int]
+    ) -> Peek:
+        """See :meth:`anybroker.adapter.Inspects.peek`."""
+        return await looking.peek(self._link, self._wire, topic, group, limit, newest, beyond)
 
     async def close(self) -> None:
         """See :meth:`anybroker.adapter.Adapter.close`."""

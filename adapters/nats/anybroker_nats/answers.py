@@ -13,7 +13,7 @@ __all__ = ["Answers"]
 
 
 class _Call:
-    """One call that waits for so many answers."""
+    """One call, and how many answers it still waits for."""
 
     __slots__ = ("done", "left")
 
@@ -28,7 +28,7 @@ class _Call:
 
 
 class Answers:
-    """An inbox of its own, in which each command has a place for its answer. What the answer says does not matter."""
+    """An inbox in which each command has a place for its answer. What the answer says does not matter."""
 
     def __init__(self, client: RawClient, inbox: str, timeout: float) -> None:
         self._client = client
@@ -55,8 +55,8 @@ class Answers:
             call.end()
 
     async def ask(self, commands: Sequence[tuple[bytes, bytes]]) -> list[int]:
-        """Send commands, each in two parts with the place for its answer between them; the indexes of those that were
-        not answered in time. Calls may be side by side."""
+        """Send commands, each in two parts with the place for its answer between them. Returns the indexes of those
+        that were not answered in time. Several calls may wait at once."""
         if not commands:
             return []
         call = _Call(len(commands))

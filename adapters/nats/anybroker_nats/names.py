@@ -1,7 +1,7 @@
 """What topics, groups and lanes are called in JetStream.
 
-Topic and group names have no ``@``, ``~`` or ``_``, so none of these can collide. Names of streams and consumers take
-no dots.
+Names of topics and groups do not contain ``@``, ``~`` or ``_``, so these never collide. Names of streams and consumers
+must not contain dots.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ __all__ = [
     "PRIORITY_GROUP",
     "consumer_name",
     "inlet",
+    "lane_numbers",
     "members_consumer",
     "members_subject",
     "note_subject",
@@ -28,7 +29,7 @@ def stream_name(topic: str) -> str:
 
 
 def stream_subjects(topic: str) -> list[str]:
-    """What the stream takes: the topic's slots, and what is for one group, notes and schedules."""
+    """What the stream takes: the topic's slots, and what is only for one group, notes and schedules."""
     return [f"{topic}.*", f"{topic}.@.>"]
 
 
@@ -38,7 +39,7 @@ def inlet(topic: str, group: str) -> str:
 
 
 def note_subject(topic: str, group: str) -> str:
-    """Where a member that leaves notes what it has begun; stream sequence and handler starts follow."""
+    """Where a member that leaves notes what it has started; stream sequence and handler starts follow."""
     return f"{topic}.@.{group}.~"
 
 
@@ -51,6 +52,11 @@ def consumer_name(group: str, lane: int | None) -> str:
     """The consumer of one lane of an ordered group, or of an unordered group."""
     name = group.replace(".", "_")
     return name if lane is None else f"{name}@{lane}"
+
+
+def lane_numbers(lanes: int) -> list[int | None]:
+    """The ``lane`` of each consumer of a group with this many lanes; 0 lanes: an unordered group, whose one is None."""
+    return list(range(lanes)) or [None]
 
 
 def members_consumer(group: str) -> str:

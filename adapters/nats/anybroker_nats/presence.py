@@ -1,7 +1,7 @@
 """How many members a group has: each keeps one pull waiting at a consumer that never has a message.
 
-The lanes' own pulls do not tell: one that was given up is counted until it expires, and one that is answered at this
-moment is not. The consumer is made by the first member, and the server removes it a minute after the last.
+The pulls of the lanes do not say it: one that was given up is counted until it expires, and one that is being answered
+is not counted. The first member makes the consumer, and the server removes it a minute after the last one has left.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any, Final
 from anybroker.printable import logger
 
 from .client import RawClient
+from .commands import pull_command
 from .failures import ApiError, nats_errors
 from .link import Link
 from .names import members_consumer, members_subject, stream_name
@@ -21,20 +22,20 @@ __all__ = ["Presence"]
 _log = logger("anybroker.nats")
 
 _WAIT: Final = 5.0
-"""Seconds that a pull waits: so long is a member counted whose connection has vanished without a word."""
+"""Seconds that a pull waits, and for which a member is counted whose connection has vanished silently."""
 _LATE: Final = 0.5
-"""Seconds after which a pull is over even though nothing has said so."""
+"""Seconds after which a pull counts as over though its end was not told."""
 _KEPT: Final = 60.0
 """Seconds that the server keeps the consumer without members."""
 _GONE: Final = 404
 
 
 class Presence:
-    """This member's pull, and the count of all. Never two pulls at once, so never more members than there are; for a
-    moment perhaps fewer, after which nobody gives a lane away."""
+    """This member's pull, and the count of all. There are never two pulls at once, so the count is never too high. For
+    a moment it may be too low, which only means that no lane is given away then."""
 
     def __init__(self, link: Link, client: RawClient, topic: str, group: str, inbox: bytes) -> None:
-        """``inbox``: the subject for the end of a pull; who listens there calls :meth:`ended`."""
+        """``inbox``: the subject for the end of a pull, of which :meth:`ended` is told."""
         self._link = link
         self._client = client
         self._topic = topic
@@ -43,13 +44,13 @@ class Presence:
         self._name = members_consumer(group)
         self._inbox = inbox
         self._until = 0.0
-        """When the pull ends by itself; in the past: there is none."""
+        """When the pull ends by itself; no pull is waiting if that is past."""
 
     async def join(self) -> None:
-        """Be counted from now on. Where the consumer cannot be made now, :meth:`count` tries again."""
+        """Be counted from now on. If the consumer cannot be made now, :meth:`count` tries again."""
         try:
             await self._make()
-        except Exception as exc:  # noqa: BLE001 - whatever it was: count() says it
+        except Exception as exc:  # noqa: BLE001 - count() raises it again
             _log.debug("the members of %r of %r cannot be counted yet: %s", self._group, self._topic, exc)
         self._pull()
 
@@ -74,18 +75,11 @@ class Presence:
         if now < self._until:
             return
         body = b'{"batch":1,"expires":%d}' % int(_WAIT * 1e9)
-        command = b"PUB $JS.API.CONSUMER.MSG.NEXT.%b.%b %b %d\r\n%b\r\n" % (
-            self._stream.encode(),
-            self._name.encode(),
-            self._inbox,
-            len(body),
-            body,
-        )
-        if self._client.write(command):
+        if self._client.write(pull_command(self._stream, self._name, self._inbox, body)):
             self._until = now + _WAIT + _LATE
 
     def ended(self, status: bytes) -> None:
-        """The server's word that the pull is over. What was refused is asked for again by the next count."""
+        """The server says that the pull is over. One that was refused is sent again by the next count."""
         self._until = 0.0
         if status.startswith(b"408"):
             self._pull()
@@ -104,5 +98,5 @@ class Presence:
         waiting = int(info["num_waiting"])
         if asyncio.get_running_loop().time() < self._until:
             return max(1, waiting)
-        self._pull()  # it was not there when the server counted
+        self._pull()  # it was not waiting when the server counted
         return waiting + 1

@@ -9,9 +9,10 @@ from typing import Any, Final, Literal
 from nats.aio.msg import Msg
 
 from anybroker.adapter import Foreign, Inbound, Lane, Outbound
-from anybroker.cloudevents import HeaderBinding, TransportNames
-from anybroker.cloudevents.percent import percent_decode
+from anybroker.cloudevents import HeaderBinding, TransportNames, percent_decode
 from anybroker.errors import InvalidEvent
+
+from .unreadable import Fields, read_odd_block
 
 __all__ = ["Wire"]
 
@@ -21,18 +22,14 @@ _PREFIX: Final = "ce-"
 _NATS: Final = "nats-"
 """Headers that instruct the server, or that it adds. Sent again they would do it again, or be refused."""
 _INLET: Final = b".@."
-"""In the subject of what was sent to one group; no topic's or group's name has it."""
+"""In the subject of what was sent to one group; no name of a topic or group contains it."""
 _UNSAFE: Final = re.compile(r'[\x00-\x1f\x7f%"]|^ | $')
-"""What clients cut off a header's value, and what :func:`percent_decode` would take for its own."""
-_find: Final = re.compile(r"(?<=\r\n)([!-9;-~]+): ?([^\r\n]*)\r\n").findall
-_escape_name: Final = re.compile(rb"[^!-9;-~]").sub
-_escape_value: Final = re.compile(rb"[\r\n]").sub
-_UNNAMED: Final = "x-unnamed"
-"""What a line is called that has no name, or no colon."""
+"""What clients cut off a header's value, and what :func:`percent_decode` would decode."""
+_find_fields: Final = re.compile(r"(?<=\r\n)([!-9;-~]+): ?([^\r\n]*)\r\n").findall
 
 
 class Wire:
-    """Both directions. One for each adapter: it keeps what it has learned of header names, bounded."""
+    """Both directions. One for each adapter: it remembers the names of headers, a bounded number of them."""
 
     def __init__(self, content_mode: Literal["binary", "structured"] = "binary") -> None:
         self._binding = HeaderBinding(
@@ -42,13 +39,13 @@ class Wire:
         self._names = TransportNames((_PREFIX, _NATS), ("anybroker-data",))
 
     def write(self, outbound: Outbound, control: str, other: bool = False) -> tuple[bytes, bytes]:
-        """The block of headers and the body; ``control`` is lines of NATS's own headers, each with its line's end. They
-        come first, and the server takes the first of a name. ``other``: in the content mode that is not set.
+        """The block of headers and the body. ``control``: lines of NATS's own headers, each with its line break. They
+        come first, because the server takes the first of a name. ``other``: in the content mode that is not set.
 
-        Header values of an event are percent-encoded, our own transport headers too; others go as they are. A foreign
-        message keeps its headers byte for byte; a transport header of the same name gives way. One without transport
-        headers has none of NATS's either, and an empty block if it has no headers at all. Raises ValueError for a
-        header that NATS cannot carry.
+        Header values of an event are percent-encoded, and so are our own transport headers; others are not. A foreign
+        message keeps its headers byte for byte, and a transport header of the same name is left out. Without transport
+        headers it gets none of NATS's either, and no block where it has no headers. Raises ValueError for a header that
+        NATS cannot carry.
         """
         event = outbound.event
         extra = outbound.headers
@@ -67,18 +64,18 @@ class Wire:
         own = [(name, value or b"") for name, value in event.headers if not name.lower().startswith((_NATS, _OURS))]
         for name, value in own:
             _check(name, value)
-        there = {name.lower() for name, _ in own}
-        if extra is None:  # it was too large with anything beside it: not a byte more than it came with
+        taken = {name.lower() for name, _ in own}
+        if extra is None:  # it was too large with anything beside it: not a byte may be added
             lines = [b"%b:%b%b\r\n" % (name.encode(), b" " * value.startswith(b" "), value) for name, value in own]
             return _LINE + b"".join(lines) + b"\r\n" if lines else b"", event.body or b""
         lines = [b"%b: %b\r\n" % (name.encode(), value) for name, value in own]
-        lines += [_line(name, text).encode() for name, text in extra.items() if name not in there]
+        lines += [_line(name, text).encode() for name, text in extra.items() if name not in taken]
         return _LINE + control.encode() + b"".join(lines) + b"\r\n", event.body or b""
 
     def read(
         self, client: Any, subject: bytes, reply: bytes, body: bytes, block: bytes | None, lane: Lane, position: int
     ) -> Inbound:
-        """One delivery; ``raw`` is nats-py's ``Msg``. What is no CloudEvent comes as a Foreign; nothing is raised."""
+        """One delivery; ``raw`` is nats-py's ``Msg``. What is not a CloudEvent is read as a Foreign. Raises nothing."""
         headers, text = _fields(block)
         inlet = _INLET in subject
         raw = Msg(client, subject.decode(errors="replace"), reply.decode(), body, dict(text))
@@ -91,67 +88,43 @@ class Wire:
         return Inbound(event, lane, position, event.key, self._extra(text), raw, inlet=inlet)
 
     def _extra(self, headers: list[tuple[str, str]]) -> dict[str, str]:
-        """The transport headers: those that are no attributes and not the server's."""
+        """The transport headers: those that are neither attributes nor the server's."""
         names = self._names
         return {
-            known: _decoded(value) if "%" in value and known.startswith(_OURS) else value
+            header: _decoded(value) if "%" in value and header.startswith(_OURS) else value
             for name, value in headers
-            if (known := names[name])
+            if (header := names[name])
         }
 
 
-def _fields(block: bytes | None) -> tuple[list[tuple[str, Any]], list[tuple[str, str]]]:
-    """Names and values of a block of headers, in order: as they are (bytes, where one is not UTF-8), and as text."""
+def _fields(block: bytes | None) -> tuple[Fields, list[tuple[str, str]]]:
+    """Names and values of a block of headers, in order: as they are, and as text."""
     if not block:
         return [], []
     try:
         text = block.decode()
     except UnicodeDecodeError:
-        return _odd_fields(block)
-    found = _find(text)
-    if len(found) != text.count("\r\n") - 2 or not text.startswith("NATS/1.0"):
-        return _odd_fields(block)
-    return found, found
-
-
-def _odd_fields(block: bytes) -> tuple[list[tuple[str, Any]], list[tuple[str, str]]]:
-    """The same of a block with lines that no client writes; the server looks at none of it. Nothing is left out: what
-    may not stand in a name, or would end a line, is percent-encoded."""
-    first, *lines = block.split(b"\r\n")
-    if not first.startswith(b"NATS/1.0"):
-        lines.insert(0, first)
-    found: list[tuple[str, Any]] = []
-    for line in filter(None, lines):
-        name, colon, value = line.partition(b":")
-        if not colon:
-            name, value = b"", line
-        known = _escape_name(_percent, name).decode() or _UNNAMED
-        value = _escape_value(_percent, value.removeprefix(b" "))
-        try:
-            found.append((known, value.decode()))
-        except UnicodeDecodeError:
-            found.append((known, value))
-    return found, [(name, value if isinstance(value, str) else value.decode(errors="replace")) for name, value in found]
-
-
-def _percent(found: re.Match[bytes]) -> bytes:
-    return b"%%%02X" % ord(found[0])
+        return read_odd_block(block)
+    fields = _find_fields(text)
+    if len(fields) != text.count("\r\n") - 2 or not text.startswith("NATS/1.0"):
+        return read_odd_block(block)
+    return fields, fields
 
 
 def _line(name: str, text: str) -> str:
     if name.startswith(_OURS):
-        # No more than has to be: three bytes for each one of an error in Russian do not fit beside a large event.
-        text = _UNSAFE.sub(lambda found: f"%{ord(found[0]):02X}", text)
+        # As little as possible: an error in Russian with three bytes for each one does not fit beside a large event.
+        text = _UNSAFE.sub(lambda match: f"%{ord(match[0]):02X}", text)
     _check(name, text)
     return f"{name}: {text}\r\n"
 
 
 def _check(name: str, value: str | bytes) -> None:
-    """The two characters that end a line; and a name ends at its colon."""
+    """ValueError for what would end the line, or the name before its colon."""
     lines = isinstance(value, str) and ("\r" in value or "\n" in value)
     lines = lines or (isinstance(value, bytes) and (b"\r" in value or b"\n" in value))
     if lines or not name or not name.isascii() or not name.isprintable() or ":" in name or " " in name:
-        raise ValueError(f"the header {name!r} has a line's end, or a name that is not in printable ASCII")
+        raise ValueError(f"the header {name!r} has a line break, or a name that is not printable ASCII")
 
 
 def _decoded(text: str) -> str:

@@ -17,6 +17,7 @@ from anybroker.adapter import (
     SubscriptionSpec,
     TopicSpec,
     Topology,
+    number_of,
 )
 from anybroker.capabilities import Acknowledgement, Capabilities, Support
 from anybroker.errors import ConfigError, Unavailable
@@ -32,13 +33,13 @@ from .wire import Wire
 __all__ = ["RabbitmqAdapter"]
 
 _COUNTS_ACQUIRED = (4, 3)
-"""The first server that counts every hand-over, in a header of its own."""
+"""The first version that counts every delivery, in another header."""
 _OLDEST = (3, 10)
 """The first version whose quorum queues know a message's time to live and dead-letter at least once."""
 
 
 class RabbitmqAdapter:
-    """See :class:`anybroker.adapter.Adapter`, and the README for what is what in RabbitMQ."""
+    """See :class:`anybroker.adapter.Adapter`, and the README for the mapping to RabbitMQ."""
 
     Settings: ClassVar[type[AdapterSettings]] = RabbitmqSettings
     capabilities = Capabilities(
@@ -72,8 +73,8 @@ class RabbitmqAdapter:
 
     @property
     def native(self) -> Any:
-        """aio_pika's connection that consumes and declares. Open channels of your own on it, but do not publish there:
-        a broker short of memory or disk stops reading from connections that publish, and acknowledgements with them."""
+        """aio_pika's connection that consumes and declares. Open your own channels on it, but do not publish there: a
+        broker short of memory or disk stops reading from connections that publish, acknowledgements included."""
         if self._consume.native is None:
             raise Unavailable("the RabbitMQ adapter is not connected")
         return self._consume.native
@@ -83,7 +84,7 @@ class RabbitmqAdapter:
         await self._consume.connect()
         try:
             version = str((await self._consume.transport()).server_properties.get("version", ""))
-            major, minor, *_ = (*(int(part) if part.isdigit() else 0 for part in version.split(".")), 0, 0)
+            major, minor, *_ = (*(number_of(part, 4) or 0 for part in version.split(".")), 0, 0)
             if (major, minor) < _OLDEST:
                 raise ConfigError("url", f"the server is RabbitMQ {version or '(unknown)'}", "Use 3.10 or newer.")
         except BaseException:
@@ -92,7 +93,7 @@ class RabbitmqAdapter:
         if (major, minor) >= _COUNTS_ACQUIRED:
             self._wire.counters |= {"x-acquired-count"}
         if major >= 4 and self._settings.delivery_limit == "argument":
-            self._limit = -1  # 4.0 drops a message that was given back 20 times; before, -1 meant none at all
+            self._limit = -1  # 4.0 drops a message that was given back 20 times; before, -1 allowed no redelivery
 
     async def declare(self, topology: Topology, mode: Literal["create", "verify"], /) -> None:
         """See :meth:`anybroker.adapter.Adapter.declare`. Exchanges, queues and bindings."""
@@ -108,7 +109,7 @@ class RabbitmqAdapter:
                 self._declared[topic.name, group.name] = replace(topic, groups=(group,))
 
     async def open_sender(self) -> RabbitmqSender:
-        """See :meth:`anybroker.adapter.Adapter.open_sender`. On a connection of its own."""
+        """See :meth:`anybroker.adapter.Adapter.open_sender`. It has a connection to itself."""
         sender = RabbitmqSender(
             self._publish,
             self._consume,
@@ -122,7 +123,7 @@ class RabbitmqAdapter:
 
     async def open_receiver(self, subscription: SubscriptionSpec, listener: LaneListener, /) -> RabbitmqReceiver:
         """See :meth:`anybroker.adapter.Adapter.open_receiver`. Lanes come afterwards, with their first deliveries, or
-        all at once to the only member; as many as the group has (another number was refused by ``declare``)."""
+        all at once to the only member. There are as many as the group has: ``declare`` refused another number."""
         lanes = await self._lanes_of(subscription)
         receiver = RabbitmqReceiver(
             self._consume,
@@ -143,26 +144,26 @@ class RabbitmqAdapter:
         return receiver
 
     async def _lanes_of(self, subscription: SubscriptionSpec) -> int:
-        """How many lanes the group has, all of which are there; made again, where some were deleted."""
+        """How many lanes the group has. Queues that were deleted are made again, if this Bus may make any."""
         topic, name = subscription.topic, subscription.group
         group = GroupSpec(name, subscription.ordered)
-        found = await topologies.find_group(self._consume, topic, group, subscription.lanes, None)
+        existing = await topologies.find_group(self._consume, topic, group, subscription.lanes, None)
         declared = self._declared.get((topic, name))
-        if found.missing and self._makes and declared is not None:
+        if existing.missing and self._makes and declared is not None:
             await topologies.declare_topic(self._consume, declared, self._limit)
-            found = await topologies.find_group(self._consume, topic, group, found.lanes, None)
-        found.check()
-        return found.lanes
+            existing = await topologies.find_group(self._consume, topic, group, existing.lanes, None)
+        existing.check()
+        return existing.lanes
 
     async def backlog(self, topic: str, group: str, /) -> Backlog:
         """See :meth:`anybroker.adapter.ReportsBacklog.backlog`. ``in_flight`` is what this Bus has in flight: AMQP
-        tells how many messages are ready, and not how many other members hold."""
+        tells how many messages are ready, but not how many other members hold."""
         declared = self._declared.get((topic, group))
         waiting = await topologies.backlog(
             self._consume, topic, group, declared.lanes if declared is not None else DEFAULT_LANES
         )
-        mine = [each for each in self._receivers if (each.spec.topic, each.spec.group) == (topic, group)]
-        return Backlog(waiting, sum(receiver.in_flight for receiver in mine))
+        ours = [each for each in self._receivers if (each.spec.topic, each.spec.group) == (topic, group)]
+        return Backlog(waiting, sum(receiver.in_flight for receiver in ours))
 
     async def close(self) -> None:
         """See :meth:`anybroker.adapter.Adapter.close`."""

@@ -1,5 +1,5 @@
-"""AMQP 0-9-1 frames as bytes, for the hot path: a fifth of the time of pamqp's general encoder, which also cuts header
-names at 128 bytes and takes no bytes as a header's value."""
+"""AMQP 0-9-1 frames as bytes, for the hot path: this takes a fifth of the time of pamqp's general encoder, which also
+cuts header names at 128 bytes and does not take bytes as a header's value."""
 
 from __future__ import annotations
 
@@ -14,16 +14,22 @@ from pamqp.encode import encode_table_value
 
 __all__ = [
     "ACK",
+    "FRAME",
+    "LENGTH",
     "NACK",
+    "PERSISTENT",
     "REJECT",
+    "TIME",
     "body_frames",
     "field",
     "field_name",
     "header_frame",
     "moment",
     "native_table",
+    "native_value",
     "publish_frame",
     "settle_frame",
+    "short",
     "table",
 ]
 
@@ -31,21 +37,30 @@ ACK: Final = 80
 REJECT: Final = 90
 NACK: Final = 120
 
-_FRAME: Final = Struct(">BHI")
+FRAME: Final = Struct(">BHI")
+"""How each frame begins: its type, its channel, the bytes of its payload."""
+LENGTH: Final = Struct(">I")
+TIME: Final = Struct(">Q")
+PERSISTENT: Final = b"\x02"
+"""The delivery mode of what outlives a restart of the broker."""
 _HEADER: Final = Struct(">BHIHHQH")
 _SETTLE: Final = Struct(">BHIHHQBB")
-_LENGTH: Final = Struct(">I")
-_TIME: Final = Struct(">Q")
 _DOUBLE: Final = Struct(">d")
 _BASIC: Final = 60
 _END: Final = b"\xce"
+
+
+def short(text: str) -> bytes:
+    """A short string; what does not fit into its 255 bytes is cut off."""
+    encoded = text.encode()[:255]
+    return bytes((len(encoded),)) + encoded
 
 
 def field_name(name: str) -> bytes:
     """A header's name in front of its value; ValueError for one of more than 255 bytes."""
     encoded = name.encode()
     if len(encoded) > 255:
-        raise ValueError(f"its name has {len(encoded)} bytes, and 255 is the most")
+        raise ValueError(f"its name has {len(encoded)} bytes, and AMQP takes 255")
     return bytes((len(encoded),)) + encoded
 
 
@@ -55,38 +70,39 @@ def field(name: str) -> bytes:
 
 
 def table(fields: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """A table of strings: what :func:`field` made of the name, and the value."""
-    pack = _LENGTH.pack
+    """A table of strings: what :func:`field` makes of each name, and the value."""
+    pack = LENGTH.pack
     joined = b"".join([part for name, value in fields for part in (name, pack(len(value)), value)])
     return pack(len(joined)) + joined
 
 
 def native_table(values: Mapping[str, Any]) -> bytes:
     """A table of values of any of AMQP's types, as aiormq reads them."""
-    joined = b"".join([field_name(name) + _native(value) for name, value in values.items()])
-    return _LENGTH.pack(len(joined)) + joined
+    joined = b"".join([field_name(name) + native_value(value) for name, value in values.items()])
+    return LENGTH.pack(len(joined)) + joined
 
 
-def _native(value: Any) -> bytes:
+def native_value(value: Any) -> bytes:
+    """A value of any of AMQP's types, with its type's code."""
     if isinstance(value, str | bytes):
         encoded = value.encode() if isinstance(value, str) else value
-        return b"S" + _LENGTH.pack(len(encoded)) + encoded
+        return b"S" + LENGTH.pack(len(encoded)) + encoded
     if isinstance(value, float):  # pamqp would write 32 bits of it
         return b"d" + _DOUBLE.pack(value)
     if isinstance(value, Mapping):
         return b"F" + native_table(value)
     if isinstance(value, list):
-        joined = b"".join([_native(item) for item in value])
-        return b"A" + _LENGTH.pack(len(joined)) + joined
+        joined = b"".join([native_value(item) for item in value])
+        return b"A" + LENGTH.pack(len(joined)) + joined
     if isinstance(value, datetime):
         return b"T" + moment(value)
     return encode_table_value(value)
 
 
 def moment(value: datetime) -> bytes:
-    """A time, in seconds; in milliseconds where it has such, as pamqp reads them and does not write them."""
+    """A time in seconds, or in milliseconds where it has any: pamqp reads both, but writes seconds only."""
     seconds = value.timestamp()
-    return _TIME.pack(round(seconds * 1000) if value.microsecond else round(seconds))
+    return TIME.pack(round(seconds * 1000) if value.microsecond else round(seconds))
 
 
 def publish_frame(channel: int, exchange: str, routing_key: str) -> bytes:
@@ -105,7 +121,7 @@ def body_frames(channel: int, body: bytes, largest: int) -> list[bytes]:
     frames: list[bytes] = []
     for at in range(0, len(body), largest):
         part = body[at : at + largest]
-        frames += (_FRAME.pack(3, channel, len(part)), part, _END)
+        frames += (FRAME.pack(3, channel, len(part)), part, _END)
     return frames
 
 

@@ -1,4 +1,4 @@
-"""One connection to RabbitMQ, made again when it is asked for after it was lost."""
+"""One connection to RabbitMQ, which is made again on demand after it was lost."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from aiormq.channel import Channel
 from aiormq.connection import Connection
 
 from anybroker.errors import AnybrokerError, Unavailable
+from anybroker.kit.client_logs import quiet
 from anybroker.kit.tls import tls_refusal
 from anybroker.printable import logger
 
 from .failures import CLIENT_ERRORS, amqp_errors, check_cancelled, connect_failure
-from .unreadable import ReadableTransport
+from .transport import ReadableTransport
 
 __all__ = ["Link", "end_channel"]
 
 _log = logger("anybroker.rabbitmq")
 
 _CLOSE = 3.0
-"""Seconds that RabbitMQ has to answer the end of a channel or connection; what it does not answer ends by itself."""
+"""Seconds that RabbitMQ has to confirm that a channel or connection is closed; without an answer it is dropped."""
 
 
 async def end_channel(channel: Channel) -> None:
@@ -32,12 +33,12 @@ async def end_channel(channel: Channel) -> None:
     try:
         await channel.close(timeout=_CLOSE)
     except (asyncio.CancelledError, *CLIENT_ERRORS):
-        pass  # it ends with its connection; aiormq cancels what waits on one that is lost meanwhile
+        pass  # it ends with its connection; aiormq cancels calls on a connection that is lost meanwhile
     check_cancelled()
 
 
 class _Connection(aio_pika.Connection):
-    """One whose reader does not end of a message that it cannot read."""
+    """One whose reader survives a message that it cannot read."""
 
     blocked: ClassVar[Callable[[str | None], None]]
 
@@ -47,8 +48,8 @@ class _Connection(aio_pika.Connection):
 
 
 class Link:
-    """A connection of its own: RabbitMQ stops reading from one that publishes while memory or disk run out, and
-    acknowledgements must not wait behind that."""
+    """One connection. A Bus has two: RabbitMQ stops reading from one that publishes while memory or disk run out, and
+    acknowledgements must not wait for that."""
 
     def __init__(
         self, servers: Sequence[tuple[str, int]], options: dict[str, Any], connect_timeout: float, timeout: float
@@ -62,7 +63,7 @@ class Link:
         self._closed = False
         self._class = type("_Connection", (_Connection,), {"blocked": staticmethod(self._blocked)})
         self.hindrance: str | None = None
-        """Why the broker reads nothing from this connection now, as long as it is so."""
+        """Why the broker reads nothing from this connection now; None while it reads."""
 
     def _blocked(self, why: str | None) -> None:
         if why is not None:
@@ -74,11 +75,12 @@ class Link:
 
     @property
     def native(self) -> AbstractConnection | None:
-        """aio_pika's connection; None before the first and after the last."""
+        """aio_pika's connection; None before the first one, and once closed."""
         return self._connection
 
     async def connect(self) -> None:
         """Connect, if there is no open connection. Raises what :func:`connect_failure` says of the last server."""
+        quiet("aio_pika", "aiormq")
         async with self._lock:
             if self._closed:
                 raise Unavailable("the RabbitMQ adapter is closed")
@@ -103,13 +105,13 @@ class Link:
                 if context is not None and isinstance(failure, Unavailable) and not isinstance(exc, TimeoutError):
                     failure = await tls_refusal(host, port, context) or failure
             else:
-                self.hindrance = None  # of the last connection; this one is told when it publishes
+                self.hindrance = None  # that was the last connection's; the broker tells this one when it publishes
                 return connection
         assert failure is not None
         raise failure
 
     async def transport(self) -> Connection:
-        """The open connection of aiormq, which aio_pika stands on. Raises ``Unavailable``."""
+        """The open connection of aiormq, which aio_pika is built on. Raises ``Unavailable``."""
         connection = self._connection
         if connection is None or not _transport(connection).is_opened:
             try:
@@ -153,7 +155,7 @@ class Link:
             closing = asyncio.ensure_future(connection.close())
             await asyncio.wait({closing}, timeout=_CLOSE)
             if not closing.cancel() and not closing.cancelled():
-                closing.exception()  # looked at: what is closed has nothing more to say
+                closing.exception()  # asyncio would log it; the connection is closed either way
 
 
 def _transport(connection: AbstractConnection) -> Connection:

@@ -16,7 +16,7 @@ def lane_queue(topic: str, group: str, lane: int) -> str:
 
 
 def notes_queue(topic: str, group: str, lane: int) -> str:
-    """Where a member that leaves notes what it has begun."""
+    """Where a leaving member notes handler starts."""
     return f"{topic}:{group}:{lane}:notes"
 
 
@@ -26,5 +26,5 @@ def members_queue(topic: str, group: str) -> str:
 
 
 def marker_exchange(topic: str, group: str, ordered: bool, lanes: int) -> str:
-    """Takes what comes under a routing key that is no slot. Its name says what kind of group this is."""
+    """Takes messages whose routing key is not a slot. Its name says what kind of group this is."""
     return f"{topic}:{group}:lanes-{lanes}" if ordered else f"{topic}:{group}:unordered"

@@ -1,12 +1,11 @@
-"""Handler starts that a clean leave must not forget: RabbitMQ gives a message back as it was, with no room for a count.
+"""Handler starts that a clean leave must not forget (see :mod:`anybroker.kit.start_notes`).
 
-Who leaves a lane while events of it are unfinished writes a note beside its queue; who gets the lane next reads it. The
-note's queue is made when it is needed, and is gone a day later. Losing a note makes attempts start again, no more.
+A member that leaves a lane with unfinished events writes a note beside its queue; the member that gets the lane next
+reads it. The note's queue is made when it is needed, and is gone a day later.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any, Final
@@ -14,8 +13,9 @@ from typing import Any, Final
 from aiormq.exceptions import ChannelNotFoundEntity
 from pamqp.commands import Basic
 
-from anybroker.adapter import Foreign, Inbound, count_of
+from anybroker.adapter import Foreign, Inbound
 from anybroker.errors import Unavailable
+from anybroker.kit.start_notes import format_starts, parse_starts
 from anybroker.printable import logger
 
 from .link import Link
@@ -27,17 +27,17 @@ _log = logger("anybroker.rabbitmq")
 _EXPIRES: Final = 24 * 60 * 60 * 1000
 """Milliseconds without use until the broker deletes the queue."""
 _MOST: Final = 100
-"""Notes that are read, where one is usual: whoever may publish may put more there, and faster than they are read."""
+"""Notes that are read, where one is usual: another program may write more, and faster than they are read."""
 
 
 def note_key(inbound: Inbound) -> str | None:
-    """What an event is called in a note; None for what is no event. A hash of the whole message: another one of its
-    source and id must not get its starts."""
+    """What an event is called in a note; None for a message that is not an event. A hash of the whole message: another
+    one with the same source and id must not get its starts."""
     event = inbound.event
     if isinstance(event, Foreign):
         return None
-    named = repr((event.source, event.id, inbound.raw.header.properties.message_id))
-    hashed = blake2b(named.encode(), digest_size=16)  # repr escapes what cannot be encoded
+    ids = repr((event.source, event.id, inbound.raw.header.properties.message_id))
+    hashed = blake2b(ids.encode(), digest_size=16)  # repr escapes what cannot be encoded
     hashed.update(inbound.raw.body)
     return hashed.hexdigest()
 
@@ -50,7 +50,7 @@ async def write_note(link: Link, queue: str, starts: Mapping[str, int]) -> None:
         arguments: dict[str, Any] = {"x-queue-type": "quorum", "x-expires": _EXPIRES}
         await channel.queue_declare(queue, durable=True, arguments=arguments)
         properties = Basic.Properties(delivery_mode=2, content_type="application/json")
-        body = json.dumps(starts).encode()
+        body = format_starts(starts).encode()
         await channel.basic_publish(body, routing_key=queue, properties=properties, timeout=link.timeout)
 
 
@@ -63,22 +63,14 @@ async def read_notes(link: Link, queue: str) -> dict[str, int]:
         except ChannelNotFoundEntity:
             return starts
         for _ in range(_MOST):
-            found = await channel.basic_get(queue, no_ack=True, timeout=link.timeout)
-            if not isinstance(found.delivery, Basic.GetOk):
+            message = await channel.basic_get(queue, no_ack=True, timeout=link.timeout)
+            if not isinstance(message.delivery, Basic.GetOk):
                 return starts
-            starts |= _note(queue, found.body)
+            noted = parse_starts(message.body)
+            if noted is None:
+                _log.warning("%s: a message that is not one of our notes was dropped; attempts may start again", queue)
+            else:
+                starts |= noted
         _log.warning("%s: more than %d notes: all others are dropped, and attempts may start again", queue, _MOST)
         await channel.queue_purge(queue, timeout=link.timeout)
         return starts
-
-
-def _note(queue: str, body: bytes) -> dict[str, int]:
-    """What one says; nothing, with a warning, where anybody else wrote it."""
-    try:
-        starts = json.loads(body)
-        if isinstance(starts, dict) and all(type(count) is int and count_of(count) for count in starts.values()):
-            return starts
-    except (ValueError, RecursionError):
-        pass
-    _log.warning("%s: a message that is not one of our notes was dropped; attempts may start again", queue)
-    return {}

@@ -11,6 +11,7 @@ from aiormq.channel import Channel
 
 from anybroker.adapter import Ack, Inbound, Lane, LaneListener, Release, Settlement, SubscriptionSpec
 from anybroker.errors import AnybrokerError, BrokerError, LeaseLost, Unavailable
+from anybroker.kit.waker import Waker
 from anybroker.printable import logger
 
 from .failures import amqp_errors, closing_reason, said
@@ -25,11 +26,11 @@ __all__ = ["RabbitmqReceiver"]
 _log = logger("anybroker.rabbitmq")
 
 _CLAIM = 1.0
-"""Seconds between two looks at whether this is the only member, while some lane has nothing to tell by whose it is."""
+"""Seconds between two checks whether this is the only member, while a lane without a delivery may be anybody's."""
 
 
 class _Consumer:
-    """One lane's queue, consumed on a channel of its own. Given back, the lane gets another consumer."""
+    """One lane's queue, consumed on its own channel. A lane that was given back gets another consumer."""
 
     __slots__ = ("begun", "buffer", "channel", "lane", "leaving", "notes", "number", "tag", "unsettled")
 
@@ -38,14 +39,14 @@ class _Consumer:
         self.channel = channel
         self.tag = ""
         self.lane: Lane | None = None
-        """None until it is known that the lane is ours: by its first delivery, or because there is no other member."""
+        """None until the lane is known to be ours: by its first delivery, or because there is no other member."""
         self.begun = False
-        """Whether what the last member noted is read, so that the first delivery may be handed out."""
+        """Whether the last member's notes are read, so that the first delivery may be handed out."""
         self.buffer: deque[DeliveredMessage] = deque()
         self.unsettled: dict[int, bool] = {}
-        """Delivery tags that the core has, in order. False: released, and goes back when the channel is closed."""
+        """Tags of the deliveries that the core has, in order. False: released, goes back when the channel is closed."""
         self.notes: dict[str, int] = {}
-        """Handler starts of events that are not finished: what the last member has noted, and what we have to."""
+        """Handler starts of events that are not finished: those that the last member noted, and those to note."""
         self.leaving = False
 
 
@@ -53,8 +54,8 @@ class RabbitmqReceiver:
     """See :class:`anybroker.adapter.Receiver`.
 
     Ordered: a queue with a single active consumer for each lane, which is ours until the channel is closed. A delivery
-    is never given back by itself, which would put it behind newer ones. Unordered: one queue shared by all members, and
-    each delivery can be given back.
+    is never given back alone, which would put it behind newer ones. Unordered: one queue shared by all members; each
+    delivery can be given back.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class RabbitmqReceiver:
         self._members: Channel | None = None
         self._turn = 0
         self._claim_at = 0.0
-        self._waiter: asyncio.Future[None] | None = None
+        self._waker = Waker()
         self._failure: BrokerError | None = None
         self._stopped = False
         self._closed = False
@@ -90,7 +91,7 @@ class RabbitmqReceiver:
         with amqp_errors(f"joining the group {self.spec.group!r} of {self.spec.topic!r}"):
             self._members = members = await self._link.channel()
             members.closing.add_done_callback(self._closed_by)
-            # First, so that members that join together know of each other before they share out the lanes.
+            # First, so that members that join at the same time know of each other before they share the lanes.
             await members.basic_consume(
                 members_queue(self.spec.topic, self.spec.group), _nothing, no_ack=True, timeout=self._link.timeout
             )
@@ -98,16 +99,17 @@ class RabbitmqReceiver:
                 await self._consume(number)
 
     async def _consume(self, number: int) -> None:
-        """Queue up for a lane, behind the members that have or want it already."""
+        """Queue up for a lane, behind the members that have it or wait for it."""
         timeout = self._link.timeout
         channel = await self._link.channel()
         consumer = self._consumers[number] = _Consumer(number, channel)
+        wake = self._waker.wake
         channel.closing.add_done_callback(lambda closing: None if consumer.leaving else self._closed_by(closing))
         channel.on_consumer_cancel_callbacks.add(lambda _: self._fail(Unavailable("RabbitMQ has cancelled a consumer")))
 
         async def deliver(message: DeliveredMessage) -> None:
             consumer.buffer.append(message)
-            self._wake()
+            wake()
 
         await channel.basic_qos(prefetch_count=self._prefetch, timeout=timeout)
         queue = lane_queue(self.spec.topic, self.spec.group, number)
@@ -131,19 +133,13 @@ class RabbitmqReceiver:
                 self._claim_at = now + _CLAIM
                 await self._claim()
                 continue
-            left = end - now
-            if left <= 0:
+            if now >= end:
                 break
-            waiter = self._waiter = loop.create_future()
-            timer = loop.call_later(left, self._wake)
-            try:
-                await waiter
-            finally:
-                timer.cancel()
+            await self._waker.wait(end)
         return ()
 
     async def _begin(self, consumer: _Consumer) -> None:
-        """The broker has sent us the lane's first delivery: the lane is ours, and no other member has an older one."""
+        """The broker has sent the lane's first delivery: the lane is ours, and no other member has an older one."""
         topic, group = self.spec.topic, self.spec.group
         if not self.spec.ordered or consumer.buffer[0].redelivered:  # in order, what was given back comes first
             try:
@@ -154,7 +150,7 @@ class RabbitmqReceiver:
         self._assign(consumer)
 
     async def _claim(self) -> None:
-        """The only member has every lane, also those from which nothing has come: the broker tells nobody."""
+        """The only member has every lane, even those from which nothing has come: the broker does not tell."""
         if not self.spec.ordered or await self.members() == 1:
             for consumer in self._consumers.values():
                 self._assign(consumer)
@@ -192,15 +188,10 @@ class RabbitmqReceiver:
                 break
         return batch
 
-    def _wake(self) -> None:
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
-
     # -------------------------------------------------------------------------------------------------- settling
 
     async def settle(self, batch: Sequence[Settlement], /) -> Sequence[BrokerError | None]:
-        """See :meth:`anybroker.adapter.Receiver.settle`. AMQP answers no acknowledgement: None means handed over."""
+        """See :meth:`anybroker.adapter.Receiver.settle`. AMQP does not answer acknowledgements: None means sent."""
         results: list[BrokerError | None] = []
         acks: dict[_Consumer, list[int]] = {}
         frames: dict[_Consumer, list[bytes]] = {}
@@ -211,7 +202,7 @@ class RabbitmqReceiver:
             tag = item.inbound.position
             unsettled = consumer.unsettled
             if unsettled.get(tag) is not True or consumer.leaving or consumer.channel.is_closed:
-                results.append(LeaseLost(f"a delivery of {item.inbound.lane.name} is settled, or not ours any more"))
+                results.append(LeaseLost(f"a delivery of {item.inbound.lane.name} is settled, or no longer ours"))
                 continue
             results.append(None)
             if isinstance(item, Release) and item.attempts and (key := note_key(item.inbound)) is not None:
@@ -257,7 +248,7 @@ class RabbitmqReceiver:
         return max(declared.consumer_count or 1, 1)
 
     async def give_back(self, lane: Lane, /) -> None:
-        """See :meth:`anybroker.adapter.Receiver.give_back`. Nobody else there: the lane comes back, as another one."""
+        """See :meth:`anybroker.adapter.Receiver.give_back`. Without other members the lane comes back, as a new one."""
         consumer = next((each for each in self._consumers.values() if each.lane is lane), None)
         if consumer is None or self._closed:
             return
@@ -278,7 +269,7 @@ class RabbitmqReceiver:
         self._fail(error)
 
     def _fail(self, error: AnybrokerError) -> BrokerError:
-        """This member is dead: every lane goes to another one, or comes back to the next receiver."""
+        """This member is dead: every lane goes to another member, or to the next receiver of this Bus."""
         failure = error if isinstance(error, BrokerError) else Unavailable(str(error))
         if self._failure is None and not self._closed:
             self._failure = failure
@@ -286,7 +277,7 @@ class RabbitmqReceiver:
             lanes = [consumer.lane for consumer in self._consumers.values() if consumer.lane is not None]
             if lanes:
                 self._listener.lost(lanes)
-            self._wake()
+            self._waker.wake()
         return failure
 
     async def _leave(self, consumer: _Consumer) -> None:
@@ -296,7 +287,7 @@ class RabbitmqReceiver:
             if consumer.notes and not consumer.channel.is_closed:
                 queue = notes_queue(self.spec.topic, self.spec.group, consumer.number)
                 await write_note(self._publish, queue, consumer.notes)
-        except AnybrokerError as exc:  # without the note attempts start again; the lane must not wait for that
+        except AnybrokerError as exc:  # attempts start again then; the lane must not wait for that
             _log.warning("%s/%s: handler starts are forgotten: %s", self.spec.topic, self.spec.group, exc)
         await end_channel(consumer.channel)
 
@@ -306,13 +297,13 @@ class RabbitmqReceiver:
         return sum(len(consumer.unsettled) + len(consumer.buffer) for consumer in self._consumers.values())
 
     async def stop(self) -> None:
-        """See :meth:`anybroker.adapter.Receiver.stop`. Unordered, what the core has not got goes back at once."""
+        """See :meth:`anybroker.adapter.Receiver.stop`. What an unordered group's buffer holds goes back at once."""
         if self._stopped:
             return
         self._stopped = True
-        self._wake()
+        self._waker.wake()
         if self.spec.ordered or self._failure is not None:
-            return  # a lane stays with the channel: a member that took it over now would overtake what is unsettled
+            return  # lanes stay with their channels: another member would overtake what is unsettled here
         for consumer in self._consumers.values():
             try:
                 with amqp_errors("leaving"):
@@ -332,11 +323,11 @@ class RabbitmqReceiver:
         self._on_closed(self)
         await asyncio.gather(*map(self._leave, self._consumers.values()))
         if self._members is not None:
-            await end_channel(self._members)  # last: who is not counted any more has no lane any more
+            await end_channel(self._members)  # last: a member that is no longer counted must not hold a lane
 
 
 async def _nothing(message: DeliveredMessage) -> None:
-    """The queue of members carries nothing."""
+    """The queue of members never has a message."""
 
 
 async def _write(channel: Channel, frames: list[bytes]) -> None:
@@ -346,14 +337,14 @@ async def _write(channel: Channel, frames: list[bytes]) -> None:
 
 
 def _give_back(consumer: _Consumer, tag: int, failed: bool) -> bytes:
-    """Reject after a failure, nack without one: the newest servers count only the first towards a delivery limit."""
+    """Reject after a failure, else nack: the newest servers count only rejects towards a delivery limit."""
     if failed:
         return settle_frame(REJECT, consumer.channel.number, tag, 1)
     return settle_frame(NACK, consumer.channel.number, tag, 2)
 
 
 def _acks(consumer: _Consumer, tags: list[int]) -> list[bytes]:
-    """One for all below the first that is unsettled, and one for each above it."""
+    """One frame for all tags below the first unsettled one, and one for each tag above it."""
     number = consumer.channel.number
     first = next(iter(consumer.unsettled), None)
     below = [tag for tag in tags if first is None or tag < first]

@@ -13,18 +13,18 @@ from typing import Any, Final, NamedTuple
 
 from aiormq.abc import ChannelFrame
 from aiormq.channel import Channel
-from aiormq.exceptions import ChannelAccessRefused, ChannelPreconditionFailed, PublishError
-from pamqp.commands import Basic
+from aiormq.exceptions import ChannelAccessRefused, PublishError
 
-from anybroker.adapter import SLOTS, Outbound, Receipt, Report, check_size, slot_of
-from anybroker.errors import BrokerError, ConfigError, EventTooLarge, PublishOutcomeUnknown, Rejected, Unavailable
+from anybroker.adapter import SLOTS, Outbound, Receipt, Report, check_size, slot_of, unwritable
+from anybroker.errors import BrokerError, ConfigError, EventTooLarge, Rejected, Unavailable
 from anybroker.printable import logger
 
-from .failures import CLIENT_ERRORS, check_cancelled, closing_reason, said
+from .failures import closing_reason, lost_before_confirmed, nacked, not_permitted, said, unrouted
 from .frames import body_frames, header_frame, publish_frame
-from .ladder import DUE, due_binding, make_rungs, rung_exchange, rungs_of
-from .link import Link, end_channel
+from .ladder import Ladder, rung_exchange, rungs_of
+from .link import Link
 from .names import group_exchange
+from .permissions import Permissions
 from .topology import is_there
 from .wire import Wire
 
@@ -39,17 +39,12 @@ _AROUND: Final = 8
 """Bytes of a frame that are not its payload."""
 _CONTENT_HEADER: Final = 14
 """Bytes of a content header before the properties, which all travel in one frame with it."""
-_BOUND: Final = 1.0
-"""Seconds for which the ladder's end, once bound to an exchange, counts as bound. An exchange that was deleted, and
-perhaps made again, has lost the binding: what falls off the ladder then is dropped, and RabbitMQ tells no one."""
-_REFUSED: Final = 1.0
-"""Seconds for which an exchange that this user may not publish to is not asked again."""
 _WRITE: Final = 65_536
 """Bytes that are written before the socket has to take them: the high-water mark of asyncio's transports."""
 
 
 class _Confirmation:
-    """What aiormq calls, in the place of its own future, when the broker has answered: one future less an event."""
+    """What aiormq calls when the broker has answered, instead of a future of its own: one future less an event."""
 
     __slots__ = ("message_id", "outbound", "report", "sender")
 
@@ -66,33 +61,18 @@ class _Confirmation:
         self.end(Receipt(self.outbound.topic, self.message_id))
 
     def set_exception(self, exc: BaseException) -> None:
-        outbound = self.outbound
+        topic, group = self.outbound.topic, self.outbound.group
         if not isinstance(exc, PublishError):
-            error: BrokerError = PublishOutcomeUnknown(
-                f"RabbitMQ did not accept an event for topic {outbound.topic!r} (nack): a queue of one of its groups "
-                "is full (max-length or max-length-bytes with overflow=reject-publish), or has no leader; another "
-                "group may have stored it. Make room, and publish it again under the same id"
-            )
-        elif getattr(exc.frame, "exchange", "") == outbound.topic not in self.sender.with_groups:
+            self.end(nacked(topic, exc))
+        elif getattr(exc.frame, "exchange", "") == topic not in self.sender.with_groups:
             self.set_result(None)  # returned by the topic itself, which has no group: nobody waits for it
-            return
         else:
-            self.sender.forget(outbound.topic, outbound.group)
-            where = f"topic {outbound.topic!r}" + (f", group {outbound.group!r}" if outbound.group else "")
-            error = Rejected(f"{where}: no queue takes the event. One was deleted: declare it again")
-        error.__cause__ = exc
-        self.end(error)
+            self.sender.forget(topic, group)
+            self.end(unrouted(topic, group, exc))
 
     def end(self, result: Receipt | BrokerError) -> None:
         self.sender.ended(self.message_id)
         self.report(self.outbound, result)
-
-
-def _not_permitted(topic: str, group: str | None, reason: BaseException | None) -> Rejected:
-    where = f"topic {topic!r}" + (f", group {group!r}" if group else "")
-    error = Rejected(f"{where}: this user may not publish there ({said(reason)}). Grant it the permission to write")
-    error.__cause__ = reason
-    return error
 
 
 class _Message(NamedTuple):
@@ -111,24 +91,22 @@ class _Message(NamedTuple):
 
 
 class _Route:
-    """An exchange, with the frame that begins each publish to it; of 64 slots there are few."""
+    """An exchange, with the frame that begins each publish to it; there are only 64 slots."""
 
-    __slots__ = ("bound_until", "exchange", "frames", "sent")
+    __slots__ = ("exchange", "frames", "sent")
 
     def __init__(self, exchange: str) -> None:
         self.exchange = exchange
         self.frames: dict[int, bytes] = {}
         self.sent = 0
-        self.bound_until = 0.0
-        """Of the loop's clock: until when the end of the ladder counts as bound to it."""
 
 
 class RabbitmqSender:
     """See :class:`anybroker.adapter.Sender`. The routing key is the slot of the event's key, or a random one without.
 
-    Instead of one ``basic_publish`` an event, each a task that waits, it uses the parts of aiormq's channel that
+    Instead of one ``basic_publish`` an event, each a task that waits, it uses the parts of aiormq's channel that this
     method is made of, all public: ``write_queue``, ``delivery_tag``, ``confirmations``, ``message_id_delivery_tag``.
-    Should they go, publishing fails at the first event, not silently.
+    If a release of aiormq is without them, publishing fails at the first event, not silently.
     """
 
     def __init__(
@@ -146,16 +124,11 @@ class RabbitmqSender:
         self._wire = wire
         self.with_groups = with_groups
         self._limit = limit
-        self._makes_rungs = makes_rungs
-        self._highest_rung = -1
+        self._ladder = Ladder(control, makes_rungs=makes_rungs)
+        self._permissions = Permissions(link)
         self._channel: Channel | None = None
         self._prefix = ""
         self._routes: dict[tuple[str, str | None], _Route] = {}
-        self._asks = False
-        """Whether this user may publish to an exchange is asked before the first event; only after one was refused, as
-        the answer is an error in the broker's log."""
-        self._refused: dict[str, tuple[float, Rejected]] = {}
-        """Exchanges that this user may not publish to: until when that counts, by the loop's clock, and why."""
         self._frame = 0
         self._unwritten = 0
         self._idle: asyncio.Future[None] | None = None
@@ -179,34 +152,29 @@ class RabbitmqSender:
             self._frame = (channel.connection.connection_tune.frame_max or _FRAME) - _AROUND
             self._unwritten = 0
             self._routes.clear()  # their frames name the channel, and an exchange may be gone
-            self._highest_rung = -1  # so may the ladder
+            self._ladder.forget()  # so may its queues
             opened = channel
             channel.closing.add_done_callback(lambda closing: self._lost(opened, closing_reason(closing)))
         return channel
 
     def _lost(self, channel: Channel, reason: BaseException | None) -> None:
-        """The channel is closed: whatever waits for a confirmation may be stored, or not."""
+        """The channel is closed: what waits for a confirmation may be stored, or not."""
         confirmations: list[Any] = list(channel.confirmations.values())
         waiting = [each for each in confirmations if isinstance(each, _Confirmation)]
         channel.confirmations.clear()
-        refused = self._not_allowed(waiting, reason) if isinstance(reason, ChannelAccessRefused) else ()
+        refused = self._refused(waiting, reason) if isinstance(reason, ChannelAccessRefused) else ()
         for confirmation in waiting:
-            outbound = confirmation.outbound
-            if (outbound.topic, outbound.group) in refused:
-                confirmation.end(_not_permitted(outbound.topic, outbound.group, reason))
-                continue
-            error = PublishOutcomeUnknown(
-                f"the channel to RabbitMQ was lost ({said(reason)}) before it confirmed an event for topic "
-                f"{outbound.topic!r}: it may be stored. Publish it again under the same id"
-            )
-            error.__cause__ = reason
-            confirmation.end(error)
+            topic, group = confirmation.outbound.topic, confirmation.outbound.group
+            if reason is not None and (topic, group) in refused:
+                confirmation.end(not_permitted(topic, group, reason))
+            else:
+                confirmation.end(lost_before_confirmed(topic, reason))
 
-    def _not_allowed(
+    def _refused(
         self, waiting: Sequence[_Confirmation], reason: ChannelAccessRefused
     ) -> Collection[tuple[str, str | None]]:
-        """Where this user may not publish: no event of them is stored, as none has had an answer."""
-        self._asks = True
+        """Where this user may not publish: no event to these places is stored, as none has had an answer."""
+        self._permissions.wanted = True
         _log.warning("RabbitMQ refuses events: %s", said(reason))
         counts = Counter((each.outbound.topic, each.outbound.group) for each in waiting)
         return [
@@ -226,9 +194,9 @@ class RabbitmqSender:
                 self._idle.set_result(None)
 
     def forget(self, topic: str, group: str | None) -> None:
-        """Something of the way there was deleted: look again before the next publish, and make the ladder again."""
+        """Something on the way there was deleted: look again before the next publish, and make the ladder again."""
         self._routes.pop((topic, group), None)
-        self._highest_rung = -1
+        self._ladder.forget()
 
     # --------------------------------------------------------------------------------------------------- submit
 
@@ -241,14 +209,11 @@ class RabbitmqSender:
         channel = await self.open()
         routes = self._routes
         now = time()
-        clock = asyncio.get_running_loop().time
         ready: list[tuple[Outbound, _Route, int]] = []
         for outbound in batch:
             route = routes.get((outbound.topic, outbound.group))
             seconds = 0 if outbound.not_before is None else int(outbound.not_before - now)
-            if route is None or (
-                seconds > 0 and (route.bound_until < clock() or rungs_of(seconds)[0] > self._highest_rung)
-            ):
+            if route is None or (seconds > 0 and not self._ladder.reaches(route.exchange, seconds)):
                 try:
                     route = await self._prepare(outbound.topic, outbound.group, seconds)
                 except (Rejected, ConfigError) as exc:
@@ -268,22 +233,39 @@ class RabbitmqSender:
         if parts:
             await self._write(channel, parts, size, first)
 
+    async def _prepare(self, topic: str, group: str | None, seconds: int) -> _Route:
+        """Check that the exchange exists: publishing to one that does not closes the channel, and the outcome of all
+        that is under way on it would be unknown. For a delay, prepare the ladder."""
+        route = self._routes.get((topic, group))
+        if route is None:
+            exchange = topic if group is None else group_exchange(topic, group)
+            if not await is_there(self._control, "exchange", exchange):
+                raise Rejected(f"RabbitMQ has no exchange {exchange!r}. Declare the topic and its groups first")
+            if self._permissions.wanted:
+                await self._permissions.check(exchange, topic, group)
+            route = self._routes[topic, group] = _Route(exchange)
+        if seconds > 0:
+            try:
+                await self._ladder.prepare(route.exchange, seconds)
+            except ConfigError:
+                self.forget(topic, group)  # it may have been deleted
+                raise
+        return route
+
     def _add(
         self, parts: list[bytes], channel: Channel, route: _Route, outbound: Outbound, report: Report, seconds: int
     ) -> int:
-        """Add the frames of one event, which from now on waits for its confirmation; returns their bytes, about."""
+        """Add the frames of one event, which waits for its confirmation from now on; returns their bytes, about."""
         key = outbound.key
         tag = channel.delivery_tag + 1
         message_id = f"{self._prefix}{tag}"
         try:
-            message = self._written(outbound, message_id)
+            message = self._message(outbound, message_id)
             if outbound.may_change_mode and (message.refused is not None or message.size > self._limit):
-                message = min(message, self._written(outbound, message_id, other=True), key=_Message.excess)
+                message = min(message, self._message(outbound, message_id, other=True), key=_Message.excess)
             slot = getrandbits(_SLOT_BITS) if key is None else slot_of(key)
         except Exception as exc:  # noqa: BLE001 - raised, it would leave what was counted before it unwritten
-            error = Rejected(f"an event for topic {outbound.topic!r} has a header or key that AMQP cannot carry: {exc}")
-            error.__cause__ = exc
-            report(outbound, error)
+            report(outbound, unwritable(outbound, exc, "message"))
             return 0
         if message.refused is not None:
             report(outbound, message.refused)
@@ -294,8 +276,9 @@ class RabbitmqSender:
             rung, way = rungs_of(seconds)
             begin = publish_frame(number, rung_exchange(rung), f"{way}{route.exchange}.{slot}")
         else:
-            known = route.frames.get(slot)
-            begin = known or route.frames.setdefault(slot, publish_frame(number, route.exchange, str(slot)))
+            begin = route.frames.get(slot) or route.frames.setdefault(
+                slot, publish_frame(number, route.exchange, str(slot))
+            )
         channel.delivery_tag = tag
         route.sent += 1
         confirmation: Any = _Confirmation(self, message_id, outbound, report)
@@ -306,10 +289,9 @@ class RabbitmqSender:
             parts += body_frames(number, body, self._frame)
         return len(begin) + message.size
 
-    def _written(self, outbound: Outbound, message_id: str, other: bool = False) -> _Message:
+    def _message(self, outbound: Outbound, message_id: str, other: bool = False) -> _Message:
         """``other``: in the content mode that is not set."""
-        flags, before, after, body = self._wire.write(outbound, other)
-        properties = b"%b%c%b%b" % (before, len(message_id), message_id.encode(), after)
+        flags, properties, body = self._wire.write(outbound, message_id, other)
         size = len(properties) + len(body)
         # What RabbitMQ has stored once may be over our limit, which it does not tell; its own counts the body alone.
         refused = check_size(outbound, size, self._limit, inf) or check_size(
@@ -333,63 +315,6 @@ class RabbitmqSender:
             reason = closing_reason(channel.closing)
             self._lost(channel, reason)  # now, or what is raised here would count for what was written, too
             raise Unavailable(f"the channel to RabbitMQ was lost ({said(reason)})") from reason
-
-    async def _prepare(self, topic: str, group: str | None, seconds: int) -> _Route:
-        """Look whether the exchange is there: publishing to one that is not closes the channel, and all that waits on
-        it would be unknown. For a delay, make the ladder reach that high and end at this exchange."""
-        route = self._routes.get((topic, group))
-        if route is None:
-            name = topic if group is None else group_exchange(topic, group)
-            if not await is_there(self._control, "exchange", name):
-                raise Rejected(f"RabbitMQ has no exchange {name!r}. Declare the topic and its groups first")
-            if self._asks:
-                await self._ask(name, topic, group)
-            route = self._routes[topic, group] = _Route(name)
-        if seconds > 0:
-            rung = rungs_of(seconds)[0]
-            if rung > self._highest_rung:
-                if self._makes_rungs:
-                    async with self._control.scratch("making the queues for delays") as channel:
-                        await make_rungs(channel, rung)
-                elif not await is_there(self._control, "queue", rung_exchange(rung)):
-                    raise Rejected(
-                        f"RabbitMQ has no queue {rung_exchange(rung)!r} for delays, and this Bus makes none. Publish "
-                        'once with such a delay from a Bus with provision="create"'
-                    )
-                self._highest_rung = rung
-            clock = asyncio.get_running_loop().time
-            if route.bound_until < clock():
-                try:
-                    async with self._control.scratch("binding an exchange to the queues for delays") as channel:
-                        await channel.exchange_bind(route.exchange, DUE, due_binding(route.exchange))
-                except ConfigError:
-                    self.forget(topic, group)  # one of the two was deleted
-                    raise
-                route.bound_until = clock() + _BOUND
-        return route
-
-    async def _ask(self, exchange: str, topic: str, group: str | None) -> None:
-        """Raise ``Rejected`` where this user may not publish to an exchange. RabbitMQ looks at that first, and then
-        refuses what is sent here for its expiration."""
-        clock = asyncio.get_running_loop().time
-        until, refused = self._refused.get(exchange, (0.0, None))
-        if refused is not None and clock() < until:
-            raise refused
-        channel = await self._link.channel(confirms=True)
-        try:
-            properties = Basic.Properties(expiration="none")
-            await channel.basic_publish(b"", exchange=exchange, properties=properties, timeout=self._link.timeout)
-        except ChannelAccessRefused as exc:
-            error = _not_permitted(topic, group, exc)
-            self._refused[exchange] = (clock() + _REFUSED, error)
-            raise error from exc
-        except ChannelPreconditionFailed:
-            self._refused.pop(exchange, None)
-        except (asyncio.CancelledError, *CLIENT_ERRORS) as exc:
-            check_cancelled()
-            raise Unavailable(f"RabbitMQ does not say whether it takes events for {topic!r}: {said(exc)}") from exc
-        finally:
-            await end_channel(channel)
 
     # ---------------------------------------------------------------------------------------------------- close
 

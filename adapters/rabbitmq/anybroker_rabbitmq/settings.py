@@ -16,7 +16,7 @@ DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
 
 
 class RabbitmqSettings(TlsSettings):
-    """What can stand in the URL's query, or under ``[adapters.amqp]``. Names in brackets are RabbitMQ's own."""
+    """Settings in the URL's query, or under ``[adapters.amqp]``. Names in brackets are RabbitMQ's own."""
 
     content_mode: Literal["binary", "structured"] = Field(
         default="binary", description="CloudEvents as headers and body, or as one JSON document."
@@ -41,8 +41,8 @@ class RabbitmqSettings(TlsSettings):
         default=None,
         ge=1,
         le=65_535,
-        description="Deliveries that the broker hands over in each lane before one is settled; none: twice the "
-        "subscription's max_in_flight.",
+        description="Unsettled deliveries that the broker hands over in each lane; none: twice the subscription's "
+        "max_in_flight.",
     )
     delivery_limit: Literal["argument", "policy"] = Field(
         default="argument",
@@ -57,15 +57,15 @@ class RabbitmqSettings(TlsSettings):
 
 
 def connection_options(url: BrokerUrl, settings: RabbitmqSettings) -> tuple[list[tuple[str, int]], dict[str, Any]]:
-    """The servers, and the keyword arguments that every ``aio_pika.connect`` of this adapter has beside them."""
+    """The servers, and the other keyword arguments of every ``aio_pika.connect`` of this adapter."""
     if not url.hosts:
         raise ConfigError("url", f"{url} names no server", f"Write {url.scheme}://user:password@host:5672/vhost.")
     ssl_context = settings.tls_context(url, "amqps")
     if url.username is not None and url.password is None and settings.auth == "plain":
-        raise ConfigError("url", f"{url} has a user and no password", f"Write {url.scheme}://user:password@host.")
+        raise ConfigError("url", f"{url} has a user but no password", f"Write {url.scheme}://user:password@host.")
     if settings.auth == "external" and settings.tls_cert_file is None:
         raise ConfigError(
-            "auth", "is 'external', and there is no client certificate", "Set tls_cert_file, and use amqps://."
+            "auth", "is 'external', but there is no client certificate", "Set tls_cert_file, and use amqps://."
         )
     servers = [(host, port or DEFAULT_PORTS[url.scheme]) for host, port in url.hosts]
     options: dict[str, Any] = {

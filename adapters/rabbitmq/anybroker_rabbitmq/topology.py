@@ -1,7 +1,7 @@
-"""Making topics and groups be there, checking that they are, and counting what waits for them.
+"""Making topics and groups, checking that they exist, and counting what waits for them.
 
-A topic is an exchange. A group is an exchange of its own with its queues bound to it; one binding, made after all of
-those, connects the topic to it, so no event can reach a part of a group only. Its ``members`` queue is made last.
+A topic is an exchange. A group is another exchange, with its queues bound to it; one binding, made after all of those,
+connects the topic to it, so no event can reach only a part of a group. Its ``members`` queue is made last.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from .failures import is_missing
 from .link import Link
 from .names import group_exchange, lane_queue, marker_exchange, members_queue
 
-__all__ = ["FoundGroup", "backlog", "check_topic", "declare_topic", "find_group", "is_there"]
+__all__ = ["ExistingGroup", "backlog", "check_topic", "declare_topic", "find_group", "is_there"]
 
 _log = logger("anybroker.rabbitmq")
 
-_LOOKS: Final = 3
-"""How often to look how many lanes a group has, where others make it at the same moment."""
+_TRIES: Final = 3
+"""How often to look up how many lanes a group has, while other processes make it at the same moment."""
 
 
 class _Kind(NamedTuple):
-    """How a group is made, which its marker tells."""
+    """The kind of a group, which the name of its marker exchange says."""
 
     ordered: bool
     lanes: int
@@ -44,7 +44,7 @@ class _Kind(NamedTuple):
 _KINDS: Final = tuple(
     dict.fromkeys((_Kind(False, 1), *(_Kind(True, lanes) for lanes in (4, 1, 8, 2, 16, 32, 64, *range(1, SLOTS + 1)))))
 )
-"""All there can be, the likely ones first."""
+"""All possible kinds, the likely ones first."""
 
 
 async def is_there(link: Link, kind: Literal["exchange", "queue"], name: str) -> bool:
@@ -63,7 +63,7 @@ async def is_there(link: Link, kind: Literal["exchange", "queue"], name: str) ->
 
 
 async def declare_topic(link: Link, topic: TopicSpec, limit: int | None) -> None:
-    """Make the topic and its groups be there. ``limit``: x-delivery-limit of the queues; None: do not ask for one."""
+    """Make the topic and its groups. ``limit``: x-delivery-limit of the queues; None: without that argument."""
     async with link.scratch(f"declaring the topic {topic.name!r}") as channel:
         try:
             await channel.exchange_declare(topic.name, exchange_type="topic", durable=True)
@@ -74,15 +74,16 @@ async def declare_topic(link: Link, topic: TopicSpec, limit: int | None) -> None
 
 
 async def _make_group(link: Link, topic: TopicSpec, group: GroupSpec, limit: int | None) -> None:
-    """Make a group be there; where nobody asked for a number of lanes, what is there is right."""
+    """Make a group. If no number of lanes was asked for, the number that an existing group has is right."""
     default = group.ordered and topic.default_lanes
     lanes = topic.lanes if group.ordered else 1
-    for last in range(_LOOKS - 1, -1, -1):
+    for last in range(_TRIES - 1, -1, -1):
         new = not await is_there(link, "exchange", group_exchange(topic.name, group.name))
         if not new:
-            if default and (found := await _kind_of(link, topic.name, group.name, lanes)) is not None and found.ordered:
-                lanes = found.lanes
-            _say_what_was_deleted(topic.name, group.name, await _missing(link, topic.name, group.name, lanes))
+            if default:
+                kind = await _kind_of(link, topic.name, group.name, lanes)
+                lanes = kind.lanes if kind is not None and kind.ordered else lanes
+            _log_what_was_deleted(topic.name, group.name, await _missing(link, topic.name, group.name, lanes))
         try:
             async with link.scratch(f"declaring the group {group.name!r} of {topic.name!r}") as channel:
                 try:
@@ -90,18 +91,18 @@ async def _make_group(link: Link, topic: TopicSpec, group: GroupSpec, limit: int
                 except ChannelPreconditionFailed as exc:
                     raise _unequal(topic, str(exc)) from exc
         except ConfigError as exc:
-            # Another process, which asked for a number, may have made it since we looked.
+            # Another process, which asked for a number, may have made it meanwhile.
             if not (default and last and "alternate-exchange" in str(exc.__cause__)):
                 raise
         else:
             return
 
 
-def _say_what_was_deleted(topic: str, group: str, missing: Sequence[str]) -> None:
-    if missing and members_queue(topic, group) not in missing:  # else it has never been whole: others make it just now
+def _log_what_was_deleted(topic: str, group: str, missing: Sequence[str]) -> None:
+    if missing and members_queue(topic, group) not in missing:  # else it was never complete: others are making it
         _log.warning(
-            "%s/%s: %s deleted, with what waited there, and made again. What was published meanwhile is in lane 0; "
-            "later events of its keys may overtake it",
+            "%s/%s: %s deleted, with the events that waited there, and made again. Events published meanwhile are in "
+            "lane 0; later ones of the same keys may overtake them",
             topic,
             group,
             " and ".join(missing) + (" were" if len(missing) > 1 else " was"),
@@ -113,11 +114,11 @@ async def _declare_group(
 ) -> None:
     exchange = group_exchange(topic.name, group.name)
     marker = marker_exchange(topic.name, group.name, group.ordered, lanes)
-    # RabbitMQ compares this argument, so of two processes that want different groups the second is refused right here.
+    # RabbitMQ compares this argument, so a second process that wants another kind of group is refused here.
     alternate = {"alternate-exchange": marker}
     await channel.exchange_declare(exchange, exchange_type="topic", durable=True, arguments=alternate)
     await channel.exchange_declare(marker, exchange_type="fanout", durable=True)
-    if new:  # a group that was deleted by hand may have left one that says another number
+    if new:  # a group that was deleted by hand may have left a marker of another kind
         for kind in _KINDS:
             if (other := marker_exchange(topic.name, group.name, *kind)) != marker:
                 await channel.exchange_delete(other, nowait=True)
@@ -144,12 +145,12 @@ async def _declare_group(
 
 
 def _unequal(topic: TopicSpec, text: str) -> ConfigError:
-    """What exists is of another kind; RabbitMQ's text names both."""
+    """An exchange or queue exists as another kind; RabbitMQ's text names both."""
     if "alternate-exchange" in text:
         return ConfigError(
             f"topics.{topic.name}",
             f"a group exists with another number of lanes, or with another 'ordered': {text}",
-            "Use the same everywhere. Another number of lanes moves keys between queues and loses their order: make a "
+            "Use the same everywhere. With another number, keys move between queues, which loses their order. Make a "
             "new group, and let the old one finish.",
         )
     if "x-delivery-limit" in text:
@@ -165,26 +166,24 @@ def _unequal(topic: TopicSpec, text: str) -> ConfigError:
 
 
 async def check_topic(link: Link, topic: TopicSpec) -> None:
-    """ConfigError naming what of the topic is missing or different."""
-    await _check_exchange(link, topic.name)
+    """ConfigError that names the part of the topic that is missing or different."""
+    if not await is_there(link, "exchange", topic.name):
+        raise ConfigError(
+            "topics", f"RabbitMQ has no exchange {topic.name!r}", 'Declare the topic (provision="create").'
+        )
     for group in topic.groups:
-        found = await find_group(link, topic.name, group, topic.lanes, None if topic.default_lanes else topic.lanes)
-        found.check()
+        existing = await find_group(link, topic.name, group, topic.lanes, None if topic.default_lanes else topic.lanes)
+        existing.check()
 
 
-async def _check_exchange(link: Link, topic: str) -> None:
-    if not await is_there(link, "exchange", topic):
-        raise ConfigError("topics", f"RabbitMQ has no exchange {topic!r}", 'Declare the topic (provision="create").')
-
-
-class FoundGroup(NamedTuple):
-    """A group that is there, at least its exchange."""
+class ExistingGroup(NamedTuple):
+    """A group of which at least the exchange exists."""
 
     topic: str
     group: str
     lanes: int
     missing: tuple[str, ...]
-    """Its queues that are not there."""
+    """Its queues that do not exist."""
 
     def check(self) -> None:
         """ConfigError that names what is missing."""
@@ -192,45 +191,40 @@ class FoundGroup(NamedTuple):
             queues = " and no queue ".join(map(repr, self.missing))
             raise ConfigError(
                 f"topics.{self.topic}.groups",
-                f"a part of the group {self.group!r} is not there: no queue {queues}",
+                f"a part of the group {self.group!r} is missing: no queue {queues}",
                 'Declare it (provision="create").',
             )
 
 
-async def find_group(link: Link, topic: str, group: GroupSpec, hint: int, lanes: int | None) -> FoundGroup:
-    """A group with as many lanes as it has. ConfigError if it is not there, or is of another kind; ``lanes`` None: any
-    number will do. ``hint``: how many it has, probably."""
+async def find_group(link: Link, topic: str, group: GroupSpec, hint: int, lanes: int | None) -> ExistingGroup:
+    """A group with as many lanes as it has. ConfigError if it does not exist, or is of another kind. ``lanes``: the
+    number that it must have; None: any. ``hint``: how many it probably has."""
     if not await is_there(link, "exchange", group_exchange(topic, group.name)):
-        raise _no_group(topic, group.name)
-    found = await _kind_of(link, topic, group.name, hint)
-    if found is None:
+        raise MissingGroup(
+            f"topics.{topic}.groups",
+            f"the group {group.name!r} does not exist: no exchange {group_exchange(topic, group.name)!r}",
+            'Declare it (provision="create").',
+        )
+    kind = await _kind_of(link, topic, group.name, hint)
+    if kind is None:
         raise ConfigError(
             f"topics.{topic}.groups",
-            f"a part of the group {group.name!r} is not there: no exchange "
+            f"a part of the group {group.name!r} is missing: no exchange "
             f"{marker_exchange(topic, group.name, group.ordered, lanes or hint)!r}, which says how many lanes it has",
             f'Declare it (provision="create"), with topics.{topic}.lanes as it was.',
         )
-    asked = _Kind(group.ordered, (lanes or found.lanes) if group.ordered else 1)
-    if found != asked:
+    asked = _Kind(group.ordered, (lanes or kind.lanes) if group.ordered else 1)
+    if kind != asked:
         raise ConfigError(
             f"topics.{topic}",
-            f"the group {group.name!r} is asked for with {asked.text}, and is there with {found.text}",
+            f"the group {group.name!r} is asked for with {asked.text}, and exists with {kind.text}",
             "Use the same everywhere, or make a new group and let the old one finish.",
         )
-    return FoundGroup(topic, group.name, found.lanes, await _missing(link, topic, group.name, found.lanes))
-
-
-def _no_group(topic: str, group: str) -> MissingGroup:
-    return MissingGroup(
-        f"topics.{topic}.groups",
-        f"the group {group!r} is not there: no exchange {group_exchange(topic, group)!r}",
-        'Declare it (provision="create").',
-    )
+    return ExistingGroup(topic, group.name, kind.lanes, await _missing(link, topic, group.name, kind.lanes))
 
 
 async def _kind_of(link: Link, topic: str, group: str, hint: int) -> _Kind | None:
-    """What a group's marker says; None without one. ``hint`` is looked at first: a look at what is not there takes a
-    channel."""
+    """What a group's marker says; None without one. ``hint`` is tried first: each wrong guess costs a channel."""
     for kind in dict.fromkeys((_Kind(True, hint), *_KINDS)):
         if await is_there(link, "exchange", marker_exchange(topic, group, *kind)):
             return kind
@@ -244,7 +238,7 @@ async def _missing(link: Link, topic: str, group: str, lanes: int) -> tuple[str,
 
 
 async def _count(link: Link, queues: Sequence[str]) -> dict[str, int]:
-    """How many messages are ready in each of the queues that are there."""
+    """How many messages are ready in each of the queues that exist."""
     counts: dict[str, int] = {}
     left = list(queues)
     while left:

@@ -16,6 +16,7 @@ from anybroker.adapter import (
     Backlog,
     BrokerUrl,
     LaneListener,
+    Peek,
     Start,
     SubscriptionSpec,
     Topology,
@@ -24,10 +25,11 @@ from anybroker.capabilities import Acknowledgement, Capabilities, Support
 from anybroker.errors import ConfigError, Unavailable
 from anybroker.kit.file_access import make_private
 
+from . import peek as looking
 from . import topology as admin
-from .publish import SqliteSender
 from .receiver import SqliteReceiver
 from .recent import RecentIds
+from .sender import SqliteSender
 from .settings import SqliteSettings
 from .store import Store
 from .wake import Fifo
@@ -52,6 +54,8 @@ class SqliteAdapter:
         seek=Support.NATIVE,
         lease_extension=Support.NATIVE,
         backlog=Support.NATIVE,
+        backlog_age=Support.NATIVE,
+        inspect=Support.NATIVE,
         max_event_bytes=SqliteSettings().max_event_bytes,
     )
 
@@ -75,15 +79,15 @@ class SqliteAdapter:
 
     @property
     def native(self) -> sqlite3.Connection:
-        """A connection to the file, for the thread that asks first; not the one that the adapter works with. Every
-        query on it blocks the caller, and a transaction left open on it blocks the broker."""
+        """A second connection to the file, for the thread that asks first. Every query on it blocks the caller, and a
+        transaction left open on it blocks the broker."""
         if self._native is None:
             make_private(self._path)
             self._native = sqlite3.connect(self._path, timeout=self._settings.busy_timeout)
         return self._native
 
     async def connect(self) -> None:
-        """Adapter.connect: opens the file, and makes it if it is not there."""
+        """Adapter.connect: opens the file, creating it if needed."""
         store = Store(self._path.absolute(), self._settings)
         await store.open(self._context.connect_timeout)
         self._store = store
@@ -91,11 +95,11 @@ class SqliteAdapter:
     @property
     def _opened(self) -> Store:
         if self._store is None:
-            raise Unavailable("the sqlite adapter is not connected, or closed already")
+            raise Unavailable("the sqlite adapter is not connected, or already closed")
         return self._store
 
     async def declare(self, topology: Topology, mode: Literal["create", "verify"], /) -> None:
-        """Adapter.declare: all in one transaction, or nothing."""
+        """Adapter.declare: in one transaction, all or nothing."""
         await self._opened.call(partial(admin.declare, topology, mode == "create"))
 
     async def open_sender(self) -> SqliteSender:
@@ -124,8 +128,18 @@ class SqliteAdapter:
         """ListsGroups.groups."""
         return await self._opened.call(admin.groups)
 
+    async def members(self, topic: str, group: str, /) -> int | None:
+        """Inspects.members."""
+        return await self._opened.call(partial(looking.members, topic, group))
+
+    async def peek(
+        self, topic: str, /, *, group: str | None, limit: int, newest: bool, beyond: Mapping[str, int]
+    ) -> Peek:
+        """Inspects.peek."""
+        return await self._opened.call(partial(looking.peek, topic, group, limit, newest, beyond))
+
     async def seek(self, topic: str, group: str, to: Start, /) -> None:
-        """Replays.seek: what was out or put aside is forgotten; the group goes on from there."""
+        """Replays.seek: claims and parked events of the group are dropped, and it continues from there."""
         await self._opened.call(partial(admin.seek, topic, group, to))
 
     async def close(self) -> None:

@@ -1,7 +1,7 @@
-"""Claims: which member has which events, and in what order they go out. All of it runs in the store's thread.
+"""Claims: which member has which events, and in what order they are delivered. All of it runs in the store's thread.
 
-The order of a key is kept by one rule, inside the transaction of the claim: an event whose key another member has open
-claims of is not handed over. It is put aside (``ab_parked``) and comes, in sequence, once the key is free.
+One rule keeps the order of a key, inside the transaction of the claim: an event is not delivered while another member
+has open claims on its key. It is put aside (``ab_parked``) and delivered, in sequence, once the key is free.
 """
 
 from __future__ import annotations
@@ -16,24 +16,25 @@ from pydantic_core import to_json
 from anybroker.adapter import Ack, Inbound, Lane, Release, Settlement
 from anybroker.errors import BrokerError, LeaseLost, Unavailable
 
+from .retention import trim
 from .store import Store
 from .wire import Segment
 
 __all__ = ["Member", "Taken", "leave", "release_dead"]
 
-_MOST_PARKED = 10_000
-"""So many events wait for keys of other members before a member stops looking further ahead."""
-_MOST_LOOKED_AT = 2_048
-"""After so many that are put aside, a claim ends: transactions are short."""
-_MOST_BYTES = 32 * 1024 * 1024
-"""After so many bytes of bodies, a claim ends."""
+_MAX_PARKED = 10_000
+"""When this many events wait for keys of other members, a member stops looking further ahead."""
+_MAX_PASSED_OVER = 2_048
+"""A claim ends after putting this many events aside, to keep transactions short."""
+_MAX_BYTES = 32 * 1024 * 1024
+"""A claim ends after this many bytes of bodies."""
 
 _Claim: TypeAlias = tuple[int, str | None, int, int]
 """Sequence number, key, attempts, deliveries."""
 
 
 Taken: TypeAlias = tuple[int, int, int, Segment]
-"""One event that a claim brought: sequence number, attempts, deliveries, and where it lies."""
+"""A claimed event: sequence number, attempts, deliveries, and the segment that holds it."""
 
 
 class Member:
@@ -48,29 +49,29 @@ class Member:
         self._lane = lane
         self._lease = lease
         self._open: dict[int, int] = {}
-        """Sequence number and number of the delivery of what is claimed and not settled."""
+        """Claimed and not settled: the number of deliveries by sequence number."""
         self._handled: set[int] = set()
-        """Sequence numbers of what is to be acked, and is not yet as far as is known."""
+        """Sequence numbers of events whose ack is not known to be committed."""
         self._epoch = -1
         self._lost = 0
         self._segment: Segment | None = None
-        self._look_at = 0.0
+        self._next_check = 0.0
 
     # ------------------------------------------------------------------------------------------------ claiming
 
     def claim(self, limit: int, store: Store) -> tuple[list[Taken], float]:
-        """Claim up to ``limit`` events; if there are none, after how many seconds to look again."""
+        """Claim up to ``limit`` events. The second value: the seconds after which to try again if there were none."""
         now, wall = time.monotonic(), time.time()
         group, member = self.group, self.member
-        if now >= self._look_at:
-            self._look_at = now + store.settings.poll
+        if now >= self._next_check:
+            self._next_check = now + store.settings.poll
             release_dead(store, group)
             topic = store.topic(self._topic)
             if topic is not None:
-                store.trim(topic)
+                trim(store, topic)
         row = store.execute(_STATE, {"group": group, "member": member, "now": now}).fetchone()
         if row is None:
-            raise LeaseLost(f"this receiver of {self._topic!r} was taken for dead by another: its FIFO is gone")
+            raise LeaseLost(f"another member removed this receiver of {self._topic!r}, because its FIFO is gone")
         lost, hungry, cursor, last, due, parked, shared, yielding = row
         self._refresh(store, lost)
         if due is not None and due <= wall:
@@ -97,8 +98,8 @@ class Member:
         return taken, 0.0 if more else poll if due is None else max(due - wall, 0.0)
 
     def _take_parked(self, store: Store, limit: int, taken: list[Taken]) -> bool:
-        """What was put aside and may be had now. Whether to look further ahead then: what comes later may be taken
-        only when all that may be had of this is."""
+        """Claim events that were put aside and are free now. Returns whether to look further ahead: later events may be
+        claimed only after all of these."""
         group = self.group
         ready = _READY if self._ordered else _READY_UNORDERED
         rows = store.execute(ready, {**self._own, "limit": limit}).fetchall()
@@ -108,9 +109,9 @@ class Member:
             seq, _, attempts, deliveries = row
             segment = store.segment(seq)
             if segment is None or segment.first > seq:
-                raise Unavailable(f"{store.path} is damaged: event {seq} is gone, and group {group} has not had it")
+                raise Unavailable(f"{store.path} is damaged: event {seq} is gone before group {group} received it")
             size += segment.rows[seq - segment.first][6] or 0
-            if claims and size > _MOST_BYTES:
+            if claims and size > _MAX_BYTES:
                 break
             claims.append(row)
             taken.append((seq, attempts, deliveries, segment))
@@ -122,19 +123,19 @@ class Member:
             )
         if len(claims) < len(rows) or len(claims) == limit:
             return False
-        (left,) = store.execute(_COUNT_PARKED, (group, _MOST_PARKED)).fetchone()
-        return bool(left < _MOST_PARKED)
+        (left,) = store.execute(_COUNT_PARKED, (group, _MAX_PARKED)).fetchone()
+        return bool(left < _MAX_PARKED)
 
     def _take_new(
         self, store: Store, limit: int, cursor: int, last: int, wall: float, blocked: set[str], taken: list[Taken]
     ) -> bool:
-        """What the cursor has not passed. True: it stopped before the end without finding enough."""
+        """Claim events beyond the cursor. True: it stopped before the end of the topic."""
         seq = cursor + 1
         segment = self._segment
-        size = looked = 0
+        size = passed_over = 0
         aside: list[tuple[int, str | None]] = []
         later: list[tuple[int, str | None, float]] = []
-        while seq <= last and len(taken) < limit and size < _MOST_BYTES and looked < _MOST_LOOKED_AT:
+        while seq <= last and len(taken) < limit and size < _MAX_BYTES and passed_over < _MAX_PASSED_OVER:
             segment = store.segment(seq) if segment is None else store.following(segment, seq)
             if segment is None:
                 seq = last + 1
@@ -145,7 +146,7 @@ class Member:
             first = seq = max(seq, segment.first)
             at = seq - segment.first
             rows = segment.rows[at : at + limit - len(taken)]
-            if not blocked and not segment.delayed:  # the usual case: all of it, without a look at each
+            if not blocked and not segment.delayed:  # the usual case: all of them, without checking each
                 keys = [row[5] if self._ordered else None for row in rows]
                 until = time.monotonic() + self._lease
                 run = {"first": first, "until": until, "keys": to_json(keys).decode()}
@@ -166,7 +167,7 @@ class Member:
                     claims.append((seq, key, 0, 1))
                     size += row[6] or 0
                 seq += 1
-            looked += len(rows) - len(claims)
+            passed_over += len(rows) - len(claims)
             if claims:
                 self._add(store, claims)
                 taken += [(claim[0], 0, 1, segment) for claim in claims]
@@ -183,7 +184,7 @@ class Member:
         store.execute(_CLAIM, {**self._own, "until": until, "claims": to_json(claims).decode()})
 
     def _refresh(self, store: Store, lost: int) -> None:
-        """Read again what is ours, where a rollback or another member may have changed it."""
+        """Read this member's claims again after a rollback, or after another member took some away."""
         if lost == self._lost and store.epoch == self._epoch:
             return
         self._lost, self._epoch, self._segment = lost, store.epoch, None
@@ -203,11 +204,11 @@ class Member:
         acked: list[int] = []
         released: list[tuple[int, int, float]] = []
         for item in batch:
-            inbound = item.inbound  # type: ignore[union-attr]  # no Commit comes to a PER_MESSAGE receiver
+            inbound = item.inbound  # type: ignore[union-attr]  # a PER_MESSAGE receiver gets no Commit
             seq = inbound.token
             if inbound.lane is not lane or opened.get(seq) != inbound.deliveries:
                 results.append(
-                    LeaseLost(f"event {inbound.position} of {self._topic!r} is not this receiver's any more")
+                    LeaseLost(f"event {inbound.position} of {self._topic!r} no longer belongs to this receiver")
                 )
                 continue
             del opened[seq]
@@ -229,7 +230,7 @@ class Member:
             else:
                 store.execute(_UNCLAIM, {**self._own, "events": to_json(acked).decode()})
             if released or (row is not None and row[1]):
-                store.wake_group(group)  # what was given back, or what waited for these keys
+                store.wake_group(group)  # events given back, or events that waited for these keys
         return results
 
     def _release(self, store: Store, released: list[tuple[int, int, float]]) -> None:
@@ -242,7 +243,7 @@ class Member:
             store.execute(_GIVE_BACK_LATER, {**self._own, "events": to_json(later).decode()})
 
     def settling(self, batch: Sequence[Settlement]) -> None:
-        """In the event loop, before :meth:`settle`: remember what is handled, whatever becomes of that."""
+        """In the event loop, before :meth:`settle`: remember which events are handled, even if settling fails."""
         self._handled.update(item.inbound.token for item in batch if isinstance(item, Ack))
 
     def settled(self, batch: Sequence[Settlement]) -> None:
@@ -250,7 +251,7 @@ class Member:
         self._handled.difference_update(item.inbound.token for item in batch if isinstance(item, Ack))
 
     def leave(self, store: Store) -> None:
-        """Give back all that is not handled. What is, and could not be acked so far, is acked now."""
+        """Give back what is not handled, and ack what is handled but could not be acked before."""
         if self._handled:
             store.execute(_UNCLAIM, {**self._own, "events": to_json(sorted(self._handled)).decode()})
         leave(self.group, self.member, store)
@@ -267,13 +268,13 @@ class Member:
         return [
             None
             if id(item) in kept
-            else LeaseLost(f"event {item.position} of {self._topic!r} is not this receiver's any more")
+            else LeaseLost(f"event {item.position} of {self._topic!r} no longer belongs to this receiver")
             for item in batch
         ]
 
 
 def leave(group: int, member: int, store: Store) -> None:
-    """Give back all that a member has, and forget the member. Idempotent."""
+    """Give back all claims of a member and delete the member. Idempotent."""
     store.execute(_GIVE_ALL_BACK, (group, member))
     store.execute("DELETE FROM ab_claim WHERE grp = ? AND owner = ?", (group, member))
     store.execute("DELETE FROM ab_member WHERE id = ?", (member,))
@@ -281,7 +282,7 @@ def leave(group: int, member: int, store: Store) -> None:
 
 
 def release_dead(store: Store, group: int) -> None:
-    """Give back what dead members have, and what was claimed and not extended in time."""
+    """Give back the claims of dead members, and claims whose lease has expired."""
     for member, wake in store.execute("SELECT id, wake FROM ab_member WHERE grp = ?", (group,)).fetchall():
         if member not in store.members and not store.bells.has_reader(wake):
             leave(group, member, store)
@@ -368,7 +369,7 @@ UPDATE ab_claim SET until = :until
 WHERE grp = :group AND owner = :member AND seq IN (SELECT value FROM json_each(:events))
 """
 _EXPIRED = "SELECT DISTINCT owner FROM ab_claim WHERE grp = :group AND until < :now"
-# With an expired claim go the others that its member has of the same key: what follows may not be ahead of it.
+# An expired claim takes the member's other claims of the same key with it, so that later events do not overtake it.
 _STALE = """
 grp = :group AND (until < :now OR (key IS NOT NULL AND (owner, key) IN
     (SELECT owner, key FROM ab_claim WHERE grp = :group AND until < :now)))

@@ -1,4 +1,4 @@
-"""A member of a group, as the core sees it: it waits, is woken, and hands its work to the store's thread."""
+"""The receiver: it waits, is woken, and hands its work to the store's thread."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from functools import partial
 from anybroker.adapter import Inbound, Lane, Settlement, SubscriptionSpec
 from anybroker.errors import BrokerError, Unavailable
 from anybroker.kit.sqlite_file import FileGone
+from anybroker.kit.waker import Waker
 from anybroker.printable import logger
 
 from .claims import Member, Taken
@@ -23,7 +24,7 @@ _log = logger("anybroker.sqlite")
 
 
 class SqliteReceiver:
-    """A member of a group. Its one lane is all of the topic: the order is kept by key, in the database."""
+    """A member of a group. It has one lane, the whole topic: order is kept by key, in the database."""
 
     def __init__(self, store: Store, spec: SubscriptionSpec, group: int, member: int, fifo: Fifo, lease: float) -> None:
         self.lane = Lane(f"{spec.topic}/{member:x}", 1)
@@ -36,7 +37,7 @@ class SqliteReceiver:
         self._closed = False
         self._rung = False
         self._failing_since: float | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._waker = Waker()
         store.add_member(member, group, self._wake)
 
     # --------------------------------------------------------------------------------------------- receiving
@@ -57,14 +58,14 @@ class SqliteReceiver:
                 taken, pause = await store.call(partial(self._member.claim, limit), CLAIM)
                 if self._failing_since is not None:
                     self._failing_since = None
-                    _log.info("%s: the file can be written again", self.lane.name)
+                    _log.info("%s: the file is writable again", self.lane.name)
             except FileGone:
                 raise
             except Unavailable as exc:
-                # Locked, or the disk is full: what is claimed stays ours until the lease ends, so this is no end yet.
+                # Locked, or the disk is full. Claimed events stay ours until the lease ends, so keep trying until then.
                 if self._failing_since is None:
                     self._failing_since = loop.time()
-                    _log.warning("%s: looking for events failed, and goes on: %s", self.lane.name, exc)
+                    _log.warning("%s: looking for events failed and will be retried: %s", self.lane.name, exc)
                 if loop.time() > self._failing_since + self._lease:
                     raise
                 taken, pause = [], poll
@@ -77,19 +78,15 @@ class SqliteReceiver:
         return ()
 
     async def _wait(self, seconds: float) -> None:
-        """Until woken, by whomever, or so long."""
+        """Wait until woken, at most this many seconds."""
         if self._rung or seconds <= 0:
             return
         loop = self._loop
-        self._waiter = waiter = loop.create_future()
         loop.add_reader(self._fifo.fd, self._ring)
-        timer = loop.call_later(seconds, self._wake)
         try:
-            await waiter
+            await self._waker.wait(loop.time() + seconds)
         finally:
-            timer.cancel()
             loop.remove_reader(self._fifo.fd)
-            self._waiter = None
 
     def _ring(self) -> None:
         self._fifo.drain()
@@ -97,8 +94,7 @@ class SqliteReceiver:
 
     def _wake(self) -> None:
         self._rung = True
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        self._waker.wake()
 
     def _inbounds(self, taken: list[Taken]) -> list[Inbound]:
         lane, mask = self.lane, (1 << SHIFT) - 1
@@ -116,7 +112,7 @@ class SqliteReceiver:
     # ------------------------------------------------------------------------------------------------ settling
 
     async def settle(self, batch: Sequence[Settlement], /) -> Sequence[BrokerError | None]:
-        """Receiver.settle: in one transaction, with whatever else waits for the disk."""
+        """Receiver.settle: in one transaction, with all other work that is waiting."""
         self._member.settling(batch)
         try:
             results = await self._store.call(partial(self._member.settle, batch), SETTLE)
@@ -135,7 +131,7 @@ class SqliteReceiver:
     # ------------------------------------------------------------------------------------------------- leaving
 
     async def give_back(self, lane: Lane, /) -> None:
-        """Receiver.give_back: keys are shared out as they come."""
+        """Receiver.give_back: nothing to do; members share keys event by event."""
 
     async def stop(self) -> None:
         """Receiver.stop."""
@@ -151,9 +147,9 @@ class SqliteReceiver:
         self._store.remove_member(self._member.member)
         try:
             await self._store.call(self._member.leave, SETTLE)
-        except BrokerError as exc:  # the next member finds the FIFO without a reader
+        except BrokerError as exc:  # the next member notices that the FIFO has no reader
             _log.warning(
-                "%s: leaving the group failed, and another member gives back what this one had: %s", self.lane.name, exc
+                "%s: leaving the group failed; another member will give its events back: %s", self.lane.name, exc
             )
         finally:
             self._fifo.close()

@@ -1,4 +1,4 @@
-"""Copies: what is about to be stored is numbered, unless it is stored already."""
+"""Deduplication: events about to be stored get their numbers, unless they are stored already."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Entry", "RecentIds"]
 
 
 class Entry:
-    """One event to be stored, and then what became of it."""
+    """One event to be stored, and its outcome."""
 
     __slots__ = ("body", "duplicate", "fingerprint", "outbound", "refused", "report", "row", "seq")
 
@@ -33,12 +33,12 @@ class Entry:
 
 
 class RecentIds:
-    """Recognises copies: what was published within the window, by (source, id, hop).
+    """Recognises copies of events published within the window, by (source, id, hop).
 
-    The fingerprints are in temporary tables of this connection: nothing is written or synced for them, they roll back
-    with the transaction, and memory stays flat. They are read from the log itself, so that they survive a restart and
-    hold what other processes published; a hit is compared with the event it points to. Two tables take turns, so that
-    forgetting costs nothing: each copy is known for one window at least, for two at most.
+    The fingerprints are in temporary tables of this connection: they cost no disk write, roll back with the
+    transaction, and keep memory flat. They are read from the log itself, so they survive a restart and include what
+    other processes published. A match is compared with the event that it points to. Two tables take turns, which makes
+    forgetting cheap: each copy is known for at least one window and at most two.
     """
 
     def __init__(self, window: float) -> None:
@@ -46,8 +46,8 @@ class RecentIds:
         self._epoch = -1
         self._current = 0
         self._turn_at = 0.0
-        self._known: dict[int, int] = {}
-        """For each topic the last sequence number that is in the tables."""
+        self._learned_to: dict[int, int] = {}
+        """By topic, the last sequence number in the tables."""
 
     def admit(self, store: Store, topic: Topic, group: str | None, entries: list[Entry]) -> list[Entry]:
         """Number the entries, mark the duplicates, and return the others."""
@@ -62,7 +62,7 @@ class RecentIds:
         fingerprints = [entry.fingerprint for entry in entries]
         added = self._add(store, topic.last + 1, fingerprints)
         if added == len(entries):
-            self._known[topic.id] = seq
+            self._learned_to[topic.id] = seq
             return entries
         store.execute(
             f"DELETE FROM temp.ab_recent{self._current} WHERE seq > ? AND h IN (SELECT value FROM json_each(?))",
@@ -74,50 +74,50 @@ class RecentIds:
         fresh: list[Entry] = []
         first = topic.last + 1
         for entry in entries:
-            found = store.execute(_FIND, {"h": entry.fingerprint}).fetchone()
-            if found is not None:
-                other = fresh[found[0] - first].row if found[0] >= first else _row(store.segment(found[0]), found[0])
+            match = store.execute(_FIND, {"h": entry.fingerprint}).fetchone()
+            if match is not None:
+                other = fresh[match[0] - first].row if match[0] >= first else _row(store.segment(match[0]), match[0])
                 if other is None or _same(entry.row, other):
-                    entry.seq, entry.duplicate = found[0], True
+                    entry.seq, entry.duplicate = match[0], True
                     continue
             entry.seq = first + len(fresh)
             fresh.append(entry)
             self._add(store, entry.seq, [entry.fingerprint])
-        self._known[topic.id] = topic.last + len(fresh)
+        self._learned_to[topic.id] = topic.last + len(fresh)
         return fresh
 
     def _add(self, store: Store, first: int, fingerprints: list[int]) -> int:
-        """Remember these, of events numbered from ``first``; how many were new."""
+        """Add these, of events numbered from ``first``. Returns how many were new."""
         return store.execute(_ADD[self._current], (first, to_json(fingerprints).decode())).rowcount
 
     def _prepare(self, store: Store, topic: Topic) -> None:
-        """Forget what is too old, and learn what this connection has not seen."""
+        """Forget what is too old, and read what other connections stored."""
         now = time.monotonic()
         if self._epoch != store.epoch:
             for table in (0, 1):
                 store.execute(f"CREATE TEMP TABLE IF NOT EXISTS ab_recent{table}(h INTEGER PRIMARY KEY, seq INTEGER)")
                 store.execute(f"DELETE FROM temp.ab_recent{table}")
             self._epoch = store.epoch
-            self._known.clear()
+            self._learned_to.clear()
             self._turn_at = now + self._window
         elif now >= self._turn_at:
             self._current = 1 - self._current
             store.execute(f"DELETE FROM temp.ab_recent{self._current}")
             self._turn_at = now + self._window
-        known = self._known.get(topic.id, topic.id << SHIFT)
-        if known < topic.last:
-            self._learn(store, topic, known)
+        learned_to = self._learned_to.get(topic.id, topic.id << SHIFT)
+        if learned_to < topic.last:
+            self._learn(store, topic, learned_to)
 
-    def _learn(self, store: Store, topic: Topic, known: int) -> None:
-        """Read what others published, back to the beginning of the window."""
+    def _learn(self, store: Store, topic: Topic, learned_to: int) -> None:
+        """Read what others published, back to the start of the window."""
         groups = dict(store.execute("SELECT id, name FROM ab_group WHERE topic = ?", (topic.id,)).fetchall())
         since = time.time() - self._window
         upper = topic.last
-        while upper > known:
+        while upper > learned_to:
             row = store.execute(
                 "SELECT first, count, only_group, meta, x'', at FROM ab_segment WHERE first BETWEEN ? AND ? "
                 "ORDER BY first DESC LIMIT 1",
-                (known + 1, upper),
+                (learned_to + 1, upper),
             ).fetchone()
             if row is None or row[5] < since:
                 return
@@ -128,7 +128,7 @@ class RecentIds:
 
 
 def _row(segment: Segment | None, seq: int) -> Row | None:
-    """The row of that number, if it is still there."""
+    """The row with that number, unless it was deleted."""
     return segment.rows[seq - segment.first] if segment is not None and segment.first <= seq else None
 
 

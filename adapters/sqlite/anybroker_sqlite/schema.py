@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from pathlib import Path
 from threading import Lock
 
 from anybroker.errors import ConfigError, Unavailable
 from anybroker.kit.file_access import make_private, warn_of_readers
-from anybroker.kit.sqlite_file import files_of, make_durable, make_tables, primary_code, turn_of
+from anybroker.kit.sqlite_file import files_of, make_durable, make_tables, turn_of
 
-__all__ = ["SEGMENT_EVENTS", "SHIFT", "VERSION", "connect", "describe", "in_use", "text_of"]
+from .failures import in_use, opening_error
+
+__all__ = ["SEGMENT_EVENTS", "SHIFT", "VERSION", "connect"]
 
 VERSION = 1
 """The schema's version, kept in ``ab_meta``."""
@@ -70,12 +71,12 @@ CREATE VIEW ab_event AS
 
 
 def connect(path: Path, busy_timeout: float, timeout: float) -> tuple[sqlite3.Connection, Lock]:
-    """Open the file, make it if it is not there, and see to its tables and its durability. The lock is the one under
-    which the threads of this process write the file.
+    """Open the file, creating it if needed, and prepare its tables and durability. Also returns the lock under which
+    the threads of this process write the file.
 
-    Runs in the thread that will use the connection. ``ConfigError`` for a missing folder, a file that is no database
-    or of another version; ``Unavailable`` where another process has it locked for ``busy_timeout`` seconds, other
-    threads of this one use it for ``timeout`` seconds, or the disk is full.
+    Runs in the thread that will use the connection. ``ConfigError`` for a missing folder, a file that is not a
+    database or has another version; ``Unavailable`` if another process has it locked for ``busy_timeout`` seconds,
+    other threads of this one use it for ``timeout`` seconds, or the disk is full.
     """
     if sqlite3.sqlite_version_info < (3, 38):
         raise ConfigError("sqlite", f"is version {sqlite3.sqlite_version}", "Use a Python with SQLite 3.38 or later.")
@@ -95,18 +96,13 @@ def connect(path: Path, busy_timeout: float, timeout: float) -> tuple[sqlite3.Co
     except sqlite3.Error as exc:
         if connection is not None:
             connection.close()
-        raise describe(exc, path) from exc
+        raise opening_error(exc, path) from exc
     except BaseException:
         if connection is not None:
             connection.close()
         raise
     warn_of_readers(files_of(path))
     return connection, turn
-
-
-def in_use(path: Path, seconds: float) -> str:
-    """What to say when other threads of this process have kept the file for so long."""
-    return f"{path} has been in use by other Buses of this process for {seconds:g} s: nothing was stored"
 
 
 def _prepare(connection: sqlite3.Connection, path: Path, busy_timeout: float) -> None:
@@ -118,49 +114,10 @@ def _prepare(connection: sqlite3.Connection, path: Path, busy_timeout: float) ->
     execute("PRAGMA temp.journal_mode=MEMORY")
     statements = (*_TABLES.split(";\n"), f"INSERT INTO ab_meta VALUES ({VERSION})")
     make_tables(connection, path, "url", version=VERSION, read_version=_version, statements=statements)
-    execute("PRAGMA busy_timeout=0")  # from here on the store waits by itself: SQLite's own steps go up to 100 ms
+    execute("PRAGMA busy_timeout=0")  # from here on the store waits by itself: SQLite waits up to 100 ms between tries
 
 
 def _version(connection: sqlite3.Connection) -> int | None:
     if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'ab_meta'").fetchone():
         return None
     return int(connection.execute("SELECT version FROM ab_meta").fetchone()[0])
-
-
-def describe(exc: sqlite3.Error, path: Path) -> ConfigError | Unavailable:
-    """The error of ours for one that opening the file ended with."""
-    code = primary_code(exc)
-    if code == sqlite3.SQLITE_NOTADB:
-        return ConfigError("url", f"{path} is no SQLite database", "Name another file, or move this one away.")
-    if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
-        return ConfigError(
-            "url",
-            f"{path} cannot be opened for writing ({exc})",
-            "Give this user the right to write the file and its folder, or change the path.",
-        )
-    return Unavailable(text_of(exc, path))
-
-
-def text_of(exc: sqlite3.Error, path: Path) -> str:
-    """What happened, to which file, and what to do."""
-    code = primary_code(exc)
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return f"{path} is locked by another process, or by a transaction left open in this one: nothing was stored"
-    if code == sqlite3.SQLITE_FULL:
-        return f"the disk of {path} (or the one for temporary files) is full: nothing was stored. Free space on it"
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return f"{path} is damaged ({exc}): nothing was stored. Put a copy of it back, and start the programs again"
-    if code == sqlite3.SQLITE_IOERR:
-        full = " The disk is full: free space on it" if _is_full(path) else ""
-        return f"the system could not read or write {path} ({exc}, {exc.sqlite_errorname}).{full}"
-    return f"SQLite failed on {path}: {exc}"
-
-
-def _is_full(path: Path) -> bool:
-    """Whether its disk has room for less than a page: SQLite says "disk I/O error" where its index of the log had
-    none."""
-    try:
-        found = os.statvfs(path.parent)
-    except OSError:
-        return False
-    return found.f_bavail * found.f_frsize < 65_536

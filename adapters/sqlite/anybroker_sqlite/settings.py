@@ -23,14 +23,14 @@ class SqliteSettings(AdapterSettings):
     retention: float = Field(
         default=86_400.0,
         ge=0,
-        description="Seconds for which events are kept, unless the topic says otherwise; 'inf': for ever. What a group "
-        "of the topic has not finished is kept in any case.",
+        description="Seconds for which events are kept, unless the topic says otherwise; 'inf': for ever. Events that "
+        "a group of the topic has not finished are always kept.",
     )
     deduplication_window: float = Field(
         default=300.0,
         ge=0,
         description="Seconds for which a second copy of an event is recognised and dropped; 0: never. Events are kept "
-        "at least as long.",
+        "for at least this long.",
     )
     max_event_bytes: int = Field(
         default=16 * _MIB,
@@ -42,12 +42,12 @@ class SqliteSettings(AdapterSettings):
         default=0.5,
         ge=0.01,
         le=10,
-        description="Seconds after which a receiver that waits looks by itself: for expired leases, dead members, and "
-        "for what a wake-up was lost for.",
+        description="Seconds after which a waiting receiver checks without being woken: for expired leases, dead "
+        "members, and events whose wake-up was lost.",
     )
     wake_folder: str | None = Field(
         default=None,
         json_schema_extra=SECURITY,
-        description="Folder for the FIFOs by which processes wake each other, the same in all of them; by default "
-        "beside the database, its name and '-wake'.",
+        description="Folder for the FIFOs with which processes wake each other, the same in all of them; by default "
+        "the database's name with '-wake'.",
     )

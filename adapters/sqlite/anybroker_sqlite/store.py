@@ -1,8 +1,8 @@
-"""The one thread that speaks to SQLite, and how work reaches it.
+"""The one thread that talks to SQLite, and how work reaches it.
 
-Whatever waits when the thread becomes free - publishes, settlements, claims, of all senders and receivers of this
-adapter - goes into one transaction: one sync of the disk for all of it. Publishes come first in it, then settlements,
-then claims, which so see both.
+All work that is waiting when the thread becomes free (publishes, settlements and claims of all senders and receivers of
+this adapter) goes into one transaction, with one sync of the disk. Publishes come first, then settlements, then claims,
+which therefore see both.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from itertools import takewhile
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
@@ -24,7 +23,8 @@ from anybroker.errors import AnybrokerError, BrokerError, PublishOutcomeUnknown,
 from anybroker.kit.sqlite_file import FileGone, Files
 from anybroker.printable import logger
 
-from .schema import SHIFT, connect, in_use, text_of
+from .failures import in_use, text_of
+from .schema import connect
 from .settings import SqliteSettings
 from .wake import Bells
 from .wire import Segment
@@ -38,8 +38,8 @@ _log = logger("anybroker.sqlite")
 PUBLISH, SETTLE, ADMIN, CLAIM = range(4)
 """The order of work within a transaction."""
 
-_MOST_JOBS = 256
-"""The most pieces of work in one transaction."""
+_MAX_JOBS = 256
+"""The most jobs in one transaction."""
 _CACHED_BYTES = 16 * 1024 * 1024
 
 
@@ -55,21 +55,21 @@ class Topic(NamedTuple):
 
 
 class Job(Protocol):
-    """A piece of work. ``run`` is called in the thread, inside the transaction; ``finish`` in the event loop, after
-    the commit, or with the error for which nothing of the transaction was stored (or perhaps was: unknown)."""
+    """A piece of work. ``run`` is called in the thread, inside the transaction. ``finish`` is called in the event loop,
+    after the commit or with the error that ended the transaction (PublishOutcomeUnknown if it may be stored)."""
 
     rank: int
 
     def run(self, store: Store) -> None: ...
     def parts(self) -> Sequence[Job]:
-        """After a run that failed by a fault of ours: the same work in smaller pieces; one: it cannot be cut."""
+        """After a run that failed unexpectedly: the same work in smaller pieces; one piece if it cannot be split."""
         ...
 
     def finish(self, error: BrokerError | None) -> None: ...
 
 
 class _Call(Generic[T]):
-    """A function as a job, with its result in a future."""
+    """A function as a job; its result goes into a future."""
 
     def __init__(self, function: Callable[[Store], T], rank: int, future: asyncio.Future[T]) -> None:
         self.rank = rank
@@ -82,8 +82,8 @@ class _Call(Generic[T]):
         return (self,)
 
     def run(self, store: Store) -> None:
-        self._error = None  # it may have been run before, in a transaction that failed
-        if self.rank != ADMIN:  # these raise before they write anything, or not at all
+        self._error = None  # it may have run before, in a transaction that failed
+        if self.rank != ADMIN:  # these raise only before they write anything
             try:
                 self._result = self._function(store)
             except AnybrokerError as exc:
@@ -111,7 +111,7 @@ class _Call(Generic[T]):
 
 
 class Store:
-    """The database, its thread, and what is remembered about it. Made in the event loop."""
+    """The database, its thread, and what is cached of it. Made in the event loop."""
 
     def __init__(self, path: Path, settings: SqliteSettings) -> None:
         self.path = path
@@ -119,9 +119,9 @@ class Store:
         self.wake_folder = Path(settings.wake_folder or f"{path}-wake")
         self.bells = Bells(self.wake_folder, path)
         self.epoch = 0
-        """Grows with each rollback: what was remembered of the database may be wrong then."""
+        """Grows with each rollback, which invalidates everything cached of the database."""
         self.members: dict[int, Callable[[], None]] = {}
-        """How to wake the receivers of this adapter, by member id; changed in the event loop only."""
+        """Wakes each receiver of this adapter, by member id; changed in the event loop only."""
         self._groups: dict[int, int] = {}
         self._loop = asyncio.get_running_loop()
         self._queue: SimpleQueue[Job | None] = SimpleQueue()
@@ -133,20 +133,21 @@ class Store:
         self._thread: threading.Thread | None = None
         self._connection: sqlite3.Connection | None = None
         self._file_turn: threading.Lock
-        """Which thread of this process may write the file: there may be other Buses."""
+        """Held by the thread of this process that is writing the file; several Buses may share the file."""
         self._patience = 0.0
         self._files: Files
         self._segments: OrderedDict[int, Segment] = OrderedDict()
         self._cached = 0
         self._woken: set[int] = set()
-        self._trim_at: dict[int, float] = {}
+        self.next_trim: dict[int, float] = {}
+        """By topic, when to look again for events that retention may delete (on the monotonic clock)."""
 
     # ------------------------------------------------------------------------------------------- in the loop
 
     async def open(self, timeout: float) -> None:
         """Start the thread and open the file. Raises what :func:`connect` raises; then nothing is left open."""
         opened: asyncio.Future[None] = self._loop.create_future()
-        # A daemon: a program that forgets to close must be able to end; what was committed is safe.
+        # A daemon thread: a program that forgets to close can still exit. Committed events are safe.
         self._patience = max(timeout, self.settings.busy_timeout)
         self._thread = threading.Thread(target=self._main, args=(opened, timeout), name="anybroker sqlite", daemon=True)
         self._thread.start()
@@ -165,7 +166,7 @@ class Store:
             self._queue.put(job)
 
     def put_again(self, job: Job) -> None:
-        """In the thread: there is more to do, in another transaction."""
+        """In the thread: queue more work for another transaction."""
         self._queue.put(job)
 
     def call(self, function: Callable[[Store], T], rank: int = ADMIN) -> asyncio.Future[T]:
@@ -175,7 +176,7 @@ class Store:
         return future
 
     async def close(self) -> None:
-        """Do what was handed over, close the file and end the thread. Idempotent."""
+        """Finish the queued work, close the file and end the thread. Idempotent."""
         if self.closed or self._thread is None:
             return
         self.closed = True
@@ -198,7 +199,7 @@ class Store:
         self.members[member] = wake
 
     def remove_member(self, member: int) -> None:
-        """The receiver is closed."""
+        """Forget a closed receiver."""
         self.members.pop(member, None)
         self._groups.pop(member, None)
 
@@ -208,7 +209,7 @@ class Store:
         try:
             busy_timeout = min(timeout, self.settings.busy_timeout)
             self._connection, self._file_turn = connect(self.path, busy_timeout, timeout)
-        except Exception as exc:  # noqa: BLE001 - whatever it is, the coroutine that waits has to have it
+        except Exception as exc:  # noqa: BLE001 - every error goes to the coroutine that waits
             self._tell(_fail, opened, exc)
             return
         self._files = Files(self.path)
@@ -224,11 +225,11 @@ class Store:
             self._tell(_succeed, self._ended)
 
     def _tell(self, function: Callable[..., None], *args: Any) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop was closed without closing the adapter: nobody listens
+        with contextlib.suppress(RuntimeError):  # the loop was closed before the adapter: nobody listens
             self._loop.call_soon_threadsafe(function, *args)
 
     def _turn(self) -> bool:
-        """Wait for work, and do all there is. False: there will be none."""
+        """Wait for work and do all of it. False: no more work will come."""
         get = self._queue.get
         jobs: list[Job] = []
         job = get()
@@ -238,7 +239,7 @@ class Store:
                     self._ending = True
                 else:
                     jobs.append(job)
-                if len(jobs) == _MOST_JOBS:
+                if len(jobs) == _MAX_JOBS:
                     break
                 job = get(False)
         except Empty:
@@ -252,14 +253,14 @@ class Store:
         error: BrokerError | None = None
         try:
             error = self._transact(jobs)
-        except Exception as exc:  # noqa: BLE001 - a fault in one job must not end the thread, nor hit the others
+        except Exception as exc:  # noqa: BLE001 - a fault in one job must neither end the thread nor fail other jobs
             parts = jobs if len(jobs) > 1 else jobs[0].parts()
             if len(parts) > 1:
                 for job in parts:
                     self._do([job])
                 return
             text = f"{self.path}: {type(exc).__name__}: {exc}"
-            if jobs[0].rank == CLAIM:  # no passing trouble: its receiver has to be opened anew
+            if jobs[0].rank == CLAIM:  # not transient: its receiver has to be opened again
                 error = BrokerError(text)
             elif jobs[0].rank == PUBLISH and not isinstance(exc, MemoryError):
                 error = Rejected(f"{text}. Nothing was stored")
@@ -271,7 +272,7 @@ class Store:
         self._tell(self._finish, jobs, error, woken)
 
     def _transact(self, jobs: list[Job]) -> BrokerError | None:
-        """One transaction. The error is why nothing of it was stored, or why that is unknown."""
+        """One transaction. Returns the error if nothing was stored, or if that is unknown."""
         if not self._file_turn.acquire(timeout=self._patience):
             return Unavailable(in_use(self.path, self._patience))
         try:
@@ -296,7 +297,7 @@ class Store:
             self._roll_back()
             text = text_of(exc, self.path)
             code = exc.sqlite_errorcode & 0xFF if getattr(exc, "sqlite_errorcode", None) else 0
-            # A failed write or sync of the log may have reached the disk: after a loss of power it counts.
+            # A failed write or sync of the log may still have reached the disk, and count after a loss of power.
             unknown = committing and code not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL)
             error = PublishOutcomeUnknown(f"{text}, while committing") if unknown else Unavailable(text)
             error.__cause__ = exc
@@ -317,18 +318,19 @@ class Store:
         return None
 
     def _sync(self, full: bool) -> None:
-        """Whether the next commit waits for the disk. One of nothing but claims need not: a loss of power ends their
-        owners too, and the next commit that does wait takes it along. Everything else runs with FULL.
+        """Set whether the next commit waits for the disk. A transaction of claims alone need not wait: a loss of power
+        ends their owners too, and the next commit that waits makes them durable. Everything else runs with FULL.
 
-        A script, because the statement cache would not run a PRAGMA of this kind again: it acts when it is prepared.
+        Run as a script, because this PRAGMA acts when it is prepared, and the statement cache would not prepare it
+        again.
         """
         if full != self._synced:
             self._script(f"PRAGMA synchronous={'FULL' if full else 'NORMAL'}")
             self._synced = full
 
     def _begin(self) -> None:
-        """Take the write lock. The wait is SQLite's busy handler, in steps that do not starve beside a busy process:
-        its own go up to 100 ms, while the lock is free for a fraction of one between two transactions."""
+        """Take the write lock, retrying every millisecond or less. SQLite's own busy handler waits up to 100 ms between
+        tries and would starve: a busy process frees the lock for a fraction of a millisecond only."""
         deadline = 0.0
         while True:
             try:
@@ -353,9 +355,9 @@ class Store:
         try:
             self.execute("ROLLBACK")
         except sqlite3.Error:
-            pass  # SQLite has done it by itself
+            pass  # SQLite has already rolled back
 
-    # What jobs use, inside the transaction.
+    # For jobs, inside the transaction.
 
     _script: Callable[[str], sqlite3.Cursor]
     execute: Callable[..., sqlite3.Cursor]
@@ -369,30 +371,30 @@ class Store:
         return None if row is None else Topic(*row)
 
     def wake_group(self, group: int) -> None:
-        """After the commit, wake whoever waits in this group."""
+        """After the commit, wake the waiting members of this group."""
         self._woken.add(group)
 
     def wake_topic(self, topic: int) -> None:
-        """After the commit, wake whoever waits in a group of this topic."""
+        """After the commit, wake the waiting members of all groups of this topic."""
         for (group,) in self.execute("SELECT id FROM ab_group WHERE topic = ?", (topic,)).fetchall():
             self._woken.add(group)
 
     def _names_of_bells(self) -> list[str]:
-        """The FIFOs of members in other processes that have to be woken."""
+        """The FIFOs of members in other processes that must be woken."""
         woken, members = self._woken, self.members
         rows = self.execute("SELECT id, grp, wake FROM ab_member").fetchall()
         return [wake for member, group, wake in rows if group in woken and member not in members]
 
     def segment(self, seq: int) -> Segment | None:
-        """The segment with this sequence number, or the next one of the topic; None: there is none."""
+        """The segment that holds this sequence number, or else the next one of the topic; None at the end."""
         row = self.execute(
             "SELECT first FROM ab_segment WHERE first BETWEEN (:seq >> 40 << 40) AND :seq ORDER BY first DESC LIMIT 1",
             {"seq": seq},
         ).fetchone()
         if row is not None:
-            found = self._load(row[0])
-            if found.last >= seq:
-                return found
+            segment = self._load(row[0])
+            if segment.last >= seq:
+                return segment
         row = self.execute(
             "SELECT first FROM ab_segment WHERE first > :seq AND first < ((:seq >> 40) + 1 << 40) "
             "ORDER BY first LIMIT 1",
@@ -401,7 +403,7 @@ class Store:
         return None if row is None else self._load(row[0])
 
     def following(self, segment: Segment, seq: int) -> Segment | None:
-        """:meth:`segment`, where the one before is at hand."""
+        """:meth:`segment`, faster where the segment before is given."""
         if segment.first <= seq <= segment.last:
             return segment
         if seq == segment.last + 1 and seq in self._segments:
@@ -422,45 +424,6 @@ class Store:
         while len(segments) > 1 and self._cached > _CACHED_BYTES:
             self._cached -= segments.popitem(last=False)[1].size
         return segment
-
-    def trim(self, topic: Topic) -> None:
-        """Delete some of what is older than the topic's retention and finished by all its groups. A cheap look most
-        of the time: it is called with each publish."""
-        now = time.monotonic()
-        if now < self._trim_at.get(topic.id, 0.0):
-            return
-        keep = self.settings.retention if topic.retention is None else topic.retention
-        keep = max(keep, self.settings.deduplication_window)
-        self._trim_at[topic.id] = now + min(max(keep / 10, 0.1), 5.0)
-        before = time.time() - keep
-        base = topic.id << SHIFT
-        oldest = self.execute(
-            "SELECT first, count, at FROM ab_segment WHERE first BETWEEN ? AND ? ORDER BY first LIMIT 64",
-            (base, topic.last),
-        ).fetchall()
-        if not oldest or oldest[0][2] >= before:
-            return
-        (horizon,) = self.execute(_HORIZON, (topic.id,)).fetchone()
-        done = list(
-            takewhile(lambda row: row[2] < before and (horizon is None or row[0] + row[1] - 1 <= horizon), oldest)
-        )
-        if not done:
-            return
-        self.execute("DELETE FROM ab_segment WHERE first BETWEEN ? AND ?", (done[0][0], done[-1][0]))
-        self.execute("UPDATE ab_topic SET trimmed = ? WHERE id = ?", (max(row[2] for row in done), topic.id))
-        if len(done) == len(oldest):
-            del self._trim_at[topic.id]  # there may be more
-
-
-_HORIZON = """
-SELECT min(CASE WHEN open IS NULL OR cursor < open THEN cursor ELSE open - 1 END) FROM (
-    SELECT g.cursor AS cursor, (SELECT min(seq) FROM (
-        SELECT min(seq) AS seq FROM ab_claim WHERE grp = g.id
-        UNION ALL SELECT min(seq) FROM ab_parked WHERE grp = g.id
-        UNION ALL SELECT min(seq) FROM ab_delayed WHERE grp = g.id)) AS open
-    FROM ab_group g WHERE g.topic = ?)
-"""
-"""Up to where all groups of a topic have finished."""
 
 
 def _rank(job: Job) -> int:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 from math import inf
 
-from anybroker.adapter import Backlog, GroupSpec, Start, SubscriptionSpec, TopicSpec, Topology
+from anybroker.adapter import Backlog, GroupSpec, Start, SubscriptionSpec, TopicSpec, Topology, age_since
 from anybroker.errors import ConfigError, MissingGroup
 
+from .age import oldest
 from .claims import release_dead
 from .schema import SEGMENT_EVENTS, SHIFT
 from .store import Store, Topic
 
-__all__ = ["backlog", "declare", "join", "seek"]
+__all__ = ["backlog", "declare", "find_group", "groups", "join", "seek"]
 
 
 def declare(topology: Topology, create: bool, store: Store) -> None:
@@ -39,17 +40,17 @@ def _create_topic(store: Store, spec: TopicSpec) -> Topic:
 
 
 def _same_topic(spec: TopicSpec, topic: Topic, store: Store) -> None:
-    """A topic that is there is never changed: not its order, nor how long it keeps its events."""
+    """An existing topic is never changed: neither its order nor how long it keeps its events."""
     if bool(topic.ordered) != spec.ordered:
         raise ConfigError(
             f"topic {spec.name!r}",
-            f"exists with ordered={bool(topic.ordered)}, and is asked for with ordered={spec.ordered}",
+            f"exists with ordered={bool(topic.ordered)}, but is declared with ordered={spec.ordered}",
             "Use the same setting everywhere, or another topic.",
         )
     if spec.retention is not None and topic.retention != spec.retention:
         raise ConfigError(
             f"topic {spec.name!r}",
-            f"exists with retention={topic.retention}, and is asked for with retention={spec.retention} (seconds)",
+            f"exists with retention={topic.retention}, but is declared with retention={spec.retention} (seconds)",
             f"Use the same setting everywhere, or change it once: sqlite3 {store.path} "
             f'"UPDATE ab_topic SET retention = {"9e999" if spec.retention == inf else spec.retention} '
             f"WHERE name = '{spec.name}'\".",
@@ -57,19 +58,19 @@ def _same_topic(spec: TopicSpec, topic: Topic, store: Store) -> None:
 
 
 def _declare_group(store: Store, topic: Topic, spec: GroupSpec, create: bool) -> None:
-    there = store.execute("SELECT ordered FROM ab_group WHERE topic = ? AND name = ?", (topic.id, spec.name)).fetchone()
+    row = store.execute("SELECT ordered FROM ab_group WHERE topic = ? AND name = ?", (topic.id, spec.name)).fetchone()
     name = f"group {spec.name!r} of topic {topic.name!r}"
-    if there is None:
+    if row is None:
         if not create:
             raise ConfigError(name, f"is not in {store.path}", "Start with provision='create'.")
         store.execute(
             "INSERT INTO ab_group(topic, name, ordered, cursor) VALUES (?, ?, ?, ?)",
             (topic.id, spec.name, spec.ordered, _before(store, topic, spec.start)),
         )
-    elif bool(there[0]) != spec.ordered:
+    elif bool(row[0]) != spec.ordered:
         raise ConfigError(
             name,
-            f"exists with ordered={bool(there[0])}, and is asked for with ordered={spec.ordered}",
+            f"exists with ordered={bool(row[0])}, but is declared with ordered={spec.ordered}",
             "Use the same setting for all members, or another group name.",
         )
 
@@ -86,7 +87,7 @@ def _before(store: Store, topic: Topic, start: Start) -> int:
     return topic.last if row is None else int(row[0]) - 1
 
 
-def _group(store: Store, topic: str, group: str) -> tuple[int, int, int]:
+def find_group(store: Store, topic: str, group: str) -> tuple[int, int, int]:
     """Its id, whether it is ordered, its cursor."""
     row = store.execute(
         "SELECT g.id, g.ordered, g.cursor FROM ab_group g JOIN ab_topic t ON t.id = g.topic "
@@ -101,11 +102,11 @@ def _group(store: Store, topic: str, group: str) -> tuple[int, int, int]:
 
 
 def join(spec: SubscriptionSpec, member: int, wake: str, store: Store) -> int:
-    group, ordered, _ = _group(store, spec.topic, spec.group)
+    group, ordered, _ = find_group(store, spec.topic, spec.group)
     if bool(ordered) != spec.ordered:
         raise ConfigError(
             f"group {spec.group!r} of topic {spec.topic!r}",
-            f"exists with ordered={bool(ordered)}, and is subscribed to with ordered={spec.ordered}",
+            f"exists with ordered={bool(ordered)}, but is subscribed to with ordered={spec.ordered}",
             "Use the same setting for all members, or another group name.",
         )
     release_dead(store, group)
@@ -114,8 +115,8 @@ def join(spec: SubscriptionSpec, member: int, wake: str, store: Store) -> int:
 
 
 def backlog(topic: str, group: str, store: Store) -> Backlog:
-    id_, _, cursor = _group(store, topic, group)
-    row = store.execute(
+    id_, _, cursor = find_group(store, topic, group)
+    waiting, in_flight = store.execute(
         """
         SELECT (SELECT coalesce(sum(min(count, first + count - 1 - :cursor)), 0) FROM ab_segment
                 WHERE first BETWEEN :cursor + 1 - :most AND ((:cursor >> 40) + 1 << 40) - 1
@@ -126,26 +127,26 @@ def backlog(topic: str, group: str, store: Store) -> Backlog:
         """,
         {"group": id_, "cursor": cursor, "most": SEGMENT_EVENTS},
     ).fetchone()
-    return Backlog(*row)
+    return Backlog(waiting, in_flight, age_since(oldest(store, id_, cursor)))
 
 
 def seek(topic: str, group: str, to: Start, store: Store) -> None:
-    id_, _, _ = _group(store, topic, group)
+    id_, _, _ = find_group(store, topic, group)
     release_dead(store, id_)
     if store.execute("SELECT 1 FROM ab_member WHERE grp = ?", (id_,)).fetchone():
-        raise ConfigError(f"group {group!r} of topic {topic!r}", "has members now", "Stop its consumers first.")
-    found = store.topic(topic)
-    assert found is not None  # its group was found
-    if not isinstance(to, str) and to.timestamp() <= found.trimmed:
-        oldest = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(found.trimmed))
-        raise ConfigError("to", f"topic {topic!r} does not reach back to {to}: up to {oldest} it is deleted")
+        raise ConfigError(f"group {group!r} of topic {topic!r}", "still has members", "Stop its consumers first.")
+    row = store.topic(topic)
+    assert row is not None  # its group exists
+    if not isinstance(to, str) and to.timestamp() <= row.trimmed:
+        oldest = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(row.trimmed))
+        raise ConfigError("to", f"topic {topic!r} does not reach back to {to}: events up to {oldest} are deleted")
     for table in ("ab_claim", "ab_parked", "ab_delayed"):
         store.execute(f"DELETE FROM {table} WHERE grp = ?", (id_,))
-    store.execute("UPDATE ab_group SET cursor = ? WHERE id = ?", (_before(store, found, to), id_))
+    store.execute("UPDATE ab_group SET cursor = ? WHERE id = ?", (_before(store, row, to), id_))
 
 
 def groups(store: Store) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+    listed: dict[str, list[str]] = {}
     for topic, group in store.execute("SELECT t.name, g.name FROM ab_topic t LEFT JOIN ab_group g ON g.topic = t.id"):
-        found.setdefault(topic, []).extend([] if group is None else [group])
-    return found
+        listed.setdefault(topic, []).extend([] if group is None else [group])
+    return listed

@@ -1,12 +1,12 @@
 """Waking the members in other processes: one FIFO for each receiver, in a folder beside the database.
 
-A FIFO costs nothing while nobody writes, has no limit on the length of its path, works between containers that share
-the folder, and tells at once when its reader is dead: the kernel has closed its end.
+An idle FIFO costs nothing, its path may be of any length, it works between containers that share the folder, and it
+shows at once that its reader is dead, because the kernel closes that end.
 
-Another user of the machine may have put the folder there, or something into it. What is used is opened without
-following a symbolic link, and checked when it is open: only users who may write the database may have made it. A
-receiver does not begin in any other folder, since a member without a FIFO of its own passes for dead. What is not ours
-is not written to, is logged once, and passes for a living member's: it looks by itself (``poll``), and its lease ends.
+Another user of the machine may have made the folder, or a file in it. Both are opened without following symbolic links
+and checked once open: only a user who may write the database may own them. A receiver refuses to start in any other
+folder, since a member without a FIFO counts as dead. A FIFO of another user is never written to. It is logged once and
+counts as that of a living member, which finds events by polling (``poll``) and loses them when its lease ends.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class _Unsafe(OSError):
 
 @contextmanager
 def _opened(folder: Path, database: Path) -> Iterator[int]:
-    """The folder, as a descriptor. Raises OSError, _Unsafe where it is not to be used."""
+    """The folder, as a descriptor. Raises OSError; _Unsafe if it must not be used."""
     try:
         descriptor = os.open(folder, _SEARCH)
     except OSError as exc:
@@ -47,33 +47,34 @@ def _opened(folder: Path, database: Path) -> Iterator[int]:
             raise _Unsafe("it is a symbolic link") from exc
         raise
     try:
-        found = os.fstat(descriptor)
-        shared = writable_by_others(found)
-        # In a sticky folder of root's, such as /tmp, other users cannot replace a file of ours.
-        if shared and not (found.st_mode & stat.S_ISVTX and found.st_uid == 0):
-            of_database = _look_at(database)
-            if shared & ~of_database.st_mode or (shared & stat.S_IWGRP and found.st_gid != of_database.st_gid):
-                raise _Unsafe(f"others can write it (mode {stat.S_IMODE(found.st_mode):04o}) who cannot the database")
-        _check_owner("it", found, database)
+        status = os.fstat(descriptor)
+        shared = writable_by_others(status)
+        # In a sticky folder of root's, such as /tmp, other users cannot replace our files.
+        if shared and not (status.st_mode & stat.S_ISVTX and status.st_uid == 0):
+            database_status = _status_of(database)
+            if shared & ~database_status.st_mode or (shared & stat.S_IWGRP and status.st_gid != database_status.st_gid):
+                mode = stat.S_IMODE(status.st_mode)
+                raise _Unsafe(f"users who cannot write the database can write it (mode {mode:04o})")
+        _check_owner("it", status, database)
         yield descriptor
     finally:
         os.close(descriptor)
 
 
-def _check_owner(what: str, found: os.stat_result, database: Path) -> None:
-    if found.st_uid not in (os.geteuid(), 0) and found.st_uid != _look_at(database).st_uid:
-        raise _Unsafe(f"{what} belongs to another user (uid {found.st_uid})")
+def _check_owner(what: str, status: os.stat_result, database: Path) -> None:
+    if status.st_uid not in (os.geteuid(), 0) and status.st_uid != _status_of(database).st_uid:
+        raise _Unsafe(f"{what} belongs to another user (uid {status.st_uid})")
 
 
-def _look_at(database: Path) -> os.stat_result:
+def _status_of(database: Path) -> os.stat_result:
     try:
         return os.stat(database)
     except OSError as exc:
-        raise _Unsafe(f"the database cannot be looked at ({exc.strerror})") from exc
+        raise _Unsafe(f"the database cannot be read ({exc.strerror})") from exc
 
 
 def _open(folder: int, name: str, flags: int, database: Path) -> int:
-    """The FIFO, opened. Raises OSError, _Unsafe where it is not ours."""
+    """Open the FIFO. Raises OSError; _Unsafe if it is not ours."""
     try:
         descriptor = os.open(name, flags | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=folder)
     except OSError as exc:
@@ -81,10 +82,10 @@ def _open(folder: int, name: str, flags: int, database: Path) -> int:
             raise _Unsafe(f"{name} is a symbolic link") from exc
         raise
     try:
-        found = os.fstat(descriptor)
-        if not stat.S_ISFIFO(found.st_mode):
+        status = os.fstat(descriptor)
+        if not stat.S_ISFIFO(status.st_mode):
             raise _Unsafe(f"{name} is not a FIFO")
-        _check_owner(name, found, database)
+        _check_owner(name, status, database)
     except BaseException:
         os.close(descriptor)
         raise
@@ -95,7 +96,7 @@ class Fifo:
     """The reading end."""
 
     def __init__(self, folder: Path, database: Path) -> None:
-        """Make it, and the folder. ``ConfigError`` where the folder cannot hold one, or is not safe."""
+        """Make it, and the folder. ``ConfigError`` if the folder cannot hold a FIFO or is not safe."""
         self.name = secrets.token_hex(8)
         self._path = folder / self.name
         self.fd = -1
@@ -105,8 +106,7 @@ class Fifo:
                 os.mkfifo(self._path, 0o600)
                 try:
                     self.fd = _open(opened, self.name, os.O_RDONLY, database)
-                    # An end for writing of our own: without any, the other one would be at its end of file, always
-                    # readable.
+                    # Keep a writing end open: without one the reading end is at its end of file, always readable.
                     self._writer = _open(opened, self.name, os.O_WRONLY, database)
                 except BaseException:
                     if self.fd >= 0:
@@ -128,11 +128,11 @@ class Fifo:
             warn_of_readers([folder])
 
     def drain(self) -> None:
-        """Forget the wake-ups that have come."""
+        """Discard the wake-ups that have arrived."""
         try:
-            os.read(self.fd, 65536)  # as much as it holds
+            os.read(self.fd, 65536)  # its capacity
         except BlockingIOError:
-            pass  # none had come
+            pass  # there were none
 
     def close(self) -> None:
         """Close and remove it. Idempotent."""
@@ -162,7 +162,7 @@ class Bells:
             self._say(exc)
 
     def has_reader(self, name: str) -> bool:
-        """False: its process is dead, or closed it. True also where nothing says so."""
+        """False: its process is dead or has closed it. True also if that cannot be told."""
         try:
             with _opened(self._folder, self._database) as folder:
                 return self._reader(folder, name, wake=False)
@@ -173,9 +173,9 @@ class Bells:
             return True
 
     def remove(self, name: str) -> None:
-        """Remove a FIFO without a reader."""
+        """Remove a FIFO that has no reader."""
         try:
-            if _NAME.fullmatch(name):  # anything else may lead out of the folder
+            if _NAME.fullmatch(name):  # any other name may lead out of the folder
                 with _opened(self._folder, self._database) as folder:
                     os.unlink(name, dir_fd=folder)
         except OSError as exc:
@@ -183,29 +183,29 @@ class Bells:
 
     def _reader(self, folder: int, name: str, *, wake: bool) -> bool:
         if not _NAME.fullmatch(name):
-            return False  # we have made none of that name
+            return False  # not a name of ours
         try:
             writer = _open(folder, name, os.O_WRONLY, self._database)
         except OSError as exc:
-            # ENXIO: it has no reader. ENOENT: removed. Anything else, such as another user's file, says nothing.
+            # ENXIO: no reader. ENOENT: removed. Other errors, such as another user's file, prove nothing.
             self._say(exc)
             return not isinstance(exc, FileNotFoundError) and exc.errno != errno.ENXIO
         try:
             if wake:
                 os.write(writer, b"\0")
         except (BlockingIOError, BrokenPipeError):
-            pass  # full: it has enough to wake it; broken: it has just gone
+            pass  # full: it will wake anyway; broken: the reader has just gone
         finally:
             os.close(writer)
         return True
 
     def _say(self, problem: OSError) -> None:
-        """Once for each."""
+        """Log each problem once."""
         text = str(problem) if isinstance(problem, _Unsafe) else problem.strerror or ""
         if isinstance(problem, _Unsafe | PermissionError) and text not in self._said and len(self._said) < 100:
             self._said.add(text)
             _log.warning(
-                "the wake folder %s cannot be used as it is: %s. Members in other processes look by themselves",
+                "the wake folder %s cannot be used as it is: %s. Members in other processes find events by polling",
                 self._folder,
                 text,
             )

@@ -1,7 +1,7 @@
 """Events as rows of a segment: attributes in JSON, bodies one after the other.
 
-There is no CloudEvents binding for SQLite; this is one of our own, and loses nothing: absent and empty bodies differ,
-numbers and booleans stay what they are, foreign messages keep their headers byte for byte.
+CloudEvents defines no binding for SQLite. This one loses nothing: absent and empty bodies differ, numbers and booleans
+keep their types, foreign messages keep their headers byte for byte.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any, TypeAlias
 from pydantic_core import from_json, to_json
 
 from anybroker.adapter import Foreign, Outbound
+from anybroker.cloudevents import Event, trusted_event
 from anybroker.errors import InvalidEvent
-from anybroker.event import Event, trusted_event
 
 __all__ = ["Row", "Segment", "decode", "encode", "fingerprint", "hop_of", "size_of"]
 
@@ -28,8 +28,8 @@ _NO_HEADERS: Mapping[str, str] = {}
 
 
 def encode(outbound: Outbound) -> tuple[Row, bytes | None, int]:
-    """The row and the body of an event on its way out, and roughly its size: more than an eighth of what
-    :func:`size_of` counts, where the row has no ``more``."""
+    """The row and the body of an event to be stored, and its approximate size: where the row has no ``more``, more than
+    an eighth of :func:`size_of`."""
     event = outbound.event
     id_: Any
     source: Any
@@ -88,7 +88,7 @@ def decode(row: Row, body: bytes | None) -> tuple[Event[Any] | Foreign, Mapping[
     id_, source, type_, time, kind, key, _, more = row
     if source is None:
         headers = [(name, None if value is None else b64decode(value)) for name, value in more["foreign"]]
-        reason = InvalidEvent("the message is no CloudEvent; it was stored as it came. Publish events instead")
+        reason = InvalidEvent("the message is not a CloudEvent; it was stored as it came. Publish events instead")
         return Foreign(body, headers, key, reason), more.get("headers", _NO_HEADERS)
     attributes = {"specversion": "1.0", "id": id_, "source": source, "type": type_}
     if time is not None:
@@ -107,17 +107,17 @@ def decode(row: Row, body: bytes | None) -> tuple[Event[Any] | Foreign, Mapping[
 
 
 def hop_of(row: Row) -> str:
-    """What distinguishes this copy of the event from others."""
+    """The hop, which distinguishes this copy of the event from others."""
     return row[7].get("hop", "") if row[7] else ""
 
 
 def fingerprint(topic: str, group: str | None, row: Row) -> int:
-    """A 64-bit number by which copies are looked for, in this process only; equal rows have equal ones."""
+    """A 64-bit number to find copies by, in this process only; equal rows have equal numbers."""
     return hash((topic, group, row[1], row[0], row[7].get("hop", "") if row[7] else ""))
 
 
 class Segment:
-    """A segment, read and taken apart. Never changed: receivers share it."""
+    """A segment as it was read. Never changed, because receivers share it."""
 
     __slots__ = ("_body", "_ends", "delayed", "first", "last", "only_group", "rows", "size")
 
@@ -126,7 +126,7 @@ class Segment:
         self.last = first + count - 1
         self.only_group = only_group
         self.rows: list[Row] = from_json(meta)
-        self.size = len(meta) + len(body) + 512 * count  # what the rows take in memory, roughly
+        self.size = len(meta) + len(body) + 512 * count  # bytes in memory, roughly
         self.delayed = any([row[7] is not None and "due" in row[7] for row in self.rows])
         self._body = body
         self._ends = list(accumulate([row[6] or 0 for row in self.rows]))
@@ -140,5 +140,5 @@ class Segment:
         return self._body[end - size : end]
 
     def bytes_of(self, begin: int, end: int) -> int:
-        """How many bytes the bodies from the one index to before the other have."""
+        """The bytes of all bodies from index ``begin`` up to, not including, ``end``."""
         return self._ends[end - 1] - (self._ends[begin - 1] if begin else 0)

@@ -23,8 +23,9 @@ from anybroker.adapter import (
 from anybroker.capabilities import Acknowledgement, Capabilities, Support
 from anybroker.errors import Unavailable
 
-from .aws import Aws
+from .link import Link
 from .names import notes_name
+from .notes import Notes
 from .queue import Queue
 from .receiver import SqsReceiver
 from .sender import SqsSender
@@ -38,11 +39,12 @@ _DEFAULT = SqsSettings()
 
 
 class SqsAdapter:
-    """See :class:`anybroker.adapter.Adapter`, and the README for what is what in AWS."""
+    """See :class:`anybroker.adapter.Adapter`, and the README for the mapping to AWS."""
 
     Settings: ClassVar[type[AdapterSettings]] = SqsSettings
     capabilities = Capabilities(
         adapter="sqs",
+        messaging_system="aws_sqs",
         acknowledgement=Acknowledgement.PER_MESSAGE,
         durable=Support.NATIVE,
         processes=Support.NATIVE,
@@ -61,8 +63,8 @@ class SqsAdapter:
         self._settings = settings
         self._context = context
         self._wire = Wire(settings.content_mode)
-        self._aws = Aws(url, settings, context)
-        self._places = Places(self._aws, settings)
+        self._link = Link(url, settings, context)
+        self._places = Places(self._link, settings)
         self._epochs = itertools.count(1)
         self.capabilities = replace(
             type(self).capabilities,
@@ -72,14 +74,14 @@ class SqsAdapter:
 
     @property
     def native(self) -> Any:
-        """boto3's SQS client, for whatever this library has no word for. It blocks: call it in a thread."""
-        if not self._aws.connected:
+        """boto3's SQS client, for what this library does not cover. It blocks: call it in a thread."""
+        if not self._link.connected:
             raise Unavailable("the SQS adapter is not connected")
-        return self._aws.sqs
+        return self._link.sqs
 
     async def connect(self) -> None:
         """See :meth:`anybroker.adapter.Adapter.connect`. By STS's GetCallerIdentity, which needs no permission."""
-        await self._aws.connect()
+        await self._link.connect()
 
     async def declare(self, topology: Topology, mode: Literal["create", "verify"], /) -> None:
         """See :meth:`anybroker.adapter.Adapter.declare`. Topics, queues, their policies and subscriptions."""
@@ -89,7 +91,7 @@ class SqsAdapter:
         """See :meth:`anybroker.adapter.Adapter.open_sender`."""
         settings = self._settings
         return SqsSender(
-            self._aws,
+            self._link,
             self._places,
             self._wire,
             requests=settings.threads,
@@ -103,12 +105,12 @@ class SqsAdapter:
         url = await self._places.queue(topic, group, subscription.ordered)
         lane = Lane(f"{topic}/{secrets.token_hex(4)}", next(self._epochs))
         lease = math.ceil(self._context.lease)
-        queue = Queue(self._aws, url, notes_name(topic, group), self._wire, lane, lease)
+        queue = Queue(self._link, url, Notes(self._link, notes_name(topic, group)), self._wire, lane, lease)
         return SqsReceiver(
             queue,
             lane,
             listener,
-            self._aws.pool,
+            self._link.pool,
             wait=self._settings.wait,
             pollers=self._settings.pollers,
             keep=functools.partial(self._places.keep, topic, group),
@@ -124,4 +126,4 @@ class SqsAdapter:
 
     async def close(self) -> None:
         """See :meth:`anybroker.adapter.Adapter.close`."""
-        await self._aws.close()
+        await self._link.close()

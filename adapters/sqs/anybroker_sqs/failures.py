@@ -21,6 +21,7 @@ from anybroker.errors import (
     Unavailable,
 )
 from anybroker.kit.tls import tls_failure
+from anybroker.kit.wording import said
 
 __all__ = [
     "CLIENT_ERRORS",
@@ -37,7 +38,7 @@ __all__ = [
 ]
 
 CLIENT_ERRORS = (BotoCoreError, ClientError, ResponseParserError, RuntimeError)
-"""What boto3's calls raise; a RuntimeError where credentials were refreshed and are out of date still."""
+"""What boto3's calls raise; a RuntimeError where credentials are out of date even after a refresh."""
 
 _NOT_SENT = (boto.EndpointConnectionError, boto.ConnectTimeoutError, boto.ProxyConnectionError, boto.SSLError)
 _NO_CREDENTIALS = (
@@ -47,16 +48,16 @@ _NO_CREDENTIALS = (
     boto.TokenRetrievalError,
 )
 _NO_CREDENTIALS_NOW = (boto.CredentialRetrievalError, boto.TokenRetrievalError)
-"""Whoever has them does not answer at the moment: a role's, an instance's."""
+"""The service that issues them does not answer at the moment: a role's, an instance's."""
 _PASSING = re.compile("ExpiredToken|ExpiredTokenException|RequestExpired|RequestTimeTooSkewed|OverLimit")
-"""What AWS refuses now and takes again: see :func:`_until`."""
+"""Reasons for which AWS refuses a request now, but will take it again: see :func:`_until`."""
 _SIGNATURE = re.compile("InvalidSignatureException|SignatureDoesNotMatch")
-"""Either the secret is wrong, or the clock: only the message says which."""
+"""The secret is wrong, or the clock: only the message says which."""
 _BUSY = re.compile(
     ".*Throttl.*|BandwidthLimitExceeded|LimitExceededException|ProvisionedThroughputExceededException|"
     "RequestLimitExceeded|ServiceUnavailable|SlowDown|TooManyRequestsException"
 )
-"""What boto3 itself takes for a reason to try again, and what was certainly not carried out."""
+"""Reasons for which boto3 itself tries again; the request was certainly not carried out."""
 _MISSING = {"NonExistentQueue", "QueueDoesNotExist", "NotFound", "NotFoundException"}
 _WRONG_CREDENTIALS = re.compile(
     "AuthFailure|ExpiredToken|ExpiredTokenException|IncompleteSignature|InvalidAccessKeyId|InvalidClientTokenId|"
@@ -66,7 +67,7 @@ _WRONG_CREDENTIALS = re.compile(
 _DENIED = re.compile("AccessDenied|AccessDeniedException|AuthorizationError|AuthorizationErrorException")
 _TOO_LONG = re.compile(r"(too ?long|shorter than|longer than)\b\D*(?P<most>\d*)", re.IGNORECASE)
 _GONE = {"ReceiptHandleIsInvalid", "MessageNotInflight", "InvalidParameterValue"}
-"""What a batch says of a receipt handle that is not valid any more; the last one where it is too old."""
+"""The codes of a batch for a receipt handle that is no longer valid; the last one: it is too old."""
 
 
 def _code_of(exc: BaseException) -> str:
@@ -81,7 +82,7 @@ def is_missing(exc: BaseException) -> bool:
 
 
 def is_denied(exc: BaseException) -> bool:
-    """Whether these credentials may not do that."""
+    """Whether these credentials lack the permission."""
     return _DENIED.fullmatch(_code_of(exc)) is not None
 
 
@@ -93,13 +94,12 @@ def _is_denial(exc: BaseException) -> bool:
 
 
 def _is_busy(exc: BaseException) -> bool:
-    """Whether AWS has put the request off, and done nothing."""
+    """Whether AWS is too busy for the request, and did nothing."""
     return isinstance(exc, ClientError) and (_status(exc) in (429, 503) or _BUSY.fullmatch(_code_of(exc)) is not None)
 
 
 def is_passing(exc: BaseException | None) -> bool:
-    """Whether AWS refuses a request of a program that it has let in, and will take it again without a change of
-    settings."""
+    """Whether AWS refuses the request for a reason that passes without a change of settings."""
     if exc is None:
         return False
     code = _code_of(exc)
@@ -108,7 +108,7 @@ def is_passing(exc: BaseException | None) -> bool:
 
 
 def may_be_done(exc: BaseException | None) -> bool:
-    """Whether a request that ended with this may have been carried out all the same: its answer was lost."""
+    """Whether a request that ended with this may have been carried out, and its answer lost."""
     if exc is None or isinstance(exc, _NOT_SENT):
         return False
     return not (_is_denial(exc) or _is_busy(exc) or is_passing(exc))
@@ -119,7 +119,7 @@ def _status(exc: ClientError) -> int:
 
 
 def _until(exc: BaseException) -> str:
-    """What has to happen before AWS takes a request again that :func:`is_passing`."""
+    """What has to happen before AWS takes the request again, where the error :func:`is_passing`."""
     code = _code_of(exc)
     if code == "OverLimit":
         return "fewer messages of the queue are in flight (120,000 at most)"
@@ -128,22 +128,18 @@ def _until(exc: BaseException) -> str:
     return "boto3 has other credentials"
 
 
-def _said(exc: BaseException) -> str:
-    return " ".join(str(exc).split()).rstrip(". ") or type(exc).__name__
-
-
 def _failure(exc: BaseException, doing: str, where: str, keys: str) -> AnybrokerError:
-    """Of a request that neither publishes nor settles: ConfigError where only a person can mend it."""
+    """Of a request that neither publishes nor settles: ConfigError where only a person can fix it, else Unavailable."""
     code = _code_of(exc)
     if isinstance(exc, _NO_CREDENTIALS):
         return ConfigError(
             keys,
-            f"boto3 has no AWS credentials for {where}: {_said(exc)}",
+            f"boto3 has no AWS credentials for {where}: {said(exc)}",
             "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or profile=, or access_key_id= and secret_access_key= "
             "(an emulator takes any).",
         )
     if _WRONG_CREDENTIALS.fullmatch(code):
-        return ConfigError(keys, f"AWS at {where} refused the credentials: {_said(exc)}", "Check them.")
+        return ConfigError(keys, f"AWS at {where} refused the credentials: {said(exc)}", "Check them.")
     tls = tls_failure(exc, where)
     if tls is not None:
         return tls
@@ -151,9 +147,9 @@ def _failure(exc: BaseException, doing: str, where: str, keys: str) -> Anybroker
         setting = "topics"
         if is_denied(exc):
             setting = "role_arn" if isinstance(exc, ClientError) and exc.operation_name == "AssumeRole" else keys
-        return ConfigError(setting, f"AWS at {where} refuses {doing}: {_said(exc)}", "Grant it, or change the setting.")
+        return ConfigError(setting, f"AWS at {where} refuses {doing}: {said(exc)}", "Grant it, or change the setting.")
     return Unavailable(
-        f"AWS at {where} did not answer while {doing}: {_said(exc)}. Check host and port, and whether it asks for TLS "
+        f"AWS at {where} did not answer while {doing}: {said(exc)}. Check host and port, and whether it asks for TLS "
         "(https://)"
     )
 
@@ -169,56 +165,56 @@ def aws_errors(doing: str, where: str, keys: str) -> Iterator[None]:
 
 
 def publish_failure(exc: BaseException | None, topic: str) -> BrokerError:
-    """Of a batch that failed as a whole; None: it was given up."""
+    """The error of an event whose whole batch failed; None: the batch was given up."""
     text = f"an event for topic {topic!r}"
     error: BrokerError
     if exc is not None and is_missing(exc):
-        error = Rejected(f"{text}: AWS has no such topic or queue any more ({_said(exc)}). Declare it again")
+        error = Rejected(f"{text}: its topic or queue in AWS was deleted ({said(exc)}). Declare it again")
     elif exc is not None and is_passing(exc):
-        error = Unavailable(f"AWS does not take {text} now, until {_until(exc)}: {_said(exc)}")
+        error = Unavailable(f"AWS does not take {text} now, until {_until(exc)}: {said(exc)}")
     elif exc is not None and (_is_denial(exc) or isinstance(exc, _NO_CREDENTIALS)):
-        error = Rejected(f"AWS refuses {text}: {_said(exc)}")
+        error = Rejected(f"AWS refuses {text}: {said(exc)}")
     elif isinstance(exc, _NOT_SENT) or (exc is not None and _is_busy(exc)):
-        error = Unavailable(f"AWS cannot take {text} now: {_said(exc)}")
+        error = Unavailable(f"AWS cannot take {text} now: {said(exc)}")
     else:
-        said = "given up" if exc is None else _said(exc)
+        reason = "given up" if exc is None else said(exc)
         error = PublishOutcomeUnknown(
-            f"AWS did not confirm {text} ({said}): it may be stored. Publish it again under the same id"
+            f"AWS did not confirm {text} ({reason}): it may be stored. Publish it again under the same id"
         )
     error.__cause__ = exc
     return error
 
 
 def entry_failure(failed: Mapping[str, Any], topic: str) -> BrokerError:
-    """Of one entry of a batch of which others were taken."""
+    """The error of one entry of a batch; others may have been taken."""
     text = f"{failed.get('Code')}: {failed.get('Message')}"
-    # Throttled is our fault, says AWS, and goes when one waits.
+    # AWS calls throttling the sender's fault; it passes.
     if failed.get("SenderFault") and "Throttl" not in str(failed.get("Code")):
         return Rejected(f"AWS refuses an event for topic {topic!r}: {text}")
     return Unavailable(f"AWS cannot take an event for topic {topic!r} now: {text}")
 
 
 def most_bytes(code: object, message: object) -> int | None:
-    """How many bytes AWS takes, where it has refused a message or a batch for its size: 0 where it does not say; None:
-    that was not the reason."""
+    """How many bytes AWS takes, where it refused a message or a batch for its size, or 0 where it does not say. None:
+    the size was not the reason."""
     found = _TOO_LONG.search(f"{code}: {message}")
     return None if found is None else int(found["most"] or 0)
 
 
 def settle_failed(exc: BaseException, where: str) -> BrokerError:
-    """Of a batch that was to be deleted, released or extended, and failed as a whole."""
+    """The error of deliveries that were to be deleted, released or extended, where the whole batch failed."""
     error: BrokerError
     if is_missing(exc):
-        error = LeaseLost(f"the queue of the deliveries is gone: {_said(exc)}")
+        error = LeaseLost(f"the queue of the deliveries was deleted: {said(exc)}")
     else:
         until = f", until {_until(exc)}" if is_passing(exc) else ""
-        error = Unavailable(f"SQS at {where} did not settle deliveries{until}: {_said(exc)}")
+        error = Unavailable(f"SQS at {where} did not settle deliveries{until}: {said(exc)}")
     error.__cause__ = exc
     return error
 
 
 def settle_failure(failed: Mapping[str, Any]) -> BrokerError:
-    """Of one delivery of a batch that was to be deleted, released or extended."""
+    """The error of one delivery that was to be deleted, released or extended."""
     if str(failed.get("Code")).rpartition(".")[2] in _GONE:  # some come as AWS.SimpleQueueService.…
-        return LeaseLost(f"a delivery is not ours any more: {failed.get('Message')}")
+        return LeaseLost(f"a delivery is no longer ours: {failed.get('Message')}")
     return Unavailable(f"SQS did not settle a delivery: {failed.get('Code')}: {failed.get('Message')}")

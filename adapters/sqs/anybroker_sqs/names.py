@@ -1,7 +1,7 @@
 """What topics, groups and keys are called in SQS and SNS.
 
-A dot, which AWS does not take, is an underscore; two of them separate, which no topic's or group's name can have. Of 80
-characters a dead-letter topic with the longest names takes all.
+A dot, which AWS does not take, becomes an underscore. Two underscores, which names of topics and groups cannot have,
+separate them. A dead-letter topic with the longest names takes all of AWS's 80 characters.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ DEAD_LETTERS = "dlq"
 """The group of every topic for dead letters (see ``Topology``)."""
 
 HASHED = "#"
-"""Begins message groups that are not the key itself."""
+"""The first character of message groups that are not the key itself."""
 
 _LEGAL = re.compile(r"""[A-Za-z0-9!"$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z0-9!-/:-@\[-`{-~]{0,127}""")
-"""What AWS takes as MessageGroupId, and does not begin with ``HASHED``."""
+"""Keys that AWS takes as MessageGroupId, and that do not begin with ``HASHED``."""
 
 
 def _plain(name: str) -> str:
@@ -45,7 +45,7 @@ def queue_name(topic: str, group: str, fifo: bool) -> str:
 
 
 def names_of(queue: str) -> tuple[str, str] | None:
-    """The topic and the group of a queue; None for a queue that is no group's."""
+    """The topic and the group of a queue; None for a queue that does not belong to a group."""
     topic, separator, group = queue.removesuffix(".fifo").partition("__")
     if not (topic and separator and group) or "__" in group or group.startswith("-"):
         return None
@@ -53,7 +53,7 @@ def names_of(queue: str) -> tuple[str, str] | None:
 
 
 def notes_name(topic: str, group: str) -> str:
-    """The queue that keeps the attempts of what a leaving member gave back."""
+    """The queue of notes of handler starts."""
     return f"{_plain(topic)}__{_plain(group)}__notes"
 
 
@@ -63,7 +63,7 @@ def redrive_name(topic: str, fifo: bool) -> str:
 
 
 def message_group(key: str) -> str:
-    """The MessageGroupId of an ordering key: itself, or a hash where AWS does not take it."""
+    """The MessageGroupId of an ordering key: the key itself, or a hash where AWS does not take it."""
     if _LEGAL.fullmatch(key) is not None:
         return key
     return HASHED + blake2b(key.encode(), digest_size=16).hexdigest()

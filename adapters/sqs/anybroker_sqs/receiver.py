@@ -1,4 +1,4 @@
-"""A member of a group: long polls in threads of its own, as many as there is to do."""
+"""A member of a group: long polls in its own threads, as many as the traffic needs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from anybroker.adapter import Ack, Commit, Inbound, Lane, LaneListener, Release, Settlement
 from anybroker.errors import AnybrokerError, BrokerError, LeaseLost, Unavailable
+from anybroker.kit.waker import Waker
 from anybroker.printable import logger
 
 from .failures import is_passing, may_be_done
@@ -24,21 +25,21 @@ _log = logger("anybroker.sqs")
 _R = TypeVar("_R")
 
 KEEP = 10.0
-"""Seconds between two looks at the subscription of the queue."""
+"""Seconds between two checks of the queue's subscription."""
 _BETWEEN_FAILURES = 1.0
 """Seconds between two polls while SQS does not answer."""
 
 
 class SqsReceiver:
     """See :class:`anybroker.adapter.Receiver`. One lane: SQS itself keeps each message group with one member, and
-    closed until what was handed over of it is settled.
+    closed until its deliveries are settled.
 
-    A poll is never given up, because SQS would go on to hand messages to it: what comes after the end goes back.
-    A poll that fails changes nothing about the messages that were handed over, which can still be settled: the member
-    is dead only when polls have failed for a whole lease, or for a reason that only a person can fix. Credentials that
-    have expired, a clock that is wrong and too many messages in flight are none of those.
+    A poll is never given up, because SQS would still hand messages to it: what it brings after the end goes back.
+    A poll that fails does not affect earlier deliveries, which can still be settled. The member is dead only when polls
+    have failed for a whole lease, or for a reason that only a person can fix. Expired credentials, a wrong clock and
+    too many messages in flight are not such reasons.
 
-    A settlement that failed leaves the delivery ours: it is extended, and may be handed over again.
+    A delivery whose settlement failed is still ours: it is extended, and may be settled again.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class SqsReceiver:
         self._wait = wait
         self._pollers = pollers
         self._keep = keep
-        """Sees to it that the queue gets what is published; blocks."""
+        """Makes sure that the queue is still subscribed to its topic; blocks."""
         self._keep_at = asyncio.get_running_loop().time() + KEEP
         self._keeping: asyncio.Future[None] | None = None
         self._threads = ThreadPoolExecutor(pollers, "anybroker-sqs-poll")
@@ -67,20 +68,20 @@ class SqsReceiver:
         self._wide = 1
         """How many polls are wanted at once."""
         self._buffer: deque[tuple[float, Inbound]] = deque()
-        """What a poll brought beyond what was asked for since, and until when it may still be handed out."""
+        """Deliveries that the core has not taken yet, and until when they may still be handed out."""
         self._unsettled: dict[Inbound, None] = {}
         self._settling: frozenset[Inbound] = frozenset()
-        """What the settlement under way is about."""
+        """The deliveries of the settlement under way."""
         self._releasing: frozenset[Inbound] = frozenset()
-        """What it gives back: to extend that would hide it from others."""
+        """Those that it gives back. Extending them would hide them from other members."""
         self._acked: dict[Inbound, bool] = {}
-        """What was to be deleted and could not be, or (True) perhaps was: the answer was lost."""
+        """Deliveries that could not be deleted. True: they may be deleted, as the answer was lost."""
         self._position = 0
-        self._waiter: asyncio.Future[None] | None = None
+        self._waker = Waker()
         self._failure: BrokerError | None = None
         self._failing_since: float | None = None
         self._poll_at = 0.0
-        """No poll before: the last one failed."""
+        """When the next poll may begin: later than now after one that failed."""
         self._leaving: asyncio.Task[None] | None = None
         self._closed = False
         listener.assigned(lane)
@@ -104,16 +105,11 @@ class SqsReceiver:
                     self._keeping = loop.run_in_executor(self._pool, self._keep)
             if batch or now >= end:
                 return batch
-            waiter = self._waiter = loop.create_future()
-            timer = loop.call_at(min(end, self._poll_at) if self._poll_at > now else end, self._wake)
-            try:
-                await waiter
-            finally:
-                timer.cancel()
+            await self._waker.wait(min(end, self._poll_at) if self._poll_at > now else end)
         return ()
 
     def _ask(self, room: int) -> None:
-        """Begin polls for what there is room for."""
+        """Begin polls for the room that is left."""
         room -= sum(self._polls.values()) + len(self._buffer)
         loop = asyncio.get_running_loop()
         if self._failure is not None or self._leaving is not None or loop.time() < self._poll_at:
@@ -139,13 +135,13 @@ class SqsReceiver:
             self._wide = min(self._wide * 2, self._pollers) if len(batch) == count else max(self._wide // 2, 1)
         elif self._failure is None:
             self._failed(error)
-        self._wake()
+        self._waker.wake()
 
     def _arrived(self, batch: Collection[Inbound], ago: float) -> None:
-        """A poll has brought these, so many seconds ago: its thread or the event loop may have been slow."""
+        """A poll has brought these, ``ago`` seconds ago: its thread or the event loop may have been slow."""
         if batch and ago >= self._queue.lease:
-            # Others may have had them meanwhile, and SQS has opened their message groups: to hand these over now would
-            # be out of order. Nor may they be given back: they may be another member's.
+            # Other members may have had them meanwhile, as SQS has opened their message groups: handing them over now
+            # would break the order. Giving them back could take them from another member.
             _log.warning(
                 "%s: %d messages came %.0f s after SQS had handed them over, later than the lease of %d s: another "
                 "member may have them, and they are left alone",
@@ -159,7 +155,7 @@ class SqsReceiver:
         self._buffer.extend((until, inbound) for inbound in batch)
 
     def _failed(self, error: BaseException) -> None:
-        """A poll has failed: once a second another one, for as long as what we hold can be ours."""
+        """A poll has failed: try again once a second, as long as the deliveries that we hold can be ours."""
         now = asyncio.get_running_loop().time()
         self._wide = 1
         self._poll_at = now + _BETWEEN_FAILURES
@@ -172,10 +168,10 @@ class SqsReceiver:
             self._failure.__cause__ = error.__cause__ if isinstance(error, AnybrokerError) else error
 
     async def _take(self, limit: int) -> list[Inbound]:
-        """What the buffer has. What lay in it for too long, because nobody asked, goes back first."""
+        """Deliveries from the buffer. Those that were in it for too long go back first."""
         now = asyncio.get_running_loop().time()
         late = {inbound for until, inbound in self._buffer if until < now}
-        if late:  # what cannot go back now does so by itself when the lease ends
+        if late:  # those that cannot go back now do so by themselves when their lease ends
             await self._hide(self._drop_from_buffer(late), 0)
         buffer = self._buffer
         batch: list[Inbound] = []
@@ -186,11 +182,6 @@ class SqsReceiver:
             self._unsettled[inbound] = None
             batch.append(inbound)
         return batch
-
-    def _wake(self) -> None:
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
 
     # -------------------------------------------------------------------------------------------------- settling
 
@@ -219,22 +210,22 @@ class SqsReceiver:
                 self._forget(inbound)
             elif inbound in acked:
                 self._acked[inbound] = self._acked.get(inbound, False) or may_be_done(result.__cause__)
-        gone = LeaseLost("a delivery is settled already, or not ours any more")
+        gone = LeaseLost("a delivery is settled already, or no longer ours")
         return [results.pop(item.inbound, gone) for item in batch if not isinstance(item, Commit)]
 
     async def _note(self, attempts: Mapping[str, int]) -> None:
         try:
-            await self._run(partial(self._queue.note, attempts))
+            await self._run(partial(self._queue.notes.write, attempts))
         except (AnybrokerError, RuntimeError) as exc:  # attempts start again then; the events must not wait for that
             _log.warning(
-                "%s: the attempts of %d messages could not be noted, and count from 0 where they come next: %s",
+                "%s: the attempts of %d messages could not be noted, and will count from 0 again: %s",
                 self._lane.name,
                 len(attempts),
                 exc,
             )
 
     async def extend(self, batch: Sequence[Inbound], /) -> Sequence[BrokerError | None]:
-        """See :meth:`anybroker.adapter.ExtendsLease.extend`. What waits in the buffer is extended with it."""
+        """See :meth:`anybroker.adapter.ExtendsLease.extend`. Deliveries in the buffer are extended too."""
         ours = [inbound for inbound in batch if inbound in self._unsettled and inbound not in self._releasing]
         settling = self._being_settled()
         results = await self._hide([*ours, *(inbound for _, inbound in self._buffer)], self._queue.lease)
@@ -245,17 +236,18 @@ class SqsReceiver:
         )
         settling |= self._being_settled()
         refused = {inbound for inbound, result in results.items() if isinstance(result, LeaseLost)} - settling
-        results.update(dict.fromkeys(refused))  # what was settled meanwhile is not lost
-        lost = LeaseLost("a delivery is settled already, or not ours any more")
+        results.update(dict.fromkeys(refused))  # a delivery that was settled meanwhile is not lost
+        lost = LeaseLost("a delivery is settled already, or no longer ours")
         results.update(dict.fromkeys(await self._give_up(refused), lost))
         return [None if inbound in settling else results.get(inbound, lost) for inbound in batch]
 
     def _being_settled(self) -> frozenset[Inbound]:
-        """What may be settled already, so that SQS may not know it any more."""
+        """Deliveries that may be settled already, so that SQS may no longer know them."""
         return self._settling.union(inbound for inbound, perhaps in self._acked.items() if perhaps)
 
     async def _give_up(self, lost: Collection[Inbound]) -> list[Inbound]:
-        """Forget what is lost, and give back what came after it in its message group, which would overtake it."""
+        """Forget lost deliveries, and give back those behind them in their message groups, which would overtake them.
+        Returns all of them."""
         if not lost:
             return []
         gone = _with_followers(lost, (*self._unsettled, *(inbound for _, inbound in self._buffer)))
@@ -266,19 +258,19 @@ class SqsReceiver:
         return gone
 
     def _forget(self, inbound: Inbound) -> None:
-        """It is settled, or not ours any more."""
+        """It is settled, or no longer ours."""
         self._unsettled.pop(inbound, None)
         self._acked.pop(inbound, None)
 
     def _drop_from_buffer(self, these: Collection[Inbound]) -> list[Inbound]:
-        """Take them out of the buffer, and what came after them in their message groups; all of that."""
+        """Take them out of the buffer, with those behind them in their message groups. Returns all of them."""
         dropped = _with_followers(these, [inbound for _, inbound in self._buffer])
         gone = set(dropped)
         self._buffer = deque((until, inbound) for until, inbound in self._buffer if inbound not in gone)
         return dropped
 
     def _until(self) -> float:
-        """Until when what is hidden now may be handed out: the core extends it a third of the lease later."""
+        """Until when a delivery that is hidden now may be handed out. The core extends it every third of the lease."""
         return asyncio.get_running_loop().time() + self._queue.lease / 2
 
     async def _hide(self, batch: Iterable[Inbound], seconds: int) -> dict[Inbound, BrokerError | None]:
@@ -287,7 +279,7 @@ class SqsReceiver:
     async def _in_tens(
         self, batch: Iterable[Inbound], request: Callable[[Sequence[Inbound]], list[BrokerError | None]]
     ) -> dict[Inbound, BrokerError | None]:
-        """One request for each ten of them, side by side; the result of each of them."""
+        """One request for every ten of them, side by side; the result of each delivery."""
         items = list(batch)
         tens = [items[at : at + ENTRIES] for at in range(0, len(items), ENTRIES)]
         try:
@@ -310,10 +302,10 @@ class SqsReceiver:
         """See :meth:`anybroker.adapter.Receiver.stop`."""
         if self._leaving is None:
             self._leaving = asyncio.create_task(self._leave(), name=f"anybroker leave {self._lane.name}")
-            self._wake()
+            self._waker.wake()
 
     async def _leave(self) -> None:
-        """Give back what nobody has asked for, now and when the polls under way have ended."""
+        """Give back the buffer, now and when the polls under way have ended."""
         while self._buffer or self._polls:
             batch = [inbound for _, inbound in self._buffer]
             self._buffer.clear()
@@ -334,7 +326,7 @@ class SqsReceiver:
             unsettled = [inbound for inbound in self._unsettled if inbound not in self._acked]
             self._unsettled.clear()
             self._acked.clear()
-            # What was handled and could not be deleted is not given back, which would be a duplicate for certain.
+            # Handled messages that could not be deleted are not given back: that would make sure of a duplicate.
             results = await self._in_tens(acked, self._queue.delete)
             await self._hide(unsettled, 0)
             left = sum(isinstance(result, Unavailable) for result in results.values())
@@ -345,13 +337,13 @@ class SqsReceiver:
 
 
 def _with_followers(these: Collection[Inbound], among: Iterable[Inbound]) -> list[Inbound]:
-    """Those of them that are there, and what comes after one of them in its message group."""
+    """The deliveries that are in ``these``, and those behind one of them in its message group."""
     groups: set[str] = set()
-    found: list[Inbound] = []
+    taken: list[Inbound] = []
     for inbound in among:
         group = inbound.raw["Attributes"].get("MessageGroupId")
         if inbound in these or group in groups:
-            found.append(inbound)
+            taken.append(inbound)
             if group is not None:
                 groups.add(group)
-    return found
+    return taken

@@ -1,4 +1,4 @@
-"""The adapter's settings: what can stand in the URL's query, or under ``[adapters.sqs]``."""
+"""The adapter's settings, in the URL's query or under ``[adapters.sqs]``."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from anybroker.kit.tls import TlsSettings
 __all__ = ["MOST_BYTES", "TOPIC_BYTES", "SqsSettings"]
 
 MOST_BYTES: Final = 1_048_576
-"""The most that AWS takes in one message; what a queue takes that was made without a word about it."""
+"""The most that AWS takes in one message, and the default limit of a queue."""
 TOPIC_BYTES: Final = 262_144
-"""What a topic takes that was made without a word about it."""
+"""The default limit of a topic."""
 
 
 def _pairs(value: object) -> object:
@@ -27,7 +27,7 @@ def _pairs(value: object) -> object:
     if not all(topic and group for topic, _, group in pairs):
         raise ValueError("write topic:group, several with commas between them")
     if len({topic for topic, _, _ in pairs}) < len(pairs):
-        raise ValueError("a topic stands there twice: without SNS it has one group")
+        raise ValueError("a topic is named twice: without SNS it has one group")
     return {topic: group for topic, _, group in pairs}
 
 
@@ -88,13 +88,13 @@ class SqsSettings(TlsSettings):
     )
 
     def check(self, url: BrokerUrl) -> None:
-        """ConfigError for what does not go together, or cannot be had with boto3."""
+        """ConfigError for settings that contradict each other, or that boto3 does not have."""
         region = url.hosts[0][0] if url.hosts else "us-east-1"
         more = url.username is not None or url.path.strip("/") or len(url.hosts) > 1 or (url.hosts and url.hosts[0][1])
         if more or re.fullmatch("[a-z0-9-]{1,63}", region) is None:
             raise ConfigError(
                 "url",
-                f"{url} has something else in it than a region",
+                f"{url} has something other than a region in it",
                 "Write sqs://us-east-1?endpoint_url=…, with access_key_id= and secret_access_key= for keys.",
             )
         if (self.access_key_id is None) != (self.secret_access_key is None):
@@ -105,11 +105,11 @@ class SqsSettings(TlsSettings):
             raise ConfigError("session_token", "is set without access_key_id", "Set the keys that it belongs to.")
         endpoint = self.endpoint_url or "https://aws"
         if re.fullmatch(r"https?://(\[[0-9a-fA-F:]+\]|[^/@?#:]+)(:\d{1,5})?/?", endpoint) is None:
-            raise ConfigError("endpoint_url", "is not where AWS can answer", "Write http://host:port or https://host.")
+            raise ConfigError("endpoint_url", "is not the URL of a server", "Write http://host:port or https://host.")
         self.tls_context(url, "endpoint_url=https" if endpoint.startswith("http:") else url.scheme)  # reads the files
         if not self.tls_check_hostname or self.tls_key_password is not None:
             raise ConfigError(
                 "tls_check_hostname" if not self.tls_check_hostname else "tls_key_password",
-                "boto3 has no such option",
+                "boto3 does not have this option",
                 "Use a certificate for the host's name, and a key without a password.",
             )

@@ -1,4 +1,4 @@
-"""Brokers for the contract suite and for persons: by URL, as containers, or as processes of this machine.
+"""Brokers for the contract suite and for people: by URL, as containers, or as processes on this machine.
 
     python -m anybroker_contract.brokers up kafka
 

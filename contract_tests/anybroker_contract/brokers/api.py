@@ -1,4 +1,4 @@
-"""What the suite and persons see: a running ``Broker``, or why there is none (``Unavailable``)."""
+"""What the suite and people see: a running ``Broker``, or why there is none (``Unavailable``)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Broker(ABC):
     """A broker that answers in its own protocol.
 
     Its methods block; call them from one thread at a time. Every one raises ``BrokerFailed`` when it cannot keep
-    its promise, with the end of the broker's log, and when ``can_restart`` is false (``stop`` is then nothing).
+    its promise, with the end of the broker's log, and when ``can_restart`` is false (``stop`` then does nothing).
     """
 
     name: str
@@ -26,7 +26,7 @@ class Broker(ABC):
     """One line for the run's header: what it is, where it is from, and why no earlier source was used."""
     can_restart: bool
     survives_kill: bool
-    """Whether what it acknowledged is there again after ``kill`` and ``start`` (an SQS emulator goes back)."""
+    """Whether what it acknowledged survives ``kill`` and ``start`` (an SQS emulator goes back)."""
 
     @abstractmethod
     def restart(self) -> None:
@@ -46,11 +46,11 @@ class Broker(ABC):
 
     @abstractmethod
     def thaw(self) -> None:
-        """Let it go on after ``freeze``; does not wait for it to answer."""
+        """Let it run again after ``freeze``; does not wait for it to answer."""
 
     @abstractmethod
     def stop(self) -> None:
-        """End it and remove its data, frozen or killed or not. Doing it twice is nothing."""
+        """End it and remove its data, frozen or killed or not. Idempotent."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name} {self.url} ({self.source})>"

@@ -33,7 +33,7 @@ def start_brokers(
 
     For each, the first of: the URL in ``ANYBROKER_TEST_<NAME>_URL``, a container, native processes. ``say(name,
     text)`` is progress for a person, called from several threads. An unknown name is a ``ValueError``. When this
-    call is interrupted (Ctrl-C), what it had started is stopped before the exception goes on. The brokers end when
+    call is interrupted (Ctrl-C), what it had started is stopped before the exception propagates. The brokers end when
     this process ends, however it ends; ``Broker.stop`` ends them earlier.
     """
     wanted = list(dict.fromkeys(names))
@@ -65,7 +65,7 @@ def start_one(context: Context, kind: Kind, docker: Docker) -> Broker | Unavaila
     """Try one broker's sources in their order."""
     url = context.setting("URL")
     if url is not None:
-        # Somebody who names a broker means that one: no other source takes its place in silence.
+        # A named broker is used, or the run fails: no other source silently takes its place.
         try:
             return GivenBroker.found(context, url)
         except Missing as missing:

@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="*",
         default=["all"],
         metavar="broker",
-        help=f"{', '.join(KINDS)}, or all (the default: {', '.join(ALL)}, those of them that can be had)",
+        help=f"{', '.join(KINDS)}, or all (the default: {', '.join(ALL)}, those that are available)",
     )
     up.set_defaults(run=_up, fail=up.error)
 

@@ -59,7 +59,7 @@ class Cluster:
             node.wait()
 
     def stop(self) -> None:
-        """End them all and remove their data. Doing it twice is nothing."""
+        """End them all and remove their data. Idempotent."""
         for node in self.nodes:
             node.stop()
 
@@ -74,7 +74,7 @@ def start_cluster(
     say: Callable[[str], None] = lambda _text: None,
     environ: Mapping[str, str] | None = None,
 ) -> Cluster | Unavailable:
-    """Start so many servers as one cluster; return when each of them answers, or why there is none.
+    """Start this many servers as one cluster; return when each of them answers, or why there is none.
 
     A kind without clusters is a ``ValueError``. They end when this process ends, however it ends; ``Cluster.stop``
     ends them earlier."""

@@ -26,7 +26,7 @@ __all__ = ["ContainerBroker", "Docker"]
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 
 PROBE_SECONDS = 2
-"""How long the daemon may take to take a connection, and then to answer at all."""
+"""How long the daemon may take to accept a connection, and then to answer."""
 
 PULL_SILENCE_SECONDS = 60
 """How long a pull may go without any progress; a slow one with progress may take as long as it wants."""

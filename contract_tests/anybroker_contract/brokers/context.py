@@ -1,4 +1,4 @@
-"""What every source is given while it starts a broker."""
+"""What every source gets to start a broker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can go wrong here: ``BrokerFailed`` (a broker did), ``Missing`` (a source cannot be had on this machine)."""
+"""What can go wrong here: ``BrokerFailed`` (a broker did), ``Missing`` (a source is not available on this machine)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class BrokerFailed(Exception):
 
 
 class Missing(Exception):
-    """A source cannot be had: ``reason`` in one line, and the command that would get it in ``remedy``."""
+    """A source is not available: ``reason`` in one line, and the command that would get it in ``remedy``."""
 
     def __init__(self, reason: str, remedy: str = "") -> None:
         super().__init__(reason)

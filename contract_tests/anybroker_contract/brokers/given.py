@@ -19,7 +19,7 @@ PORTS |= {"postgresql": 5432, "postgres": 5432, "http": 80, "https": 443}
 
 
 class GivenBroker(Broker):
-    """See ``Broker``; it is not ours to restart or to end."""
+    """See ``Broker``. It is not ours, so it cannot be restarted or ended."""
 
     source = "url"
     can_restart = False
@@ -62,13 +62,13 @@ class GivenBroker(Broker):
         self._refuse("thawed")
 
     def stop(self) -> None:
-        """Nothing: it was there before us."""
+        """Do nothing: it is not ours."""
 
 
 def address_of(url: str) -> tuple[str, int] | None:
     """The first host and port a URL names; ``None`` for AWS itself, which has no address in its URL.
 
-    Raises ``ValueError`` when there is no host or no port to be known.
+    Raises ``ValueError`` when it has no host, or its port is unknown.
     """
     parts = urlsplit(url)
     if parts.scheme == "sqs":

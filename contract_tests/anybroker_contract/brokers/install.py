@@ -20,7 +20,7 @@ ALLOW = "ANYBROKER_TEST_INSTALL"
 _updated = threading.Event()
 
 # A shell script, because what it changes must be put back also when the tests are killed meanwhile: nobody interrupts
-# it (a session of its own), and it restores on its way out. 101 is "action forbidden by policy".
+# it (it has its own session), and it restores on its way out. 101 is "action forbidden by policy".
 SCRIPT = """
 set -e
 policy=/usr/sbin/policy-rc.d

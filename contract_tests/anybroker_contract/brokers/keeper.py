@@ -1,9 +1,9 @@
-"""The keeper: a small process beside the tests that owns one broker's processes and its folder.
+"""The keeper: a small process next to the tests that owns one broker's processes and its folder.
 
 It is run as a script by its path (``python -I -S keeper.py PARENT_PID FOLDERS_PLACE PREFIX``), so it imports the
 standard library only. It reads one JSON request a line on stdin and answers one JSON object a line on stdout.
 
-Why a process of its own: whatever becomes of the tests - an exception, Ctrl-C, SIGTERM, SIGKILL - the kernel closes
+Why a separate process: whatever happens to the tests - an exception, Ctrl-C, SIGTERM, SIGKILL - the kernel closes
 their end of the pipe, and the keeper then kills every process below it and removes the folder. On Linux it is a
 "child subreaper", so a daemon that forked itself away (RabbitMQ's epmd) is still below it and ends as well.
 """
@@ -27,7 +27,7 @@ PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
 LOOK_SECONDS = 0.5
-"""How often the keeper looks whether its parent lives, beside noticing the closed pipe at once."""
+"""How often the keeper checks whether its parent lives; it also notices the closed pipe at once."""
 
 LAST_COMMAND_SECONDS = 60.0
 """How long one command given by ``at_end`` may run."""
@@ -112,7 +112,7 @@ class Keeper:
         try:
             os.kill(pid, number)
         except ProcessLookupError:
-            return  # ended by itself meanwhile, which is what a signal is for
+            return  # it has ended by itself, as the signal would have made it
 
     def _kill_all(self) -> None:
         # A loop, because a process may fork between the look and the signal; until all are reaped, because the
@@ -171,7 +171,7 @@ class Keeper:
         return {}
 
     def thaw(self, _: dict[str, Any]) -> dict[str, Any]:
-        """Let every process go on."""
+        """Let every process run again."""
         for pid in self._below():
             self._send(pid, signal.SIGCONT)
         return {}
@@ -191,7 +191,7 @@ class Keeper:
         self._kill_all()
         for argv in self._last:
             try:
-                # Its complaints go where the tests' go: a container that could not be removed is worth knowing.
+                # Its errors go where the tests' go: a container that could not be removed should be reported.
                 subprocess.run(
                     argv,
                     stdin=subprocess.DEVNULL,

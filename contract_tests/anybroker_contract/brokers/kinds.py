@@ -1,4 +1,4 @@
-"""Every broker there is, and where each can be had."""
+"""Every broker, and where it comes from."""
 
 from __future__ import annotations
 

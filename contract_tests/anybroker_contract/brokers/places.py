@@ -1,4 +1,4 @@
-"""Where things that outlive a run are kept: downloads, and the state file of ``up``."""
+"""Where files that outlive a run are kept: downloads, and the state file of ``up``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Free ports on loopback that stay ours although nothing listens on them yet."""
+"""Free ports on loopback that stay reserved although nothing listens on them yet."""
 
 from __future__ import annotations
 

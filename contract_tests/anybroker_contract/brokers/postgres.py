@@ -8,6 +8,7 @@ import re
 import signal
 import struct
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from .context import Context
@@ -34,8 +35,9 @@ OPTIONS = {
 }
 
 
-def find(context: Context) -> tuple[Install, str]:
-    """initdb and postgres on PATH or where Debian has them, else its package; raises ``Missing``."""
+def find(context: Context, more: Mapping[str, str] | None = None) -> tuple[Install, str]:
+    """initdb and postgres on PATH or where Debian has them, else its package; raises ``Missing``. ``more``: options of
+    the server (``wal_level``), beside those that are here or instead of them."""
     places = sorted((str(place) for place in Path("/usr/lib/postgresql").glob("*/bin")), key=_number, reverse=True)
     initdb = debian_program(context, "initdb", "postgresql", *places)
     # PATH may hold a link: the folder it leads to has all the programs of the same version.
@@ -44,10 +46,10 @@ def find(context: Context) -> tuple[Install, str]:
     version = re.search(r"(\d+(\.\d+)*)", said)
     if version is None:
         raise Missing(f"{programs / 'postgres'} does not say its version", "apt-get install postgresql")
-    return lambda folder: plan(context, programs, folder), f"PostgreSQL {version[1]}"
+    return lambda folder: plan(context, programs, folder, more), f"PostgreSQL {version[1]}"
 
 
-def plan(context: Context, programs: Path, folder: Path) -> Plan:
+def plan(context: Context, programs: Path, folder: Path, more: Mapping[str, str] | None = None) -> Plan:
     """How to run it in this folder, on a free port."""
     port, data = free_port(), folder / "data"
     data.mkdir(mode=0o700)
@@ -62,6 +64,7 @@ def plan(context: Context, programs: Path, folder: Path) -> Plan:
         "port": str(port),
         "unix_socket_directories": "",
         "dynamic_shared_memory_type": "mmap",  # in the folder, and so removed with it also after SIGKILL
+        **(more or {}),
     }
     return Plan(
         url=_url("127.0.0.1", port),

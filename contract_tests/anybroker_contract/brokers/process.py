@@ -132,7 +132,7 @@ class Keeper:
         self._ask(do="at_end", argv=list(argv))
 
     def end(self) -> None:
-        """End all processes, remove the folder; returns when that is done. Doing it twice is nothing."""
+        """End all processes, remove the folder; returns when that is done. Idempotent."""
         with self._lock:
             if self._ended:
                 return

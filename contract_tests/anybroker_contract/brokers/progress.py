@@ -1,4 +1,4 @@
-"""Progress for a person, on stderr: a table that changes on a terminal, lines elsewhere."""
+"""Progress on stderr: a live table on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 

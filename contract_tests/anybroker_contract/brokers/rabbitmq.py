@@ -1,7 +1,7 @@
 """RabbitMQ: whatever version is on the machine (``rabbitmq``), or one major version (``rabbitmq3``, ``rabbitmq4``).
 
 What it forgets at ``kill``, although it survives: quorum queues that were declared less than about a second before
-(3.10 and 4.0, measured). It writes their names to disk that late; on 3.10 such a queue then answers nothing any more.
+(3.10 and 4.0, measured). It writes their names to disk that late; on 3.10 such a queue then no longer answers.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def find_3(context: Context) -> tuple[Install, str]:
 
 
 def find_4(context: Context, planned: Planner | None = None) -> tuple[Install, str]:
-    """Like ``find`` where this machine has a 4.x, else Debian 13's in a folder of its own."""
+    """Like ``find`` where this machine has a 4.x, else Debian 13's in a separate folder."""
     try:
         return _of_major(context, "4", planned)
     except Missing as missing:
@@ -92,7 +92,7 @@ def plan(
     more: Sequence[str] = (),
     plugins: Sequence[str] = (),
 ) -> Plan:
-    """How to run this server (its path without links) in this folder on free ports, with an epmd of its own.
+    """How to run this server (its path without links) in this folder on free ports, with its own epmd.
 
     ``root`` is where ``/`` is for the server: another folder than ``/`` for a whole system in the cache. ``more``:
     lines for ``rabbitmq.conf``; ``plugins``: to be switched on.

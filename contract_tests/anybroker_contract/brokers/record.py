@@ -74,7 +74,7 @@ def records() -> list[Record]:
 
 
 def end(record: Record, seconds: float) -> bool:
-    """Ask an ``up`` to end (SIGTERM) and wait until it has; ``False`` when it runs on after so many seconds."""
+    """Ask an ``up`` to end (SIGTERM) and wait until it has; ``False`` when it still runs after this many seconds."""
     path = state() / f"{record.pid}.json"
     if _read(path) is None:
         return True

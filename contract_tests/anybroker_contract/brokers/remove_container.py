@@ -9,7 +9,7 @@ from testcontainers.core.docker_client import DockerClient
 
 
 def main(name: str) -> None:
-    """Remove it with its volumes, running or not; one that is not there is what was wanted."""
+    """Remove it with its volumes, running or not. It is not an error if it does not exist."""
     try:
         DockerClient().client.containers.get(name).remove(force=True, v=True)
     except NotFound:

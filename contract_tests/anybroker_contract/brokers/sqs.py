@@ -1,4 +1,4 @@
-"""SQS and SNS by ministack, an emulator, in a Python environment of its own.
+"""SQS and SNS by ministack, an emulator, in a separate Python environment.
 
 It writes its queues and messages to disk only when it ends gracefully: they are there after ``restart``; after ``kill``
 it goes back to what it had at its last graceful end.

@@ -72,7 +72,7 @@ def _complaint(log: str) -> str:
 
 
 def python_environment(context: Context, requirement: str) -> Path:
-    """The folder of a virtual environment of its own, in the cache, that has one pinned requirement.
+    """The folder of a separate virtual environment, in the cache, that has one pinned requirement.
 
     Its own, because ministack pins a botocore that the tests must not get.
     """

@@ -18,7 +18,7 @@ __all__ = ["enter", "trixie_root"]
 
 SUITE = "trixie"
 
-# A mount namespace of its own: what is mounted here disappears with the last process in it, however that ends.
+# Its own mount namespace: what is mounted here disappears with the last process in it, however that ends.
 ENTER = """
 set -e
 root=$1 folder=$2
@@ -45,7 +45,7 @@ def trixie_root(context: Context, packages: Sequence[str], lacking: str) -> Path
         options = ["--variant=minbase", f"--include={','.join(packages)}"]
         run_tool(
             context,
-            # It mounts below the folder while it works: in a namespace of its own, so that nothing stays mounted.
+            # It mounts below the folder while it works: in its own namespace, so that nothing stays mounted.
             ["unshare", "--mount", "--", debootstrap, *options, SUITE, str(folder)],
             what="debootstrap",
             remedy=remedy,

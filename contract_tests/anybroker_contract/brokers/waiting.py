@@ -39,7 +39,7 @@ def until_ready(
     """Call ``probe`` until it returns; give the seconds that took.
 
     ``probe`` makes one attempt and raises ``OSError`` or ``NotYet`` while the broker does not serve. ``died`` says
-    why waiting is in vain. Raises ``BrokerFailed`` with the log's tail after the deadline, ``Cancelled`` when asked.
+    why waiting is useless. Raises ``BrokerFailed`` with the log's tail after the deadline, ``Cancelled`` when asked.
     """
     allowed = start_seconds() if seconds is None else seconds
     begun = time.monotonic()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from .. import _checkers
@@ -29,9 +29,11 @@ __all__ = [
 ]
 
 AFTER = 5.0
-"""Seconds after the end of a fault in which connections are made again, lanes move, and a copy counts as its doing."""
+"""Seconds after the end of a fault in which connections are made again, lanes move, and the fault explains a copy."""
+_LOOKED_BACK = 5.0
+"""Seconds before a fault within which publishes tell how slow the broker was."""
 GRACE = 1.0
-"""Seconds after its deadline by which a publish has ended."""
+"""Seconds after its deadline within which a publish must have ended."""
 
 
 # ------------------------------------------------------------------------------------------------------------- loss
@@ -44,9 +46,9 @@ class Lost:
     prefix: list[str] = field(default_factory=list)
     """None of its key before them was handled: the group began too late."""
     middle: list[str] = field(default_factory=list)
-    """Others of its key before and after them were."""
+    """Others of its key before and after them were handled."""
     postfix: list[str] = field(default_factory=list)
-    """None of its key after them was: the lane stands still, or its end is gone."""
+    """None of its key after them was handled: the lane is stuck, or its end is gone."""
 
     @property
     def ids(self) -> list[str]:
@@ -116,13 +118,13 @@ class Duplicates:
 
     counts: dict[str, int] = field(default_factory=dict)
     unexplained: list[str] = field(default_factory=list)
-    """Neither unsettled, nor being published, when something was done."""
+    """Those that were neither unsettled nor being published at a fault."""
     bound: int = 0
-    """How many there may be: what was in flight at each fault."""
+    """The most there may be: what was in flight at each fault."""
 
     @property
     def excess(self) -> int:
-        """How many there are above the bound."""
+        """How many exceed the bound."""
         return max(0, len(self.counts) - self.bound)
 
 
@@ -134,6 +136,9 @@ def duplicates(history: History, *, lease: float, settle: float, in_flight: int)
     event was being published (it may be stored twice). A process that was asked to end explains none. A start that
     lasted longer than the ``lease`` explains its own copy.
 
+    ``settle`` is for a broker that answers at once. One that took long to confirm publishes just before the fault took
+    as long for settlements, of which one may wait behind the one before: twice that time is added.
+
     At each fault at most so many may come again as were in flight: what was in a handler, or unsettled, and publishes
     without an outcome; where the fault was one member's, what that one had, and as many as all members together may
     in flight (``in_flight``), because lanes move between the others.
@@ -144,11 +149,11 @@ def duplicates(history: History, *, lease: float, settle: float, in_flight: int)
     any more; beside all publishes without a receipt.
     """
     counts = _checkers.duplicates(history.handlings)
-    faults = [fault for fault in history.faults if not fault.graceful]
     publishes = list(history.publishes.values())
+    faults = {fault: settle + 2 * _slowness(publishes, fault) for fault in history.faults if not fault.graceful}
     flying: set[str] = set()
     others = 0
-    for fault in faults:
+    for fault, settle_by in faults.items():
         hits = [hit for hit in history.hits if fault.begin <= hit.begin <= fault.end]
         if hits:
             others += in_flight * len(hits)
@@ -162,7 +167,7 @@ def duplicates(history: History, *, lease: float, settle: float, in_flight: int)
                 handling.id
                 for handling in history.handlings
                 if fault.target is None or handling.member == str(fault.target)
-                if _in_flight(handling, moment, settle, settle)
+                if _in_flight(handling, moment, settle_by, settle_by)
             }
     copies: defaultdict[str, list[Handling]] = defaultdict(list)
     for handling in history.handlings:
@@ -171,7 +176,7 @@ def duplicates(history: History, *, lease: float, settle: float, in_flight: int)
     unexplained = [
         id_
         for id_, starts in copies.items()
-        if not all(_explained(history.publishes.get(id_), first, faults, settle, lease) for first in starts[:-1])
+        if not all(_explained(history.publishes.get(id_), first, faults, lease) for first in starts[:-1])
     ]
     return Duplicates(counts, unexplained, len(flying) + others)
 
@@ -189,11 +194,24 @@ def _in_flight(handling: Handling, fault: Fault, before: float, after: float) ->
     return ended >= fault.begin - before and handling.started <= fault.end + after
 
 
-def _explained(publish: Publish | None, first: Handling, faults: Iterable[Fault], settle: float, lease: float) -> bool:
+def _slowness(publishes: Iterable[Publish], fault: Fault) -> float:
+    """Seconds that the slowest publish took of those that were confirmed shortly before the fault."""
+    return max(
+        (
+            publish.ended - publish.began
+            for publish in publishes
+            if publish.ended is not None
+            if publish.outcome == "ok" and fault.begin - _LOOKED_BACK <= publish.ended <= fault.begin
+        ),
+        default=0.0,
+    )
+
+
+def _explained(publish: Publish | None, first: Handling, faults: Mapping[Fault, float], lease: float) -> bool:
     if first.ended is None or first.ended - first.started > lease:
         return True
-    for fault in faults:
-        if _in_flight(first, fault, settle, AFTER):
+    for fault, settle_by in faults.items():
+        if _in_flight(first, fault, settle_by, AFTER):
             return True
         if publish is None or fault.target is not None:
             continue
@@ -210,13 +228,13 @@ class Unresolved:
     """Publishes that did not end as they must."""
 
     open: list[str] = field(default_factory=list)
-    """No outcome at all."""
+    """No outcome."""
     late: list[str] = field(default_factory=list)
     """An outcome after the deadline."""
     untyped: list[str] = field(default_factory=list)
     """An error that ``publish`` does not promise."""
     unexplained: list[str] = field(default_factory=list)
-    """No receipt, though nothing was done to the broker while it was under way, or shortly before."""
+    """No receipt, although there was no fault of the broker while it was in progress, or shortly before."""
 
     @property
     def ids(self) -> list[str]:
@@ -313,7 +331,7 @@ def _kill(fault: Fault) -> bool:
 
 
 def _next(times: list[float], after: float) -> float:
-    """The first moment after that one; infinite where there is none."""
+    """The first time after that one; infinite if there is none."""
     at = bisect_right(times, after)
     return times[at] if at < len(times) else float("inf")
 

@@ -64,10 +64,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--deadline", type=float, metavar="S", help="of each publish, in seconds (default: 30)")
     parser.add_argument("--times", type=int, metavar="N", help="how often the fault comes")
     parser.add_argument(
-        "--seed", type=int, metavar="N", help="decides whom faults hit, and when (default: by the clock)"
+        "--seed", type=int, metavar="N", help="decides what faults hit, and when (default: by the clock)"
     )
     parser.add_argument("--jobs", type=int, default=3, metavar="N", help="brokers side by side (default: 3)")
-    parser.add_argument("--require-brokers", action="store_true", help="a broker that cannot be had is a failure")
+    parser.add_argument("--require-brokers", action="store_true", help="an unavailable broker is a failure")
     parser.add_argument(
         "--histories", type=Path, default=Path(".faults"), metavar="DIR", help="where histories go (default: .faults)"
     )
@@ -112,7 +112,7 @@ class Runs:
             up = False
             try:
                 for scenario in todo:
-                    if scenario.clustered:  # on servers of its own
+                    if scenario.clustered:  # on separate servers
                         if up:
                             up = False
                             await asyncio.to_thread(harness.teardown)
@@ -142,7 +142,7 @@ class Runs:
     async def _on_cluster(self, scenario: Scenario, harness: BrokerHarness, capabilities: Capabilities) -> None:
         try:
             self.outcomes.append(await self._run(scenario, harness, capabilities))
-        except BrokerUnavailable as exc:  # one server may be had all the same, from an image or by its URL
+        except BrokerUnavailable as exc:  # a single server may still be available, from an image or by its URL
             self._leave_out(harness, scenario, exc.why)
             self.unavailable = self.unavailable or self._options.require_brokers
 

@@ -10,7 +10,7 @@ Every line has ``what``, ``t`` (seconds of the monotonic clock, which all proces
 ``effect``    the handler has done its work, and returns next
 ``error``     the handler raises instead
 ``dead``      the event was found in the dead-letter topic
-``ready``, ``closed``  a member has started; has closed in peace (with its counters)
+``ready``, ``closed``  a member has started; has closed cleanly (with its counters)
 ``fault``, ``over``    a fault begins, and has ended: ``name``, ``number``, and ``target`` (a pid) where there is one
 ``hit``       servers of a cluster were killed, ended or started, within a fault: ``name``, and ``since`` when
 """
@@ -68,7 +68,7 @@ class Writer:
 
 
 def parse(line: bytes) -> Iterator[Record | None]:
-    """The records of a line; None for what a killed process has left unfinished before another one's record."""
+    """The records of a line; None for an incomplete one that a killed process left before another's record."""
     try:
         yield _record(line)
     except ValueError:
@@ -94,7 +94,7 @@ class Follower:
         self._at = 0
 
     def new(self) -> list[Record]:
-        """What was written since the last call; a line without its end is left for the next one."""
+        """Records written since the last call; an incomplete line is left for the next call."""
         if not self._path.exists():
             return []
         with self._path.open("rb") as file:
@@ -129,15 +129,15 @@ class Fault:
     begin: float
     end: float
     target: int | None = None
-    """The process it was done to; None: the broker, or the way to it."""
+    """The process that it hit; None: the broker, or the connection to it."""
     graceful: bool = False
-    """Whether it was asked to end, and may not cost a duplicate."""
+    """Whether it was asked to end, and so must not cause a duplicate."""
     majority: float | None = None
-    """When enough servers of a cluster were there, which may be long before its end; None: it is no fault of those."""
+    """When enough servers of a cluster were back, which may be long before its end; None: not a fault of a cluster."""
 
     @property
     def recovers(self) -> float:
-        """The moment from which what was interrupted has to go on."""
+        """The time from which what was interrupted must work again."""
         return self.end if self.majority is None else self.majority
 
 
@@ -147,13 +147,13 @@ class History:
 
     records: list[Record]
     torn: int = 0
-    """Lines that a killed process has left unfinished."""
+    """Lines that a killed process left unfinished."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """What the run's first line says."""
+    """The content of the run's first line."""
 
     @classmethod
     def of(cls, found: Iterable[Record | None]) -> History:
-        """Sorted by time; None is a torn line."""
+        """Sorted by time; None stands for an incomplete line."""
         lines = list(found)
         records = sorted((line for line in lines if line is not None), key=lambda record: record.t)
         settings = next((record.facts for record in records if record.what == "run"), {})
@@ -183,7 +183,7 @@ class History:
 
     @cached_property
     def acknowledged(self) -> dict[str, float]:
-        """When each publish with a receipt had it."""
+        """When each publish got its receipt, for those that did."""
         return {
             id_: publish.ended
             for id_, publish in self.publishes.items()
@@ -215,7 +215,7 @@ class History:
 
     @cached_property
     def faults(self) -> list[Fault]:
-        """In the order in which they began; one that never ended lasts until the last record."""
+        """Faults in the order in which they began; one that never ended lasts until the last record."""
         over = {record.facts["number"]: record.t for record in self.records if record.what == "over"}
         majority = {record.facts["number"]: record.t for record in self.records if record.what == "majority"}
         last = self.records[-1].t if self.records else 0.0

@@ -1,4 +1,4 @@
-"""What is done from outside: to the broker, to the way to it, and to the members. Each goes into the history."""
+"""Faults from outside: in the broker, in the connection to it, and in the members. Each goes into the history."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ __all__ = ["Nemesis"]
 
 
 class Nemesis:
-    """Does it, and writes it down."""
+    """Causes faults, and records them."""
 
     def __init__(
         self, harness: BrokerHarness, history: Writer, proxy: Proxy | None, seed: int, cluster: Clustered | None = None
     ) -> None:
         self.random = random.Random(seed)
-        """Decides whom it hits, and when; the same for the same seed."""
+        """Decides what it hits, and when; the same for the same seed."""
         self._harness = harness
         self._history = history
         self._proxy = proxy
         self._cluster = cluster
         self._numbers = count(1)
         self.slow_ends: list[str] = []
-        """Members that were asked to end and did not in time."""
+        """Members that were asked to end and did not end in time."""
 
     @asynccontextmanager
     async def fault(self, name: str, **facts: Any) -> AsyncIterator[Callable[[], None]]:
@@ -61,14 +61,14 @@ class Nemesis:
     # ------------------------------------------------------------------------------------------------- the broker
 
     async def kill_broker(self, down: float) -> None:
-        """SIGKILL, and a start after so many seconds; the fault ends when it answers again."""
+        """SIGKILL, and a start after this many seconds; the fault ends when it answers again."""
         async with self.fault("broker killed"):
             await self._do("kill")
             await asyncio.sleep(down)
             await self._do("start")
 
     async def freeze_broker(self, seconds: float) -> None:
-        """SIGSTOP, and SIGCONT after so many seconds."""
+        """SIGSTOP, and SIGCONT after this many seconds."""
         async with self.fault(f"broker stopped for {seconds:g} s"):
             await self._do("freeze")
             try:
@@ -123,7 +123,7 @@ class Nemesis:
             await member.kill()
 
     async def end_member(self, member: Process, seconds: float) -> None:
-        """SIGTERM; it has so many seconds to end, with status 0."""
+        """SIGTERM; it has this many seconds to end, with status 0."""
         async with self.fault("member asked to end", target=member.pid, graceful=True):
             member.signal(signal.SIGTERM)
             try:
@@ -136,7 +136,7 @@ class Nemesis:
                     self.slow_ends.append(f"{member.name} ended with status {status} after SIGTERM")
 
     async def stop_member(self, member: Process, seconds: float) -> None:
-        """SIGSTOP, and SIGCONT after so many seconds."""
+        """SIGSTOP, and SIGCONT after this many seconds."""
         async with self.fault(f"member stopped for {seconds:g} s", target=member.pid):
             member.signal(signal.SIGSTOP)
             try:
@@ -145,6 +145,6 @@ class Nemesis:
                 member.signal(signal.SIGCONT)
 
     async def turn_member(self, member: Process) -> None:
-        """Let it leave its group and join again, in peace: its lanes go to others, and some come back."""
+        """Let it leave its group and join again, cleanly: its lanes go to others, and some come back."""
         async with self.fault("member leaves and joins", target=member.pid, graceful=True):
             member.signal(signal.SIGUSR1)

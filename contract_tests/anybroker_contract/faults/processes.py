@@ -19,10 +19,14 @@ READY = 60.0
 
 
 class Process:
-    """Runs :mod:`anybroker_contract.faults.workload`; its output goes to a file beside the history."""
+    """Runs a program of a run (:mod:`anybroker_contract.faults.workload`, or another one); its output goes to a file
+    next to the history."""
 
-    def __init__(self, name: str, folder: Path, options: dict[str, Any]) -> None:
+    def __init__(
+        self, name: str, folder: Path, options: dict[str, Any], program: str = "anybroker_contract.faults.workload"
+    ) -> None:
         self.name = name
+        self.program = program
         self.log = folder / f"{name}.log"
         self._options = {**options, "history": str(folder / "history.jsonl")}
         self._process: asyncio.subprocess.Process | None = None
@@ -31,7 +35,7 @@ class Process:
         """Start it."""
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "anybroker_contract.faults.workload", json.dumps(self._options)),
+                *(sys.executable, "-m", self.program, json.dumps(self._options)),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=log,
                 stderr=log,
@@ -61,18 +65,23 @@ class Process:
         return self._process is not None and self._process.returncode is None
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal; nothing where it has ended."""
+        """Send it a signal, unless it has ended."""
         if self.running:
             os.kill(self.pid, number)
 
+    def tell(self, line: str) -> None:
+        """Write a line to its standard input, unless it has ended."""
+        if self.running and self._process is not None and self._process.stdin is not None:
+            self._process.stdin.write(line.encode() + b"\n")
+
     async def gone(self, seconds: float) -> int:
-        """Wait for its end; its exit status. TimeoutError after so many seconds."""
+        """Wait for its end; its exit status. TimeoutError after this many seconds."""
         assert self._process is not None
         async with asyncio.timeout(seconds):
             return await self._process.wait()
 
     async def kill(self) -> None:
-        """SIGKILL, also where it is stopped, and wait for its end."""
+        """SIGKILL, even if it is stopped, and wait for its end."""
         if self._process is None:
             return
         self.signal(signal.SIGKILL)

@@ -73,7 +73,7 @@ def show(console: Console, outcomes: Sequence[Outcome], left_out: Sequence[str])
             f"[{COLOURS[verdict.word]}]{verdict.word}[/]",
         )
     console.print(table)
-    console.print("recovery: the longest until publishing / consuming went on after a fault")
+    console.print("recovery: the longest time until publishing / consuming worked again after a fault")
     for outcome in outcomes:
         if outcome.verdict.word == "held":
             continue

@@ -30,19 +30,19 @@ __all__ = ["Run", "Size"]
 ATTEMPTS = 2
 """Starts after which a failing event is dead-lettered."""
 SETTLED = 0.1
-"""Seconds that a settlement may take on its way, beside two of the receiver's intervals."""
+"""Seconds that a settlement may take, besides two of the receiver's intervals."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much of it."""
+    """The size of a run."""
 
     events: int | None = None
     """How many are published; None: for as long as the faults last."""
     rate: float = 0.0
-    """Events a second; 0: as fast as the broker takes them."""
+    """Events per second; 0: as fast as the broker accepts them."""
     burst: int = 1
-    """How many are published at once, where there is a rate."""
+    """How many are published at once, if there is a rate."""
     members: int = 2
     times: int = 1
     """How often the fault comes."""
@@ -51,9 +51,9 @@ class Size:
     seconds: float = 0.0
     """How long the handler takes."""
     fail_every: int = 0
-    """Every so many-th event fails always; 0: none."""
+    """Every n-th event always fails; 0: none."""
     lengths: tuple[float, ...] = ()
-    """How long each fault lasts, where it does."""
+    """How long each fault lasts, if it has a duration."""
     in_flight: int = 32
     """Handlers of a member at once."""
     keys: int = 32
@@ -82,7 +82,7 @@ class Run:
     members: list[Process] = field(default_factory=list)
     """Those that run."""
     notes: list[str] = field(default_factory=list)
-    """What did not hold, seen by the run itself."""
+    """What did not hold, as seen by the run itself."""
 
     async def __aenter__(self) -> Run:
         self.cluster: Clustered | None = None
@@ -133,7 +133,7 @@ class Run:
             return self.cluster.url
         target = self.harness.broker(self.folder)
         if not isinstance(target, str):
-            raise TypeError(f"the harness of {self.harness.name} gives no URL, and declares 'processes'")
+            raise TypeError(f"the harness of {self.harness.name} has no URL, but declares 'processes'")
         return target
 
     @property
@@ -178,7 +178,7 @@ class Run:
         await self.publisher.ready(self.tracker)
 
     async def begin_member(self) -> Process:
-        """One more; it is not waited for."""
+        """Start one more, without waiting for it."""
         size = self.size
         self._started += 1
         member = Process(
@@ -204,7 +204,7 @@ class Run:
         return member
 
     def take_member(self) -> Process:
-        """One of those that have started, chosen by the seed; it is no member from now on."""
+        """One of those that have started, chosen by the seed; it no longer counts as a member."""
         self.tracker.look()
         ready = [member for member in self.members if member.running and member.pid in self.tracker.ready]
         chosen = self.nemesis.random.choice(ready or self.members)
@@ -212,7 +212,7 @@ class Run:
         return chosen
 
     async def flowing(self, count: int = 100) -> None:
-        """Return when events have been handled: faults before that show nothing."""
+        """Return when events have been handled: earlier faults prove nothing."""
         await self.tracker.until(lambda: len(self.tracker.ended) >= count, 60.0, f"{count} events are handled")
 
     async def accepted(self, share: float) -> None:
@@ -223,14 +223,14 @@ class Run:
 
     @property
     def away(self) -> float:
-        """Seconds that a server has to be away until the others must have gone on without it."""
+        """Seconds after which the other servers must work without one that is away."""
         assert self.cluster is not None
         return self.cluster.election + MAJORITY + 1.0
 
     async def in_sync(self) -> None:
         """Return when every server of the cluster has all events: a fault before that may take the last copy away."""
         assert self.cluster is not None
-        # By the clock: a client that swallows the cancellation of ``asyncio.timeout`` would make this wait for ever.
+        # By the clock: a client that swallows the cancellation of ``asyncio.timeout`` would make this wait forever.
         end = time.monotonic() + self.cluster.catch_up
         while not await self.cluster.in_sync(self.topic):
             if time.monotonic() > end:
@@ -240,7 +240,7 @@ class Run:
     # ------------------------------------------------------------------------------------------------ the end
 
     async def finish(self) -> None:
-        """Let the publisher come to its end, wait until everything is handled or nothing moves, and end the members."""
+        """Let the publisher finish, wait until everything is handled or nothing moves, and end the members."""
         size = self.size
         if size.events is None:
             self.publisher.signal(signal.SIGTERM)
@@ -264,7 +264,7 @@ class Run:
         self.tracker.look()
 
     async def _bury(self) -> None:
-        """Write down the dead letters, until all that fail are there or no more come."""
+        """Record the dead letters, until all failing events are there or no more arrive."""
         async with Bus(self._target(), source="faults", consume=False, connect_timeout=30.0) as bus:
             letters = bus.dead_letters(self.topic, GROUP)
             before = -1

@@ -22,7 +22,7 @@ class Scenario:
 
     name: str
     text: str
-    """What it does, in a line."""
+    """What it does, in one line."""
     act: Callable[[Run], Awaitable[None]]
     short: Size
     long: Size
@@ -35,7 +35,7 @@ class Scenario:
 
     @property
     def through_proxy(self) -> bool:
-        """Whether its processes reach the broker by way of a proxy."""
+        """Whether its processes reach the broker through a proxy."""
         return "route" in self.needs
 
     @property
@@ -52,7 +52,7 @@ class Scenario:
 
 
 async def broker_kill(run: Run) -> None:
-    """SIGKILL and a start, at equal parts of the events."""
+    """SIGKILL and a start, after equal parts of the events."""
     for number in range(run.size.times):
         await run.accepted((number + 1) / (run.size.times + 1))
         await run.nemesis.kill_broker(0.5)
@@ -104,7 +104,7 @@ async def member_kill(run: Run) -> None:
 
 
 async def member_kill_joining(run: Run) -> None:
-    """SIGKILL of a member, and of another one while they share its lanes; then time enough to recover."""
+    """SIGKILL of a member, and of another while the others share its lanes; then enough time to recover."""
     await run.flowing()
     for _ in range(run.size.times):
         for _ in range(2):

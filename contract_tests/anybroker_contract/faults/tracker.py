@@ -1,4 +1,4 @@
-"""What the run's own process knows while the run goes on: it follows the history."""
+"""What the main process of a run knows: it follows the history."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .history import Follower
 __all__ = ["LOOK", "Stalled", "Tracker"]
 
 LOOK = 0.1
-"""Seconds between two looks."""
+"""Seconds between two looks at the history."""
 
 
 class Stalled(Exception):
@@ -35,10 +35,10 @@ class Tracker:
         self.ready: set[int] = set()
         """Processes that have started."""
         self.moved = time.monotonic()
-        """When something ended last."""
+        """When something last ended."""
 
     def look(self) -> None:
-        """Read on."""
+        """Read the new records."""
         for record in self._follower.new():
             match record.what:
                 case "invoke":
@@ -68,7 +68,7 @@ class Tracker:
         return f"{len(self.acknowledged):,} accepted, {self.failed:,} not, {self.open:,} to be handled"
 
     async def until(self, condition: Callable[[], object], patience: float, what: str) -> None:
-        """Return when the condition is true; Stalled after so many seconds."""
+        """Return when the condition is true; Stalled after this many seconds."""
         end = time.monotonic() + patience
         while True:
             self.look()
@@ -79,7 +79,7 @@ class Tracker:
             await asyncio.sleep(LOOK)
 
     async def settle(self, patience: float, but: Callable[[], int] = lambda: 0) -> bool:
-        """Wait until every acknowledged event has ended, except ``but`` so many; False where none ended for
+        """Wait until every acknowledged event has ended, except this many (``but``); False if none ended for
         ``patience`` seconds."""
         self.moved = max(self.moved, time.monotonic())
         while self.open > but():

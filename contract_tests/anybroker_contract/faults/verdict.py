@@ -1,4 +1,4 @@
-"""What the checkers say of one run, against what must hold."""
+"""What the checkers say about one run, compared with what must hold."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ MAJORITY = 5.0
 """Seconds after a majority of a cluster's servers is there by which every key is published to and handled again, beside
 those that the servers themselves need to choose a leader."""
 TAKING_OVER = 5.0
-"""Seconds beside the lease by which others have what a killed member held."""
+"""Seconds besides the lease within which others get what a killed member held."""
 SHOWN = 5
-"""Ids of a kind that are named."""
+"""Most ids of a kind that are named."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Verdict:
     bound: int = 0
     dead: int = 0
     publishing: float | None = None
-    """The longest that publishing took to go on after a fault, in seconds."""
+    """The longest time until publishing worked again after a fault, in seconds."""
     consuming: float | None = None
     """The same for consuming, and for taking over after a member was killed."""
     problems: list[str] = field(default_factory=list)
@@ -91,9 +91,9 @@ def judge(history: History, *, attempts: int, notes: Sequence[str] = ()) -> Verd
     _say(problems, ended.open, "publishes without an outcome")
     _say(problems, ended.late, f"publishes that ended more than {checkers.GRACE:g} s after their deadline")
     _say(problems, ended.untyped, "publishes with an error that publish does not promise")
-    _say(problems, ended.unexplained, "publishes that failed, and no fault explains it")
+    _say(problems, ended.unexplained, "failed publishes that no fault explains")
     if not history.acknowledged:
-        problems.append("nothing was accepted: the run shows nothing")
+        problems.append("nothing was accepted: the run proves nothing")
     publishing, consuming = _recovered(history, lease, problems)
     return Verdict(
         published=len(history.publishes),
@@ -118,14 +118,14 @@ def _recovered(history: History, lease: float, problems: list[str]) -> tuple[flo
         again = MAJORITY + history.settings.get("election", 0.0) if of_cluster else PUBLISHING
         limit = max(CONSUMING, lease + TAKING_OVER) if of_broker else lease + TAKING_OVER
         if of_cluster:
-            # After a longer outage the members join anew, beside what is left of their old membership.
+            # After a longer outage the members join again, while their old membership may still exist.
             outlived = recovery.fault.recovers - recovery.fault.begin > lease
             limit = again + lease if outlived else again
         name = recovery.fault.name
         if recovery.publishing is not None and of_broker:
             publishing.append(recovery.publishing)
             if recovery.publishing > again:
-                problems.append(f"{name}: publishing went on after {recovery.publishing:.1f} s, not {again:g}")
+                problems.append(f"{name}: publishing worked again after {recovery.publishing:.1f} s, not {again:g}")
         if recovery.consuming is not None:
             consuming.append(recovery.consuming)
             if recovery.consuming > limit:

@@ -33,7 +33,7 @@ TYPE = "com.example.faults.counted.v1"
 LOOK = 0.5
 """Seconds between two looks at what a Bus reports."""
 PAUSE = 0.2
-"""Seconds for which nothing is published after a failure, as a program would wait."""
+"""Seconds without a publish after a failure, as a program would wait."""
 
 
 def number_of(id_: str) -> int:
@@ -42,7 +42,7 @@ def number_of(id_: str) -> int:
 
 
 def target(options: dict[str, Any]) -> Any:
-    """What the Bus is given: the URL, or what makes a deliberately broken adapter."""
+    """What the Bus is made with: the URL, or a factory of a deliberately broken adapter."""
     if options["mutant"] is None:
         return options["url"]
     from ..mutants import break_broker
@@ -54,7 +54,7 @@ def target(options: dict[str, Any]) -> Any:
 
 
 class Publisher:
-    """Publishes, and writes down what became of each."""
+    """Publishes, and records the outcome of each."""
 
     def __init__(self, options: dict[str, Any], history: Writer) -> None:
         self._options = options
@@ -94,7 +94,7 @@ class Publisher:
             number += 1
 
     async def _pace(self, loop: asyncio.AbstractEventLoop) -> None:
-        """As fast as was asked for, without catching up on what an outage has cost."""
+        """At the requested rate, without catching up after an outage."""
         now = loop.time()
         if self._resume > now:
             with contextlib.suppress(TimeoutError):
@@ -109,7 +109,7 @@ class Publisher:
         self._history.write("invoke", id=id_, key=key)
         try:
             await bus.publish(self._options["topic"], event)
-        except Exception as exc:  # noqa: BLE001 - whatever it is, it is the outcome that is recorded
+        except Exception as exc:  # noqa: BLE001 - any exception is recorded as the outcome
             what = "unknown" if isinstance(exc, PublishOutcomeUnknown) else "fail"
             typed = isinstance(exc, Rejected | Unavailable | PublishOutcomeUnknown)
             self._history.write(what, id=id_, error=f"{type(exc).__name__}: {exc}"[:200], typed=typed)
@@ -124,7 +124,7 @@ class Publisher:
 
 
 class Member:
-    """Consumes, and writes down what its handler was started with and has done."""
+    """Consumes, and records the starts and effects of its handler."""
 
     def __init__(self, options: dict[str, Any], history: Writer) -> None:
         self._options = options
@@ -165,7 +165,7 @@ class Member:
         self._history.write("effect", id=id_)
 
     async def _watch(self) -> None:
-        """Say that the Bus has started and what it reports, and leave and join when told to."""
+        """Say that the Bus has started and what it reports, and leave and join on request."""
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, self._turn.set)
         self._history.write("ready")
         reported: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""The harnesses of anybroker's own adapters, one a file; the plugin finds them by their short names."""
+"""The harnesses of anybroker's own adapters, one per file; the plugin finds them by their short names."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ LOOPBACK = "127.0.0.1"
 
 
 class KafkaHarness(ServerHarness):
-    """Topics have names of their own; the server is shared."""
+    """Topics have unique names; the server is shared."""
 
     name: ClassVar[str] = "kafka"
     kind: ClassVar[str] = "kafka"
@@ -46,7 +46,7 @@ class KafkaHarness(ServerHarness):
             await client.delete(topic, "g")
 
     async def distrust(self, topic: str) -> None:
-        """Records must not be older than nothing: all are, when the broker looks at them."""
+        """Records may be at most 0 ms old, so all are too old when the broker checks them."""
         async with self.raw() as client:
             await client.configure(topic, {"message.timestamp.before.max.ms": "0"})
 

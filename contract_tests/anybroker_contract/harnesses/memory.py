@@ -1,4 +1,4 @@
-"""The memory adapter: every test has a broker of its own, shared by its Buses."""
+"""The memory adapter: every test has its own broker, shared by its Buses."""
 
 from __future__ import annotations
 

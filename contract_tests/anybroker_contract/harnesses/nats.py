@@ -25,7 +25,7 @@ installed while catchups running"), every 15 s, and made after that. Seen with 2
 
 
 class NatsHarness(ServerHarness):
-    """Topics have names of their own; the server is shared."""
+    """Topics have unique names; the server is shared."""
 
     name: ClassVar[str] = "nats"
     kind: ClassVar[str] = "nats"
@@ -62,7 +62,7 @@ class NatsHarness(ServerHarness):
         url = f"{servers.url}?replicas={len(servers.nodes)}"
         # A server that was not the leader itself knows for ten seconds only that it hears of none, and one that
         # had just become the leader only that the one that was asked is not any more.
-        too_few = ("too few to store it", "no leader", "has JetStream a leader?", "has another leader now")
+        too_few = ("too few to store it", "no leader", "does JetStream have a leader?", "has another leader now")
         return Clustered(url, servers, in_sync, too_few, ELECTION, CATCH_UP)
 
     def raw(self) -> RawClient:

@@ -18,7 +18,7 @@ __all__ = ["Rabbitmq4Harness", "RabbitmqHarness"]
 
 
 class RabbitmqHarness(ServerHarness):
-    """Topics have names of their own; the server is shared."""
+    """Topics have unique names; the server is shared."""
 
     name: ClassVar[str] = "rabbitmq"
     scheme: ClassVar[str] = "amqp"

@@ -38,14 +38,14 @@ class ServerHarness(BrokerHarness):
             self.server = None
 
     def can(self) -> frozenset[str]:
-        """No disturbance, where the server is somebody else's; the rest, still."""
+        """Without disturbances if the server is somebody else's; the rest stays."""
         names = super().can()
         if self.server is not None and not self.server.can_restart:
             names -= DISTURBANCES
         return names
 
     def start_servers(self) -> Cluster:
-        """Three of them, as one broker beside the one of ``setup``."""
+        """Three servers as one broker, besides the one of ``setup``."""
         found = start_cluster(self.kind, 3)
         if isinstance(found, Unavailable):
             raise BrokerUnavailable(found.reason, found.remedy)
@@ -91,7 +91,7 @@ class ServerHarness(BrokerHarness):
         )
 
     def rewrite(self, host: str, port: int, proxy: int) -> Rewrite:
-        """What the server tells its clients of its own address, and the proxy's, in the same number of bytes.
+        """The address that the server tells its clients, and the proxy's, in the same number of bytes.
 
         By default as in a URL; where the lengths differ nothing is rewritten."""
         old, new = f"{host}:{port}".encode(), f"127.0.0.1:{proxy}".encode()

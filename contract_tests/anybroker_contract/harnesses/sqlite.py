@@ -1,4 +1,4 @@
-"""The SQLite adapter: every test has a file of its own."""
+"""The SQLite adapter: every test has its own file."""
 
 from __future__ import annotations
 

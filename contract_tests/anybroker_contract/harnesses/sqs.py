@@ -18,7 +18,7 @@ __all__ = ["SqsHarness"]
 
 
 class SqsHarness(ServerHarness):
-    """Topics have names of their own; the server is shared.
+    """Topics have unique names; the server is shared.
 
     Polls are one second long: a Bus that closes waits for the poll under way, and every test closes some.
     """
@@ -32,7 +32,7 @@ class SqsHarness(ServerHarness):
         return f"{url}{'&' if '?' in url else '?'}wait=1"
 
     def can(self) -> frozenset[str]:
-        """No kill: emulators keep what they accepted only where they end gracefully."""
+        """No kill: emulators keep what they accepted only if they end gracefully."""
         return super().can() - {"kill", "start"}
 
     def absent_url(self) -> str:

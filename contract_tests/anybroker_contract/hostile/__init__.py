@@ -1,4 +1,4 @@
-"""Messages of somebody who may write to a topic and means harm, and what becomes of them and of the good ones between.
+"""Messages of an attacker who may write to a topic, and what happens to them and to the good ones between them.
 
 ``python -m anybroker_contract.hostile`` prints the table of ``docs/hostile.md``.
 """

@@ -1,6 +1,6 @@
-"""Hostile messages between good ones on each broker, and what became of them, as a table.
+"""Hostile messages between good ones on each broker, and what happened to them, as a table.
 
-python -m anybroker_contract.hostile                            every broker that can be had
+python -m anybroker_contract.hostile                            every available broker
 python -m anybroker_contract.hostile --adapter kafka --json
 python -m anybroker_contract.hostile --write docs/hostile.md    renew the table between the markers of that page
 """
@@ -34,7 +34,7 @@ MIB = 1024 * 1024
 
 
 async def _attacked(kit: Kit, times: int, only: str, progress: Progress) -> tuple[list[Outcome], dict[str, str]]:
-    """Each message so many times, and what did harm, by name; after which a new Bus on a new topic goes on."""
+    """Each message so many times, and what did harm, by name; after which a new Bus uses a new topic."""
     messages = hostile_messages(kit.harness.raw())
     left = [name for name in messages if only in name]
     task = progress.add_task(kit.harness.name, total=len(left))
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m anybroker_contract.hostile",
         description=(__doc__ or "").partition("\n")[0],
-        epilog="Exit status: 0 nothing did harm; 1 a message did; 2 a broker cannot be had, or the usage was wrong.",
+        epilog="Exit status: 0 nothing did harm; 1 a message did; 2 a broker is unavailable, or the usage was wrong.",
     )
     parser.add_argument("--adapter", action="append", default=[], metavar="NAME", help="repeatable (default: servers)")
     parser.add_argument("--times", type=int, default=1, metavar="N", help="how often each message is sent (default: 1)")

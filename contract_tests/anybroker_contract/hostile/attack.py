@@ -1,4 +1,4 @@
-"""A Bus that lives a normal life, and hostile messages between its events."""
+"""A Bus with normal traffic, and hostile messages between its events."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from .messages import KEY
 __all__ = ["Attack", "Outcome"]
 
 GROUPS = ("g", "typed")
-"""Of the topic: one handler takes the event as it is, and one a payload."""
+"""The groups of the topic: the handler of one takes the event, that of the other a payload."""
 COPIED = 16 * 1024
-"""Bytes of attributes that may come along, at most, on what a handler publishes."""
+"""Most bytes of attributes on what a handler publishes."""
 
 
 @event_type(TYPE)
@@ -39,7 +39,7 @@ class Counted(BaseModel):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one hostile message."""
+    """The outcome of one hostile message."""
 
     name: str
     became: str
@@ -54,12 +54,12 @@ class Outcome:
 
     @property
     def taken(self) -> bool:
-        """Whether it lay in the topic at all."""
+        """Whether it was in the topic."""
         return not self.became.startswith("not taken")
 
 
 def resident() -> int:
-    """Bytes of this process in memory, with what is free given back to the system; 0 where that cannot be told."""
+    """Bytes of this process in memory, after freed memory was returned to the system; 0 if unknown."""
     gc.collect()
     statm = Path("/proc/self/statm")
     if not statm.exists():
@@ -85,7 +85,7 @@ class Attack:
         self._handled: Counter[str] = Counter()
         self._published = self._arrived = self._number = 0
         self.too_large: list[str] = []
-        """What a handler published came with more than it should have."""
+        """Events that a handler published with more attributes than they should have."""
         self._subscriptions: dict[str, Subscription] = {}
 
     @property
@@ -197,7 +197,7 @@ class Attack:
         try:
             async with asyncio.timeout(20):
                 await self._client.send(self._topic, GROUPS[0], message)
-        except Exception as exc:  # noqa: BLE001 - whatever the client, or the broker, says to such a message
+        except Exception as exc:  # noqa: BLE001 - the client or the broker may refuse such a message with any error
             await self._leave()
             return f"not taken: {type(exc).__name__}"
         return ""
@@ -226,7 +226,7 @@ class Attack:
         }
 
     async def _became(self, group: str, before: dict[str, int], times: int, name: str) -> str:
-        """What happened to it so many times in a group."""
+        """What happened to it, and how often, in a group."""
 
         def new() -> dict[str, int]:
             now = self._count(group)
@@ -241,7 +241,7 @@ class Attack:
         return " and ".join(found)
 
     async def _until(self, condition: Callable[[], object], what: Callable[[], str]) -> None:
-        """Counts of the Bus change without a signal, so the condition is asked again."""
+        """Counts of the Bus change without a signal, so the condition is polled."""
         loop = asyncio.get_running_loop()
         end = loop.time() + self._kit.patience
         while not condition() and loop.time() < end:

@@ -1,4 +1,4 @@
-"""The messages: what any broker can carry, by what is wrong with it. What one kind of broker alone can carry stands in
+"""The messages: what any broker can carry, by what is wrong with it. What only one kind of broker can carry is in
 its client (``RawClient.own_hostile``, ``unreadable``, ``forged``)."""
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _numbers(client: RawClient) -> Iterator[tuple[str, RawMessage]]:
 
 
 def _inlets(client: RawClient) -> Iterator[tuple[str, RawMessage]]:
-    """Where the library believes what stands beside an event, and everybody can write."""
+    """Where the library trusts headers, and everybody can write."""
     for name, message in _numbers(client):
         yield f"at the inlet: {name}", replace(message, past_the_topic=True)
     yield "at the inlet: no event", replace(client.build(b"1", None, None, client.forged()), past_the_topic=True)

@@ -1,4 +1,4 @@
-"""An adapter around a real one that one :class:`Flaw` spoils: the one place that all mutants go through."""
+"""An adapter around a real one that a :class:`Flaw` breaks. All mutants go through it."""
 
 from __future__ import annotations
 
@@ -27,10 +27,14 @@ __all__ = ["BrokenBroker", "Flaw", "changed_inbound", "changed_outbound"]
 
 
 class Flaw:
-    """What is wrong with a broken adapter; every method is right here, and one or two are not in a subclass.
+    """What is wrong with a broken adapter. Every method is correct here; a subclass breaks one or two.
 
     There is one object for each broker of a test, so that it can count.
     """
+
+    def of_adapter(self, adapter: Adapter) -> Adapter:
+        """The adapter itself, before everything else is broken."""
+        return adapter
 
     async def declare(self, adapter: Adapter, topology: Topology, mode: Literal["create", "verify"]) -> None:
         """Adapter.declare."""
@@ -143,7 +147,7 @@ class _BrokenAdapter(AdapterWrapper):
 
 
 class BrokenBroker:
-    """What a Bus is given instead of the URL or the factory under test."""
+    """What a Bus is made with instead of the URL or the factory under test."""
 
     def __init__(self, broker: str | AdapterFactory, flaw: Flaw) -> None:
         self._broker = broker
@@ -151,7 +155,7 @@ class BrokenBroker:
 
     def make_adapter(self, context: AdapterContext) -> Adapter:
         """A broken one."""
-        return _BrokenAdapter(adapter_of(self._broker, context), self._flaw)
+        return _BrokenAdapter(self._flaw.of_adapter(adapter_of(self._broker, context)), self._flaw)
 
 
 def changed_outbound(outbound: Outbound, **changes: Any) -> Outbound:

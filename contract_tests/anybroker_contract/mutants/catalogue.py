@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from anybroker.bus import AdapterFactory
 from anybroker.capabilities import Acknowledgement, Capabilities
 
-from . import consuming, core, publishing
+from . import consuming, core, inspecting, publishing
 from .breaking import BrokenBroker, Flaw
 
 __all__ = ["MUTANTS", "Mutant", "break_broker"]
@@ -21,7 +21,7 @@ class Mutant:
     name: str
     flaw: Callable[[], Flaw]
     killers: tuple[str, ...]
-    """Tests of which at least one has to fail."""
+    """Tests of which at least one must fail."""
     needs: Callable[[Capabilities], bool] = lambda _: True
 
     @property
@@ -45,8 +45,18 @@ def cumulative(capabilities: Capabilities) -> bool:
     return not per_message(capabilities)
 
 
+def inspects(capabilities: Capabilities) -> bool:
+    """Whether stored events can be looked at."""
+    return bool(capabilities.inspect)
+
+
+def tells_the_age(capabilities: Capabilities) -> bool:
+    """Whether the broker says how old what waits is."""
+    return bool(capabilities.backlog_age)
+
+
 def a_server(capabilities: Capabilities) -> bool:
-    """Whether there is a connection to lose: what is embedded in the process has none."""
+    """Whether there is a connection to lose: an embedded broker has none."""
     return capabilities.adapter not in ("memory", "sqlite")
 
 
@@ -140,6 +150,11 @@ _ALL = (
         ("test_whatever_publish_accepts_can_be_dead_lettered",),
     ),
     Mutant(
+        "loses-the-stack",
+        core.LosesTheStack,
+        ("test_a_dead_letter_has_the_stack_and_the_last_attempts",),
+    ),
+    Mutant(
         "keeps-to-its-content-mode",
         core.KeepsToItsContentMode,
         ("test_whatever_publish_accepts_can_be_dead_lettered",),
@@ -176,6 +191,17 @@ _ALL = (
         ("test_an_id_that_several_dead_letters_have_is_refused",),
     ),
     Mutant("passes-context-on-as-it-came", core.PassesContextOnAsItCame, ("test_hostile_context_is_not_passed_on",)),
+    Mutant(
+        "links-nothing",
+        core.LinksNothing,
+        ("test_a_publish_and_its_start_are_spans_of_one_trace", "test_a_batch_links_every_event"),
+    ),
+    Mutant("records-no-exception", core.RecordsNoException, ("test_a_retry_links_the_start_before_it",)),
+    Mutant(
+        "leaves-copies-behind",
+        core.LeavesCopiesBehind,
+        ("test_a_dead_letter_and_its_replay_go_on_from_the_start_that_failed",),
+    ),
     Mutant(
         "forgets-the-key-of-ids",
         core.ForgetsTheKeyOfIds,
@@ -380,6 +406,8 @@ _ALL = (
         core.SharesOneContext,
         ("test_a_context_variable_of_one_start_is_not_seen_in_the_next",),
     ),
+    Mutant("loses-the-traceback", core.LosesTheTraceback, ("test_what_fails_says_so_with_its_facts",)),
+    Mutant("logs-all-of-a-flood", core.LogsAllOfAFlood, ("test_a_flood_is_bounded_and_its_counts_add_up",)),
     Mutant("keeps-the-cause", core.KeepsTheCause, ("test_what_a_background_task_publishes_later_has_no_cause",)),
     Mutant(
         "takes-the-first-of-a-batch-for-the-cause",
@@ -483,6 +511,55 @@ _ALL = (
         ("test_long_names_of_attributes_are_not_kept",),
         a_server,
     ),
+    Mutant(
+        "peek-settles",
+        inspecting.PeekSettles,
+        ("test_peeking_moves_nothing", "test_listing_dead_letters_moves_nothing"),
+        inspects,
+    ),
+    Mutant(
+        "peek-ignores-the-group",
+        inspecting.PeekIgnoresTheGroup,
+        ("test_a_group_is_shown_only_what_is_its_own", "test_a_peek_into_a_group_leaves_out_what_is_finished"),
+        lambda capabilities: inspects(capabilities) and bool(capabilities.retains),
+    ),
+    Mutant("peek-ignores-the-place", inspecting.PeekIgnoresThePlace, ("test_pages_follow_each_other",), inspects),
+    Mutant(
+        "peek-loses-notes",
+        inspecting.PeekLosesNotes,
+        ("test_a_peek_into_a_group_leaves_out_what_is_finished", "test_listed_dead_letters_can_be_named"),
+        lambda capabilities: inspects(capabilities) and cumulative(capabilities),
+    ),
+    Mutant(
+        "forgets-the-age",
+        inspecting.ForgetsTheAge,
+        ("test_the_age_grows_and_falls_to_that_of_the_next", "test_what_waits_in_the_inlet_has_an_age"),
+        tells_the_age,
+    ),
+    Mutant(
+        "counts-the-age-from-the-newest",
+        inspecting.CountsTheAgeFromTheNewest,
+        (
+            "test_the_age_grows_and_falls_to_that_of_the_next",
+            "test_what_is_behind_a_stuck_event_does_not_hide_it",
+        ),
+        tells_the_age,
+    ),
+    Mutant(
+        "is-ready-whatever",
+        core.IsReadyWhatever,
+        (
+            "test_a_bus_whose_publishes_fail_for_seconds_is_not_ready",
+            "test_a_dead_letter_topic_that_refuses_makes_it_unready",
+            "test_an_idempotency_store_that_is_down_makes_it_unready",
+        ),
+    ),
+    Mutant(
+        "counts-a-retry-as-a-dead-letter",
+        core.CountsARetryAsADeadLetter,
+        ("test_what_happened_is_shown_by_name_label_and_value",),
+    ),
+    Mutant("measures-no-errors", core.MeasuresNoErrors, ("test_what_happened_is_shown_by_name_label_and_value",)),
     Mutant("stops-delivering", consuming.StopsDelivering, ("test_members_of_a_group_share_its_events",)),
 )
 

@@ -1,4 +1,4 @@
-"""Flaws on the way from the broker, and in what is declared there."""
+"""Flaws in consuming, and in declaring."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ from anybroker.event import Event
 from .breaking import BrokenReceiver, Flaw, changed_inbound, changed_outbound
 
 
-def _done(receiver: BrokenReceiver, batch: Sequence[Inbound]) -> list[Settlement]:
+def settlements(adapter: Adapter, batch: Sequence[Inbound]) -> list[Settlement]:
     """What settles all of these."""
-    if receiver.adapter.capabilities.acknowledgement is Acknowledgement.PER_MESSAGE:
+    if adapter.capabilities.acknowledgement is Acknowledgement.PER_MESSAGE:
         return [Ack(inbound) for inbound in batch]
     last = {inbound.lane: inbound.position for inbound in batch}
     return [Commit(lane, position + 1, "") for lane, position in last.items()]
@@ -49,7 +49,7 @@ class AcksBeforeTheHandler(Flaw):
     async def received(self, receiver: BrokenReceiver, batch: Sequence[Inbound]) -> Sequence[Inbound]:
         """Receiver.receive."""
         if batch:
-            await receiver.inner.settle(_done(receiver, batch))
+            await receiver.inner.settle(settlements(receiver.adapter, batch))
         return batch
 
     async def settle(self, receiver: BrokenReceiver, batch: Sequence[Settlement]) -> Sequence[BrokerError | None]:
@@ -58,7 +58,7 @@ class AcksBeforeTheHandler(Flaw):
 
 
 class ForgetsAcks(Flaw):
-    """Settlements are confirmed and do not reach the broker."""
+    """Settlements are confirmed but do not reach the broker."""
 
     async def settle(self, receiver: BrokenReceiver, batch: Sequence[Settlement]) -> Sequence[BrokerError | None]:
         """Receiver.settle."""
@@ -92,7 +92,7 @@ class TakesANameForATopic(Flaw):
 
 
 class CommitsPastAnOpenEvent(Flaw):
-    """The committed position is that of the last event received, whatever is open."""
+    """The committed position is that of the last event received, even if earlier ones are open."""
 
     async def received(self, receiver: BrokenReceiver, batch: Sequence[Inbound]) -> Sequence[Inbound]:
         """Receiver.receive."""
@@ -112,7 +112,7 @@ class CommitsPastAnOpenEvent(Flaw):
 
 
 class ForgetsTheNote(Flaw):
-    """The note beside the committed position is not stored."""
+    """The note of the committed position is not stored."""
 
     async def settle(self, receiver: BrokenReceiver, batch: Sequence[Settlement]) -> Sequence[BrokerError | None]:
         """Receiver.settle."""
@@ -195,7 +195,7 @@ class HangsOnClose(Flaw):
 
 
 class LeavesATaskBehind(Flaw):
-    """A task of the adapter goes on after its close."""
+    """A task of the adapter keeps running after its close."""
 
     def __init__(self) -> None:
         self.task: asyncio.Task[None] | None = None
@@ -297,7 +297,7 @@ class VerifyCreates(Flaw):
 
 
 class DropsForeignMessages(Flaw):
-    """A message that is no CloudEvent is settled and never handed over."""
+    """A message that is not a CloudEvent is settled and never handed over."""
 
     async def received(self, receiver: BrokenReceiver, batch: Sequence[Inbound]) -> Sequence[Inbound]:
         """Receiver.receive."""
@@ -305,7 +305,7 @@ class DropsForeignMessages(Flaw):
 
 
 class DiesOfForeignMessages(Flaw):
-    """A message that is no CloudEvent ends the receiver that gets it."""
+    """A message that is not a CloudEvent ends the receiver that gets it."""
 
     async def received(self, receiver: BrokenReceiver, batch: Sequence[Inbound]) -> Sequence[Inbound]:
         """Receiver.receive."""
@@ -420,7 +420,7 @@ class LetsLeasesRunOut(Flaw):
 
 
 class CountsWhatPublishersWrite(Flaw):
-    """A count of hand-overs in a header is the broker's, whoever wrote it."""
+    """A delivery count in a header counts as the broker's, no matter who wrote it."""
 
     async def received(self, receiver: BrokenReceiver, batch: Sequence[Inbound]) -> Sequence[Inbound]:
         """Receiver.receive."""

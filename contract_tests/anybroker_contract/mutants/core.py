@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from hashlib import blake2b
 from importlib import import_module
 from inspect import getattr_static
 from typing import Any, ClassVar, Literal
 
-from anybroker import Delivery, Event, bus, names, printable
+from opentelemetry.trace import INVALID_SPAN_CONTEXT, SpanContext
+
+from anybroker import Delivery, Event, looking, names, printable, publishing
 from anybroker.adapter import Adapter, Outbound, Topology
 from anybroker.deadletters import letter, queue
 from anybroker.delivery import current_delivery
-from anybroker.engine import batch, outgoing, pump, settle, signals, starting
+from anybroker.engine import batch, intake, outgoing, pump, settle, signals, spans, starting
 from anybroker.engine.publisher import Publisher
 from anybroker.errors import Unavailable
+from anybroker.observe import flood, logs, metrics
 
 from .breaking import Flaw
 
@@ -27,6 +31,12 @@ class CoreFlaw(Flaw):
     module: ClassVar[Any]
     replaced: ClassVar[Mapping[str, str]]
     """By the name in the module: the name of the method here that takes its place."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Fails for a name that is not there any more: the tests would be said to notice the flaw, and notice that."""
+        super().__init_subclass__(**options)
+        for name in cls.replaced:
+            getattr_static(cls.module, name)
 
     def __init__(self) -> None:
         self._open: set[int] = set()
@@ -54,7 +64,7 @@ class CoreFlaw(Flaw):
 class SendsHeadersUnchecked(CoreFlaw):
     """Whatever headers a caller gives go to the adapter as they are."""
 
-    module: ClassVar[Any] = bus
+    module: ClassVar[Any] = publishing
     replaced: ClassVar[Mapping[str, str]] = {"check_headers": "as_given"}
 
     def as_given(self, headers: Any) -> dict[Any, Any]:
@@ -83,7 +93,7 @@ class SharesOneContext(CoreFlaw):
     replaced: ClassVar[Mapping[str, str]] = {"start": "start"}
 
     async def start(self, _: object, handle: Any, delivery: Delivery) -> None:
-        """As it was before each start had a context of its own."""
+        """As it was before each start had its own context."""
         current_delivery.set(delivery)
         await handle(delivery)
 
@@ -91,7 +101,7 @@ class SharesOneContext(CoreFlaw):
 class KeepsTheCause(CoreFlaw):
     """What a handler leaves behind publishes in the name of the event that is finished."""
 
-    module: ClassVar[Any] = bus
+    module: ClassVar[Any] = publishing
     replaced: ClassVar[Mapping[str, str]] = {"current_cause": "cause"}
 
     def cause(self) -> Delivery | None:
@@ -144,7 +154,7 @@ class CountsAStartThatIsCutOff(CoreFlaw):
     """A start that the drain time cuts off uses up an attempt."""
 
     module: ClassVar[Any] = pump
-    replaced: ClassVar[Mapping[str, str]] = {"_starts": "attempt"}
+    replaced: ClassVar[Mapping[str, str]] = {"starts_before": "attempt"}
 
     def attempt(self, delivery: Delivery) -> int:
         """As it was before it counted nothing."""
@@ -166,11 +176,21 @@ class WritesTextAsItIs(CoreFlaw):
     """What failed is written beside a dead letter whole, with line breaks and whatever else is in it."""
 
     module: ClassVar[Any] = letter
-    replaced: ClassVar[Mapping[str, str]] = {"_clip": "whole"}
+    replaced: ClassVar[Mapping[str, str]] = {"clip": "whole"}
 
     def whole(self, text: str, _: int) -> str:
         """As it was raised."""
         return text
+
+
+class LosesTheStack(CoreFlaw):
+    """A dead letter says what failed, and not where."""
+
+    module: ClassVar[Any] = letter
+    replaced: ClassVar[Mapping[str, str]] = {"stack_of": "nothing"}
+
+    def nothing(self, _: BaseException) -> None:
+        """As it was before there was one."""
 
 
 class KeepsToItsContentMode(CoreFlaw):
@@ -241,7 +261,7 @@ class LogsWhatOthersWrote(CoreFlaw):
 class ReasonsSteerTheTerminal(CoreFlaw):
     """The reason of a dead letter has the error's control characters."""
 
-    module: ClassVar[Any] = letter
+    module: ClassVar[Any] = printable
     replaced: ClassVar[Mapping[str, str]] = {"printable": "but_for_line_breaks"}
 
     def but_for_line_breaks(self, text: str) -> str:
@@ -250,9 +270,9 @@ class ReasonsSteerTheTerminal(CoreFlaw):
 
 
 class BelievesEveryCountOfStarts(CoreFlaw):
-    """Whatever number stands beside an event at the inlet is how often its handler was started."""
+    """The number in a header at the inlet is used as the count of handler starts, whatever it is."""
 
-    module: ClassVar[Any] = pump
+    module: ClassVar[Any] = intake
     replaced: ClassVar[Mapping[str, str]] = {"count_of": "any_number"}
 
     def any_number(self, value: Any) -> int:
@@ -261,12 +281,12 @@ class BelievesEveryCountOfStarts(CoreFlaw):
 
 
 class BelievesEveryWait(CoreFlaw):
-    """Whatever moment stands beside an event at the inlet is waited for."""
+    """The time in a header at the inlet is waited for, whatever it is."""
 
-    module: ClassVar[Any] = pump
-    replaced: ClassVar[Mapping[str, str]] = {"_moment": "any_moment"}
+    module: ClassVar[Any] = intake
+    replaced: ClassVar[Mapping[str, str]] = {"moment_of": "any_moment"}
 
-    def any_moment(self, text: str) -> float | None:
+    def any_moment(self, text: str, _ahead: float) -> float | None:
         """As it was before there was a longest wait; a hundred years are enough to see it."""
         try:
             moment = float(text)
@@ -297,7 +317,7 @@ class TellsCopiesApartByTheirIds(CoreFlaw):
 
 
 class TakesAnIdForOneDeadLetter(CoreFlaw):
-    """All dead letters of an id are meant, whoever published the events."""
+    """An id selects all of its dead letters, no matter who published the events."""
 
     module: ClassVar[Any] = queue
     replaced: ClassVar[Mapping[str, str]] = {"named": "by_id"}
@@ -327,6 +347,37 @@ class PassesContextOnAsItCame(CoreFlaw):
                 headers.setdefault(name, cause.headers[name])
 
 
+class LinksNothing(CoreFlaw):
+    """Spans of starts are children of the publisher's, and link neither it nor the events of a batch."""
+
+    module: ClassVar[Any] = spans
+    replaced: ClassVar[Mapping[str, str]] = {"_span_context": "nowhere"}
+
+    def nowhere(self, _: object) -> SpanContext:
+        """As it was before there were links."""
+        return INVALID_SPAN_CONTEXT
+
+
+class RecordsNoException(CoreFlaw):
+    """A span says that its start has failed, and not with what."""
+
+    module: ClassVar[Any] = spans
+    replaced: ClassVar[Mapping[str, str]] = {"_record": "nothing"}
+
+    def nothing(self, *_: object) -> None:
+        """As it was before exceptions were recorded."""
+
+
+class LeavesCopiesBehind(CoreFlaw):
+    """A dead letter and a release have the context of the publisher, and not of the start that failed."""
+
+    module: ClassVar[Any] = spans.Spans
+    replaced: ClassVar[Mapping[str, str]] = {"carry": "nothing"}
+
+    def nothing(self, *_: object) -> None:
+        """As it was before copies went on from a start."""
+
+
 class ForgetsTheKeyOfIds(CoreFlaw):
     """What copies are known by anybody can work out."""
 
@@ -341,6 +392,27 @@ class ForgetsTheKeyOfIds(CoreFlaw):
     without_key: Any
 
 
+class LosesTheTraceback(CoreFlaw):
+    """A dead letter is logged without where its handler failed."""
+
+    module: ClassVar[Any] = logs
+    replaced: ClassVar[Mapping[str, str]] = {"_traced": "nothing"}
+
+    def nothing(self, _: object) -> None:
+        """As it was before anybody was on call."""
+
+
+class LogsAllOfAFlood(CoreFlaw):
+    """Each failure has its line in the log, however many there are."""
+
+    module: ClassVar[Any] = flood.Flood
+    replaced: ClassVar[Mapping[str, str]] = {"lets": "always"}
+
+    def always(self, *_: object) -> bool:
+        """As it was before there was a bound."""
+        return True
+
+
 class LetsAnExitEndTheLoop(CoreFlaw):
     """``sys.exit`` in a program's main ends the loop at once, and the Bus is not closed in it."""
 
@@ -352,3 +424,43 @@ class LetsAnExitEndTheLoop(CoreFlaw):
         own = asyncio.create_task(main())
         await asyncio.wait((own, stopped), return_when=asyncio.FIRST_COMPLETED)
         own.result()
+
+
+class IsReadyWhatever(CoreFlaw):
+    """A Bus that is started is ready, whatever is away."""
+
+    module: ClassVar[Any] = looking
+    replaced: ClassVar[Mapping[str, str]] = {"look_at": "well"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        right: Any = vars(looking)["look_at"]
+
+        def well(*given: Any) -> Any:
+            """As it would be if nothing ever failed."""
+            health = right(*given)
+            return replace(health, ready=True, why=()) if health.state == "started" else health
+
+        self.well = well
+
+    well: Any
+
+
+class CountsARetryAsADeadLetter(CoreFlaw):
+    """The metric of dead letters counts the starts that are made again."""
+
+    module: ClassVar[Any] = metrics
+    replaced: ClassVar[Mapping[str, str]] = {"_COUNTED": "wrong"}
+    wrong: ClassVar[tuple[Any, ...]] = tuple(
+        (instrument, "retried" if counter == "dead_lettered" else counter) for instrument, counter in metrics._COUNTED
+    )
+
+
+class MeasuresNoErrors(CoreFlaw):
+    """In the metrics a start that failed has no type of error."""
+
+    module: ClassVar[Any] = metrics.BusMetrics
+    replaced: ClassVar[Mapping[str, str]] = {"_error_type": "nothing"}
+
+    def nothing(self, _: BaseException) -> None:
+        """As if it had not failed."""

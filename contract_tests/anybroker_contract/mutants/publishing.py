@@ -279,7 +279,7 @@ class DeadLettersGetLost(Flaw):
 
 
 class NeverConnectsAgain(Flaw):
-    """After the first lost connection nothing is sent any more."""
+    """After the first lost connection nothing more is sent."""
 
     def __init__(self) -> None:
         self.broken = False

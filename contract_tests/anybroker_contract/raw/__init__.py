@@ -1,7 +1,7 @@
-"""Programs that do not use anybroker, for the tests of interoperability: one a broker, with the broker's own client.
+"""Programs that do not use anybroker, for the tests of interoperability: one for each broker, with its own client.
 
-What such a program sends was made by the Python SDK for CloudEvents, or is built here from the words of the
-specification and of its bindings.
+What such a program sends was made by the Python SDK for CloudEvents, or is built here from the text of the
+specification and its bindings.
 """
 
 from __future__ import annotations

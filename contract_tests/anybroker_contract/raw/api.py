@@ -1,4 +1,4 @@
-"""What a program beside anybroker can do at a broker."""
+"""What a program without anybroker can do at a broker."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any, ClassVar
 from cloudevents.core.base import BaseCloudEvent
 from cloudevents.core.v1.event import CloudEvent
 
-from ..harness import Mode
+from ..content_mode import Mode
 
 __all__ = ["Mode", "Quirk", "RawClient", "RawMessage"]
 
 JSON = "application/cloudevents+json"
 IMPLIED_JSON = {"datacontenttype": "application/json"}
-"""Of `data` in a document that does not say (JSON format, section 3.1)."""
+"""The content type of `data` in a document without one (JSON format, section 3.1)."""
 MINIMAL: Mapping[str, str] = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t"}
 
 
 @dataclass(frozen=True)
 class RawMessage:
-    """A message as the broker's own client gives or takes it."""
+    """A message as the broker's own client returns or accepts it."""
 
     body: bytes | None
     headers: Mapping[str, Any]
@@ -34,28 +34,28 @@ class RawMessage:
     past_the_topic: bool = False
     """Goes straight to the group, to its inlet."""
     native: Any = None
-    """What cannot be said in the words above, in a form of the client that sends it."""
+    """What the fields above cannot express, in a form of the client that sends it."""
     copy_id: str | None = None
-    """By which the broker drops copies of it."""
+    """The id by which the broker drops copies of it."""
 
 
 @dataclass(frozen=True)
 class Quirk:
-    """A message of somebody else, and what it is."""
+    """A message of another program, and what it should be read as."""
 
     message: RawMessage
     attributes: Mapping[str, str] | None
-    """Canonical; None: it is no event."""
+    """Canonical; None: it is not an event."""
     body: bytes | None
-    """Of the event, or of the message that is none."""
+    """Of the event, or of the message that is not one."""
 
 
 class RawClient(ABC):
     """Connected by ``async with``. What it reads and writes as events goes through the SDK's binding for this broker,
-    or, where it has none, through its nearest one; which stands in the subclass."""
+    or the closest one; the subclass says which."""
 
     prefix: ClassVar[str]
-    """Of the headers that attributes are in binary mode."""
+    """The prefix of attribute headers in binary mode."""
     blanks: ClassVar[tuple[str | None, ...]] = ("",)
     """What a header of this broker can hold that says nothing: empty text; None, where there are headers without a
     value."""
@@ -87,7 +87,8 @@ class RawClient(ABC):
         """Publish to the topic; return when the broker has it. ``group`` is the only one that matters."""
 
     async def clutter(self, topic: str) -> None:  # noqa: B027 - most brokers have nothing of that kind
-        """Leave in the topic what takes a place there and is no message, where the broker has such a thing."""
+        """Leave something in the topic that takes a place there but is not a message, if the broker has such a
+        thing."""
 
     @abstractmethod
     async def delete(self, topic: str, group: str) -> None:
@@ -113,7 +114,7 @@ class RawClient(ABC):
         headers: Mapping[str, Any] | None = None,
         key: str | None = None,
     ) -> RawMessage:
-        """By hand: attributes in binary mode, and headers that are none. Here the content type is a header."""
+        """By hand: attributes in binary mode, and other headers. Here the content type is a header."""
         found = {f"{self.prefix}{name}": self.value(value) for name, value in (attributes or {}).items()}
         found |= {name: self.value(value) for name, value in (headers or {}).items()}
         if content_type is not None:
@@ -129,15 +130,15 @@ class RawClient(ABC):
         return replace(message, copy_id=copy_id)
 
     def carries(self, message: RawMessage) -> bool:
-        """Whether messages of this broker can have that body at all."""
+        """Whether messages of this broker can have this body."""
         return True
 
     def unreadable(self) -> Mapping[str, RawMessage]:
-        """Messages that the broker takes and that its usual client for Python cannot read, by what is wrong."""
+        """Messages that the broker accepts and that its usual client for Python cannot read, by what is wrong."""
         return {}
 
     def oversized(self) -> Mapping[str, RawMessage]:
-        """Messages that the broker takes and that would fill the memory of who reads them, by how."""
+        """Messages that the broker accepts and that would fill their reader's memory, by how they do it."""
         return {}
 
     def forged(self) -> Mapping[str, Any]:
@@ -145,7 +146,7 @@ class RawClient(ABC):
         return {"anybroker-attempts": "999999999", "anybroker-not-before": "9e18", "anybroker-replays": "zz"}
 
     def own_hostile(self) -> Mapping[str, RawMessage]:
-        """Messages that only this kind of broker can carry, and that mean harm, by what is wrong with them; those that
+        """Hostile messages that only this kind of broker can carry, by what is wrong with them; those that
         the client cannot read are :meth:`unreadable`."""
         return {}
 
@@ -159,7 +160,7 @@ class RawClient(ABC):
         return {}
 
     def quirks(self) -> Mapping[str, Quirk]:
-        """What programs in other languages send, by what is odd about it: events, and what is none."""
+        """What programs in other languages send, by what is odd about it: events, and other messages."""
 
         def document(more: str, content_type: str = JSON, attributes: Mapping[str, str] | None = None) -> RawMessage:
             text = f'{{"specversion":"1.0","id":"1","source":"/s","type":"t"{more}}}'

@@ -25,13 +25,13 @@ from .api import MINIMAL, Mode, Quirk, RawClient, RawMessage
 __all__ = ["KafkaClient"]
 
 _CRC = 17
-"""Where a batch has its checksum, of all that is behind it."""
+"""Where a batch has its checksum, which covers everything behind it."""
 _ZEROS = 65 * 1_048_576
-"""More than the adapter decompresses, unless it is told to."""
+"""More than the adapter decompresses by default."""
 
 
 _GZIP, _LZ4, _ZSTD = 1, 3, 4
-"""Kafka's numbers of codecs."""
+"""Kafka's codec numbers."""
 
 
 class _Record(NamedTuple):
@@ -64,7 +64,7 @@ class KafkaClient(RawClient):
             await self._consumer.stop()
 
     async def listen(self, topic: str, group: str) -> None:
-        """Of all partitions, from their beginning, in no group."""
+        """Reads all partitions, from their beginning, without a group."""
         self._consumer = AIOKafkaConsumer(topic, bootstrap_servers=self._servers, auto_offset_reset="earliest")
         await self._consumer.start()
 
@@ -91,7 +91,7 @@ class KafkaClient(RawClient):
         await self._producer.send_and_wait(topic, message.body, key, timestamp_ms=time, headers=headers)
 
     async def _send_named(self, topic: str, message: RawMessage, name: bytes) -> None:
-        """In a batch of its own, with a header of that name among others: no client for Python writes one."""
+        """In a separate batch, with a header of that name among others: no client for Python writes one."""
         stand_in = "~" * len(name)
         headers = [*message.headers.items(), (stand_in, b"1"), ("x-last", b"2")]
         batch = self._producer.create_batch()
@@ -105,14 +105,14 @@ class KafkaClient(RawClient):
         await (await self._producer.send_batch(batch, topic, partition=min(partitions)))
 
     async def _send_compressed(self, topic: str, codec: int, body: bytes) -> None:
-        """In a batch of its own, which does not say how large it is when it is decompressed."""
+        """In a separate batch, which does not say how large it is when it is decompressed."""
         batch = BatchBuilder(2 * _ZEROS, codec)
         batch.append(timestamp=None, key=None, value=body, headers=[])
         partitions = await self._producer.partitions_for(topic)
         await (await self._producer.send_batch(batch, topic, partition=min(partitions)))
 
     def oversized(self) -> Mapping[str, RawMessage]:
-        """By each codec that makes so much of so little (snappy makes twenty bytes of one)."""
+        """With each codec that compresses that much (snappy makes only twenty bytes of one)."""
         return {
             name: RawMessage(None, {}, native=codec)
             for name, codec in (("gzip", _GZIP), ("lz4", _LZ4), ("zstd", _ZSTD))
@@ -127,7 +127,7 @@ class KafkaClient(RawClient):
         }
 
     def own_hostile(self) -> Mapping[str, RawMessage]:
-        """Keys and times that no client of ours writes."""
+        """Keys and times that the adapter never writes."""
         event = {**MINIMAL, "type": TYPE, "source": "/hostile", "partitionkey": "k"}
         records = {
             "a key that is not UTF-8": _Record(b"\xff\xfe"),
@@ -182,7 +182,7 @@ class KafkaClient(RawClient):
             await admin.close()
 
     async def grow(self, topic: str, partitions: int) -> None:
-        """Give the topic that many partitions; return when they have leaders."""
+        """Give the topic this many partitions; return when they have leaders."""
         admin = AIOKafkaAdminClient(bootstrap_servers=self._servers)
         await admin.start()
         try:
@@ -192,7 +192,7 @@ class KafkaClient(RawClient):
                 (found,) = await admin.describe_topics([topic])
                 return len([each for each in found["partitions"] if each["leader"] >= 0]) == partitions
 
-            await eventually(there, 30.0, f"Kafka has not {partitions} partitions of {topic!r}")
+            await eventually(there, 30.0, f"Kafka does not have {partitions} partitions of {topic!r}")
         finally:
             await admin.close()
 
@@ -210,7 +210,7 @@ class KafkaClient(RawClient):
             await admin.close()
 
     def read(self, message: RawMessage) -> BaseCloudEvent:
-        """By the SDK, which takes no null value: an empty one is no data to it."""
+        """By the SDK, which does not accept a null value: an empty one means no data."""
         return from_kafka(KafkaMessage(dict(message.headers), message.key, message.body or b""), JSONFormat())
 
     def write(self, event: BaseCloudEvent, mode: Mode) -> RawMessage:

@@ -56,7 +56,7 @@ class NatsClient(RawClient):
         await self._client.close()
 
     async def listen(self, topic: str, group: str) -> None:
-        """Beside the stream."""
+        """Outside the stream."""
         self._subscription = await self._client.subscribe(f"{topic}.*")
         await self._client.flush()
 
@@ -77,7 +77,7 @@ class NatsClient(RawClient):
         await self._client.jetstream().publish(subject, message.body or b"", headers=headers or None)
 
     async def _send_raw(self, topic: str, block: _Block, body: bytes) -> None:
-        """Past what nats-py writes."""
+        """Without nats-py's writer."""
         inbox = self._client.new_inbox()
         answers = await self._client.subscribe(inbox, max_msgs=1)
         headers = block.headers.replace(b"%b", topic.replace(".", "_").encode())
@@ -90,7 +90,7 @@ class NatsClient(RawClient):
         await self._client.flush()
         answer = json.loads((await answers.next_msg(timeout=10)).data)
         if "error" in answer:
-            raise ValueError(f"{block.headers[:80]!r} is not taken: {answer['error']}")
+            raise ValueError(f"{block.headers[:80]!r} is not accepted: {answer['error']}")
 
     async def delete(self, topic: str, group: str) -> None:
         """The stream, and its consumers with it."""
@@ -131,12 +131,12 @@ class NatsClient(RawClient):
         await self._client.jetstream().delete_consumer(topic.replace(".", "_"), f"{group}@{lane}")
 
     async def replicas_in_sync(self, topic: str) -> int:
-        """Of the topic's stream and of its consumers, whichever has the fewest now; 0 where one has no leader,
-        or its leader says nothing.
+        """Of the topic's stream and of its consumers, whichever has the fewest now; 0 if one has no leader, or
+        its leader does not answer.
 
-        A replica counts that has, by the leader's word, all that a majority has. Under load one that is an entry or two
-        behind does not, for a moment (an eighth of all looks at a consumer); one that a later look still finds behind,
-        with a ``lag`` that grows, has a server that does not catch up."""
+        A replica counts if the leader says that it has everything that a majority has. Under load one that is an entry
+        or two behind does not, for a moment (an eighth of all looks at a consumer); one that a later look still finds
+        behind, with a ``lag`` that grows, has a server that does not catch up."""
         stream = topic.replace(".", "_")
         try:
             info = await self._ask(f"STREAM.INFO.{stream}")
@@ -170,7 +170,7 @@ class NatsClient(RawClient):
         return RawMessage(made.body, headers)
 
     def value(self, value: Any) -> str:
-        """As it is: who percent-encodes does so before."""
+        """Unchanged: percent-encoding is done before."""
         return str(value)
 
     def without_content_type(self) -> Mapping[str, RawMessage]:
@@ -200,5 +200,5 @@ class NatsClient(RawClient):
                 {**MINIMAL, "subject": "a"},
                 b"1",
             ),
-            "JSON without headers that is no event": Quirk(RawMessage(b'{"order": 1}', {}), None, b'{"order": 1}'),
+            "JSON without headers that is not an event": Quirk(RawMessage(b'{"order": 1}', {}), None, b'{"order": 1}'),
         }

@@ -62,7 +62,7 @@ class RabbitmqClient(RawClient):
         await self._connection.close()
 
     async def listen(self, topic: str, group: str) -> None:
-        """By a queue of its own, bound to the exchange."""
+        """By a separate queue, bound to the exchange."""
         queue = await self._channel.declare_queue(exclusive=True)
         await queue.bind(topic, "#")
 
@@ -85,9 +85,9 @@ class RabbitmqClient(RawClient):
         await exchange.publish(made, routing_key="7")
 
     async def delete(self, topic: str, group: str) -> None:
-        """The exchanges, and the queues that lie behind them."""
+        """The exchanges, and the queues behind them."""
         async with self._connection.channel() as channel:
-            for name in ("members", *range(SLOTS)):  # that one is not there is not an error
+            for name in ("members", *range(SLOTS)):  # a missing queue is not an error
                 await channel.queue_delete(f"{topic}:{group}:{name}")
             for exchange in (topic, f"{topic}:{group}"):
                 await channel.exchange_delete(exchange)
@@ -98,7 +98,7 @@ class RabbitmqClient(RawClient):
             await channel.queue_delete(f"{topic}:{group}:{lane}")
 
     async def _send_bytes(self, topic: str, native: _Bytes, body: bytes) -> None:
-        """Frames by hand; the broker has taken them when it answers what is asked after them."""
+        """Frames by hand; the broker has accepted them when it answers the next request."""
         transport = self._connection.transport
         channel = await transport.connection.channel(publisher_confirms=False)
         number = channel.number
@@ -111,7 +111,7 @@ class RabbitmqClient(RawClient):
         await channel.close()
 
     def forged(self) -> Mapping[str, Any]:
-        """And what RabbitMQ counts in."""
+        """Also the headers in which RabbitMQ counts."""
         death = [{"count": 10_000, "queue": "q", "reason": "rejected", "exchange": "e", "routing-keys": ["7"]}]
         return {**super().forged(), "x-delivery-count": 10_000, "x-acquired-count": 10_000, "x-death": death}
 
@@ -187,7 +187,7 @@ class RabbitmqClient(RawClient):
         key: str | None = None,
         prefix: str = "",
     ) -> RawMessage:
-        """The content type is a property of its own."""
+        """The content type is a property."""
         made = super().build(body, None, {}, headers)
         found = {f"{prefix or self.prefix}{name}": value for name, value in (attributes or {}).items()}
         return RawMessage(body, {**found, **made.headers}, content_type)

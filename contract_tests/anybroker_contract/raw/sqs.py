@@ -100,7 +100,7 @@ class SqsClient(RawClient):
         self._sqs.delete_queue(QueueUrl=self._find_queue(topic, group))
 
     def read(self, message: RawMessage) -> BaseCloudEvent:
-        """Structured where the content type says so; the filter attributes beside it are no attributes then."""
+        """Structured if the content type says so; its filter attributes do not count as attributes then."""
         if message.headers.get("content-type", "").startswith("application/cloudevents"):
             return JSONFormat().read(None, message.body or b"")
         headers = {name.replace("ce-", "ce_"): value.encode() for name, value in message.headers.items()}
@@ -124,7 +124,7 @@ class SqsClient(RawClient):
             return False
 
     def unreadable(self) -> Mapping[str, RawMessage]:
-        """What boto3 gives in another form than text, and what looks like ours and is not."""
+        """Values that boto3 does not return as text, and those that only look like the library's."""
         foreign = "application/vnd.anybroker.foreign+json"
 
         def text(value: str) -> dict[str, str]:
@@ -193,5 +193,5 @@ class SqsClient(RawClient):
                 b"<a/>",
             ),
             "raw JSON without attributes": Quirk(RawMessage(event.encode(), {}), {**MINIMAL, **IMPLIED_JSON}, data),
-            "JSON that is no event": Quirk(RawMessage(b'{"order": 1}', {}), None, b'{"order": 1}'),
+            "JSON that is not an event": Quirk(RawMessage(b'{"order": 1}', {}), None, b'{"order": 1}'),
         }

@@ -1,4 +1,4 @@
-"""What the security tests are given: a broker with TLS and credentials, and every way to it, right and wrong."""
+"""For the security tests: a broker with TLS and credentials, and every right and wrong way to connect to it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Refused:
 
     url: str
     setting: str
-    """What the error's ``setting`` has to name, so that a person looks in the right place."""
+    """What the error's ``setting`` must name, so that a person looks in the right place."""
 
 
 @dataclass(frozen=True)
@@ -22,17 +22,17 @@ class Secured:
     """A broker started for the security tests, shared by those of one process."""
 
     good: Mapping[str, str]
-    """URLs that have to work, by what lets them in: ``SCRAM-SHA-256``, ``token``, ``client certificate``."""
+    """URLs that must work, by what lets them in: ``SCRAM-SHA-256``, ``token``, ``client certificate``."""
     wrong: Mapping[str, Refused]
-    """URLs that have to be refused, by what is wrong. Where the broker can: ``password``, ``user``, ``authority`` (the
+    """URLs that must be refused, by what is wrong. If the broker can: ``password``, ``user``, ``authority`` (the
     client trusts another one), ``host name`` (the certificate is for another one), ``expired``, ``client
     certificate``."""
     without_tls: str
-    """The right credentials at a port that speaks TLS, by a URL that asks for none."""
+    """The right credentials at a port that speaks TLS, with a URL without TLS."""
     secrets: tuple[str, ...]
-    """What may be shown nowhere: the distinctive part of each password, token and key, wrong ones too. Without
+    """What must not be shown anywhere: the distinctive part of each password, token and key, wrong ones too. Without
     characters that a URL encodes, so that it is found in either form."""
     environment: Mapping[str, str] = field(default_factory=dict)
-    """What has to be set in the environment for these URLs."""
+    """What must be set in the environment for these URLs."""
     stop: Callable[[], None] = lambda: None
     """End it; called once."""

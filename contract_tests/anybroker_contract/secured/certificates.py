@@ -1,4 +1,4 @@
-"""Certificates made for one run: by the authority that clients trust, and by another one."""
+"""Certificates made for one run, by the authority that clients trust and by another one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .credentials import USER
 __all__ = ["HOST", "OTHER_HOST", "Certificates", "Pair", "shakes_hands"]
 
 HOST = "localhost"
-"""What the servers' certificates are for."""
+"""The host that the servers' certificates are for."""
 OTHER_HOST = "127.0.0.1"
 """The same server under a name that they are not for."""
 
@@ -63,7 +63,7 @@ class Certificates:
 
 
 def shakes_hands(port: int, authority: Path) -> None:
-    """One attempt to be answered in TLS, as readiness is asked for: raises ``OSError``."""
+    """One attempt at a TLS handshake, as a readiness probe: raises ``OSError``."""
     context = ssl.create_default_context(cafile=authority)
     with (
         socket.create_connection(("127.0.0.1", port), PROBE_SECONDS) as connection,

@@ -1,4 +1,4 @@
-"""A port that only shakes hands: for clients that are to refuse the server's certificate before a word is said."""
+"""A port that only completes TLS handshakes, for clients that must refuse the server's certificate first."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Listener:
                 with self._context.wrap_socket(connection, server_side=True) as secure:
                     secure.recv(1)
             except OSError:
-                connection.close()  # the client has refused: what this is for
+                connection.close()  # the client has refused, as intended
 
     def stop(self) -> None:
         """End it."""

@@ -97,8 +97,8 @@ def start(folder: Path) -> Secured:
 
 
 class _Operator:
-    """Lines for a server that believes what an operator has signed, and files of users: one that it knows, one of an
-    account that it does not, and one whose time is over."""
+    """Lines for a server that trusts what an operator has signed, and files of three users: one that it knows, one of
+    an unknown account, and one that has expired."""
 
     def __init__(self, folder: Path) -> None:
         operator, system, account, foreign = NKey(OPERATOR), NKey(ACCOUNT), NKey(ACCOUNT), NKey(ACCOUNT)

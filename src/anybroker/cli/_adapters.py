@@ -15,15 +15,15 @@ __all__ = ["adapters"]
 
 def adapters(options: argparse.Namespace) -> int:
     """List the installed adapters and what each one can do."""
-    found = [_look(scheme) for scheme in sorted(schemes())]
+    listed = [_look(scheme) for scheme in sorted(schemes())]
     if options.json:
-        write_json(found)
+        write_json(listed)
         return 0
     table(
         ("scheme", "package", "ready"),
-        [(f"{item['scheme']}://", item["package"], "yes" if item["ready"] else item["remedy"]) for item in found],
+        [(f"{item['scheme']}://", item["package"], "yes" if item["ready"] else item["remedy"]) for item in listed],
     )
-    ready = [item for item in found if item["capabilities"]]
+    ready = [item for item in listed if item["capabilities"]]
     if ready:
         write()
         names = list(ready[0]["capabilities"])
@@ -35,7 +35,7 @@ def adapters(options: argparse.Namespace) -> int:
 
 
 def _look(scheme: str) -> dict[str, Any]:
-    """What is known of one adapter without connecting."""
+    """What is known about one adapter without connecting."""
     item: dict[str, Any] = {
         "scheme": scheme,
         "package": schemes()[scheme].module.partition(":")[0],

@@ -13,13 +13,14 @@ __all__ = ["backlog"]
 
 
 def backlog(options: argparse.Namespace) -> int:
-    """Say how many events wait for a group."""
-    found = asyncio.run(_ask(options))
+    """Say how many events wait for a group, and for how long the oldest of them."""
+    counted = asyncio.run(_ask(options))
     if options.json:
-        numbers = {"waiting": found.waiting, "in_flight": found.in_flight, "lag": found.lag}
+        numbers = {"waiting": counted.waiting, "in_flight": counted.in_flight, "lag": counted.lag, "age": counted.age}
         write_json({"topic": options.topic, "group": options.group, **numbers})
     else:
-        write(f"{options.topic}/{options.group}: {found.waiting} waiting, {found.in_flight} in flight")
+        oldest = f", the oldest for {counted.age:.0f} s" if counted.lag and counted.age is not None else ""
+        write(f"{options.topic}/{options.group}: {counted.waiting} waiting, {counted.in_flight} in flight{oldest}")
     return 0
 
 

@@ -24,7 +24,14 @@ __all__ = ["discard", "list_", "replay", "show"]
 _LIST = 100
 _FIND = 10_000
 _SHOWN = 10
-"""Ids in one message."""
+"""Most ids in one message."""
+_LINES = (
+    *("id", "fingerprint", "topic", "group", "handler", "reason", "error", "attempts", "died", "replays"),
+    *("host", "version", "pid"),
+)
+"""What a dead letter shows in one line each."""
+_LONG = ("anybroker-dead-traceback", "anybroker-dead-history")
+"""Headers that are shown line by line, and not again among the headers."""
 
 
 def _queue(bus: Bus, options: argparse.Namespace) -> DeadLetterQueue:
@@ -39,7 +46,7 @@ async def _read(options: argparse.Namespace, limit: int) -> Sequence[DeadLetter]
 
 
 def list_(options: argparse.Namespace) -> int:
-    """Ids, types, reasons, attempts, times; no data."""
+    """Ids, types, reasons, attempts, times; as JSON with tracebacks; no data."""
     limit = options.limit or _LIST
     letters = asyncio.run(_read(options, limit))
     if options.json:
@@ -47,7 +54,7 @@ def list_(options: argparse.Namespace) -> int:
     elif not letters:
         say(f"{options.topic}/{options.group}: no dead letters")
     else:
-        rows = [(item["id"], item["type"] or "(no CloudEvent)", *_end(item)) for item in map(_facts, letters)]
+        rows = [(item["id"], item["type"] or "(not a CloudEvent)", *_end(item)) for item in map(_facts, letters)]
         table(("id", "type", "attempts", "died", "reason"), rows)
     _more(letters, limit)
     return 0
@@ -72,6 +79,11 @@ def _facts(letter: DeadLetter) -> dict[str, Any]:
         "handler": letter.handler,
         "topic": letter.topic,
         "group": letter.group,
+        "host": letter.host,
+        "version": letter.version,
+        "pid": letter.pid,
+        "history": [{"number": each.number, "at": each.at, "error": each.error} for each in letter.history],
+        "traceback": letter.traceback,
     }
 
 
@@ -82,18 +94,18 @@ def _whole(letter: DeadLetter) -> dict[str, Any]:
         headers = {
             name: None if value is None else value.decode("utf-8", "backslashreplace") for name, value in event.headers
         }
-        found = {"attributes": None, "foreign_headers": headers, **_body(event.body)}
+        content = {"attributes": None, "foreign_headers": headers, **_body(event.body)}
     else:
         attributes = {
             name: value if isinstance(value, str | int | bool) else canonical(value)
             for name, value in event.attributes.items()
         }
-        found = {"attributes": attributes, **_data(event)}
-    return {**_facts(letter), "error": letter.error, "headers": dict(letter.headers), **found}
+        content = {"attributes": attributes, **_data(event)}
+    return {**_facts(letter), "error": letter.error, "headers": dict(letter.headers), **content}
 
 
 def _data(event: Any) -> dict[str, Any]:
-    """The data as JSON or text where it is that, else base64."""
+    """The data as JSON or text if it is that, else base64."""
     try:
         data = event.data
         json.dumps(data)
@@ -112,13 +124,13 @@ def _body(body: bytes | None) -> dict[str, Any]:
 
 
 def show(options: argparse.Namespace) -> int:
-    """Dead letters whole."""
+    """Show whole dead letters."""
     limit = options.limit or (_FIND if options.ids else _LIST)
     letters = asyncio.run(_read(options, limit))
     missing: list[str] = []
     if options.ids:
-        meant, missing = _meant(options, letters)
-        letters = [letter for letter in letters if letter.fingerprint in meant]
+        chosen, missing = _chosen(options, letters)
+        letters = [letter for letter in letters if letter.fingerprint in chosen]
     if options.json:
         write_json([_whole(letter) for letter in letters])
     else:
@@ -132,12 +144,22 @@ def show(options: argparse.Namespace) -> int:
 
 
 def _show(letter: dict[str, Any]) -> None:
-    for name in ("id", "fingerprint", "topic", "group", "handler", "reason", "error", "attempts", "died", "replays"):
+    for name in _LINES:
         write(f"{name}: {letter[name]}")
+    if letter["history"]:
+        write("history:")
+        for each in letter["history"]:
+            write(f"  {each['number']} at {each['at']}: {each['error']}")
+    if letter["traceback"]:
+        write("traceback:")
+        for line in letter["traceback"].splitlines():
+            write(f"  {line}")
     for section in ("attributes", "headers", "foreign_headers"):
         if letter.get(section):
             write(f"{section}:")
             for name, value in letter[section].items():
+                if name in _LONG and section == "headers":
+                    continue
                 write(f"  {name}: {'(null)' if value is None else value}")
     for name in ("data", "data_base64"):
         if name in letter:
@@ -163,19 +185,19 @@ async def _take(options: argparse.Namespace, done: str) -> int:
     if bool(options.ids) == options.all:
         problem = "both ids and --all are given" if options.all else "neither an id nor --all is given"
         raise ConfigError("ID", problem, "Name the dead letters, or write --all.")
-    limit = options.limit or (_FIND if options.ids else _LIST)
+    limit = options.limit or _FIND
     missing: list[str] = []
     letters: Sequence[DeadLetter] = ()
     async with outside(options, done) as (bus, progress):
         queue = _queue(bus, options)
-        if options.ids:  # all of them are found before anything is done: one that is ambiguous stops it
-            meant, missing = _meant(options, await queue.list(limit))
-            if meant:
+        if options.ids:  # all are looked up before anything is done: an ambiguous one stops the command
+            chosen, missing = _chosen(options, await queue.list(limit))
+            if chosen:
                 act = queue.replay if done == "replayed" else queue.discard
-                letters = await act(meant, limit, progress=progress)
+                letters = await act(chosen, limit, progress=progress)
             done_with = {letter.fingerprint for letter in letters}
-            gone = {id_ for fingerprint, id_ in meant.items() if fingerprint not in done_with}
-            missing += sorted(gone)  # somebody else took them meanwhile
+            gone = {id_ for fingerprint, id_ in chosen.items() if fingerprint not in done_with}
+            missing += sorted(gone)  # somebody else took them in the meantime
         elif done == "replayed":
             letters = await queue.replay(None, limit, progress=progress)
         elif every := await queue.list(limit):
@@ -185,54 +207,54 @@ async def _take(options: argparse.Namespace, done: str) -> int:
     else:
         write(f"{done}: {len(letters)}")
     if options.all:
-        _more(letters, limit)
+        _more(letters, limit, "do it again, or ")
     return _tell_missing(missing, limit)
 
 
-def _meant(options: argparse.Namespace, letters: Sequence[DeadLetter]) -> tuple[dict[str, str], list[str]]:
-    """The fingerprints of the letters that are meant, with their ids, and what means none. A letter is meant by its
-    fingerprint, by its id, or by the beginning of either that no other has.
+def _chosen(options: argparse.Namespace, letters: Sequence[DeadLetter]) -> tuple[dict[str, str], list[str]]:
+    """The selected letters by fingerprint, with their ids, and the names that select none. A letter is selected by its
+    fingerprint, by its id, or by a prefix of either that no other letter has.
 
-    Raises ConfigError for what means several, and writes these as JSON where that is asked for.
+    Raises ConfigError for a name that selects several, and writes these as JSON if that is asked for.
     """
     by_id: dict[str, list[DeadLetter]] = {}
     by_fingerprint: dict[str, list[DeadLetter]] = {}
     for letter in letters:
         by_id.setdefault(letter.id, []).append(letter)
         by_fingerprint.setdefault(letter.fingerprint, []).append(letter)
-    meant: dict[str, str] = {}
+    chosen: dict[str, str] = {}
     missing: list[str] = []
     several: dict[str, list[str]] = {}
     same: dict[str, list[DeadLetter]] = {}
     for wanted in options.ids:
-        found = by_fingerprint.get(wanted) or by_id.get(wanted) or []
-        if not found and wanted:
+        matched = by_fingerprint.get(wanted) or by_id.get(wanted) or []
+        if not matched and wanted:
             if wanted.startswith("#"):
                 starts = [each for name, each in by_fingerprint.items() if name.startswith(wanted)]
-                found = starts[0] if len(starts) == 1 else []
+                matched = starts[0] if len(starts) == 1 else []
             matches = [id_ for id_ in by_id if id_.startswith(wanted)]
-            if len(matches) + bool(found) > 1:
+            if len(matches) + bool(matched) > 1:
                 several[wanted] = matches
                 continue
-            found = found or (by_id[matches[0]] if matches else [])
-        if not found:
+            matched = matched or (by_id[matches[0]] if matches else [])
+        if not matched:
             missing.append(wanted)
-        elif len({letter.content for letter in found}) > 1 and wanted not in by_fingerprint:
-            same[wanted] = found
+        elif len({letter.content for letter in matched}) > 1 and wanted not in by_fingerprint:
+            same[wanted] = matched
         else:
-            meant |= {letter.fingerprint: letter.id for letter in found}
+            chosen |= {letter.fingerprint: letter.id for letter in matched}
     if several or same:
         if options.json:
-            listed = {name: [letter.fingerprint for letter in found] for name, found in same.items()}
+            listed = {name: [letter.fingerprint for letter in matched] for name, matched in same.items()}
             write_json({"ambiguous": several | listed})
         if same:
             raise ambiguous("ID", *next(iter(same.items())))
         said = (
-            f"{start!r} begins {len(ids)} of them: {', '.join(ids[:_SHOWN])}{', …' if len(ids) > _SHOWN else ''}"
+            f"{start!r} matches {len(ids)} ids: {', '.join(ids[:_SHOWN])}{', …' if len(ids) > _SHOWN else ''}"
             for start, ids in several.items()
         )
         raise ConfigError("ID", "; ".join(said), "Give more of it.")
-    return meant, missing
+    return chosen, missing
 
 
 def _tell_missing(missing: Sequence[str], limit: int) -> int:
@@ -242,6 +264,6 @@ def _tell_missing(missing: Sequence[str], limit: int) -> int:
     return 1
 
 
-def _more(letters: Sequence[DeadLetter], limit: int) -> None:
+def _more(letters: Sequence[DeadLetter], limit: int, remedy: str = "") -> None:
     if len(letters) >= limit:
-        say(f"anybroker: there may be more than these {limit}: raise --limit")
+        say(f"anybroker: there may be more than these {limit}: {remedy}raise --limit")

@@ -13,16 +13,19 @@ from importlib.metadata import version
 from typing import Any, NoReturn
 
 from ..errors import BrokerError, ConfigError, StateError
-from . import _adapters, _backlog, _dead_letters, _run
+from ..printable import logger
+from . import _adapters, _backlog, _dead_letters, _describe, _observe, _outbox, _run
 from ._output import log_to_stderr, say, say_lines
 
 __all__ = ["main"]
+
+_log = logger("anybroker.bus")
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says one line where an argument is wrong."""
+    """Prints one line if an argument is wrong."""
 
     def error(self, message: str) -> NoReturn:
         """Exit with 2."""
@@ -101,7 +104,7 @@ def _dlq(commands: Any) -> None:
     show = _add(
         actions,
         "show",
-        "Show dead letters whole: attributes, headers and data.",
+        "Show whole dead letters: why and where they failed, attributes, headers and data.",
         "  anybroker dlq show orders billing 6f1c9a\n  anybroker dlq show orders billing --limit 1 --json",
         _dead_letters.show,
     )
@@ -126,25 +129,146 @@ def _dlq(commands: Any) -> None:
                 "ids", metavar="ID", nargs="*", help="which dead letters: ids, fingerprints, or their beginnings"
             )
         if parser in (replay, discard):
-            parser.add_argument("--all", action="store_true", help="all of them, as far as --limit goes")
+            parser.add_argument("--all", action="store_true", help="all of them, up to --limit")
         parser.add_argument(
-            "--limit", type=_count, help="look at so many dead letters (default: 100, and 10000 to find ids)"
+            "--limit", type=_count, help="look at this many dead letters (default: 100, and 10000 for ids and --all)"
         )
         parser.add_argument(
-            "--patience", type=_seconds, default=3.0, help="seconds without one after which all are read (default: 3)"
+            "--patience", type=_seconds, default=3.0, help="stop after this many seconds without one (default: 3)"
         )
         _broker(parser)
+
+
+def _observed(commands: Any) -> None:
+    observe = commands.add_parser(
+        "observe",
+        help="serve the metrics of groups from outside; print the alert rules or the board",
+        description="What goes with the metrics: a process that only watches, alert rules for Prometheus, and a board "
+        "for Grafana.",
+        epilog="examples:\n"
+        "  anybroker observe serve orders/billing orders/stock --address :9464\n"
+        "  anybroker observe rules > anybroker-rules.yml\n"
+        "  anybroker observe dashboard > anybroker-dashboard.json\n"
+        "'anybroker observe COMMAND --help' says more.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    actions = observe.add_subparsers(required=True, metavar="COMMAND")
+    serve = _add(
+        actions,
+        "serve",
+        "Serve how many events wait for these groups, since when, and their dead letters, until SIGTERM or Ctrl-C.",
+        "  anybroker observe serve orders/billing orders/stock\n"
+        "  ANYBROKER_URL=nats://localhost anybroker observe serve orders/billing --address :9464",
+        _observe.serve,
+    )
+    serve.add_argument("groups", metavar="TOPIC/GROUP", nargs="+", help="what to watch; no member of it is needed")
+    serve.add_argument(
+        "--address",
+        metavar="HOST:PORT",
+        default="127.0.0.1:9464",
+        help="where /metrics, /health, /ready and /live are answered (default: 127.0.0.1:9464)",
+    )
+    _broker(serve, json=False)
+    _add(
+        actions,
+        "rules",
+        "Print the alert rules, for 'rule_files' in prometheus.yml.",
+        "  anybroker observe rules > anybroker-rules.yml && promtool check rules anybroker-rules.yml",
+        _observe.rules,
+    )
+    _add(
+        actions,
+        "dashboard",
+        "Print the board's JSON, for Grafana's Dashboards > New > Import, or its folder of provisioned boards.",
+        "  anybroker observe dashboard > anybroker-dashboard.json",
+        _observe.dashboard,
+    )
+
+
+def _outboxes(commands: Any) -> None:
+    outbox = commands.add_parser(
+        "outbox",
+        help="look into an outbox, relay it, or decide about what was set aside",
+        description="The outbox of a database: what waits there for a relay, and what a broker has rejected.",
+        epilog="examples:\n"
+        "  ANYBROKER_OUTBOX=postgresql://localhost/shop anybroker outbox list\n"
+        "  anybroker outbox relay --outbox sqlite:///shop.db --url nats://localhost\n"
+        "'anybroker outbox COMMAND --help' says more.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    actions = outbox.add_subparsers(required=True, metavar="COMMAND")
+    listing = _add(
+        actions,
+        "list",
+        "Say how many events wait and for how long, and list what was set aside and why.",
+        "  anybroker outbox list --outbox sqlite:///shop.db\n  anybroker outbox list --json | jq .age",
+        _outbox.list_,
+    )
+    listing.add_argument("--limit", type=_count, default=100, help="list this many that were set aside (default: 100)")
+    listing.add_argument("--json", action="store_true", help="write JSON to stdout")
+    retry = _add(
+        actions,
+        "retry",
+        "Let events that were set aside be relayed again, before later ones of their keys that wait.",
+        "  anybroker outbox retry 4711\n  anybroker outbox retry --all",
+        _outbox.retry,
+    )
+    discard = _add(
+        actions,
+        "discard",
+        "Drop events that were set aside for good.",
+        "  anybroker outbox discard 4711 4712\n  anybroker outbox discard --all",
+        _outbox.discard,
+    )
+    relay = _add(
+        actions,
+        "relay",
+        "Bring what is in the outbox to the broker until SIGTERM or Ctrl-C; any number may run at once.",
+        "  anybroker outbox relay --outbox sqlite:///shop.db --url nats://localhost\n"
+        "  anybroker outbox relay --health :8080",
+        _outbox.relay,
+    )
+    relay.add_argument("--health", metavar="HOST:PORT", help="answer /live, /ready, /health and /metrics there")
+    _broker(relay, json=False)
+    for parser in (retry, discard):
+        parser.add_argument("positions", metavar="POSITION", nargs="*", type=_count, help="as 'outbox list' shows them")
+        parser.add_argument("--all", action="store_true", help="all that were set aside")
+    for parser in (listing, retry, discard, relay):
+        parser.add_argument(
+            "--outbox",
+            metavar="URL",
+            help="the outbox's database (default: ANYBROKER_OUTBOX, then anybroker.toml). Every user of the machine "
+            "can see it in the list of processes: a URL with a password belongs in ANYBROKER_OUTBOX",
+        )
+    database = commands.add_parser(
+        "db",
+        help="print the statements that make the tables of a database",
+        description="The tables of idempotency stores and outboxes.",
+    )
+    statements = _add(
+        database.add_subparsers(required=True, metavar="COMMAND"),
+        "sql",
+        "Print the statements that make the tables, for psql, Alembic or Django.",
+        "  anybroker db sql postgres | psql shop\n  anybroker db sql sqlite | sqlite3 shop.db",
+        _outbox.sql,
+    )
+    statements.add_argument("database", metavar="DATABASE", help="postgres or sqlite")
+    statements.add_argument("--schema", help="a schema for the tables (default: the first of the search_path)")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="anybroker",
-        description="One publish/subscribe API over any broker: what can be done from outside of a program.",
+        description="One publish/subscribe API over any broker: what can be done from outside a program.",
         epilog="examples:\n"
         "  anybroker adapters\n"
         "  anybroker run shop.service:bus\n"
+        "  anybroker describe shop.service:bus\n"
         "  anybroker backlog orders billing --url sqlite:///shop.db\n"
         "  anybroker dlq list orders billing\n"
+        "  anybroker observe rules > anybroker-rules.yml\n"
+        "  anybroker outbox list --outbox sqlite:///shop.db\n"
+        "  anybroker db sql postgres\n"
         "exit codes: 0 done, 1 the broker or the operation failed, 2 wrong usage or configuration",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -154,7 +278,7 @@ def _parser() -> argparse.ArgumentParser:
     backlog = _add(
         commands,
         "backlog",
-        "Say how many events wait for a group.",
+        "Say how many events wait for a group, and for how long.",
         "  anybroker backlog orders billing\n  anybroker backlog orders billing --json",
         _backlog.backlog,
     )
@@ -169,6 +293,17 @@ def _parser() -> argparse.ArgumentParser:
         _adapters.adapters,
     )
     adapters.add_argument("--json", action="store_true", help="write JSON to stdout")
+    describe = _add(
+        commands,
+        "describe",
+        "Say what the Bus of a program is: topics, groups, handlers and middleware; no broker is asked.",
+        "  anybroker describe shop.service:bus\n  anybroker describe shop.service:bus --json | jq '.topics[].name'",
+        _describe.describe,
+    )
+    describe.add_argument("target", metavar="MODULE:BUS", help="a Bus, or a function without arguments that makes one")
+    describe.add_argument("--json", action="store_true", help="write JSON to stdout")
+    _observed(commands)
+    _outboxes(commands)
     run = _add(
         commands,
         "run",
@@ -182,6 +317,18 @@ def _parser() -> argparse.ArgumentParser:
         choices=("debug", "info", "warning", "error"),
         default="info",
         help="what to log to stderr (default: info)",
+    )
+    run.add_argument(
+        "--log-format",
+        choices=("console", "json"),
+        default="console",
+        help="how to log: lines for people, or one JSON object a line, with the facts of its event (default: console)",
+    )
+    run.add_argument(
+        "--health",
+        metavar="HOST:PORT",
+        help="answer /live, /ready, /health and /metrics there; :8080 listens on all interfaces. /metrics needs the "
+        "extra anybroker[prometheus] (docs/health.md)",
     )
     return parser
 
@@ -198,16 +345,32 @@ def _warn(
     say(f"anybroker: warning: {message}")
 
 
+def _log_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: Any = None,
+    line: str | None = None,
+) -> None:
+    """Where the log is JSON, warnings are JSON too."""
+    _log.warning("%s", message)
+
+
+def _logs_json(options: argparse.Namespace) -> bool:
+    return getattr(options, "log_format", None) == "json"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code."""
     options = _parser().parse_args(arguments)
     log_to_stderr(logging.WARNING, "anybroker: %(levelname)s: %(message)s")
     with warnings.catch_warnings():
         warnings.simplefilter("default", UserWarning)
-        warnings.showwarning = _warn
+        warnings.showwarning = _log_warning if _logs_json(options) else _warn
         code = _ended(options)
         try:
-            sys.stdout.flush()  # here, where a reader that has gone is not an error, and not at the interpreter's end
+            sys.stdout.flush()  # here, where a closed pipe is not an error, and not when the interpreter exits
         except BrokenPipeError:
             _write_nowhere()
         return code
@@ -226,17 +389,20 @@ def _ended(options: argparse.Namespace) -> int:
     except BrokenPipeError:
         _write_nowhere()
         return OK
-    except Exception as exc:  # noqa: BLE001 - the last resort: one line, and the way to more
+    except Exception as exc:  # noqa: BLE001 - the last resort: one line that says how to see more
         return _failed(options, exc, FAILED, f"unexpected {type(exc).__name__}: {exc} (--traceback shows where)")
     return code
 
 
 def _write_nowhere() -> None:
-    """The reader of our output, such as ``head``, has gone."""
+    """The reader of our output, such as ``head``, has closed the pipe."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _failed(options: argparse.Namespace, exc: BaseException, code: int, text: str) -> int:
+    if _logs_json(options):
+        _log.critical("%s", text, exc_info=exc if options.traceback else None)
+        return code
     if options.traceback:
         say_lines("".join(traceback.format_exception(exc)))
     say(f"anybroker: {text}")

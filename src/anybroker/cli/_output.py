@@ -1,4 +1,4 @@
-"""What goes to the terminal: tables, JSON, progress, and nothing that would steer the terminal."""
+"""Output to the terminal: tables, JSON and progress, without anything that would control the terminal."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from typing import Any
 
 from ..printable import printable, printable_lines
 
-__all__ = ["Progress", "log_to_stderr", "say", "say_lines", "table", "write", "write_json"]
+__all__ = ["CONSOLE", "Progress", "log_to_stderr", "say", "say_lines", "table", "write", "write_json"]
 
+CONSOLE = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+"""What a line of a command that runs for long looks like."""
 _QUIET = 2.0
-"""Seconds before anything is said about progress."""
+"""Seconds before the first line about progress."""
 _EVERY = 0.5
 _EVERY_LINE = 5.0
-"""Where stderr is no terminal."""
+"""Seconds between two lines where stderr is not a terminal."""
 
 
 def say(line: str) -> None:
@@ -27,7 +29,7 @@ def say(line: str) -> None:
 
 
 def say_lines(text: str) -> None:
-    """Several lines on stderr, of which all but the first are indented."""
+    """Several lines on stderr, all but the first indented."""
     print(printable_lines(text), file=sys.stderr, flush=True)  # noqa: T201 - the command line's own output
 
 
@@ -37,12 +39,12 @@ def write(line: str = "") -> None:
 
 
 def write_json(value: Any) -> None:
-    """A JSON document on stdout, in ASCII: what would steer a terminal is an escape of JSON's."""
+    """A JSON document on stdout, in ASCII: characters that would control a terminal are JSON escapes."""
     print(json.dumps(value, indent=2))  # noqa: T201 - the command line's own output
 
 
 class _Handler(logging.Handler):
-    """Of other libraries' records too."""
+    """Prints records, those of other libraries too, with printable text."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -51,13 +53,19 @@ class _Handler(logging.Handler):
             self.handleError(record)
 
 
-def log_to_stderr(level: int | str, form: str, *, force: bool = False) -> None:
-    """``logging.basicConfig`` for a terminal."""
-    logging.basicConfig(level=level, format=form, handlers=[_Handler()], force=force)
+def log_to_stderr(
+    level: int | str, form: str | logging.Formatter, *, force: bool = False, filters: Sequence[logging.Filter] = ()
+) -> None:
+    """``logging.basicConfig`` for a terminal, with these filters of the handler."""
+    handler = _Handler()
+    handler.setFormatter(logging.Formatter(form) if isinstance(form, str) else form)
+    for each in filters:
+        handler.addFilter(each)
+    logging.basicConfig(level=level, handlers=[handler], force=force)
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table: by rich on a terminal where it is installed, in plain columns otherwise."""
+    """A table: with rich on a terminal if it is installed, else in plain columns."""
     lines = [[printable(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
         try:
@@ -69,7 +77,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         else:
             pretty = Table(box=None, header_style="bold")
             for head in heads:
-                pretty.add_column(Text(head))  # a string would be its markup
+                pretty.add_column(Text(head))  # rich would read a string as markup
             for line in lines:
                 pretty.add_row(*map(Text, line))
             Console().print(pretty)
@@ -80,7 +88,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
 
 
 class Progress:
-    """Says on stderr how far it is, with the rate, where it takes more than two seconds."""
+    """Prints progress and rate to stderr if the work takes more than two seconds."""
 
     def __init__(self, what: str) -> None:
         self._what = what
@@ -89,7 +97,7 @@ class Progress:
         self._shown = False
 
     def __call__(self, more: int) -> None:
-        """So many more are done."""
+        """This many more are done."""
         self.count += more
 
     async def __aenter__(self) -> Progress:

@@ -11,27 +11,33 @@ from pathlib import Path
 from ..bus import Bus
 from ..config.settings import nearest
 from ..errors import ConfigError
+from ..observe import EventContext, JsonFormatter
 from ..printable import logger
-from ._output import log_to_stderr
+from ._health import serve_health
+from ._output import CONSOLE, log_to_stderr
 
-__all__ = ["run"]
+__all__ = ["find_bus", "run"]
+
+_log = logger("anybroker.bus")
 
 
 def run(options: argparse.Namespace) -> int:
     """Run a Bus until SIGTERM or Ctrl-C."""
-    log_to_stderr(options.log_level.upper(), "%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
-    bus = _find(options.target)
+    form = JsonFormatter() if options.log_format == "json" else CONSOLE
+    log_to_stderr(options.log_level.upper(), form, force=True, filters=[EventContext()])
+    bus = find_bus(options.target)
+    serve_health(bus, options.health)
     names = ", ".join(f"{subscription.topic}/{subscription.group}" for subscription in bus.subscriptions)
-    logger("anybroker").info("running %s: %s", options.target, names or "no subscription")
+    _log.info("running %s: %s", options.target, names or "no subscription")
     bus.run()
     return 0
 
 
-def _find(target: str) -> Bus:
+def find_bus(target: str) -> Bus:
     """The Bus that ``module:name`` names. Raises ConfigError."""
     module_name, colon, name = target.partition(":")
     if not (module_name and colon and name):
-        raise ConfigError("MODULE:BUS", f"{target!r} names no Bus", "Write: anybroker run shop.service:bus")
+        raise ConfigError("MODULE:BUS", f"{target!r} names no Bus", "Write module:name, such as shop.service:bus.")
     sys.path.insert(0, str(Path.cwd()))
     try:
         module = import_module(module_name)
@@ -48,16 +54,16 @@ def _find(target: str) -> Bus:
     if not hasattr(module, name):
         buses = [key for key, value in vars(module).items() if isinstance(value, Bus)]
         raise ConfigError("MODULE:BUS", f"{module_name} has no {name!r}", nearest(name, buses))
-    found = getattr(module, name)
-    if not isinstance(found, Bus) and callable(found):
-        found = found()
-    if not isinstance(found, Bus):
+    target_bus = getattr(module, name)
+    if not isinstance(target_bus, Bus) and callable(target_bus):
+        target_bus = target_bus()
+    if not isinstance(target_bus, Bus):
         raise ConfigError(
             "MODULE:BUS",
-            f"{target} is a {type(found).__name__}",
+            f"{target} is a {type(target_bus).__name__}",
             "Name a Bus, or a function without arguments that returns one.",
         )
-    return found
+    return target_bus
 
 
 def _import_failed(module: str, exc: Exception) -> ConfigError:

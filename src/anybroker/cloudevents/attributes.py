@@ -1,13 +1,13 @@
 """The rules for context attributes: names, types, canonical strings (CloudEvents 1.0, "Context Attributes").
 
 Two strictnesses, on purpose. What is *read* is held to the list of things that CloudEvents rejects, and
-otherwise let through, because a foreign event that is a little wrong is worth more than a dead letter. What
+otherwise accepted, because a foreign event that is slightly wrong is worth more than a dead letter. What
 is *created* here must also be a well-formed URI-reference (``source``) or absolute URI (``dataschema``),
 and empty values are refused where they would mean nothing.
 
-Everything here raises :class:`~anybroker.errors.InvalidEvent` and nothing else. Strings that come back in
-every event (source, type, content type) are checked once and remembered. Others choose them, so each memory has a bound
-in bytes: so many entries, none of them longer than so much.
+Everything here raises :class:`~anybroker.errors.InvalidEvent` and nothing else. Strings that are the same in
+every event (source, type, content type) are checked once and remembered. Other programs choose them, so each memory is
+bounded: it limits the number of entries and the length of each.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ __all__ = [
 ]
 
 AttributeValue = str | int | bool | bytes
-"""What an attribute is kept as: URI, URI-reference and Timestamp stay in their canonical string."""
+"""The Python type of an attribute's value. URIs, URI-references and Timestamps are kept as their canonical strings."""
 
 SPECVERSION: Final = "1.0"
 REQUIRED: Final = ("specversion", "id", "source", "type")
 OPTIONAL: Final = ("datacontenttype", "dataschema", "subject", "time")
 CORE: Final = frozenset(REQUIRED + OPTIONAL)
 
-# What an attribute is to a reader in a hurry.
+# The role of an attribute on the fast path of reading.
 FEW_VALUES: Final = 0  # the same ones again and again, so each is checked once
 TIME: Final = 1
 NOT_EMPTY: Final = 2
@@ -80,11 +80,11 @@ ROLES: Final = {
 }
 
 MOST_REMEMBERED: Final = 1024
-"""Entries of each memory: names, or values of one attribute. A service has a few dozen types and sources."""
+"""Most entries of each memory of names, or of values of one attribute. A service has a few dozen types and sources."""
 LONGEST_NAME: Final = 64
-"""Characters of a name that is remembered."""
+"""Most characters of a name that is remembered."""
 LONGEST_VALUE: Final = 256
-"""Characters, or bytes, of a value that is remembered."""
+"""Most characters, or bytes, of a value that is remembered."""
 
 _log: Final = logger("anybroker.cloudevents")
 
@@ -108,11 +108,11 @@ _roles: dict[str, tuple[int, set[str]]] = {}  # the role of each attribute, and 
 known_sources: set[str] = set()  # read by Event.create, which saves a call
 known_types: set[str] = set()
 _known_schemas: set[str] = set()
-_told: set[str] = set()  # the odd names that were logged
+_told: set[str] = set()  # the discouraged names that were logged
 
 
 def shown(value: object) -> str:
-    """A name or a value for a message, which stays short."""
+    """A name or a value as an error message shows it, shortened."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
@@ -122,7 +122,7 @@ def _invalid(name: str, problem: str, remedy: str) -> NoReturn:
 
 
 def takes(memory: set[Any] | dict[Any, Any], key: str | bytes, longest: int) -> bool:
-    """Whether this memory is to keep what is as long as that. A full one forgets everything first."""
+    """Whether this memory keeps a key of that length. A full memory forgets everything first."""
     if len(key) > longest:
         return False
     if len(memory) >= MOST_REMEMBERED:
@@ -136,10 +136,9 @@ def _remember(memory: set[str], value: str, longest: int = LONGEST_VALUE) -> Non
 
 
 def check_name(name: object) -> str:
-    """The name, if it is one: lower-case ASCII letters and digits, at least one, and not ``data``.
+    """The name, if it is valid: lower-case ASCII letters and digits, at least one, and not ``data``.
 
-    More than 20 characters, or a leading digit, is a style the specification advises against and therefore
-    passes.
+    More than 20 characters, or a leading digit, are only discouraged by the specification and therefore accepted.
     """
     if type(name) is not str or name not in _known_names:
         if not isinstance(name, str) or _NAME.fullmatch(name) is None:
@@ -157,12 +156,12 @@ def check_text(name: str, value: str) -> None:
     """
     if value.isascii() and value.isprintable():
         return
-    found = _FORBIDDEN.search(value)
-    if found is not None:
+    match = _FORBIDDEN.search(value)
+    if match is not None:
         _invalid(
             name,
-            f"holds U+{ord(found.group()):04X} at position {found.start()}, which CloudEvents forbids",
-            "Remove control characters, noncharacters and unpaired surrogates, or use the data for it.",
+            f"holds U+{ord(match.group()):04X} at position {match.start()}, which CloudEvents forbids",
+            "Remove control characters, noncharacters and unpaired surrogates, or put it into the data.",
         )
 
 
@@ -186,10 +185,10 @@ def _read_number(name: str, value: int) -> int:
 
 
 def read_attribute(name: str, value: object) -> AttributeValue:
-    """A value of any accepted Python type, checked as CloudEvents demands of a reader, under a valid name.
+    """A value of any accepted Python type under a valid name, checked as CloudEvents requires of a reader.
 
-    Timestamps become RFC 3339 strings. Floats, lists and mappings are refused, and so is anything but a
-    string for an attribute of the specification itself.
+    Timestamps become RFC 3339 strings. Floats, lists and mappings are refused, and attributes of the
+    specification itself must be strings.
     """
     if isinstance(value, str):
         value = value if type(value) is str else str.__str__(value)
@@ -211,7 +210,7 @@ def read_attribute(name: str, value: object) -> AttributeValue:
         return str(value)
     _invalid(
         name,
-        f"is a {type(value).__name__}, a type that CloudEvents has no attribute of",
+        f"is a {type(value).__name__}, which is not a type of CloudEvents attributes",
         "Use a string, a 32-bit integer, a boolean, bytes or a time; put anything else into the data.",
     )
 
@@ -235,9 +234,9 @@ def require(attributes: Mapping[str, object]) -> NoReturn:
 
 
 def check_attributes(attributes: dict[str, Any]) -> None:
-    """Check what a reader found, whatever the mode, in place: ``None`` goes, and times become strings.
+    """Check the attributes that a reader found, in any mode, in place: ``None`` is removed, and times become strings.
 
-    Invents nothing. Raises :class:`~anybroker.errors.InvalidEvent` and then leaves the dict in any state.
+    Adds nothing. Raises :class:`~anybroker.errors.InvalidEvent`; the dict is then in an undefined state.
     """
     unset: list[str] = []
     for name, value in attributes.items():
@@ -309,7 +308,7 @@ def write_uri_reference(name: str, value: object) -> str:
 
 
 def write_uri(name: str, value: object) -> str:
-    """An absolute URI of an event that is being created; a fragment passes, because schema URIs carry one."""
+    """An absolute URI of an event that is being created; a fragment is allowed, because schema URIs have one."""
     if type(value) is str and value in _known_schemas:
         return value
     text = write_string(name, value)
@@ -326,11 +325,11 @@ def write_uri(name: str, value: object) -> str:
 def write_extension(name: object, value: object) -> AttributeValue:
     """An extension attribute of an event that is being created. Empty strings are allowed, ``None`` is not.
 
-    A name that the specification only advises against is logged, once; of long ones, once for all that begin alike.
+    A name that the specification only discourages is logged once; long names that begin alike are logged once together.
     """
     checked = check_name(name)
     if checked in CORE:
-        _invalid(checked, "is no extension but an attribute of CloudEvents", f"Pass it as {checked}=.")
+        _invalid(checked, "is an attribute of CloudEvents, not an extension", f"Pass it as {checked}=.")
     if (len(checked) > 20 or checked[0].isdigit()) and (beginning := checked[:LONGEST_NAME]) not in _told:
         _remember(_told, beginning)
         _log.warning(

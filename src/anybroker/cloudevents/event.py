@@ -1,4 +1,4 @@
-"""The event: an immutable CloudEvents 1.0 envelope; its data are bytes, decoded when asked for."""
+"""The event: an immutable CloudEvents 1.0 envelope, with its data as bytes that are decoded on access."""
 
 from __future__ import annotations
 
@@ -33,15 +33,28 @@ from .attributes import (
 from .declared import declared_key, declared_type, event_type, key_text
 from .media_type import JSON, media_type
 from .payload import ABSENT, Absent, decode, encode, encode_model, plan_for, plans
+from .sdk import installed_factory, make_with, parts_of
 from .timestamps import check_timestamp, format_timestamp, now, parse_timestamp
 
-__all__ = ["ABSENT", "Event", "declared_key", "declared_type", "event_type", "new_id"]
+__all__ = [
+    "ABSENT",
+    "BYTES",
+    "Event",
+    "create_encoded",
+    "declared_key",
+    "declared_type",
+    "event_type",
+    "from_cloudevent",
+    "new_id",
+    "to_cloudevent",
+    "trusted_event",
+]
 
 T_co = TypeVar("T_co", covariant=True, default=Any)
 _D = TypeVar("_D")
 
-# Our own generator, seeded by the system: random.seed(0) in a program must not give all its replicas the same
-# ids, which would be taken for duplicates.
+# A separate generator, seeded by the system: random.seed(0) in a program must not give all its replicas the same
+# ids, which would be treated as duplicates.
 _random: Final = Random()
 _getrandbits: Final = _random.getrandbits
 if hasattr(os, "register_at_fork"):
@@ -53,7 +66,7 @@ class _Keep(Enum):
 
 
 _KEEP: Final = _Keep.KEEP
-_BYTES: Final = (bytes, bytearray, memoryview)
+BYTES: Final = (bytes, bytearray, memoryview)
 
 
 def new_id() -> str:
@@ -62,9 +75,9 @@ def new_id() -> str:
 
 
 class _Slots(Generic[T_co]):
-    """The same slots without the lock: made, filled, and then turned into an :class:`Event`.
+    """The same slots without the lock. It is made, filled, and then turned into an :class:`Event`.
 
-    Half the time of filling a locked object through its slots' descriptors, on the way of every event.
+    This takes half the time of filling a locked object through its slots' descriptors, and every event needs it.
     """
 
     __slots__ = ("_attributes", "_body", "_data", "_time")
@@ -80,33 +93,33 @@ class Event(_Slots[T_co]):
     """An immutable CloudEvents 1.0 envelope: context attributes, and data as bytes plus content type.
 
     :meth:`create` makes a new event and fills in ``id``, ``time`` and ``specversion``. The readers in
-    :mod:`anybroker.cloudevents` make one of what arrived and invent nothing. ``Event(attributes, data)``
-    invents nothing either; it is the constructor of the Python SDK, so that the SDK's bindings take
-    ``Event`` as their factory, and as there, data of None means no data.
+    :mod:`anybroker.cloudevents` make one from what arrived and add nothing. ``Event(attributes, data)``
+    adds nothing either. It has the signature of the Python SDK's constructor, so that the SDK's bindings
+    accept ``Event`` as their factory; as there, None means no data.
 
     Absent data, JSON ``null``, ``""`` and ``b""`` are four different things, and :attr:`body` is then
     ``None``, ``b"null"``, ``b'""'`` and ``b""``.
 
     Two events are equal when the canonical strings of their attributes and the bytes of their data are. An
-    event can be hashed, copied and pickled; the bytes travel then, not what :attr:`data` made of them.
+    event can be hashed, copied and pickled; a pickle holds the bytes, not the decoded :attr:`data`.
     """
 
     __slots__ = ()
 
-    def __init__(self, attributes: Mapping[str, Any], data: Any = None) -> None:
-        """Make an event of exactly these attributes; ``None`` as the data means none.
+    def __init__(self, attributes: Mapping[str, object], data: object = None) -> None:
+        """Make an event with exactly these attributes; ``None`` as the data means no data.
 
         Attributes may be strings, 32-bit integers, booleans, bytes and aware datetimes; ``None`` is unset.
 
         Raises :class:`~anybroker.errors.InvalidEvent` (a ``ValueError``) when an attribute is missing or
         wrong, :class:`~anybroker.errors.EncodeError` when the data cannot be serialised.
         """
-        checked = dict(attributes)
+        checked: dict[str, Any] = dict(attributes)
         check_attributes(checked)
         body: bytes | None = None
         if data is not None and data is not ABSENT:
             content_type = checked.get("datacontenttype")
-            if isinstance(data, _BYTES):
+            if isinstance(data, BYTES):
                 body = bytes(data)
             else:
                 body, checked["datacontenttype"] = encode(data, content_type)
@@ -163,14 +176,14 @@ class Event(_Slots[T_co]):
     ) -> Event[Any]:
         """Make a new event; ``id`` is random and ``time`` is now, unless they are given.
 
-        ``data``: a pydantic model, a dataclass, or what pydantic serialises becomes JSON (None is JSON
-        null); bytes are data that is encoded already, under any content type; a string is a JSON string, or
-        text under a ``datacontenttype`` that is not JSON. Without it the event has no data. The bytes are
-        taken now, and :attr:`data` of the new event is the very object given (decoded, if that was bytes).
+        ``data``: a pydantic model, a dataclass, or anything pydantic can serialise becomes JSON (None is JSON
+        null); bytes are data that is already encoded, with any content type; a string is a JSON string, or
+        text with a ``datacontenttype`` that is not JSON. Without it the event has no data. The data is
+        encoded now, and :attr:`data` of the new event is the object itself (decoded, if that was bytes).
 
-        ``type``: as declared on the payload's class by :func:`event_type`, unless given. ``key``: the
-        ordering key, kept as the extension ``partitionkey``; unless given, what the class declares; a
-        string, an integer, a UUID or an enum of those. ``time``: aware, or an RFC 3339 string.
+        ``type``: by default the type that :func:`event_type` declared on the payload's class. ``key``: the
+        ordering key, kept as the extension ``partitionkey``: a string, an integer, a UUID or an enum of
+        those; by default the one that the class declares. ``time``: aware, or an RFC 3339 string.
         ``extensions``: by their CloudEvents names.
 
         Raises :class:`~anybroker.errors.InvalidEvent` naming the attribute that breaks the specification
@@ -194,8 +207,8 @@ class Event(_Slots[T_co]):
             body, datacontenttype = encode_model(data, floats), JSON
         elif data is not ABSENT:
             body, datacontenttype = encode(data, datacontenttype)
-            attach = not isinstance(data, _BYTES)
-        attributes: dict[str, Any] = {  # all six at once: a seventh entry finds room, a sixth would make it grow
+            attach = not isinstance(data, BYTES)
+        attributes: dict[str, Any] = {  # all six at once: the dict then has room for more without growing
             "specversion": SPECVERSION,
             "id": _getrandbits(128).to_bytes(16, "big").hex() if id is None else write_string("id", id),
             "source": source,
@@ -229,16 +242,16 @@ class Event(_Slots[T_co]):
     def replace(
         self,
         *,
-        data: Any = _KEEP,
+        data: object = _KEEP,
         key: object = _KEEP,
         extensions: Mapping[str, AttributeValue | datetime | None] | None = None,
-        **attributes: Any,
+        **attributes: AttributeValue | datetime | None,
     ) -> Event[Any]:
-        """A new event with some attributes changed; those are validated as :meth:`create` does, the others stay.
+        """A new event with some attributes changed; those are validated as in :meth:`create`, the others stay.
 
-        Attributes are named as in CloudEvents, extensions too (``event.replace(subject="s", traceparent=None)``);
-        None removes an optional one. ``data`` is encoded anew, with the content type that :meth:`create` would
-        choose unless ``datacontenttype`` is given as well; :data:`ABSENT` removes it.
+        Attributes and extensions go by their CloudEvents names (``event.replace(subject="s", traceparent=None)``);
+        None removes an optional one. ``data`` is encoded again, with the content type that :meth:`create` would
+        choose unless ``datacontenttype`` is given too; :data:`ABSENT` removes it.
 
         Raises what :meth:`create` raises.
         """
@@ -260,19 +273,19 @@ class Event(_Slots[T_co]):
         elif data is not _KEEP:
             content_type = cast("str | None", changed["datacontenttype"]) if attributes.get("datacontenttype") else None
             body, changed["datacontenttype"] = encode(data, content_type)
-        if data is _KEEP or body is None or isinstance(data, _BYTES):
+        if data is _KEEP or body is None or isinstance(data, BYTES):
             return trusted_event(changed, body)
         return _event_with_data(changed, body, data)
 
     def _with_data(self, data: _D) -> Event[_D]:
-        """The same event with this payload, decoded already, as its :attr:`data`; nothing is checked.
+        """The same event with this decoded payload as its :attr:`data`; nothing is checked.
 
         For the engine: attributes and bytes are shared.
         """
         return _event_with_data(self._attributes, self._body, data)
 
     def _without_data(self) -> Event[Any]:
-        """The same event with nothing decoded: for a transport that hands over the object instead of bytes."""
+        """The same event without decoded data, for a transport that passes the object instead of bytes."""
         return trusted_event(self._attributes, self._body)
 
     # -- reading events ----------------------------------------------------------------------------------
@@ -314,7 +327,7 @@ class Event(_Slots[T_co]):
 
     @property
     def time(self) -> datetime | None:
-        """When it happened: aware, in the offset it was written in, cut to microseconds; None where not said.
+        """When it happened: aware, in the offset it was written in, cut to microseconds; None if the event has no time.
 
         A leap second (``:60``) is the first instant of the next minute. :attr:`time_raw` is the string.
         """
@@ -328,15 +341,15 @@ class Event(_Slots[T_co]):
 
     @property
     def time_raw(self) -> str | None:
-        """The time as it was written, every digit of it."""
+        """The time as it was written, with every digit."""
         return self._attributes.get("time")  # type: ignore[return-value]
 
     @property
     def key(self) -> str | None:
         """The ordering key: the extension ``partitionkey`` as a string; None where it is absent or empty.
 
-        One of more than 512 bytes of UTF-8, which ``publish`` refuses and other programs may send, orders by its hash:
-        ``hash:`` and 40 hexadecimal digits. The attribute itself stays as it came.
+        A key of more than 512 bytes of UTF-8, which ``publish`` refuses but other programs may send, is replaced by its
+        hash: ``hash:`` and 40 hexadecimal digits. The attribute itself is unchanged.
         """
         key = self._attributes.get("partitionkey")
         if key is None or (type(key) is str and 0 < len(key) <= SHORT_KEY):
@@ -360,7 +373,7 @@ class Event(_Slots[T_co]):
 
     @property
     def has_data(self) -> bool:
-        """Whether there is data; JSON null and empty bytes are."""
+        """Whether there is data; JSON null and empty bytes count as data."""
         return self._body is not None
 
     @property
@@ -368,8 +381,8 @@ class Event(_Slots[T_co]):
         """The data: JSON as Python values, ``text/*`` as a string, anything else as bytes; None when there
         is none.
 
-        Decoded at the first access and kept. A handler's event, and a new one, give the payload object
-        itself. What it returns may be mutable; changing it changes no byte of the event.
+        Decoded on first access and kept. A handler's event, and a new event, return the payload object
+        itself. It may be mutable; changing it does not change the event's bytes.
 
         Raises :class:`~anybroker.errors.DecodeError` when the bytes are not what the content type says.
         """
@@ -388,28 +401,48 @@ class Event(_Slots[T_co]):
         """Whether the attribute is set."""
         return name in self._attributes
 
-    def get(self, name: str, default: Any = None) -> Any:
+    @overload
+    def get(self, name: str, default: None = None) -> AttributeValue | None: ...
+
+    @overload
+    def get(self, name: str, default: _D) -> AttributeValue | _D: ...
+
+    def get(self, name: str, default: object = None) -> object:
         """The value of an attribute, by its CloudEvents name, or the default when it is not set."""
         return self._attributes.get(name, default)
 
     # -- the protocol of the CloudEvents SDK -------------------------------------------------------------
 
     def to_cloudevent(self, factory: Callable[[dict[str, Any], Any], Any] | None = None) -> Any:
-        """This event as one of the CloudEvents Python SDK, 1.x or 2.x, whichever is installed.
+        """This event as one of the CloudEvents Python SDK, with the same attributes and data.
 
-        ``factory`` is the SDK's class, or any function of attributes and data. See
-        :func:`anybroker.cloudevents.to_cloudevent`.
+        ``factory`` is a class of the SDK, or any function of attributes and data; by default the installed SDK, 2.x
+        before 1.x. The 2.x classes get the time as a datetime; the 1.x classes (recognised by their method
+        ``create``) get every attribute as a string.
+
+        The data is what :attr:`data` gives, with one exception: the SDK 2.x takes None for no data, and
+        writes only dicts as JSON, so any other JSON value reaches it as bytes.
+
+        Raises :class:`~anybroker.errors.ConfigError` when no SDK is installed,
+        :class:`~anybroker.errors.DecodeError` when the data is not what its content type says.
         """
-        from .sdk import to_cloudevent  # the conversion needs this class
-
-        return to_cloudevent(self, factory)
+        if factory is None:
+            factory = installed_factory()
+        if factory is Event:
+            return self
+        return make_with(factory, self._attributes, self.get_attributes(), self.data, self._body)
 
     @staticmethod
-    def from_cloudevent(event: Any) -> Event[Any]:
-        """An event of the CloudEvents Python SDK, 1.x or 2.x, as one of ours; nothing is invented."""
-        from .sdk import from_cloudevent  # the conversion needs this class
+    def from_cloudevent(event: object) -> Event[Any]:
+        """An event of the CloudEvents Python SDK, 1.x or 2.x, as an :class:`Event`; nothing is added.
 
-        return from_cloudevent(event)
+        Accepts any object with ``get_attributes()`` and ``get_data()``. None means no data, as in the SDK; a string
+        with a JSON content type, or without a content type, is a JSON string.
+
+        Raises :class:`~anybroker.errors.InvalidEvent` when an attribute is missing or wrong, or the object is
+        not an event.
+        """
+        return event if isinstance(event, Event) else Event(*parts_of(event))
 
     def get_id(self) -> str:
         """:attr:`id`, for the SDK's protocol."""
@@ -443,7 +476,7 @@ class Event(_Slots[T_co]):
         """:attr:`time`, for the SDK's protocol."""
         return self.time
 
-    def get_extension(self, extension_name: str) -> Any:
+    def get_extension(self, extension_name: str) -> AttributeValue | None:
         """The value of an extension, or None, for the SDK's protocol."""
         return self._attributes.get(extension_name)
 
@@ -490,15 +523,60 @@ class Event(_Slots[T_co]):
     def __copy__(self) -> Event[T_co]:
         return self
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Event[Any]:
+    def __deepcopy__(self, memo: dict[int, object]) -> Event[Any]:
         return trusted_event(self._attributes, self._body)
 
     def __reduce__(self) -> tuple[Callable[..., Event[Any]], tuple[dict[str, AttributeValue], bytes | None]]:
         return trusted_event, (self._attributes, self._body)
 
 
+to_cloudevent = Event.to_cloudevent
+from_cloudevent = Event.from_cloudevent
+
+
+def create_encoded(
+    data: _D,
+    encode: Callable[[str], tuple[bytes, str, str | None]],
+    *,
+    source: str,
+    type: str | None,
+    id: str | None,
+    time: datetime | str | None,
+    subject: str | None,
+    key: object,
+    dataschema: str | None,
+    extensions: Mapping[str, AttributeValue | datetime] | None,
+) -> Event[_D]:
+    """As :meth:`Event.create`, of a payload that a codec encodes: a function from the event's type to the bytes, their
+    content type and the URI of their schema, over which ``dataschema`` goes."""
+    declared, key_of, _, _ = plan_for(data.__class__)
+    if type is None:
+        if declared is None:
+            _undeclared(data)
+        type = declared
+    else:
+        type = write_type(type)
+    body, content_type, schema = encode(type)
+    if body.__class__ is not bytes or content_type.__class__ is not str:
+        raise TypeError("the codec returned something other than (bytes, content type, schema or None)")
+    if key is None and key_of is not None and "partitionkey" not in (extensions or ()):
+        key = _declared_key(key_of, data)
+    return Event.create(
+        body,
+        source=source,
+        type=type,
+        id=id,
+        time=time,
+        subject=subject,
+        key=key,
+        datacontenttype=content_type,
+        dataschema=schema if dataschema is None else dataschema,
+        extensions=extensions,
+    )._with_data(data)
+
+
 def trusted_event(attributes: dict[str, AttributeValue], body: bytes | None) -> Event[Any]:
-    """An event of attributes that were checked already and that nobody will change; for the readers."""
+    """An event with attributes that are already checked and that nobody will change; for the readers."""
     event: _Slots[Any] = _Slots()
     event._attributes = attributes
     event._body = body
@@ -516,9 +594,7 @@ def _event_with_data(attributes: dict[str, AttributeValue], body: bytes | None, 
 
 
 def _canonical_map(attributes: dict[str, AttributeValue]) -> dict[str, str]:
-    """What equality compares: 10 arrives as "10" from a transport of strings, and is no other event for
-    that.
-    """
+    """What equality compares: 10 arrives as "10" over a transport of strings, and is still the same event."""
     return {name: canonical(value) for name, value in attributes.items()}
 
 
@@ -556,8 +632,8 @@ def _declared_key(key_of: Callable[[Any], object], data: object) -> object:
         return key_of(data)
     except Exception as error:
         raise InvalidEvent(
-            f"the ordering key declared by {type(data).__qualname__} cannot be had ({type(error).__name__}). "
-            "Mend the key= of its @event_type, or pass key=.",
+            f"the ordering key declared by {type(data).__qualname__} cannot be read ({type(error).__name__}). "
+            "Fix the key= of its @event_type, or pass key=.",
             attribute="partitionkey",
         ) from error
 
@@ -566,7 +642,7 @@ def _set_key(attributes: dict[str, AttributeValue], key: object) -> None:
     text = key_text(key)
     if attributes.setdefault("partitionkey", text) != text:
         raise InvalidEvent(
-            "attribute 'partitionkey' is given twice, as key= and as an extension, and differs. Give one.",
+            "attribute 'partitionkey' is given twice, as key= and as an extension, with different values. Give one.",
             attribute="partitionkey",
         )
 

@@ -1,8 +1,8 @@
 """Binary and structured mode on transports with headers (CloudEvents 1.0, the protocol bindings).
 
-The bindings agree on the plan - an attribute is a header, named with a prefix, the data is the body - and
-differ in prefix, encoding and the place of the content type. Those differences are the parameters of
-:class:`HeaderBinding`; the adapters make theirs once.
+In every binding an attribute is a header whose name has a prefix, and the data is the body. Bindings differ in the
+prefix, the encoding and the place of the content type. Those differences are the parameters of
+:class:`HeaderBinding`; each adapter makes its own once.
 """
 
 from __future__ import annotations
@@ -41,22 +41,22 @@ __all__ = ["DATA_HEADER", "HeaderBinding"]
 V = TypeVar("V", bytes, str)
 
 DATA_HEADER: Final = "anybroker-data"
-"""Our own header, where a transport cannot tell no body from an empty one: ``absent`` or ``empty``."""
+"""The library's header for transports that cannot tell an absent body from an empty one: ``absent`` or ``empty``."""
 
 _SEQUENCES: Final = frozenset((list, tuple))
 
-# What a header is to the reader, beside the roles of attributes (which are smaller numbers).
+# The roles of headers that are not attributes, for the reader. Roles of attributes are smaller numbers.
 _IGNORED: Final = 10
 _CONTENT_TYPE: Final = 11
 _DATA_MARK: Final = 12
 
 _Entry = tuple[int, str, dict[Any, str]]
-"""The role, the attribute, and its values so far where it has few: those of all spellings of its header in one."""
+"""The role, the attribute, and its values so far if it has few. All spellings of a header share one set of values."""
 
 
 class TransportNames(dict[str, str]):
-    """What a header is called as a transport header: its name in lower case; "" where it belongs to the event or to the
-    broker. Asked by subscription; remembers what it was asked, up to a number of names that are not long.
+    """Maps a header to its name as a transport header: in lower case, or "" if it belongs to the event or to the
+    broker. Used as a dict; remembers a bounded number of short names.
 
     ``prefixes`` and ``names``, in lower case, are those of the event and the broker; ``content-type`` is the event's.
     """
@@ -68,32 +68,32 @@ class TransportNames(dict[str, str]):
 
     def __missing__(self, header: str) -> str:
         lower = header.lower()
-        known = "" if lower in self._names or lower.startswith(self._prefixes) else lower
+        name = "" if lower in self._names or lower.startswith(self._prefixes) else lower
         if takes(self, header, LONGEST_NAME):
-            self[header] = known
-        return known
+            self[header] = name
+        return name
 
 
 class HeaderBinding(Generic[V]):
-    """How CloudEvents lie in the headers and the body of one kind of message.
+    """How one kind of message carries a CloudEvent in its headers and its body.
 
     ``values``: the type of header values to write, ``bytes`` (UTF-8) or ``str``; both are read, and so are
     the numbers, booleans and times of transports that type their headers.
-    ``prefix``: of the attributes' headers. Names are compared in lower case.
-    ``also_read``: further prefixes that are read.
+    ``prefix``: the prefix of the attributes' headers. Names are compared in lower case.
+    ``also_read``: more prefixes that are read.
     ``content_type``: where ``datacontenttype`` goes. ``"header"``: the header ``content-type``;
-    ``"property"``: the caller's own field, no header; ``"attribute"``: a header with the prefix like every
-    other attribute. Reading prefers the first two over a prefixed header, and the third the other way
-    round.
-    ``percent``: write values percent-encoded (spaces, quotes, ``%`` and all outside U+0021-7E), and decode
-    them.
-    ``null_body``: whether the transport tells no body from an empty one. Where it does not, an empty body
-    with a content type is data, without one is none, and the two events for which that is wrong carry
-    ``anybroker-data``.
-    ``headerless``: whether a message without ``specversion`` header may be a structured event.
+    ``"property"``: a field of the message, not a header; ``"attribute"``: a header with the prefix like every
+    other attribute. The first two take precedence over a prefixed header when reading; with the third the
+    prefixed header does.
+    ``percent``: percent-encode values when writing (spaces, quotes, ``%`` and everything outside U+0021-7E),
+    and decode them when reading.
+    ``null_body``: whether the transport can tell an absent body from an empty one. If it cannot, an empty body
+    counts as data if the message has a content type and as no data otherwise; the two kinds of events for which
+    that is wrong carry ``anybroker-data``.
+    ``headerless``: whether a message without a ``specversion`` header may be a structured event.
 
-    An instance keeps what it has learned, with a bound in bytes: 1,024 names of at most 64 characters, and for each
-    attribute 1,024 values of at most 256. It may be used from several threads.
+    An instance remembers names and values it has seen, at most 1,024 names of 64 characters, and for each attribute
+    1,024 values of 256. It may be used from several threads.
     """
 
     def __init__(
@@ -126,17 +126,18 @@ class HeaderBinding(Generic[V]):
     # -- writing ---------------------------------------------------------------------------------------
 
     def binary_headers(self, event: Event[Any]) -> list[tuple[str, V]]:
-        """The headers of an event in binary mode, which :meth:`carries` it; its ``body`` is the body. Never fails."""
+        """The headers of an event in binary mode, if that :meth:`carries` it. The body is ``event.body``. Never
+        fails."""
         attributes = event._attributes
         if self._plain_bytes:
             names = self._written_names
             try:
                 return [(names[name], value.encode()) for name, value in attributes.items()]  # type: ignore[union-attr,misc]  # caught below
-            except (KeyError, AttributeError):  # a new name, or a value that is no string: the long way
+            except (KeyError, AttributeError):  # a new name, or a value that is not a string: the slow path
                 pass
         encode = self._encode
         names = self._written_names
-        known = self._written_values
+        written = self._written_values
         headers: list[tuple[str, V]] = []
         for name, value in attributes.items():
             if name == "datacontenttype" and self._content_type != "attribute":
@@ -144,10 +145,10 @@ class HeaderBinding(Generic[V]):
                     continue
                 encoded = self._plain(canonical(value))  # the transport's own header, not an attribute's
             elif ROLES.get(name) == FEW_VALUES:
-                remembered = known.get(value)
+                remembered = written.get(value)
                 if remembered is None:
                     remembered = encode(canonical(value))
-                    _remember(known, value, remembered)
+                    _remember(written, value, remembered)
                 encoded = remembered
             else:
                 encoded = encode(value if type(value) is str else canonical(value))
@@ -161,13 +162,14 @@ class HeaderBinding(Generic[V]):
         return headers
 
     def carries(self, event: Event[Any]) -> bool:
-        """Whether binary mode can carry the event. It cannot where the content type of its data announces a structured
-        event, and lies where a reader looks for that: the data would be taken for the event."""
+        """Whether binary mode can carry the event. It cannot if the content type of the data says "structured event" in
+        the place where readers look for that: they would take the data for the event."""
         content_type = event._attributes.get("datacontenttype", JSON)
         return content_type == JSON or self._content_type == "attribute" or not is_structured(str(content_type))
 
     def structured_headers(self) -> list[tuple[str, V]]:
-        """The headers of an event in structured mode: its content type, or none beside a property."""
+        """The headers of an event in structured mode: the content type, or none if that is a property of the
+        message."""
         if self._content_type == "property":
             return []
         return [("content-type", self._plain(STRUCTURED))]
@@ -187,11 +189,11 @@ class HeaderBinding(Generic[V]):
 
     # -- reading ---------------------------------------------------------------------------------------
 
-    def parse_usual(self, headers: Iterable[tuple[str, Any]], body: bytes | None) -> Event[Any] | None:
-        """:meth:`parse`, in less time, of an event in binary mode whose headers are named as :meth:`binary_headers`
-        names them, with bytes in them and nothing odd; None: ask :meth:`parse`.
+    def parse_usual(self, headers: Iterable[tuple[str, Any]], body: bytes | None) -> tuple[Event[Any] | None, int]:
+        """A faster :meth:`parse` for the usual case: an event in binary mode with the header names of
+        :meth:`binary_headers` and bytes as values. None: use :meth:`parse`. And how many attributes the event has.
 
-        If it has as many attributes as there are headers, ``binary_headers`` gives the very same headers again.
+        If the event has as many attributes as there are headers, ``binary_headers`` returns exactly these headers.
         """
         usual = self._usual
         attributes: dict[str, AttributeValue] = {}
@@ -205,30 +207,31 @@ class HeaderBinding(Generic[V]):
                     if role == TIME:
                         check_timestamp(name, text)
                     elif not (text.isprintable() and (text or role == MAY_BE_EMPTY)):
-                        return None
+                        return None, 0
                     attributes[name] = text
                 elif role == _CONTENT_TYPE:
                     text = values[raw]
                     if not text or name in attributes:  # a structured event, or a second content type
-                        return None
+                        return None, 0
                     attributes[name] = text
         except (KeyError, AttributeError, TypeError, ValueError):
-            return None  # a new name or value, no bytes, no UTF-8, no timestamp: parse learns it, or says what is wrong
+            # A new name or value, not bytes, UTF-8 or a timestamp: parse learns it, or says what is wrong.
+            return None, 0
         if "specversion" in attributes and "id" in attributes and "source" in attributes and "type" in attributes:
-            return trusted_event(attributes, body)
-        return None
+            return trusted_event(attributes, body), len(attributes)
+        return None, 0
 
     def parse(
         self, headers: Iterable[tuple[str, Any]], body: bytes | None, *, content_type: str | None = None
     ) -> Event[Any]:
-        """Read an event in either mode; a content type ``application/cloudevents…`` says structured.
+        """Read an event in either mode; the content type ``application/cloudevents…`` means structured.
 
         ``content_type`` is the message's own field, where the transport has one. Headers without the prefix
-        are ignored, and so are all attributes beside a structured event. Of an attribute that stands there
-        twice, the last one counts. A header without a value (None) is not there, and nor is a content type
-        that is empty, wherever it stands. Invents nothing.
+        are ignored, and so are the attribute headers of a structured event. If an attribute occurs twice, the
+        last one counts. A header without a value (None) counts as absent, and so does an empty content type.
+        Adds nothing.
 
-        Raises :class:`~anybroker.errors.InvalidEvent` for a message that is no valid event, and nothing else.
+        Raises :class:`~anybroker.errors.InvalidEvent` for a message that is not a valid event, and nothing else.
         """
         announced: str | None = None
         if content_type is not None and not _says_nothing(content_type):
@@ -236,7 +239,7 @@ class HeaderBinding(Generic[V]):
                 return _read_structured(content_type, body)
             announced = content_type
         if type(headers) not in _SEQUENCES:
-            headers = list(headers)  # read twice where something is wrong
+            headers = list(headers)  # read twice if something is wrong
         learned = self._learned
         percent = self._percent
         attributes: dict[str, AttributeValue] = {}
@@ -251,7 +254,7 @@ class HeaderBinding(Generic[V]):
                 if role == FEW_VALUES:
                     try:
                         attributes[name] = values[raw]
-                    except (KeyError, TypeError):  # a new value, or one of a type that is no key
+                    except (KeyError, TypeError):  # a new value, or one that cannot be hashed
                         if raw is not None and not (name == "datacontenttype" and _says_nothing(raw)):
                             attributes[name] = self._learn_value(name, values, raw)
                 elif role <= MAY_BE_EMPTY:
@@ -294,7 +297,7 @@ class HeaderBinding(Generic[V]):
                     return _read_headerless(body)
                 _refuse(attributes)
         except ValueError as error:  # InvalidEvent, and bytes that are not UTF-8
-            # A structured event may have broken attribute headers beside it, and they do not matter.
+            # Broken attribute headers of a structured event do not matter.
             structured = _announced_structured(headers)
             if structured is not None:
                 return _read_structured(structured, body)
@@ -307,7 +310,7 @@ class HeaderBinding(Generic[V]):
         return trusted_event(attributes, body)
 
     def _learn(self, header: str) -> _Entry:
-        """What a header of this name is; remembered."""
+        """The entry of a header of this name; remembered."""
         entry: _Entry = (_IGNORED, "", {})
         lower = header.lower()
         if lower == "content-type":
@@ -332,7 +335,7 @@ class HeaderBinding(Generic[V]):
         return entry
 
     def _learn_value(self, name: str, values: dict[Any, str], raw: object) -> AttributeValue:
-        """The checked text of a value of an attribute that has few; remembered."""
+        """The checked text of a value of an attribute that has few values; remembered."""
         if not isinstance(raw, bytes | bytearray | str):
             return read_attribute(name, raw)
         text = raw if isinstance(raw, str) else raw.decode()
@@ -356,7 +359,7 @@ class HeaderBinding(Generic[V]):
 
 
 def _says_nothing(content_type: object) -> bool:
-    """Whether a transport's content type is null or empty: then there is none. The one place of this rule."""
+    """Whether a transport's content type is null or empty, and so counts as absent. The only place for this rule."""
     return not content_type
 
 
@@ -369,13 +372,13 @@ def _announced_structured(headers: Iterable[tuple[str, Any]]) -> str | None:
 
 
 def _native(name: str, raw: object) -> AttributeValue:
-    """The value of a header that its transport gave a type."""
+    """The value of a header on a transport with typed headers."""
     if name == "time" and type(raw) is int:  # the timestamp of AMQP 1.0: milliseconds since 1970
         try:
             return format_timestamp(name, datetime.fromtimestamp(raw / 1000, UTC))
         except (ValueError, OverflowError, OSError):
             raise InvalidEvent(
-                f"attribute 'time' is {raw} milliseconds, which is no time. Write it as an RFC 3339 string.",
+                f"attribute 'time' is {raw} milliseconds, which is not a time. Write it as an RFC 3339 string.",
                 attribute=name,
             ) from None
     return read_attribute(name, raw)
@@ -400,7 +403,7 @@ def _not_utf8(name: str, error: UnicodeDecodeError) -> NoReturn:
 
 
 def _loose_text(raw: object) -> str:
-    """The text of a header that is no attribute, whatever it holds."""
+    """The text of a header that is not an attribute, whatever it holds."""
     if isinstance(raw, bytes | bytearray | memoryview):
         return bytes(raw).decode("utf-8", "replace")
     return raw if isinstance(raw, str) else ""
@@ -409,7 +412,7 @@ def _loose_text(raw: object) -> str:
 def _refuse(attributes: dict[str, AttributeValue]) -> NoReturn:
     if attributes.keys() <= {"datacontenttype"}:
         raise InvalidEvent(
-            "the message is no CloudEvent: it has no attribute headers, and its content type is not "
+            "the message is not a CloudEvent: it has no attribute headers, and its content type is not "
             f"{STRUCTURED}. Publish it with a CloudEvents library."
         )
     require(attributes)
@@ -420,7 +423,7 @@ def _read_headerless(body: bytes) -> Event[Any]:
         return parse_json(body)
     except InvalidEvent as error:
         raise InvalidEvent(
-            f"the message has no 'specversion' header, and its body is no event either: {error}",
+            f"the message has no 'specversion' header, and its body is not an event either: {error}",
             attribute=error.attribute,
         ) from None
 
@@ -430,7 +433,7 @@ def _read_structured(content_type: str, body: bytes | None) -> Event[Any]:
     kind = media_type(content_type)
     if kind.essence == STRUCTURED_BATCH:
         raise InvalidEvent(
-            "the message is a batch, which this transport's binding does not have. Send one event a message.",
+            "the message is a batch, which this transport's binding does not have. Send one event per message.",
             attribute="datacontenttype",
         )
     if kind.essence not in (STRUCTURED, "application/cloudevents"):

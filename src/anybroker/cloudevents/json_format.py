@@ -1,7 +1,7 @@
 """The JSON event format and the JSON batch format (CloudEvents 1.0, "JSON Event Format").
 
-The data of an event is kept as the exact text it has in the document, so reading and writing again changes
-no digit of a number and no order of members; only blanks around the value are dropped.
+The data of an event is kept as the exact text it has in the document, so reading and writing it again preserves
+every digit and the order of members; only blanks around the value are dropped.
 """
 
 from __future__ import annotations
@@ -34,17 +34,16 @@ _DATA: Final = b'"data":'
 def parse_json(document: bytes | str) -> Event[Any]:
     """Read one event from ``application/cloudevents+json``.
 
-    Invents nothing, with one exception that the specification asks for (section 3.1.2): the data of a ``data``
-    member without ``datacontenttype`` is JSON, and the event says so, lest it lose its meaning in another mode.
-    ``null`` is unset for an attribute, and a value for ``data``. Of a member that stands there twice, the last
-    one counts.
+    Adds nothing, with one exception that the specification requires (section 3.1.2): the data of a ``data`` member
+    without ``datacontenttype`` is JSON, and the event says so, because it would lose its meaning in another mode.
+    ``null`` means unset for an attribute, and is a value for ``data``. If a member occurs twice, the last one counts.
 
     Raises :class:`~anybroker.errors.InvalidEvent` for everything that is not an event, and nothing else.
     """
     raw = _utf8(document) if isinstance(document, str) else bytes(document)
-    # The usual case: `data` comes last. What stands before it is then an object of its own once it is closed, and
-    # what stands after it is one value: each is read once, and the value's text is at hand. The first `"data":` can
-    # be nothing but the member, because inside a string or a nested value the part before it would not parse.
+    # The usual case: `data` comes last. The text before it, once closed with a brace, is then an object, and the text
+    # after it is one value: each is parsed once, and the value's text is kept. The first `"data":` must be the member,
+    # because the text before one inside a string or a nested value would not parse.
     at = raw.find(_DATA)
     try:
         if at < 0:
@@ -61,7 +60,7 @@ def parse_json(document: bytes | str) -> Event[Any]:
                 return _event(members, body)
     except InvalidEvent:
         raise
-    except ValueError:  # another order, or what pydantic does not read and JSON has: the long way decides
+    except ValueError:  # another order, or JSON that pydantic does not read: the slow path decides
         pass
     text = _text(raw)
     try:
@@ -75,7 +74,7 @@ def parse_json(document: bytes | str) -> Event[Any]:
 def parse_json_batch(document: bytes | str) -> list[Event[Any]]:
     """Read the events of ``application/cloudevents-batch+json``, in order; ``[]`` is a batch.
 
-    Raises :class:`~anybroker.errors.InvalidEvent` when the document is no array, or one of its events is
+    Raises :class:`~anybroker.errors.InvalidEvent` when the document is not an array, or one of its events is
     wrong.
     """
     raw = _utf8(document) if isinstance(document, str) else bytes(document)
@@ -84,7 +83,7 @@ def parse_json_batch(document: bytes | str) -> list[Event[Any]]:
     try:
         at = _skip(text, 0)
         if text[at] != "[":
-            _no_event("a batch is a JSON array, and this is none")
+            _no_event("a batch is a JSON array, and this is not one")
         at = _skip(text, at + 1)
         if text[at] == "]":
             at += 1
@@ -106,7 +105,9 @@ def parse_json_batch(document: bytes | str) -> list[Event[Any]]:
 
 
 def _no_event(problem: str) -> NoReturn:
-    raise InvalidEvent(f"no CloudEvent in JSON: {problem}. Send application/cloudevents+json, version 1.0.") from None
+    raise InvalidEvent(
+        f"not a CloudEvent in JSON: {problem}. Send application/cloudevents+json, version 1.0."
+    ) from None
 
 
 def _why(error: Exception) -> str:
@@ -128,12 +129,12 @@ def _text(raw: bytes) -> str:
 
 
 def _constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 _skip_blanks: Final = re.compile(r"[ \t\r\n]*").match
 _DECODER: Final = json.JSONDecoder(parse_constant=_constant)
-_scan: Final[Callable[[str, int], tuple[Any, int]]] = vars(_DECODER)["scan_once"]  # typeshed has it not
+_scan: Final[Callable[[str, int], tuple[Any, int]]] = vars(_DECODER)["scan_once"]  # typeshed lacks it
 
 
 def _skip(text: str, at: int) -> int:
@@ -142,16 +143,16 @@ def _skip(text: str, at: int) -> int:
 
 def _end(text: str, at: int) -> None:
     if _skip(text, at) != len(text):
-        _no_event(f"there is more after its end, at character {at}")
+        _no_event(f"there is more text after its end, at character {at}")
 
 
 def _members(text: str, at: int) -> tuple[dict[str, Any], bytes | None, int]:
-    """The members of the object that starts here, the exact text of its ``data``, and where it ends.
+    """The members of the object that starts at ``at``, the exact text of its ``data``, and where it ends.
 
     Raises ``IndexError`` where the text ends early.
     """
     if text[at] != "{":
-        _no_event("an event is a JSON object, and this is none")
+        _no_event("an event is a JSON object, and this is not one")
     members: dict[str, Any] = {}
     body: bytes | None = None
     at = _skip(text, at + 1)
@@ -189,7 +190,7 @@ def _members(text: str, at: int) -> tuple[dict[str, Any], bytes | None, int]:
 
 
 def _event(members: dict[str, Any], body: bytes | None) -> Event[Any]:
-    """The event of these members; ``body`` is the text of ``data`` where there is one."""
+    """The event with these members; ``body`` is the text of ``data``, if there is any."""
     encoded = members.pop("data_base64", None) if "data_base64" in members else None
     if body is None:
         check_attributes(members)
@@ -214,7 +215,7 @@ def _event(members: dict[str, Any], body: bytes | None) -> Event[Any]:
         return trusted_event(members, body if kind.charset == "utf-8" else _encoded(body.decode(), kind.charset))
     if not isinstance(value, str):
         raise InvalidEvent(
-            f"the data is no string, though its content type {content_type!r} is not JSON. "
+            f"the data is not a string, though its content type {content_type!r} is not JSON. "
             "Send a string, or data_base64, or a JSON content type.",
             attribute="data",
         )
@@ -226,7 +227,7 @@ def _encoded(text: str, charset: str) -> bytes:
         return text.encode(charset)
     except UnicodeError:
         raise InvalidEvent(
-            f"the data holds characters that {charset} has not. Send data_base64, or UTF-8.", attribute="data"
+            f"the data holds characters that {charset} does not have. Send data_base64, or UTF-8.", attribute="data"
         ) from None
 
 
@@ -256,7 +257,7 @@ def format_json(event: Event[Any]) -> bytes:
 
 
 def format_xml_safe_json(event: Event[Any]) -> bytes:
-    """The same, in characters that XML 1.0 has: data with U+FFFE or U+FFFF goes as ``data_base64``."""
+    """The same, in characters that XML 1.0 allows: data with U+FFFE or U+FFFF is sent as ``data_base64``."""
     return _format(event, xml=True)
 
 
@@ -285,6 +286,6 @@ def _format(event: Event[Any], xml: bool) -> bytes:
                 text = body.decode(kind.charset)
                 if text.encode(kind.charset) == body:  # UTF-16 may have come in another byte order
                     return b'%b,"data":%b}' % (head, to_json(text))
-            except UnicodeError:  # not the text that it says it is
+            except UnicodeError:  # not text in the character set it claims
                 pass
     return b'%b,"data_base64":"%b"}' % (head, base64.b64encode(body))

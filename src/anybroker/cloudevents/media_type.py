@@ -1,4 +1,4 @@
-"""Content types: RFC 2046, and what CloudEvents does by them (JSON format, section 3.1)."""
+"""Content types: RFC 2046, and what CloudEvents derives from them (JSON format, section 3.1)."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ _SHAPE: Final = re.compile(rf"({_TOKEN}+)/({_TOKEN}+) *+((?:{_PARAMETER})*+)")
 _PARAMETERS: Final = re.compile(_PARAMETER)
 _ESCAPED: Final = re.compile(r"\\(.)")
 
-# The character sets that Python knows by a name of the internet. Only these are looked up: Python would keep every
-# other name for ever, and has codecs that are no character sets (`idna` takes quadratic time).
+# The character sets that Python knows by their IANA names. Only these are looked up: Python would keep every other
+# name forever, and has codecs that are not character sets (`idna` takes quadratic time).
 _CHARSETS: Final = (frozenset(aliases) | frozenset(aliases.values())) - {"mbcs", "oem", "utf_7"}
 _MAX_REMEMBERED: Final = 1024
 _MAX_LENGTH_REMEMBERED: Final = 256
 
 
 class MediaType(NamedTuple):
-    """What the library needs to know of a content type."""
+    """What the library needs to know about a content type."""
 
     essence: str
     """``type/subtype``, in lower case."""
     json: bool
     """``*/json`` or ``*/*+json``."""
     text: bool
-    """``text/*`` (and no JSON)."""
+    """``text/*`` (and not JSON)."""
     charset: str | None
-    """Python's name of the character set, ``utf-8`` where none is named; None for one that is not known."""
+    """Python's name of the character set; ``utf-8`` if none is named, None if it is unknown."""
 
 
 _known: dict[str, MediaType] = {}
@@ -66,9 +66,9 @@ def media_type(value: str) -> MediaType:
 
     Raises :class:`~anybroker.errors.InvalidEvent` for anything that is not RFC 2046.
     """
-    known = _known.get(value)
-    if known is not None:
-        return known
+    remembered = _known.get(value)
+    if remembered is not None:
+        return remembered
     match = _SHAPE.fullmatch(value)
     if match is None:
         shown = repr(value if len(value) <= 80 else value[:77] + "...")

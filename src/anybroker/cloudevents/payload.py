@@ -28,12 +28,12 @@ class Absent(Enum):
 
 
 ABSENT: Final = Absent.ABSENT
-"""No data at all, which is neither JSON null (None) nor empty bytes."""
+"""No data, which is neither JSON null (None) nor empty bytes."""
 
 
 Plan = tuple[str | None, KeyOf | None, bool, bool]
-"""What is worth finding out once about a payload's class: the event type and the ordering key that it declares,
-whether it brings its own pydantic serializer, and whether such a model can hold a float, and so a NaN."""
+"""What is remembered about a payload's class: the event type and the ordering key that it declares, whether it has its
+own pydantic serializer, and whether such a model can hold a float, and so a NaN."""
 
 _MAX_PLANS: Final = 4096  # bounded, because classes can be made at run time
 plans: dict[type, Plan] = {}  # read by Event.create, which saves a call
@@ -53,7 +53,7 @@ def plan_for(cls: type) -> Plan:
 
 
 def _may_hold_floats(cls: type) -> bool:
-    """Whether a model's schema names a float, or leaves open what is in it."""
+    """Whether a model's schema has a float, or does not say what it holds."""
     pending: list[object] = [getattr(cls, "__pydantic_core_schema__", None)]
     if not isinstance(pending[0], dict):  # not built yet: forward references
         return True
@@ -72,7 +72,7 @@ def encode_model(model: Any, floats: bool) -> bytes:
     """The JSON bytes of a pydantic model, by its own serializer.
 
     A NaN or an infinity is refused: JSON has none, and pydantic would write ``null`` for it. A model that was
-    configured with ``ser_json_inf_nan="strings"`` is taken at its word.
+    configured with ``ser_json_inf_nan="strings"`` may hold them.
     """
     try:
         body: bytes = model.__pydantic_serializer__.to_json(model)
@@ -119,7 +119,7 @@ def _in_charset(text: str, charset: str) -> bytes:
 
 
 def _reason(error: UnicodeError) -> str:
-    """What is wrong, without the text itself, which may be secret."""
+    """What is wrong, without showing the text, which may be secret."""
     if isinstance(error, UnicodeEncodeError | UnicodeDecodeError):
         return f"{error.reason} at position {error.start}"
     return type(error).__name__
@@ -137,7 +137,7 @@ def _encode_json(data: object) -> bytes:
         _refuse_nan(data)
     if (b"NaN" in body or b"Infinity" in body) and not is_json(body):
         _refuse_nan(data)
-        raise EncodeError("the data holds NaN or an infinity, which JSON has not. Use None, or a string.")
+        raise EncodeError("the data holds NaN or an infinity, which JSON does not have. Use None, or a string.")
     return body
 
 
@@ -172,13 +172,13 @@ def _refuse_nan(value: object) -> None:
     while pending:
         path, value = pending.pop()
         if isinstance(value, float) and not math.isfinite(value):
-            raise EncodeError(f"{path} is {value}, which JSON has not. Use None, or a string.")
+            raise EncodeError(f"{path} is {value}, which JSON does not have. Use None, or a string.")
         if not (isinstance(value, BaseModel) and value.model_config.get("ser_json_inf_nan") == "strings"):
             pending.extend(_children(value, path))
 
 
 def _unserialisable(value: object, cause: Exception) -> EncodeError:
-    """The error for a payload that pydantic refused, with the path and the type of the part to blame."""
+    """The error for a payload that pydantic refused, with the path and the type of the offending part."""
     path = "data"
     for _ in range(100):  # deeper is a cycle, or as good as one
         for child_path, child in _children(value, path):
@@ -197,7 +197,7 @@ def _unserialisable(value: object, cause: Exception) -> EncodeError:
 def _serialisable(value: object) -> bool:
     try:
         to_json(value)
-    except Exception:  # noqa: BLE001 - whatever it is, the caller raises the first one with its path
+    except Exception:  # noqa: BLE001 - the caller raises the first failure with its path
         return False
     return True
 

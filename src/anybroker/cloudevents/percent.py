@@ -1,4 +1,4 @@
-"""Percent-encoding of header values, as the bindings with ASCII headers ask for it ("Header Values")."""
+"""Percent-encoding of header values, as the bindings with ASCII headers require it ("Header Values")."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..errors import InvalidEvent
 
 __all__ = ["percent_decode", "percent_encode"]
 
-# All of U+0021–007E but the double quote and the percent sign; letters, digits and _.-~ are safe anyway.
+# U+0021–007E without the double quote and the percent sign; letters, digits and _.-~ are safe anyway.
 _SAFE: Final = "!#$&'()*+,/:;<=>?@[\\]^`{|}"
 _find_unsafe: Final = re.compile(r"[^\x21\x23\x24\x26-\x7e]").search
 _ESCAPED: Final = re.compile(r"\\(.)")
@@ -24,10 +24,10 @@ def percent_encode(text: str) -> str:
 
 
 def percent_decode(name: str, text: str) -> str:
-    """Decode one round; ``name`` is the attribute that an error is to name.
+    """Decode once; ``name`` is the attribute that an error names.
 
-    A double-quoted string is unquoted first. Either case of hex digits, and what needed no encoding, is
-    read. A ``%`` without two hex digits stays: some producers write values raw (``100%``).
+    A double-quoted string is unquoted first. Hex digits may be in either case, and characters may be encoded without
+    need. A ``%`` without two hex digits stays: some producers write raw values (``100%``).
 
     Raises :class:`~anybroker.errors.InvalidEvent` when the decoded bytes are not UTF-8.
     """

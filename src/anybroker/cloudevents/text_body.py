@@ -1,8 +1,7 @@
-"""Structured events as text, on transports that carry characters instead of bytes and have no binding of
-their own.
+"""Structured events as text, for transports that carry characters instead of bytes and have no CloudEvents binding.
 
-The event is JSON in the message's body. A few attributes are repeated beside it, for the transport's
-filters. A notification service may have wrapped the body in an envelope of its own on the way.
+The event is JSON in the message's body. A few attributes are repeated in the message's attributes, for filters. A
+notification service may have wrapped the body in its own envelope on the way.
 """
 
 from __future__ import annotations
@@ -25,17 +24,17 @@ _BINARY: Final = HeaderBinding(str, prefix="ce-", also_read=("ce_",), content_ty
 
 
 def format_text(event: Event[Any]) -> str:
-    """The event as structured JSON in characters that XML 1.0 has. Never fails, and never empty.
+    """The event as structured JSON in characters that XML 1.0 allows. Never fails, and is never empty.
 
-    Every body comes back byte for byte; one that JSON text cannot carry goes as ``data_base64``.
+    Every body comes back byte for byte; a body that JSON text cannot carry is sent as ``data_base64``.
     """
     return format_xml_safe_json(event).decode()
 
 
 def filter_attributes(event: Event[Any], names: Iterable[str] = ("type", "source", "subject")) -> dict[str, str]:
-    """What stands beside the body for filter policies: ``content-type``, and ``ce-…`` of those that are set.
+    """The message attributes for filter policies: ``content-type``, and ``ce-…`` of those that are set.
 
-    An empty value is left out, because such transports refuse it; the body has it.
+    Empty values are left out, because such transports refuse them; the body has them.
     """
     attributes = {"content-type": STRUCTURED}
     for name in names:
@@ -53,7 +52,7 @@ def parse_text(body: str | bytes, attributes: Mapping[str, Any]) -> Event[Any]:
     ``MessageAttributes``), and its message is read the same way; the body is an event in JSON. The
     attributes map names to strings or bytes.
 
-    Raises :class:`~anybroker.errors.InvalidEvent` for a message that is no valid event, and nothing else.
+    Raises :class:`~anybroker.errors.InvalidEvent` for a message that is not a valid event, and nothing else.
     """
     return _parse(_bytes(body), attributes, enveloped=False)
 
@@ -81,12 +80,12 @@ def _bytes(body: str | bytes) -> bytes:
 
 
 def _envelope(body: bytes) -> tuple[bytes, dict[str, str]] | None:
-    """The message and the attributes inside a notification envelope; None where the body is none."""
+    """The message and the attributes inside a notification envelope; None if the body is not one."""
     if b'"Message"' not in body:
         return None
     try:
         envelope = from_json(body)
-    except ValueError:  # no JSON: the caller says so with the place
+    except ValueError:  # not JSON: the caller reports it with the position
         return None
     if not isinstance(envelope, dict) or envelope.get("Type") != "Notification" or "specversion" in envelope:
         return None

@@ -1,8 +1,8 @@
 """Timestamps: RFC 3339, exactly (CloudEvents 1.0, "Type System").
 
-No ready parser is right: pydantic takes a bare number and a missing second, ``fromisoformat`` takes week dates and
-commas, and none takes the leap second ``:60``. So the shape is matched here, the calendar is checked by ``datetime``,
-and the string itself is kept as it came.
+No existing parser is right: pydantic accepts a bare number and a missing second, ``fromisoformat`` accepts week dates
+and commas, and neither accepts the leap second ``:60``. So the shape is matched here, the calendar is checked by
+``datetime``, and the string itself is kept unchanged.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _millisecond: tuple[float, float, str] = (0.0, 0.0, "")  # from, until, and the 
 def now() -> str:
     """The time now, in UTC with microseconds: ``2018-04-05T17:31:00.123456Z``."""
     moment = time()
-    start, end, prefix = _millisecond  # one tuple, replaced whole: threads never see half of it
+    start, end, prefix = _millisecond  # one tuple, replaced as a whole: threads never see half of it
     if start <= moment < end:
         return prefix + _THOUSANDTHS[int((moment - start) * 1_000_000)]
     return _next_millisecond(moment)
@@ -49,8 +49,7 @@ def _next_millisecond(moment: float) -> str:
 def parse_timestamp(value: str) -> datetime:
     """The aware datetime of an RFC 3339 string, in the offset it is written in.
 
-    Fractions are cut to microseconds; a leap second is the first instant of the next minute, as POSIX time
-    has it.
+    Fractions are cut to microseconds; a leap second is the first instant of the next minute, as in POSIX time.
 
     Raises ``ValueError`` for anything that is not RFC 3339, or lies outside the years 1 to 9999.
     """
@@ -58,7 +57,7 @@ def parse_timestamp(value: str) -> datetime:
     if match is None:
         raise ValueError("not of the form 2018-04-05T17:31:00Z")
     date, minute, second, fraction, offset = match.groups()
-    if minute[:2] == "24":  # ISO 8601 has it, and so have newer versions of fromisoformat; RFC 3339 has not
+    if minute[:2] == "24":  # ISO 8601 and newer versions of fromisoformat accept it; RFC 3339 does not
         raise ValueError("hour must be in 0..23")
     if offset in "Zz":
         offset = "+00:00"
@@ -74,9 +73,9 @@ def parse_timestamp(value: str) -> datetime:
 
 
 def check_timestamp(name: str, value: str) -> None:
-    """Refuse what is not an RFC 3339 timestamp; ``name`` is the attribute that the error is to name."""
+    """Refuse what is not an RFC 3339 timestamp; ``name`` is the attribute that the error names."""
     if value[:20] in _seconds and value[26:] == "Z" and value[20:26].isdigit() and value.isascii():
-        return  # the usual form, within a second that was seen before
+        return  # the usual form, in a second that was seen before
     try:
         parse_timestamp(value)
     except ValueError as error:
@@ -101,7 +100,7 @@ def format_timestamp(name: str, value: datetime) -> str:
             attribute=name,
         )
     try:
-        if offset.microseconds or offset.seconds % 60:  # local mean times; RFC 3339 knows whole minutes only
+        if offset.microseconds or offset.seconds % 60:  # local mean times; RFC 3339 has whole minutes only
             value = value.astimezone(UTC)
     except OverflowError:
         raise InvalidEvent(

@@ -1,10 +1,10 @@
-"""The toml file: which one is read, and whose it is.
+"""The toml file: which one is read, and who may have written it.
 
-The working folder may hold a file that another user has put there. What it says about topics changes how events are
-handled; which server gets them, what TLS trusts and which files are used is more than that. Settings of that kind,
-marked with :data:`anybroker.adapter.SECURITY`, are refused where another user may have written the file, and where the
-user did not name the file and has the URL from another place: a file that was only found does not change the meaning
-of that URL.
+The working folder may hold a file that another user has put there. Its topics only change how events are handled. Which
+server gets the events, what TLS trusts and which files are used matters more. Settings of that kind, marked with
+:data:`anybroker.adapter.SECURITY`, are refused if another user may have written the file. They are also refused if the
+file was only found in the working folder and the URL comes from elsewhere: such a file does not change what that URL
+means.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from ..printable import logger
 
 __all__ = ["FOUND", "ConfigFile", "FileSource", "find_file", "security_settings"]
 
-_log = logger("anybroker")
+_log = logger("anybroker.bus")
 
 _NAME = "anybroker.toml"
 _VARIABLE = "ANYBROKER_CONFIG"
 
 
 def security_settings(model: type[BaseModel]) -> frozenset[str]:
-    """The fields of a model that are marked."""
+    """The fields of a model that are marked as security settings."""
     fields = model.model_fields.items()
     return frozenset(name for name, field in fields if field.json_schema_extra == SECURITY)
 
@@ -46,16 +46,16 @@ class ConfigFile:
         self.values: Mapping[str, Any] = values
         self._named = named
         self._problem = problem
-        """Why another user may have written it."""
+        """Why another user may have written it; None if nobody else can."""
         self._elsewhere: Mapping[str, Any] = {}
 
     def merged(self, values: Mapping[str, Any], elsewhere: Mapping[str, Any]) -> None:
-        """These are its settings, and those that go before them."""
+        """Remember the file's settings, and those from elsewhere that take precedence."""
         self.values, self._elsewhere = values, elsewhere
 
     def check(self, marked: Collection[str], *table: str, over: Collection[str] = ()) -> None:
-        """ConfigError if one of the marked settings in a table of the file would be used and is refused. ``over``: what
-        the URL's query has, which goes before the file."""
+        """Raise ConfigError if a marked setting in a table of the file would be used, and the file may not set it.
+        ``over``: the options of the URL's query, which take precedence over the file."""
         why, remedy = self._objection()
         if why is None:
             return
@@ -70,28 +70,28 @@ class ConfigFile:
                 )
 
     def _objection(self) -> tuple[str | None, str]:
-        """Why security settings are refused, and what is to be done."""
+        """Why security settings are refused, and the remedy."""
         if self._problem is not None:
             return self._problem, "Make it yours, and writable by you alone (chown, chmod go-w)"
         url = self._elsewhere.get("url")
         if self._named or url is None or url == self.values.get("url"):
             return None, ""
         return (
-            "was found in the working folder and not named, and the broker's URL is from another place",
+            "was only found in the working folder, and the broker's URL comes from elsewhere",
             f"If you want it: name the file with {_VARIABLE}",
         )
 
 
 def _table(values: Mapping[str, Any], path: Collection[str]) -> Mapping[str, Any]:
     for name in path:
-        found = values.get(name)
-        values = found if isinstance(found, Mapping) else {}
+        value = values.get(name)
+        values = value if isinstance(value, Mapping) else {}
     return values
 
 
 def find_file() -> ConfigFile | None:
-    """The file that ``ANYBROKER_CONFIG`` names, or ``anybroker.toml`` in the working folder if it is there. Raises
-    ConfigError for one that is not there or cannot be read."""
+    """The file that ``ANYBROKER_CONFIG`` names, or ``anybroker.toml`` in the working folder if it exists. Raises
+    ConfigError for a named file that does not exist, or a file that cannot be read."""
     name = os.environ.get(_VARIABLE)
     path = Path(name or _NAME)
     if not path.is_file():
@@ -99,7 +99,7 @@ def find_file() -> ConfigFile | None:
             raise ConfigError(_VARIABLE, f"there is no file {name!r}", "Name an existing toml file.")
         return None
     try:
-        problem = other_writers(os.lstat(path))  # of a symbolic link: who has made it
+        problem = other_writers(os.lstat(path))  # for a symbolic link: who made it
         with path.open("rb") as file:
             problem = other_writers(os.fstat(file.fileno())) or problem
             values = load(file)
@@ -111,7 +111,7 @@ def find_file() -> ConfigFile | None:
 
 
 FOUND: ContextVar[ConfigFile | None] = ContextVar("anybroker config file")
-"""The file of the settings that were made last, here."""
+"""The file of the settings that were loaded last in this context."""
 
 
 class FileSource(InitSettingsSource):
@@ -122,7 +122,7 @@ class FileSource(InitSettingsSource):
         self._file = file
 
     def __call__(self) -> dict[str, Any]:
-        """Its settings, by the names of the fields. Arguments and the environment, which go before, are known now."""
+        """The file's settings by field name. Arguments and environment, which take precedence, are known by now."""
         values = super().__call__()
         self._file.merged(values, self.current_state)
         return values

@@ -17,17 +17,30 @@ from ..adapter import Adapter, AdapterContext, AdapterSettings, BrokerUrl
 from ..errors import ConfigError
 from .settings import DEFAULT_URL, BusSettings, nearest, parse_url, validate
 
-__all__ = ["AdapterFactory", "adapter_class", "make_adapter", "make_adapter_of", "schemes"]
+__all__ = ["AdapterFactory", "adapter_class", "load_entry", "make_adapter", "make_adapter_of", "schemes"]
 
 GROUP = "anybroker.adapters"
 
 
 class AdapterFactory(Protocol):
-    """What a Bus takes instead of a URL: something that makes the adapter, such as a MemoryBroker."""
+    """What a Bus accepts instead of a URL: an object that makes the adapter, such as a MemoryBroker."""
 
     def make_adapter(self, context: AdapterContext) -> Adapter:
         """The adapter, not connected."""
         ...
+
+
+def check_factory(given: AdapterFactory) -> AdapterFactory:
+    """ConfigError for what makes no adapter."""
+    if isinstance(given, type) or not hasattr(given, "make_adapter"):
+        raise ConfigError(
+            "url", f"{_name_of(given)} is neither a URL nor makes an adapter", "Give a URL or a MemoryBroker()."
+        )
+    return given
+
+
+def _name_of(given: object) -> str:
+    return f"the class {given.__name__}" if isinstance(given, type) else type(given).__name__
 
 
 def schemes() -> dict[str, EntryPoint]:
@@ -37,10 +50,15 @@ def schemes() -> dict[str, EntryPoint]:
 
 def adapter_class(scheme: str) -> Any:
     """The adapter's class. Raises ConfigError for an unknown scheme, or for a client library that is not installed."""
-    known = schemes()
-    entry = known.get(scheme)
+    installed = schemes()
+    entry = installed.get(scheme)
     if entry is None:
-        raise ConfigError("url", f"no adapter for {scheme!r}://", nearest(scheme, known))
+        raise ConfigError("url", f"no adapter for {scheme!r}://", nearest(scheme, installed))
+    return load_entry(entry, "url", f"{scheme}://")
+
+
+def load_entry(entry: EntryPoint, setting: str, what: str) -> Any:
+    """What an entry point names. Raises ConfigError for a library that it needs and that is not installed."""
     try:
         return entry.load()
     except ModuleNotFoundError as exc:
@@ -48,14 +66,14 @@ def adapter_class(scheme: str) -> Any:
         if missing == entry.module.partition(".")[0]:
             raise
         raise ConfigError(
-            "url",
-            f"{scheme}:// needs the package {missing!r}, which is not installed",
+            setting,
+            f"{what} needs the package {missing!r}, which is not installed",
             f"pip install '{_extra(entry)}'",
         ) from exc
 
 
 def _extra(entry: EntryPoint) -> str:
-    """What to install: the extra named like the adapter's package (``anybroker_x`` has the extra ``x``)."""
+    """What to install: the extra with the name of the adapter's package (``anybroker_x`` has the extra ``x``)."""
     package = entry.module.partition(".")[0]
     name = entry.dist.name if entry.dist is not None else package
     prefix = f"{name}_"
@@ -63,8 +81,8 @@ def _extra(entry: EntryPoint) -> str:
 
 
 def make_adapter(url: BrokerUrl, configured: BusSettings | None, context: AdapterContext) -> Adapter:
-    """The adapter of the URL with its settings: the URL's query over the configuration's table of the scheme. Raises
-    ConfigError."""
+    """The adapter of the URL with its settings, from the URL's query, then from the configuration's table of the
+    scheme. Raises ConfigError."""
     chosen = adapter_class(url.scheme)
     options: Mapping[str, Any] = {}
     if configured is not None:
@@ -76,8 +94,8 @@ def make_adapter(url: BrokerUrl, configured: BusSettings | None, context: Adapte
 
 
 def make_adapter_of(settings: BusSettings, factory: AdapterFactory | None, source: str) -> Adapter:
-    """The adapter of a Bus, not connected: the factory's, or that of its URL; without either the embedded broker's,
-    with a warning."""
+    """The adapter of a Bus, not connected: from the factory or the URL; without either the embedded broker's, with a
+    warning."""
     context = AdapterContext(
         service=source,
         instance=f"{source}-{os.getpid()}-{secrets.token_hex(4)}",
@@ -103,5 +121,5 @@ def make_adapter_of(settings: BusSettings, factory: AdapterFactory | None, sourc
 
 
 def _hashed(secret: SecretStr | None) -> bytes:
-    """A key of the length that every keyed hash takes; none without a secret."""
+    """A key of a length that every keyed hash accepts; empty without a secret."""
     return b"" if secret is None else blake2b(secret.get_secret_value().encode(), digest_size=32).digest()

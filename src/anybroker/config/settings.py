@@ -21,7 +21,7 @@ import os
 import warnings
 from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, field_validator
@@ -54,20 +54,21 @@ class TopicSettings(BaseModel):
     )
     groups: tuple[str, ...] = Field(default=(), description="Groups that exist before their first consumer.")
     lanes: int | None = Field(
-        default=None, ge=1, le=64, description="In how many lanes each group is kept in order; none: 4 in a new topic."
+        default=None, ge=1, le=64, description="The number of lanes of each group; none: 4 in a new topic."
     )
     retention: float | None = Field(default=None, gt=0, description="Seconds that events are kept.")
     dead_letter: str | None = Field(
         default=None, description="The dead-letter topic's name; none: {topic}.{group}.dlq."
     )
     key: str | None = Field(default=None, description="Where the key is: data.customer, subject, an extension.")
+    codec: str | None = Field(default=None, description="The codec that writes the topic's data; none: JSON.")
     max_in_flight: int | None = Field(
         default=None, ge=1, description="Handlers in flight in each subscription of the topic."
     )
     max_ahead: int | None = Field(default=None, ge=1, description="Events fetched beyond the oldest unfinished one.")
     foreign: Literal["dead_letter", "wrap"] = Field(
         default="dead_letter",
-        description="Messages that are no CloudEvents: dead-letter them raw, or wrap them as events.",
+        description="What happens to messages that are not CloudEvents: dead-letter them raw, or wrap them as events.",
     )
 
     @field_validator("groups", mode="before")
@@ -77,39 +78,48 @@ class TopicSettings(BaseModel):
 
 
 class BusSettings(BaseSettings):
-    """All of a Bus's settings, from every place they may stand in."""
+    """All settings of a Bus, from every source."""
 
     model_config = SettingsConfigDict(env_prefix=_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True)
 
-    # Not in the repr: these three may hold passwords.
+    # Not in the repr: url, idempotency and outbox may hold passwords.
     url: str | None = Field(
         default=None, repr=False, json_schema_extra=SECURITY, description="The broker; none: the embedded one."
     )
     source: str | None = Field(
-        default=None, description="CloudEvents source: the service's name, alike in all its replicas."
+        default=None, description="CloudEvents source: the service's name, the same in all its replicas."
     )
     provision: Literal["create", "verify", "off"] = Field(
         "create", description="Make topics and groups at the start, only check that they are there, or neither."
     )
     lease: float = Field(
-        default=20.0, ge=1, description="Seconds after which what a crashed member held goes to another."
+        default=20.0, ge=1, description="Seconds after which the events of a crashed member go to another."
     )
     drain: float = Field(default=25.0, ge=0, description="Seconds that handlers in flight have at shutdown.")
     publish_deadline: float = Field(default=30.0, gt=0, description="Seconds by which every publish has ended.")
-    connect_timeout: float = Field(
-        10.0, gt=0, description="Seconds by which the broker must have answered at the start."
+    connect_timeout: float = Field(10.0, gt=0, description="Seconds within which the broker must answer at the start.")
+    slow_after: float | None = Field(
+        default=None,
+        gt=0,
+        description="Seconds after which a handler that still runs is logged; none: half the lease.",
     )
     idempotency: str | None = Field(
         default=None,
         repr=False,
         json_schema_extra=SECURITY,
-        description="The store of @idempotent(): sqlite:///file.db, memory://; none: to fit the broker.",
+        description="The store of @idempotent(): sqlite:///file.db, memory://; none: chosen to fit the broker.",
+    )
+    outbox: str | None = Field(
+        default=None,
+        repr=False,
+        json_schema_extra=SECURITY,
+        description="The outbox of publish(within=): postgresql://host/database, sqlite:///file.db.",
     )
     deduplication_key: SecretStr | None = Field(
         default=None,
         min_length=16,
-        description="A secret of 16 characters or more, alike in all services that publish to the same topics: without "
-        "it, who knows an event's source and id can take its place where the broker drops copies by id.",
+        description="A secret of 16 characters or more, the same in all services that publish to the same topics. "
+        "Without it, a program that knows an event's source and id can take its place where the broker drops copies.",
     )
     topics: dict[str, TopicSettings] = Field(default_factory=dict, description="Topics by name.")
     adapters: dict[str, dict[str, Any]] = Field(
@@ -136,22 +146,25 @@ class BusSettings(BaseSettings):
         )
 
     def check_file(self, scheme: str, model: type[BaseModel], over: Collection[str]) -> None:
-        """ConfigError where a setting of the adapter of this URL scheme (of this model) is in a file that may not set
-        it. ``over``: the settings that the URL itself has."""
+        """Raise ConfigError if a setting of this scheme's adapter (with this model) is in a file that may not set it.
+        ``over``: the settings in the URL itself."""
         if self._file is not None:
             self._file.check(security_settings(model), "adapters", scheme, over=over)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A sentence that suggests the known name nearest to this one, and lists all."""
+    """A sentence that suggests the known name closest to this one, and lists all."""
     names = sorted(known)
     close = get_close_matches(name, names, n=1, cutoff=0.6)
     hint = f"Did you mean {close[0]!r}? " if close else ""
     return f"{hint}Known: {', '.join(names) if names else 'none'}."
 
 
-def validate(model: type[BaseModel], values: Mapping[str, Any], where: str) -> Any:
-    """An instance of the model, or ConfigError with the first wrong setting named. Shows no value of a secret."""
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def validate(model: type[_Model], values: Mapping[str, Any], where: str) -> _Model:
+    """An instance of the model. Raises a ConfigError that names the first wrong setting and never shows a secret."""
     try:
         return model(**values)
     except ValidationError as exc:
@@ -173,11 +186,9 @@ def _config_error(exc: ValidationError, model: type[BaseModel], where: str) -> C
     return ConfigError(setting, error["msg"], description)
 
 
-def load_settings(arguments: Mapping[str, Any]) -> BusSettings:
+def load_settings(arguments: Mapping[str, object]) -> BusSettings:
     """Read the settings; arguments that are None count as not given. Raises ConfigError."""
-    settings: BusSettings = validate(
-        BusSettings, {name: value for name, value in arguments.items() if value is not None}, ""
-    )
+    settings = validate(BusSettings, {name: value for name, value in arguments.items() if value is not None}, "")
     if (file := FOUND.get()) is not None:
         file.check(security_settings(BusSettings))
         settings._file = file
@@ -193,7 +204,7 @@ def load_settings(arguments: Mapping[str, Any]) -> BusSettings:
 
 
 def _check_circle(topics: Mapping[str, TopicSettings], topic: str) -> None:
-    """ConfigError where the dead letters of a topic would come to it again, and fail again."""
+    """Raise ConfigError if the dead letters of a topic would come back to it, and fail again."""
     way = [topic]
     while (options := topics.get(way[-1])) is not None and options.dead_letter is not None:
         if options.dead_letter in way:
@@ -206,7 +217,7 @@ def _check_circle(topics: Mapping[str, TopicSettings], topic: str) -> None:
 
 
 def _check_environment() -> None:
-    """Warn of a variable that looks like a setting and is none; it may be another program's, so it is no error."""
+    """Warn about a variable that looks like a setting but is not one. It may be another program's, so not an error."""
     for variable in os.environ:
         name = variable.upper().removeprefix(_PREFIX).partition("__")[0].lower()
         if (
@@ -216,16 +227,16 @@ def _check_environment() -> None:
             and not name.startswith("test_")
         ):
             hint = nearest(name, BusSettings.model_fields)
-            warnings.warn(f"{variable} is no setting of anybroker, and is ignored. {hint}", stacklevel=2)
+            warnings.warn(f"{variable} is not a setting of anybroker, and is ignored. {hint}", stacklevel=2)
 
 
 def parse_url(url: str) -> BrokerUrl:
-    """Take a broker's URL apart. Raises ConfigError that never shows the password."""
+    """Take a broker's URL apart. Raises a ConfigError that never shows the password."""
     if not isinstance(url, str) or "://" not in url:
-        # What may hold a password, or an option that is secret, is not shown.
+        # Text that may hold a password, or a secret option, is not shown.
         shown = url if isinstance(url, str) and not {"@", "?"} & set(url) else type(url).__name__
         raise ConfigError(
-            "url", f"{shown!r} is no broker URL", "Write scheme://host:port, such as sqlite:///shop.db or memory://."
+            "url", f"{shown!r} is not a broker URL", "Write scheme://host:port, such as sqlite:///shop.db or memory://."
         )
     try:
         parts = urlsplit(url)
@@ -235,17 +246,17 @@ def parse_url(url: str) -> BrokerUrl:
         for server in filter(None, servers.split(",")):
             one = urlsplit(f"//{server}")
             if one.hostname is None:
-                raise ValueError("a server without a host name")
+                raise ValueError("server without a host name")
             hosts.append((one.hostname, one.port))
         pairs = parse_qsl(parts.query, keep_blank_values=True)
         if parts.fragment or (
             parts.netloc and not userinfo and any("@" in text for text in (parts.path, *dict(pairs)))
         ):
             raise ValueError("a password that ends the server's part")
-    except ValueError:  # whose text may show a part of the password
+    except ValueError:  # its text may show a part of the password
         raise ConfigError(
             "url",
-            "cannot be read: a port is no number, a bracket is open, or a character has to be percent-encoded",
+            "cannot be read: a port is not a number, a bracket is open, or a character has to be percent-encoded",
             "Write scheme://user:password@host:port/?option=value, with '/', '#', '?' and '@' in a password as %2F, "
             "%23, %3F and %40.",
         ) from None

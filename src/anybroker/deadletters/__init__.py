@@ -1,4 +1,4 @@
-"""Dead letters: what is written beside one, and how they are listed, shown, replayed and discarded."""
+"""Dead letters: the headers of one, and how they are listed, shown, replayed and discarded."""
 
 from __future__ import annotations
 

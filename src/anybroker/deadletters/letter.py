@@ -1,20 +1,26 @@
-"""Dead letters: what is written beside one, and how they are listed, shown and replayed."""
+"""One dead letter: its headers, what is cut when they do not fit, and its fingerprint."""
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from functools import cache
 from hashlib import blake2b
+from importlib.metadata import PackageNotFoundError, version
+from socket import gethostname
 from typing import Any
 
-from ..adapter import Foreign, Inbound, count_of
+from ..adapter import Foreign, Inbound, count_of, number_of
 from ..cloudevents.event import Event
-from ..delivery import Delivery
-from ..errors import ConfigError, DecodeError, EventTooLarge, InvalidEvent, Reject, text_of
-from ..printable import printable
+from ..delivery import Attempt, Delivery
+from ..engine import failures
+from ..engine.failures import failures_of, now, titled
+from ..errors import ConfigError, DecodeError, EventTooLarge, InvalidEvent, Reject, origin_of, text_of
+from ..printable import clip, lines_again
+from .stack import Stack, stack_of
 
 __all__ = [
     "DeadLetter",
@@ -32,70 +38,83 @@ _REPLAYS, _REPLAYED_AT = "anybroker-replays", "anybroker-replayed-at"
 _MOMENT = re.compile("[0-9]{1,12}[.][0-9]{3}")
 _REASON_LIMIT = 1024
 _ERROR_LIMIT = 4096
+_TRACEBACK_LIMIT = 8192
+_HOST_LIMIT = 255
+_PID_DIGITS = 10
 _SHOWN = 10
-"""Dead letters that are named in one error."""
+"""Most dead letters named in one error."""
 _REASON, _ERROR = _PREFIX + "reason", _PREFIX + "error"
-_CUT = {_ERROR: 512, _REASON: 128}
-"""The least that is cut off at once: a broker may not say by how much a message is too large."""
+_TRACEBACK, _HISTORY = _PREFIX + "traceback", _PREFIX + "history"
+_CUT = {_TRACEBACK: 1024, _ERROR: 512, _REASON: 128}
+"""The fewest bytes cut off at once: a broker may not say by how much a message is too large."""
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, Reject):
-        reason = getattr(error, "reason", error)  # a subclass may not have called ours
+        reason = getattr(error, "reason", error)  # a subclass may not have called our __init__
         return reason if isinstance(reason, str) else text_of(error)
     if isinstance(error, InvalidEvent):
-        return f"no CloudEvent: {error}"
+        return f"not a CloudEvent: {error}"
     if isinstance(error, DecodeError):
         return f"undecodable: {error}"
     return f"{type(error).__name__}: {text_of(error)}"
-
-
-def _clip(text: str, limit: int) -> str:
-    """Printable text of at most ``limit`` UTF-8 bytes; transport headers carry no line breaks."""
-    clean = printable(text[: limit + 1])  # every character takes a byte at least
-    data = clean.encode()
-    return clean if len(data) <= limit else data[: limit - 3].decode("utf-8", "ignore") + "…"
 
 
 def _chain_of(error: BaseException) -> str:
     parts: list[str] = []
     seen: BaseException | None = error
     while seen is not None and len(parts) < 8:
-        parts.append(f"{type(seen).__module__}.{type(seen).__qualname__}: {text_of(seen)}")
-        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
+        parts.append(titled(seen))
+        seen = origin_of(seen)
     return " <- ".join(parts)
 
 
 def reason_of(error: Exception) -> str:
-    """What the dead letter says as the reason: printable, at most 1 KiB."""
-    return _clip(_reason(error), _REASON_LIMIT)
+    """The reason in the dead letter: printable, at most 1 KiB."""
+    return clip(_reason(error), _REASON_LIMIT)
 
 
-def dead_letter_headers(delivery: Delivery, error: Exception) -> dict[str, str]:
-    """What stands beside a dead letter: the delivery's own transport headers, and the facts.
+@cache
+def _where() -> Mapping[str, str]:
+    """Where this program runs."""
+    try:
+        ours = version("anybroker")
+    except PackageNotFoundError:  # a source tree on the path
+        ours = ""
+    return {"host": clip(gethostname(), _HOST_LIMIT), "version": ours}
 
-    ``reason`` is cut at 1 KiB and ``error`` (the exception with its causes) at 4 KiB.
+
+def dead_letter_headers(delivery: Delivery, error: Exception) -> tuple[dict[str, str], Stack | None]:
+    """The headers of a dead letter: the delivery's own transport headers, and the facts about its failure. And the
+    traceback, from which :func:`send_fitting` cuts a shorter one.
+
+    ``reason`` is cut at 1 KiB, ``error`` (the exception with its causes) at 4 KiB, and ``traceback`` at 8 KiB.
     """
+    stack = stack_of(error)
     headers = dict(delivery.headers)
     facts = {
         "reason": reason_of(error),
-        "error": _clip(_chain_of(error), _ERROR_LIMIT),
+        "error": clip(_chain_of(error), _ERROR_LIMIT),
         "attempts": str(delivery.attempt),
         "topic": delivery.topic,
         "group": delivery.group,
         "handler": delivery.handler,
-        "at": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "at": now(),
         "lane": delivery.lane_state.lane.name,
         "position": str(delivery.inbound.position),
         "replays": replay_facts(delivery).get(_REPLAYS, "0"),
+        "traceback": "" if stack is None else stack.within(_TRACEBACK_LIMIT),
+        "history": failures.written(failures_of(delivery)),
+        "pid": str(os.getpid()),
+        **_where(),
     }
     headers.update((_PREFIX + name, value) for name, value in facts.items() if value)
-    return headers
+    return headers, stack
 
 
 def replay_facts(delivery: Delivery) -> dict[str, str]:
-    """What a replay wrote beside the event; nothing where it came by another way, on which anybody may have written,
-    and nothing that a replay never writes."""
+    """The headers that a replay added to the event; empty if it did not come through the inlet, because anybody may
+    have written them then. Values that a replay never writes are left out."""
     inbound = delivery.inbound
     if not inbound.inlet:
         return {}
@@ -109,44 +128,51 @@ def replay_facts(delivery: Delivery) -> dict[str, str]:
 
 
 Send = Callable[[Event[Any] | Foreign, dict[str, str]], Awaitable[Any]]
-"""Publishes a dead letter with these headers beside it, confirmed."""
+"""Publishes a dead letter with these headers, confirmed."""
 
 
-async def send_fitting(send: Send, event: Event[Any] | Foreign, headers: Mapping[str, str]) -> list[str]:
-    """Send a dead letter, or its replay, with all that fits beside it; return the names of what had no room for all.
+async def send_fitting(
+    send: Send, event: Event[Any] | Foreign, headers: Mapping[str, str], stack: Stack | None = None
+) -> list[str]:
+    """Send a dead letter, or its replay, with as many headers as fit; return the names of those cut or left out.
 
-    Each time that the broker has no room: less of the error, then the facts but the reason (the group's own names
-    last), the user's headers, less of the reason, and then nothing. A foreign message that fits no other way goes
-    without its own headers, and never without its body. Raises what ``send`` raises, EventTooLarge when nothing is
-    left.
+    Each time it is too large for the broker, it loses more: first the middle of the traceback, then all of it, the last
+    attempts, part of the error, the facts except the reason (those that name the group last), the user's headers, part
+    of the reason, and then everything. ``stack``: the whole traceback. A foreign message that still does not fit goes
+    without its own headers, but never without its body. Raises what ``send`` raises; EventTooLarge when nothing is left
+    to remove.
     """
-    beside = dict(headers)
+    extra = dict(headers)
     while True:
         try:
-            await send(event, beside)
+            await send(event, extra)
         except EventTooLarge as exc:
-            if beside:
-                beside = _less(beside, max(exc.size - exc.limit, 1))
+            if extra:
+                extra = _less(extra, max(exc.size - exc.limit, 1), stack)
             elif isinstance(event, Foreign) and event.headers:
                 event = event.without_headers()
             else:
                 raise
         else:
-            return [name for name, value in headers.items() if beside.get(name) != value]
+            return [name for name, value in headers.items() if extra.get(name) != value]
 
 
 def left_behind(delivery: Delivery, headers: Mapping[str, str]) -> tuple[Foreign, dict[str, str]]:
-    """What stands for an event whose body no dead letter has room for, with its headers: nothing of the event, and the
-    reason says where it lies. Only for topics that keep what was consumed."""
+    """A substitute, with headers, for an event whose body fits into no dead letter. It holds nothing of the event; the
+    reason says where the event is. Only for topics that keep consumed events."""
     inbound = delivery.inbound
     size = len(inbound.event.body or b"")
     place = f"{inbound.lane.name} at {inbound.position}"
-    reason = f"no dead letter has room for its {size} bytes, which stay in {place}. {headers[_REASON]}"
-    return Foreign(None, (), delivery.key), {**headers, _REASON: _clip(reason, _REASON_LIMIT)}
+    reason = f"its {size} bytes fit into no dead letter and stay in {place}. {headers[_REASON]}"
+    return Foreign(None, (), delivery.key), {**headers, _REASON: clip(reason, _REASON_LIMIT)}
 
 
-def _less(headers: Mapping[str, str], over: int) -> dict[str, str]:
-    """Headers that take at least ``over`` bytes less, or lack one more kind; none when nothing else can go."""
+def _less(headers: Mapping[str, str], over: int, stack: Stack | None) -> dict[str, str]:
+    """Headers that take at least ``over`` bytes less, or lack one more kind; empty when nothing else can go."""
+    if _TRACEBACK in headers:
+        return _with_less_stack(headers, over, stack)
+    if _HISTORY in headers:
+        return {name: value for name, value in headers.items() if name != _HISTORY}
     if _ERROR in headers:
         return _cut(headers, _ERROR, over)
     for kind in (_is_detail, _is_fact, _is_users):
@@ -168,15 +194,30 @@ def _is_users(name: str) -> bool:
     return not name.startswith(_PREFIX)
 
 
+def _with_less_stack(headers: Mapping[str, str], over: int, stack: Stack | None) -> dict[str, str]:
+    kept = dict(headers)
+    left = len(kept.pop(_TRACEBACK).encode()) - max(over, _CUT[_TRACEBACK])
+    if stack is not None and (shorter := stack.within(left)):
+        kept[_TRACEBACK] = shorter
+    return kept
+
+
 def _cut(headers: Mapping[str, str], name: str, over: int) -> dict[str, str]:
-    """Every way to write a text takes at least its UTF-8 bytes, so that many fewer free ``over`` at least."""
+    """Cut ``over`` UTF-8 bytes of a header. Every encoding of a text takes at least its UTF-8 bytes, so this frees at
+    least ``over``."""
     left = len(headers[name].encode()) - max(over, _CUT[name])
     kept = dict(headers)
     if left < 16:
         del kept[name]
     else:
-        kept[name] = _clip(headers[name], left)
+        kept[name] = clip(headers[name], left)
     return kept
+
+
+def _of_failure(name: str) -> bool:
+    """A header that two dead letters of one event need not share: facts about the failure, and the trace, which goes on
+    from the start that failed."""
+    return name.startswith("anybroker-") or name in ("traceparent", "tracestate")
 
 
 def _short(text: str) -> str:
@@ -184,8 +225,8 @@ def _short(text: str) -> str:
 
 
 def named(what: str, letters: Sequence[DeadLetter], names: Iterable[str]) -> list[DeadLetter]:
-    """Those of the letters that these names mean: a fingerprint, or an id. ConfigError for an id that several events
-    have: whoever may publish may choose the id of somebody else's event."""
+    """The letters with these names, each a fingerprint or an id. ConfigError for an id that several events have: anyone
+    who may publish can choose the id of somebody else's event."""
     chosen: set[int] = set()
     by_id: dict[str, list[int]] = {}
     by_fingerprint: dict[str, list[int]] = {}
@@ -196,21 +237,21 @@ def named(what: str, letters: Sequence[DeadLetter], names: Iterable[str]) -> lis
         if exact:
             by_fingerprint.setdefault(letter.fingerprint, []).append(at)
     for name in names:
-        found = by_fingerprint.get(name)
-        if found is None:
-            found = by_id.get(name, [])
-            if len({letters[at].content for at in found} if len(found) > 1 else ()) > 1:
-                raise ambiguous(what, name, [letters[at] for at in found])
-        chosen.update(found)
+        matches = by_fingerprint.get(name)
+        if matches is None:
+            matches = by_id.get(name, [])
+            if len({letters[at].content for at in matches} if len(matches) > 1 else ()) > 1:
+                raise ambiguous(what, name, [letters[at] for at in matches])
+        chosen.update(matches)
     return [letter for at, letter in enumerate(letters) if at in chosen]
 
 
 def ambiguous(what: str, name: str, letters: Sequence[DeadLetter]) -> ConfigError:
-    """The error for a name that means several dead letters."""
+    """The error for a name that several dead letters have."""
     shown = ", ".join(letter.described() for letter in letters[:_SHOWN])
     return ConfigError(
         what,
-        f"{_short(name)} is the id of {len(letters)} dead letters that are not of one event: {shown}"
+        f"{_short(name)} is the id of {len(letters)} dead letters of different events: {shown}"
         f"{', …' if len(letters) > _SHOWN else ''}",
         "Name one by its fingerprint, which begins with '#'.",
     )
@@ -218,10 +259,10 @@ def ambiguous(what: str, name: str, letters: Sequence[DeadLetter]) -> ConfigErro
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """One dead letter, as it lies in the dead-letter topic."""
+    """One dead letter in the dead-letter topic."""
 
     event: Event[Any] | Foreign
-    """The event, untouched; a Foreign where the message was no CloudEvent."""
+    """The event, untouched; a Foreign where the message was not a CloudEvent."""
     topic: str
     """Where it was published."""
     group: str
@@ -235,13 +276,24 @@ class DeadLetter:
     """When it was dead-lettered, RFC 3339."""
     replays: int
     """How often it was replayed before."""
+    traceback: str = field(repr=False)
+    """The formatted traceback of the failure with its causes, in printable lines; of a long one the first and the last.
+    Empty where it says no more than ``error``, or where the broker had no room for it."""
+    history: tuple[Attempt, ...]
+    """The last five failed attempts that were known where it died, the oldest first; the last is what it died of."""
+    host: str
+    """Where it died."""
+    version: str
+    """Of anybroker there."""
+    pid: int
+    """Of the process there; 0 if it is not known."""
     headers: Mapping[str, str]
     """All transport headers."""
     inbound: Inbound = field(repr=False)
 
     @classmethod
     def read(cls, inbound: Inbound, topic: str, group: str) -> DeadLetter:
-        """From what a receiver of the dead-letter topic gave."""
+        """From a message of the dead-letter topic."""
         headers = inbound.headers
 
         def fact(name: str, default: str = "") -> str:
@@ -257,6 +309,11 @@ class DeadLetter:
             fact("handler"),
             fact("at"),
             count_of(fact("replays")),
+            lines_again(fact("traceback")),
+            failures.read(fact("history")),
+            fact("host"),
+            fact("version"),
+            number_of(fact("pid"), _PID_DIGITS) or 0,
             headers,
             inbound,
         )
@@ -268,20 +325,20 @@ class DeadLetter:
 
     @property
     def place(self) -> str:
-        """The lane and position where it failed, such as ``orders/3@1204``: what it says itself, and not a name."""
+        """The lane and position where it failed, such as ``orders/3@1204``. The letter itself says so: not unique."""
         lane = self.headers.get(_PREFIX + "lane", self.inbound.lane.name)
         return f"{lane}@{self.headers.get(_PREFIX + 'position', self.inbound.position)}"
 
     @property
     def fingerprint(self) -> str:
-        """What names this letter and no other, whatever their ids: ``#`` and 16 hexadecimal digits, a hash of all that
-        it is. Letters that have the same one are alike in every byte."""
+        """A name for this letter alone, whatever its id: ``#`` and 16 hexadecimal digits, a hash of everything in it.
+        Letters with the same fingerprint are equal in every byte."""
         return "#" + self._hash(sorted(self.headers.items()))
 
     @property
     def content(self) -> str:
-        """The same of what died, without how: two dead letters of one event have the same one."""
-        return self._hash(sorted(pair for pair in self.headers.items() if not pair[0].startswith("anybroker-")))
+        """The same hash of the event alone, without its failure: two dead letters of one event have the same one."""
+        return self._hash(sorted(pair for pair in self.headers.items() if not _of_failure(pair[0])))
 
     def _hash(self, headers: list[tuple[str, str]]) -> str:
         event = self.event
@@ -292,11 +349,11 @@ class DeadLetter:
         return hashed.hexdigest()
 
     def described(self) -> str:
-        """For an error: its fingerprint, source, id and place, each at most 60 characters."""
-        source = "no CloudEvent" if isinstance(self.event, Foreign) else f"source {_short(self.event.source)}"
+        """For error messages: its fingerprint, source, id and place, each at most 60 characters."""
+        source = "not a CloudEvent" if isinstance(self.event, Foreign) else f"source {_short(self.event.source)}"
         return f"{self.fingerprint} ({source}, id {_short(self.id)}, {_short(self.place)})"
 
     def replay_headers(self) -> dict[str, str]:
-        """The transport headers of its way back: the facts of its death stay behind."""
+        """The transport headers of its replay, without the facts about its failure."""
         kept = {name: value for name, value in self.headers.items() if not name.startswith("anybroker-")}
         return {**kept, _REPLAYS: str(self.replays + 1), _REPLAYED_AT: f"{time.time():.3f}"}

@@ -7,10 +7,22 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..adapter import Ack, Commit, ExtendsLease, Inbound, Lane, Receiver, Release, Settlement, SubscriptionSpec
+from ..adapter import (
+    Ack,
+    Commit,
+    ExtendsLease,
+    Inbound,
+    Lane,
+    Peeked,
+    Receiver,
+    Release,
+    Settlement,
+    SubscriptionSpec,
+)
 from ..capabilities import Acknowledgement
 from ..engine.calls import as_failure
 from ..engine.core import Core
+from ..engine.inspector import Inspector
 from ..engine.lease import LeaseKeeper
 from ..engine.ledger import LaneLedger
 from ..errors import BrokerError, LeaseLost, MissingGroup, Unavailable
@@ -24,19 +36,19 @@ from ..printable import logger
 
 __all__ = ["DeadLetterQueue"]
 
-_log = logger("anybroker")
+_log = logger("anybroker.dead_letters")
 
 
 class _Reader:
-    """A member of the dead-letter group that reads without a pump, settles one by one, and keeps the leases of what it
-    holds meanwhile."""
+    """A member of the dead-letter group that reads without a pump, settles one by one, and extends the leases of what
+    it holds."""
 
     def __init__(self, cumulative: bool) -> None:
         self._cumulative = cumulative
         self.ledgers: dict[Lane, LaneLedger] = {}
         self.receiver: Receiver | None = None
         self.not_ours: set[Inbound] = set()
-        """What another member may have by now: its lease was lost."""
+        """Deliveries whose lease was lost: another member may have them by now."""
         self._lease: LeaseKeeper | None = None
         self._extending: asyncio.Task[None] | None = None
 
@@ -74,28 +86,28 @@ class _Reader:
             self.ledgers.pop(lane, None)
 
     async def read(self, limit: int, patience: float) -> list[Inbound]:
-        """Up to ``limit`` messages; ends when none came for ``patience`` seconds, or soon after the last one.
+        """Up to ``limit`` messages; ends when none arrived for ``patience`` seconds, or soon after the last one.
 
-        Patience begins when this member has got its part of the topic; ``Unavailable`` if it gets none.
+        The patience starts when this member has its part of the topic; ``Unavailable`` if it gets none.
         """
         assert self.receiver is not None
-        found: list[Inbound] = []
+        received: list[Inbound] = []
         loop = asyncio.get_running_loop()
         joined_by = loop.time() + _JOIN
         end: float | None = None
-        while len(found) < limit:
+        while len(received) < limit:
             now = loop.time()
             if end is None and self.ledgers:
                 end = now + patience
             if end is None and now >= joined_by:
                 raise Unavailable(
-                    f"no part of the dead-letter topic came to this reader within {_JOIN:g} s: another member of its "
-                    f"group {DEAD_LETTER_GROUP!r} has all of it. Stop that one meanwhile"
+                    f"this reader got no part of the dead-letter topic within {_JOIN:g} s: another member of its group "
+                    f"{DEAD_LETTER_GROUP!r} has all of it. Stop that member first"
                 )
             if end is not None and now >= end:
                 break
             left = (end or joined_by) - now
-            receiving = self.receiver.receive(limit - len(found), lanes=None, timeout=min(left, 0.5))
+            receiving = self.receiver.receive(limit - len(received), lanes=None, timeout=min(left, 0.5))
             batch = await as_failure("reading dead letters", receiving)
             if batch and self.ledgers:
                 end = loop.time() + min(patience, 0.5)
@@ -103,10 +115,10 @@ class _Reader:
                 ledger = self.ledgers.get(inbound.lane)
                 if ledger is None or (self._cumulative and ledger.receive(inbound.position) < 0):
                     continue
-                found.append(inbound)
+                received.append(inbound)
                 if self._lease is not None:
                     self._lease.received((inbound,))
-        return found
+        return received
 
     async def settle(self, done: Iterable[Inbound], back: Iterable[Inbound]) -> None:
         """Finish some and give back the others. Raises the first BrokerError."""
@@ -142,18 +154,19 @@ class _Reader:
 _Which = str | DeadLetter | Iterable[str | DeadLetter]
 _Letters = list[DeadLetter]  # inside the class below, `list` is its method
 _JOIN = 20.0
-"""Seconds within which a member of the group gets its part of the topic."""
+"""Seconds within which a new member must get its part of the topic."""
 _AT_ONCE = 100
-"""Under way to the group at once: so many are replayed twice after a crash."""
+"""Most replays in progress at once: this many may be replayed twice after a crash."""
 
 Progress = Callable[[int], None]
-"""Told how many more were replayed or discarded."""
+"""Called with the number that were replayed or discarded since the last call."""
 
 
 class DeadLetterQueue:
-    """The dead letters of one group. Each call joins the group ``dlq`` of the dead-letter topic for its duration.
+    """The dead letters of one group. :meth:`replay` and :meth:`discard` join the group ``dlq`` of the dead-letter topic
+    while they run; :meth:`list` only looks, where the broker can (capability ``inspect``), and else joins too.
 
-    ``patience``: seconds without a message after which the queue counts as read.
+    ``patience``: seconds without a message after which a member counts the queue as read.
     """
 
     def __init__(self, core: Core, topic: str, group: str, dead_letter_topic: str, patience: float = 3.0) -> None:
@@ -165,27 +178,41 @@ class DeadLetterQueue:
 
     async def list(self, limit: int = 100) -> Sequence[DeadLetter]:
         """Up to ``limit`` dead letters, oldest first in each lane; they stay where they are."""
-        reader = await self._join(limit)
-        try:
-            found = await reader.read(limit, self.patience)
-            await reader.settle((), found)
-        finally:
-            await reader.leave()
+        found = await self._peek(limit) if self._core.adapter.capabilities.inspect else None
+        if found is None:
+            found = await self._read_and_give_back(limit)
         letters = self._oldest_first(found)
         if not letters:
             await self._check_shared()
         return letters
 
+    async def _peek(self, limit: int) -> Sequence[Inbound] | None:
+        """What waits for the group ``dlq``; None where the broker cannot tell what of it is settled already."""
+        try:
+            page = await Inspector(self._core).peek(self.dead_letter_topic, group=DEAD_LETTER_GROUP, limit=limit)
+        except MissingGroup as exc:
+            raise await self._missing() from exc
+        return [_inbound(item) for item in page.events] if page.exact else None
+
+    async def _read_and_give_back(self, limit: int) -> Sequence[Inbound]:
+        reader = await self._join(limit)
+        try:
+            received = await reader.read(limit, self.patience)
+            await reader.settle((), received)
+        finally:
+            await reader.leave()
+        return received
+
     async def _check_shared(self) -> None:
-        """A dead-letter topic of several groups is there, whatever group is asked for: MissingGroup if this one is
-        not, so that a mistyped name does not read as "no dead letters"."""
+        """Raise MissingGroup if the group does not exist. A dead-letter topic of several groups exists whatever the
+        group, and a mistyped name must not look like "no dead letters"."""
         if self.dead_letter_topic != dead_letter_topic(self.topic, self.group):
             await self._core.check_group(self.topic, self.group)
 
-    def _oldest_first(self, found: Iterable[Inbound]) -> _Letters:
-        """This group's own: a configured topic, or names that meet (``a`` with ``b.c``, ``a.b`` with ``c``), may have
-        several groups' dead letters."""
-        read = (DeadLetter.read(inbound, self.topic, self.group) for inbound in found)
+    def _oldest_first(self, received: Iterable[Inbound]) -> _Letters:
+        """The dead letters of this group. The topic may hold those of several groups, because it is configured so or
+        because names coincide (``a`` with ``b.c``, ``a.b`` with ``c``)."""
+        read = (DeadLetter.read(inbound, self.topic, self.group) for inbound in received)
         letters = [letter for letter in read if (letter.topic, letter.group) == (self.topic, self.group)]
         if self._core.adapter.capabilities.acknowledgement is Acknowledgement.PER_MESSAGE:
             letters.sort(key=lambda letter: letter.died)  # several members, or several queues, may have written them
@@ -196,19 +223,18 @@ class DeadLetterQueue:
     ) -> Sequence[DeadLetter]:
         """Send dead letters back to the group that failed, and to no other; all, or those with one of these ids.
 
-        ``ids``: one id, or several; dead letters themselves, or their fingerprints. ``limit``: how many dead letters
-        are looked at. Each is settled, in their order, as soon as its replay is confirmed: a crash in between replays
-        up to 100 of them twice, and never loses one. Their leases are kept meanwhile. ``progress`` is told, as they go,
-        how many more were replayed. Returns those replayed. Raises BrokerError; what was replayed before is settled
-        then. ConfigError for ids that are not text, and for an id that several events have, before anything is
-        replayed: it names the fingerprint of each.
+        ``ids``: one id or several; dead letters, or their fingerprints. ``limit``: how many dead letters are looked at.
+        Each is settled, in order, as soon as its replay is confirmed: a crash in between replays up to 100 of them
+        twice, and never loses one. Their leases are extended until then. ``progress`` is called with the number
+        replayed since its last call. Returns those replayed. Raises BrokerError, after settling what was already
+        replayed. Raises ConfigError, before anything is replayed, for ids that are not text and for an id that several
+        events have; the error names the fingerprint of each.
         """
         return await self._take("replay(ids=)", ids, limit, self._send_back, progress)
 
     async def discard(self, ids: _Which, limit: int = 100, *, progress: Progress | None = None) -> Sequence[DeadLetter]:
-        """Drop the dead letters with one of these ids (one, or several; dead letters themselves, or their
-        fingerprints), of the first ``limit``, for good. Returns them. ConfigError as for :meth:`replay`, before any is
-        dropped."""
+        """Drop the dead letters with these ids (one or several; dead letters, or their fingerprints) for good, among
+        the first ``limit``. Returns them. ConfigError as for :meth:`replay`, before any is dropped."""
         return await self._take("discard(ids=)", ids, limit, _drop, progress)
 
     async def _send_back(self, letter: DeadLetter) -> None:
@@ -216,7 +242,7 @@ class DeadLetterQueue:
         missing = await replay(self._core.copies, letter.event, letter.topic, letter.group, headers, letter.inbound)
         if missing:
             _log.warning(
-                "%s: a replay is near the broker's size limit, and these headers beside it were cut or left out: %s",
+                "%s: a replay is near the broker's size limit, and these of its headers were cut or left out: %s",
                 self.dead_letter_topic,
                 ", ".join(missing),
             )
@@ -257,8 +283,8 @@ class DeadLetterQueue:
         done: _Letters,
         left: dict[Inbound, None],
     ) -> None:
-        """Do it with each, several at once, and settle each in order when it is done. Raises the first failure, after
-        which no other is begun."""
+        """Process each, several at once, and settle each in order when it is done. Raises the first failure; no other
+        is started after it."""
         rest = iter(letters)
         under_way: deque[tuple[DeadLetter, asyncio.Future[None]]] = deque()
         failure: BaseException | None = None
@@ -285,12 +311,14 @@ class DeadLetterQueue:
                 try:
                     await reader.settle([letter.inbound for letter in ended], ())
                 except BrokerError as exc:
-                    _log.warning("%s: what was taken out may still be there: %s", self.dead_letter_topic, exc)
+                    _log.warning(
+                        "%s: replayed or discarded letters may still be there: %s", self.dead_letter_topic, exc
+                    )
                     failure = failure or exc
                 if progress is not None:
-                    try:  # the caller's own: what it raises is raised once what is under way is settled
+                    try:  # the caller's function: its exception is raised once what is in progress is settled
                         progress(len(ended))
-                    except Exception as exc:  # noqa: BLE001 - as said
+                    except Exception as exc:  # noqa: BLE001 - raised later
                         failure, progress = failure or exc, None
         finally:
             for _, doing in under_way:
@@ -300,6 +328,16 @@ class DeadLetterQueue:
         if failure is not None:
             raise failure
 
+    async def _missing(self) -> MissingGroup:
+        """What to raise where the dead-letter topic is not there; raises it for the group itself if that is not."""
+        await self._core.check_group(self.topic, self.group)
+        return MissingGroup(
+            f"{self.topic}/{self.group}",
+            f"the group exists, but its dead-letter topic {self.dead_letter_topic!r} does not",
+            'Start its subscription once with provision="create", or configure the topic that has them '
+            "(topics.<name>.dead_letter).",
+        )
+
     async def _join(self, limit: int) -> _Reader:
         capabilities = self._core.adapter.capabilities
         reader = _Reader(capabilities.acknowledgement is Acknowledgement.CUMULATIVE)
@@ -307,19 +345,13 @@ class DeadLetterQueue:
         try:
             receiver = await as_failure("reading dead letters", self._core.adapter.open_receiver(spec, reader))
         except MissingGroup as exc:
-            await self._core.check_group(self.topic, self.group)
-            raise MissingGroup(
-                f"{self.topic}/{self.group}",
-                f"the group is there, and its dead-letter topic {self.dead_letter_topic!r} is not",
-                'Start its subscription once with provision="create", or configure the topic that has them '
-                "(topics.<name>.dead_letter).",
-            ) from exc
+            raise await self._missing() from exc
         reader.begin(receiver, self._core.settings.lease if capabilities.lease_extension else None)
         return reader
 
 
 def _names(what: str, which: _Which) -> tuple[str, ...]:
-    """Ids, or fingerprints of letters. ConfigError for what is neither."""
+    """Ids, or fingerprints of letters. ConfigError for anything else."""
     if isinstance(which, str):
         return (which,)
     if isinstance(which, DeadLetter):
@@ -330,5 +362,10 @@ def _names(what: str, which: _Which) -> tuple[str, ...]:
     return one_or_several(what, given)
 
 
+def _inbound(item: Peeked) -> Inbound:
+    """As a delivery that nobody holds."""
+    return Inbound(item.event, Lane(item.lane, 0), item.position, item.key, item.headers, item.raw)
+
+
 async def _drop(_: DeadLetter) -> None:
-    """Settling it is all that there is to do."""
+    """Discarding a letter only takes settling it."""

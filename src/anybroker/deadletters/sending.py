@@ -1,4 +1,4 @@
-"""Dead letters on their way out, and back to the group that failed."""
+"""Sending dead letters to their topic, and back to the group that failed."""
 
 from __future__ import annotations
 
@@ -18,26 +18,27 @@ __all__ = ["replay", "send_dead_letter"]
 async def send_dead_letter(
     copies: Copies, topics: Topics, dead_letters: str, delivery: Delivery, error: Exception
 ) -> list[str]:
-    """Publish the dead letter, confirmed; returns the names of what had no room in it. That may be the body, where the
-    topic keeps it: a group must not wait for ever for what can never be sent.
+    """Publish the dead letter, confirmed; returns the names of what did not fit. That may include the body if the topic
+    keeps it: a group must not wait forever for what can never be sent.
 
-    Where the topic refuses it, and this Bus makes topics, the topic is declared again first: it may have been deleted.
-    Raises BrokerError.
+    If the dead-letter topic refuses it, and this Bus creates topics, the topic is declared again first: it may have
+    been deleted. Raises BrokerError.
     """
-    headers = dead_letter_headers(delivery, error)
+    headers, stack = dead_letter_headers(delivery, error)
+    copies.go_on(delivery, headers)
     hop = f"dead|{delivery.group}|{headers['anybroker-dead-replays']}|{delivery.attempt}"
 
-    async def send(event: Event[Any] | Foreign, beside: dict[str, str]) -> None:
-        await copies.send(event, dead_letters, None, beside, None, hop, delivery.inbound)
+    async def send(event: Event[Any] | Foreign, extra: dict[str, str]) -> None:
+        await copies.send(event, dead_letters, None, extra, None, hop, delivery.inbound, delivery)
 
     async def send_something() -> list[str]:
         try:
-            return await send_fitting(send, delivery.event, headers)
+            return await send_fitting(send, delivery.event, headers, stack)
         except EventTooLarge:
             if not topics.adapter.capabilities.seek:
                 raise
-            kept, beside = left_behind(delivery, headers)
-            return ["the body", *await send_fitting(send, kept, beside)]
+            kept, extra = left_behind(delivery, headers)
+            return ["the body", *await send_fitting(send, kept, extra, stack)]
 
     before = topics.declared_again(dead_letters)
     try:
@@ -57,11 +58,11 @@ async def replay(
     headers: dict[str, str],
     letter: Inbound | None = None,
 ) -> list[str]:
-    """Send an event to one group only; returns the names of what had no room beside it. ``letter``: its dead letter;
-    without one, each call is another event. Raises BrokerError."""
+    """Send an event to one group only; returns the names of the headers that did not fit. ``letter``: its dead letter;
+    without one, each call sends a separate copy. Raises BrokerError."""
     hop = f"replay|{group}|{headers['anybroker-replays']}"
 
-    async def send(event: Event[Any] | Foreign, beside: dict[str, str]) -> None:
-        await copies.send(event, topic, group, beside, None, hop, letter)
+    async def send(event: Event[Any] | Foreign, extra: dict[str, str]) -> None:
+        await copies.send(event, topic, group, extra, None, hop, letter)
 
     return await send_fitting(send, event, headers)

@@ -1,4 +1,4 @@
-"""How long to wait before the next try: the one place where the library backs off."""
+"""How long to wait before the next try: the only place where the library backs off."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["Backoff"]
 
 
 class Backoff:
-    """Full jitter: the n-th wait is a random time between nothing and ``first * factor ** n`` seconds, capped.
+    """Full jitter: the n-th wait is a random time between 0 and ``first * factor ** n`` seconds, capped.
 
     Full jitter spreads members that failed together; see "Exponential Backoff And Jitter" in the AWS Architecture Blog.
     """
@@ -28,7 +28,7 @@ class Backoff:
         return self.wait(self.tries)
 
     def wait(self, tries: int) -> float:
-        """The wait after that many tries, in seconds."""
+        """The wait after this many tries, in seconds."""
         try:
             highest = min(self._cap, self._first * self._factor ** (tries - 1))
         except OverflowError:

@@ -1,4 +1,4 @@
-"""Sharing lanes where the broker leaves them all with the first member: each gives its surplus back."""
+"""Sharing lanes where the broker leaves them all with the first member: each member gives its surplus back."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from ..printable import logger
 
 __all__ = ["Balancer"]
 
-_log = logger("anybroker")
+_log = logger("anybroker.broker")
 
 _INTERVAL = 1.0
 
 
 class Balancer:
-    """Every second: a member that holds more than its share gives the surplus back, one lane at a time.
+    """Every second, a member that holds more than its share gives a lane back.
 
-    Its share is the lanes of the group divided by the members, rounded up. The broker gives safety (one member a
-    lane); this gives balance only, so that members may disagree for a moment without harm.
+    Its share is the number of lanes divided by the number of members, rounded up. The broker guarantees safety (one
+    member per lane). This is only about balance, so members may disagree for a moment without harm.
     """
 
     def __init__(
@@ -58,6 +58,6 @@ class Balancer:
                 self._idle.set()
 
     async def stop(self) -> None:
-        """Give nothing back any more; waits for a lane that is just being given back."""
+        """Stop giving lanes back; waits for the lane that is being given back."""
         self._stopping = True
         await self._idle.wait()

@@ -1,4 +1,4 @@
-"""Calls of an adapter, whatever comes out of them: also a cancellation that nobody asked for."""
+"""Calling an adapter, which may raise anything, even a cancellation that nobody requested."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ __all__ = ["as_failure", "bounded", "cancelled_by_nobody"]
 
 _T = TypeVar("_T")
 
-_log = logger("anybroker")
+_log = logger("anybroker.broker")
 
 
 def cancelled_by_nobody() -> bool:
-    """While a CancelledError is handled: whether this task was not cancelled, so that it came out of what was awaited,
-    such as a client that gave up one of its own tasks."""
+    """While handling a CancelledError: whether this task was not cancelled, so that the error came from what was
+    awaited, such as a client that cancelled one of its own tasks."""
     task = asyncio.current_task()
     return task is not None and not task.cancelling()
 
 
 async def as_failure(what: str, call: Awaitable[_T]) -> _T:
-    """The result of an adapter's call. A cancellation that comes out of it, while nobody cancelled this task, is a
-    failed call: Unavailable. The caller would take it for its own, and a task group would drop it in silence."""
+    """The result of an adapter's call. A cancellation raised by the call, while nobody cancelled this task, becomes
+    Unavailable: the caller would think that it was cancelled itself, and a task group would silently drop the error."""
     try:
         return await call
     except asyncio.CancelledError as exc:
@@ -35,8 +35,8 @@ async def as_failure(what: str, call: Awaitable[_T]) -> _T:
 
 
 async def bounded(call: Awaitable[object], seconds: float, what: str) -> None:
-    """Await it for so many seconds, where something is to end. What goes wrong is logged, and is not a reason to leave
-    the rest undone; only this task's own cancellation is raised."""
+    """Await a call that closes something, for at most this many seconds. Failures are logged, so that the caller can
+    close the rest; only this task's own cancellation is raised."""
     try:
         async with asyncio.timeout(seconds):
             await call

@@ -1,8 +1,8 @@
-"""What an event takes over from the one that caused it: the W3C context, and the ids that correlate them.
+"""What an event inherits from the event that caused it: the W3C context, and the ids that correlate them.
 
-``traceparent`` and ``tracestate`` as CloudEvents extensions keep the starting trace and are copied on; the hop's own
-context travels in the transport headers of the same names, with ``baggage``. ``correlationid`` is copied from the
-cause (or is the cause's id), ``causationid`` is the cause's id. What others wrote is bounded here.
+``traceparent`` and ``tracestate`` as CloudEvents extensions keep the starting trace and are copied unchanged; the
+context of each hop is in the transport headers of the same names, with ``baggage``. ``correlationid`` is copied from
+the cause (or is the cause's id), ``causationid`` is the cause's id. Values from other programs are limited here.
 """
 
 from __future__ import annotations
@@ -11,32 +11,37 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ..adapter import Foreign
+from ..adapter import Foreign, Inbound
 from ..cloudevents.event import Event
 from ..delivery import Delivery
 from ..printable import logger
 from .seldom import Seldom
 
-__all__ = ["CONTEXT_HEADERS", "LONGEST_ID", "caused", "incoming", "starting"]
+__all__ = ["CONTEXT_HEADERS", "LONGEST_ID", "caused", "incoming", "incoming_of", "starting"]
 
 CONTEXT_HEADERS = ("traceparent", "tracestate", "baggage")
 _PARENT = re.compile(r"([0-9a-f]{2})-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]{0,200})?")
-"""Version, trace, parent, flags; versions after 00 may have more."""
+"""Version, trace, parent, flags; versions after 00 may have more fields."""
 _STATE = re.compile(r"[ -~]{1,512}")
 _MOST_STATES = 32
-"""Members of one state."""
+"""Most members of one tracestate."""
 _LONGEST_BAGGAGE, _MOST_BAGGAGE = 8192, 64
-"""Bytes, and members, that everyone has to pass on."""
+"""The bytes and members of baggage that every program must pass on."""
 LONGEST_ID = 1024
-"""Characters of an event's id that is copied to what its handler publishes."""
-_log = logger("anybroker")
+"""Most characters of an id that is copied to what a handler publishes."""
+_log = logger("anybroker.publish")
 _say = Seldom()
 
 
 def incoming(delivery: Delivery) -> dict[str, str]:
-    """The W3C context of a delivery: the hop's headers, else the event's own extensions. What the specifications do not
-    allow is dropped: Trace Context (sections 3.2 and 3.3), Baggage (3.3)."""
+    """The W3C context of a delivery: the hop's headers, else the event's own extensions. Without what the
+    specifications do not allow: Trace Context (sections 3.2 and 3.3), Baggage (3.3)."""
     return _context(delivery.headers, delivery.event)
+
+
+def incoming_of(inbound: Inbound) -> dict[str, str]:
+    """The same of what nobody was given yet."""
+    return _context(inbound.headers, inbound.event)
 
 
 def _context(headers: Mapping[str, str], event: Event[Any] | Foreign) -> dict[str, str]:
@@ -54,22 +59,22 @@ def _is_text(value: str) -> bool:
 
 
 def starting(event: Event[Any]) -> dict[str, str]:
-    """The trace that the event's own extensions name, as far as it is one."""
+    """The trace in the event's own extensions, if it is valid."""
     return _trace(event.get("traceparent"), event.get("tracestate"))
 
 
 def _trace(parent: object, state: object) -> dict[str, str]:
-    found = _PARENT.fullmatch(parent) if isinstance(parent, str) else None
-    if found is None or found[1] == "ff" or (found[1] == "00" and found[2] is not None):
-        return {}  # without a parent its state says nothing
-    parent = found[0]
+    match = _PARENT.fullmatch(parent) if isinstance(parent, str) else None
+    if match is None or match[1] == "ff" or (match[1] == "00" and match[2] is not None):
+        return {}  # the state means nothing without a parent
+    parent = match[0]
     if isinstance(state, str) and _STATE.fullmatch(state) is not None and state.count(",") < _MOST_STATES:
         return {"traceparent": parent, "tracestate": state}
     return {"traceparent": parent}
 
 
 def caused(cause: Delivery, extensions: dict[str, Any], headers: dict[str, str]) -> None:
-    """Fill in what an event published while handling ``cause`` takes over from it. What is set already stays."""
+    """Fill in what an event published while handling ``cause`` inherits from it. Values that are already set stay."""
     event = cause.event
     if isinstance(event, Foreign):
         return
@@ -85,8 +90,8 @@ def caused(cause: Delivery, extensions: dict[str, Any], headers: dict[str, str])
     if correlation and _is_too_long(correlation):
         dropped.append("correlationid")
         correlation = None
-    if found := correlation or id_:
-        extensions.setdefault("correlationid", found)
+    if correlation := correlation or id_:
+        extensions.setdefault("correlationid", correlation)
     hop = cause.headers
     if hop or "traceparent" in attributes or "tracestate" in attributes:
         carrier = _context(hop, event)
@@ -110,8 +115,8 @@ def _is_too_long(value: object) -> bool:
 def _tell(cause: Delivery, dropped: list[str]) -> None:
     if times := _say():
         _log.warning(
-            "%s/%s: an event has a %s that is not valid, or too long to be copied to what its handler publishes: it is "
-            "left out there (%d times since this was said last)",
+            "%s/%s: an event has a %s that is invalid, or too long to be copied to what its handler publishes: it is "
+            "left out there (%d times since the last such message)",
             cause.topic,
             cause.group,
             " and a ".join(dict.fromkeys(dropped)),

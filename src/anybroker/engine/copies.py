@@ -1,4 +1,4 @@
-"""Copies of what was delivered, on their way: dead letters, delayed releases, replays."""
+"""Sending copies of what was delivered: dead letters, delayed releases, replays."""
 
 from __future__ import annotations
 
@@ -10,27 +10,33 @@ from typing import Any
 from ..adapter import Foreign, Inbound
 from ..cloudevents.event import Event
 from ..delivery import Delivery
-from ..errors import PublishOutcomeUnknown, Unavailable
+from ..errors import EventTooLarge, PublishOutcomeUnknown, Unavailable
+from ..kit.not_before import NOT_BEFORE
 from ..printable import logger
+from .failures import failures_of, written
+from .inlet import ATTEMPTS_HEADER, FAILURES_HEADER
 from .publisher import Publisher, Publishing
-from .pump import ATTEMPTS_HEADER, NOT_BEFORE_HEADER
+from .spans import Spans
 
 __all__ = ["Copies"]
 
-_log = logger("anybroker")
+_log = logger("anybroker.publish")
 _MOST_SENT = 4_096
 
 
 class Copies:
-    """Sends them, confirmed, under names that no other event can have."""
+    """Sends copies, confirmed, under names that no other event can have."""
 
-    def __init__(self, publisher: Callable[[], Publisher | None]) -> None:
-        """``publisher``: None while the Bus does not run."""
+    def __init__(self, publisher: Callable[[], Publisher | None], spans: Callable[[], Spans | None]) -> None:
+        """``publisher``: None while the Bus does not run. ``spans``: None where nothing is traced."""
         self._publisher = publisher
+        self._spans = spans
         self.mark = secrets.token_hex(8)
-        """In the hop of every copy that this Bus sends, so that nobody else can have sent something under its id."""
+        """Part of the hop of every copy from this Bus, so that nobody else can have sent something under the same
+        id."""
         self._sent: dict[str, None] = {}
-        """The hops of the last copies that this Bus sent: sent again, it is true that the broker has them."""
+        """The hops of the last copies from this Bus: if one is sent again, the broker may rightly report a
+        duplicate."""
 
     async def send(
         self,
@@ -41,10 +47,12 @@ class Copies:
         not_before: float | None,
         hop: str,
         of: Inbound | None,
+        cause: Delivery | None = None,
     ) -> None:
-        """Send a copy ``of`` what was delivered, confirmed. Its hop names the place of that delivery: another event of
-        the same source and id, which anybody may have published, must not pass for a copy of this one, nor keep this
-        one out. Only the same copy sent again has the same hop. Raises BrokerError."""
+        """Send a copy ``of`` a delivery, confirmed. Its hop names the place of that delivery: another event with the
+        same source and id, which anybody can publish, must not count as a copy of this one, or keep this one out. Only
+        the same copy sent again has the same hop. ``cause``: the delivery whose start was its reason. Raises
+        BrokerError."""
         publisher = self._publisher()
         if publisher is None:
             raise Unavailable("the Bus is closing")
@@ -55,24 +63,43 @@ class Copies:
         if len(self._sent) > _MOST_SENT:
             del self._sent[next(iter(self._sent))]
         publishing = Publishing(event, topic, group, headers or None, not_before, whole, 0)
-        receipt = await publisher.send(publishing)
+        if (spans := self._spans()) is None:
+            receipt = await publisher.send(publishing)
+        else:
+            with spans.copy(publishing, None if cause is None else spans.after(cause)):
+                receipt = await publisher.send(publishing)
         if not receipt.duplicate or sent_before or publishing.failure is not None:
             return
-        what = f"the broker takes a copy for {topic!r} for one that it has, and it was sent once"
+        what = f"the broker reports a copy for {topic!r} as a duplicate, although it was sent only once"
         if of is None:
             raise PublishOutcomeUnknown(f"{what}: its adapter does not tell copies apart by their hop")
-        _log.warning("%s: it is sent again, under another name", what)
-        await self.send(event, topic, group, headers, not_before, hop, None)
+        _log.warning("%s: sending it again under another name", what)
+        await self.send(event, topic, group, headers, not_before, hop, None, cause)
+
+    def go_on(self, delivery: Delivery, headers: dict[str, str]) -> None:
+        """Where there are traces, let the headers of a copy lead from the start that was the reason for it."""
+        if (spans := self._spans()) is not None:
+            spans.carry(delivery, headers)
 
     async def release(self, delivery: Delivery, starts: int, delay: float, facts: Mapping[str, str]) -> None:
-        """A copy to the group's inlet, to be handled after ``delay`` seconds. ``facts``: what a replay wrote beside the
-        delivery. Raises BrokerError."""
+        """Send a copy to the group's inlet, to be handled after ``delay`` seconds. ``facts``: the headers that a replay
+        added to the delivery. Raises BrokerError."""
         not_before = wall_clock() + delay
         headers = {
             **delivery.headers,
             **facts,
             ATTEMPTS_HEADER: str(starts),
-            NOT_BEFORE_HEADER: f"{not_before:.3f}",
+            NOT_BEFORE: f"{not_before:.3f}",
         }
+        self.go_on(delivery, headers)
         hop = f"release|{delivery.group}|{headers.get('anybroker-replays', '0')}|{starts}"
-        await self.send(delivery.event, delivery.topic, delivery.group, headers, not_before, hop, delivery.inbound)
+        event, inbound = delivery.event, delivery.inbound
+        if failures := failures_of(delivery):
+            told = {**headers, FAILURES_HEADER: written(failures)}
+            try:
+                await self.send(event, delivery.topic, delivery.group, told, not_before, hop, inbound, delivery)
+            except EventTooLarge:  # of another program, at the broker's limit: it goes without
+                pass
+            else:
+                return
+        await self.send(event, delivery.topic, delivery.group, headers, not_before, hop, inbound, delivery)

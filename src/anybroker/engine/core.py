@@ -6,60 +6,76 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import time
 import warnings
 from asyncio.events import _get_running_loop as running_loop
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, TypeAlias
 
-from ..adapter import Adapter, Backlog, ListsGroups, Receipt, Replays, ReportsBacklog, Start
+from ..adapter import Adapter, Backlog, ListsGroups, Outbound, Receipt, Replays, ReportsBacklog, Start
+from ..codec.choice import Codecs
+from ..config.registry import AdapterFactory, check_factory
 from ..config.settings import BusSettings
 from ..errors import BrokerError, MissingGroup, StateError
 from ..handlers.provide import Providers
+from ..idempotency._store import Store
 from ..idempotency._stores import Stores
-from ..names import check_names, near_groups
+from ..names import DEAD_LETTER_GROUP, check_stored, check_topic, near_groups
 from ..printable import logger
 from ..stats import PublishStats
 from .calls import as_failure
 from .copies import Copies
+from .observing import Observers
 from .publisher import Publisher
+from .sinks import Sink, Sinks
+from .spans import Spans
 from .topics import Topics, Wanted
 
-__all__ = ["Core", "Publishes"]
+__all__ = ["BusState", "Core"]
 
-_log = logger("anybroker")
+BusState: TypeAlias = Literal["new", "starting", "started", "closing", "closed"]
 
-
-class Publishes(Protocol):
-    """The two calls that publish: see :class:`anybroker.Bus`."""
-
-    @property
-    def publish(self) -> Callable[..., Coroutine[Any, Any, Receipt]]:
-        """One event."""
-        ...
-
-    @property
-    def publish_many(self) -> Callable[..., Coroutine[Any, Any, list[Receipt | BrokerError]]]:
-        """Several."""
-        ...
+_log = logger("anybroker.broker")
 
 
 class Core:
     """Made with the Bus, and filled when it starts."""
 
     def __init__(
-        self, settings: BusSettings, middleware: tuple[Any, ...], wanted: Callable[[], Iterable[Wanted]]
+        self,
+        settings: BusSettings,
+        factory: AdapterFactory | None,
+        store: Store | str | None,
+        middleware: tuple[Any, ...],
+        codecs: Codecs,
+        sinks: Iterable[Sink],
+        wanted: Callable[[], Iterable[Wanted]],
     ) -> None:
         self.settings = settings
+        self.factory = factory
+        """What makes the adapter instead of the URL."""
+        self.store = store
+        """The idempotency store of handlers that name none, or its URL."""
         self.middleware = middleware
         """For every handler."""
+        self.codecs = codecs
         self.stats = PublishStats()
+        self.sinks = Sinks(sinks)
+        self.observers = Observers()
+        """Replaced at each start by what was attached until then."""
         self.providers = Providers()
-        self.topics = Topics(settings.topics, settings.provision, wanted, self.stats)
+        self.topics = Topics(settings.topics, wanted, self.stats)
         self.publisher: Publisher | None = None
         """None while the Bus does not run."""
-        self.copies = Copies(lambda: self.publisher)
-        self.state: Literal["new", "starting", "started", "closing", "closed"] = "new"
+        self.spans: Spans | None = None
+        """None where no OpenTelemetry SDK was set up at the start."""
+        self.copies = Copies(lambda: self.publisher, lambda: self.spans)
+        self.state: BusState = "new"
+        """Changed by :meth:`enter`."""
+        self.state_since = time.time()
+        """Seconds since the epoch."""
         self.loop: asyncio.AbstractEventLoop | None = None
         """The event loop that the Bus was started in."""
         self.pid = 0
@@ -111,6 +127,43 @@ class Core:
     def stores(self, stores: Stores) -> None:
         self._stores = stores
 
+    def enter(self, state: BusState) -> None:
+        """It is in this state from now on."""
+        self.state, self.state_since = state, time.time()
+
+    def begin(self, loop: asyncio.AbstractEventLoop, pid: int) -> None:
+        """Start, also again: nothing is known of the broker yet."""
+        self.enter("starting")
+        self.loop, self.pid = loop, pid
+        self._adapter = self._stores = None
+        self.topics.begin(self.settings.provision)
+
+    @contextmanager
+    def override(self, factory: AdapterFactory, store: Store | str | None) -> Iterator[None]:
+        """Meanwhile ``factory`` makes the adapter, ``store`` is the default store, and topics and
+        groups are made. StateError unless the Bus is stopped, at both ends."""
+        check_factory(factory)
+        before = self.settings, self.factory, self.store
+        self.check_stopped("override")
+        self.settings = self.settings.model_copy(update={"provision": "create"})
+        self.factory, self.store = factory, store
+        try:
+            yield
+            self.check_stopped("override")
+        finally:
+            self.settings, self.factory, self.store = before
+
+    def provide(self, kind: Any, factory: Callable[[], Any], scope: Literal["process", "delivery"]) -> None:
+        """Register a factory. StateError for a value of the process while the Bus runs: it would not be made."""
+        if scope == "process":
+            self.check_stopped("provide")
+        self.providers.register(kind, factory, scope)
+
+    def check_stopped(self, what: str) -> None:
+        """StateError where the Bus runs."""
+        if self.state not in ("new", "closed"):
+            raise StateError(f"{what}: the Bus is {self.state}. Do it before the start, or after the close")
+
     # ------------------------------------------------------------------------------------------------ where it is used
 
     def check_started(self, what: str) -> None:
@@ -137,22 +190,41 @@ class Core:
     def not_started(self, what: str) -> StateError:
         """Called before the start, or after the end."""
         if self.state in ("closing", "closed"):
-            return StateError(f"{what}: the Bus is closed. Do it before leaving 'async with bus', or make a new Bus")
+            return StateError(f"{what}: the Bus is closed. Do it before leaving 'async with bus', or start it again")
         return StateError(f"{what}: the Bus is not started. Use 'async with bus:' or await bus.start()")
+
+    async def put(self, outbound: Outbound, within: object) -> Receipt:
+        """Put an event into a sink, as a part of the caller's transaction."""
+        if self.publisher is None:
+            raise self.not_started("publish")
+        check_topic(outbound.topic)
+        return await self.sinks.put(outbound, within)
 
     # --------------------------------------------------------------------------------------------------------- looking
 
     async def backlog(self, topic: str, group: str) -> Backlog:
         """What waits for a group. CapabilityError where the broker cannot say, MissingGroup where there is none."""
         self.check_started("backlog")
-        check_names(topic, group)
+        check_stored(topic, group)
+        try:
+            return await self._count(topic, group)
+        except MissingGroup as exc:
+            raise await self.no_group(topic, group) from exc
+
+    async def depth(self, topic: str, group: str) -> int:
+        """How many dead letters of a group wait; 0 where its dead-letter topic was never made."""
+        if not self.topics.has_dead_letters(topic):
+            return 0
+        try:
+            return (await self._count(self.topics.dead_letters_of(topic, group), DEAD_LETTER_GROUP)).lag
+        except MissingGroup:
+            return 0
+
+    async def _count(self, topic: str, group: str) -> Backlog:
         adapter = self.adapter
         adapter.capabilities.require("backlog", setting="bus.backlog()", remedy="Ask the broker's own tools.")
         assert isinstance(adapter, ReportsBacklog)
-        try:
-            return await as_failure("backlog", adapter.backlog(topic, group))
-        except MissingGroup as exc:
-            raise await self._no_group(topic, group) from exc
+        return await as_failure("backlog", adapter.backlog(topic, group))
 
     async def seek(self, topic: str, group: str, to: Start) -> None:
         """Move a group without members to the start, the end or a moment. CapabilityError where the broker cannot."""
@@ -163,14 +235,14 @@ class Core:
         try:
             await as_failure("seek", adapter.seek(topic, group, to))
         except MissingGroup as exc:
-            raise await self._no_group(topic, group) from exc
+            raise await self.no_group(topic, group) from exc
 
     async def check_group(self, topic: str, group: str) -> None:
         """MissingGroup where the broker can tell that there is no such group."""
         if self.adapter.capabilities.backlog:
             await self.backlog(topic, group)
 
-    async def _no_group(self, topic: str, group: str) -> MissingGroup:
+    async def no_group(self, topic: str, group: str) -> MissingGroup:
         """What to raise, with what may have been meant instead, as far as the broker tells."""
         near: list[str] = []
         if isinstance(self.adapter, ListsGroups):

@@ -1,53 +1,27 @@
-"""Which delivery may start next: lanes as the broker hands them out, and strands, one a key, inside them."""
+"""Which delivery may start next: the lanes that the broker hands out, and in each a strand per key."""
 
 from __future__ import annotations
 
-from asyncio import Event as AsyncEvent
 from collections import deque
 from collections.abc import Collection
 from heapq import heapify, heappop, heappush
 from math import inf
-from typing import TYPE_CHECKING
 
 from ..adapter import Inbound, Lane
-from .ledger import LaneLedger
-
-if TYPE_CHECKING:
-    from ..delivery import Delivery
+from ..delivery import Delivery, LaneState
 
 __all__ = ["LOOK_AGAIN", "LaneState", "Strands"]
 
 LOOK_AGAIN = 5.0
-"""Seconds after which the wall clock is asked again whether an event that is not due yet is due."""
-
-
-class LaneState:
-    """One lane while this member has it."""
-
-    __slots__ = ("drained", "gone", "lane", "ledger", "lost", "outstanding", "running")
-
-    def __init__(self, lane: Lane, ledger: LaneLedger | None) -> None:
-        self.lane = lane
-        self.ledger = ledger
-        """None where the broker settles each message by itself."""
-        self.outstanding = 0
-        """Received and not finished."""
-        self.running = 0
-        """Handlers in flight."""
-        self.gone = False
-        """Revoked or lost: nothing more of it starts."""
-        self.lost = False
-        """Lost: what still finishes is not settled any more."""
-        self.drained: AsyncEvent | None = None
-        """Set when the last handler of a revoked lane has ended."""
+"""Seconds between two checks of the wall clock for an event that is not due yet."""
 
 
 class Strands:
-    """The deliveries of one subscription: ready, waiting behind one of the same key, or held until a time.
+    """The deliveries of one subscription: ready, waiting behind another of the same key, or held until a time.
 
-    At most one delivery of a key is ready, running or held at any moment; those behind it wait in order. A delivery
-    without a key, and every delivery of an unordered subscription, is its own strand. Keys without a delivery take no
-    memory.
+    A strand is the queue of one key. Only its head is ready, running or held; the deliveries behind it wait in order. A
+    delivery without a key is its own strand, and so is every delivery of an unordered subscription. Keys without a
+    delivery take no memory.
     """
 
     __slots__ = ("_held", "_held_keys", "_ordered", "_outside", "_sequence", "_waiting", "blocked", "parked", "ready")
@@ -55,16 +29,16 @@ class Strands:
     def __init__(self, ordered: bool) -> None:
         self._ordered = ordered
         self.ready: deque[Delivery] = deque()
-        """What may start now, oldest first. Workers take from its left."""
+        """What may start now, oldest first. Workers take from the left."""
         self._waiting: dict[str, deque[Delivery] | None] = {}
         self._held: list[tuple[float, int, Delivery]] = []
         self._held_keys: set[str] = set()
         self._outside: dict[Inbound, float] = {}
         self._sequence = 0
         self.blocked = 0
-        """How many wait behind another one of their key."""
+        """How many wait behind another delivery of their key."""
         self.parked = 0
-        """How many of those wait behind one that is held."""
+        """How many of those wait behind a held delivery."""
 
     @property
     def held(self) -> int:
@@ -72,7 +46,7 @@ class Strands:
         return len(self._held)
 
     def enter(self, delivery: Delivery) -> bool:
-        """Take a place in the strand of its key. True: it is at the head, and may start; False: it waits."""
+        """Join the strand of its key. True: it is the head, and may start; False: it waits."""
         key = delivery.key
         if key is None or not self._ordered:
             return True
@@ -91,7 +65,7 @@ class Strands:
         return False
 
     def leave(self, delivery: Delivery) -> Delivery | None:
-        """The head of a strand has ended: the next of its key, which is now the head, or None."""
+        """Remove the head of a strand, which has ended. Returns the next of its key, which is now the head, or None."""
         key = delivery.key
         if key is None or not self._ordered:
             return None
@@ -103,7 +77,7 @@ class Strands:
         return None
 
     def hold(self, delivery: Delivery, until: float) -> None:
-        """Keep the head of a strand until a moment of the loop's clock; its key stays closed."""
+        """Hold the head of a strand until a time of the loop's clock; its key stays blocked."""
         self._sequence += 1
         heappush(self._held, (until, self._sequence, delivery))
         key = delivery.key
@@ -112,9 +86,9 @@ class Strands:
             self.parked += len(self._waiting[key] or ())
 
     def put_off(self, delivery: Delivery, now: float, wall: float, not_before: float) -> float:
-        """Keep a delivery that has not entered its strand until that moment of the wall clock; its key stays open.
+        """Hold a delivery that has not entered its strand until that time of the wall clock; its key is not blocked.
 
-        Returns when to look next, by the loop's clock: soon enough to notice that the wall clock was set meanwhile.
+        Returns when to look next, by the loop's clock: soon enough to notice that the wall clock was changed.
         """
         until = now + min(not_before - wall, LOOK_AGAIN)
         self._sequence += 1
@@ -123,7 +97,7 @@ class Strands:
         return until
 
     def take_held(self, inbound: Inbound) -> Delivery | None:
-        """Take a held delivery out before it is due; its key stays closed, and it is the head still. None: not held."""
+        """Take a held delivery out before it is due. It stays the head, and its key stays blocked. None: not held."""
         for at, (_, _, delivery) in enumerate(self._held):
             if delivery.inbound is inbound:
                 del self._held[at]
@@ -132,7 +106,7 @@ class Strands:
         return None
 
     def first_held(self, lanes: Collection[Lane] | None) -> Delivery | None:
-        """The held head of a strand that was received first, of these lanes or of all."""
+        """The oldest held head of a strand in these lanes, or in all."""
         heads = (
             delivery
             for _, _, delivery in self._held
@@ -141,7 +115,7 @@ class Strands:
         return min(heads, key=lambda delivery: delivery.inbound.position, default=None)
 
     def first_put_off(self, lanes: Collection[Lane] | None) -> Delivery | None:
-        """What has not entered its strand yet and was received first, of these lanes or of all."""
+        """The oldest delivery in these lanes, or in all, that has not entered its strand yet."""
         waiting = (
             delivery
             for _, _, delivery in self._held
@@ -154,8 +128,8 @@ class Strands:
         return self._held[0][0] if self._held else None
 
     def pop_due(self, now: float, wall: float = inf) -> Delivery | None:
-        """A held delivery that is due, or None; its key stays closed, and it is the head still. What was put off, and
-        is early by the wall clock, is put off again."""
+        """A held delivery that is due, or None. It stays the head, and its key stays blocked. A delivery that was put
+        off and is still early by the wall clock is put off again."""
         while self._held and self._held[0][0] <= now:
             delivery = heappop(self._held)[2]
             not_before = self._outside.get(delivery.inbound) if self._outside else None
@@ -166,7 +140,7 @@ class Strands:
         return None
 
     def _unheld(self, delivery: Delivery) -> bool:
-        """It is held no more. True: it is the head of its strand; False: it was put off, and waits behind others."""
+        """End holding it. True: it is the head of its strand; False: it was put off, and waits behind others."""
         if self._outside and delivery.inbound in self._outside:
             del self._outside[delivery.inbound]
             return self.enter(delivery)
@@ -176,8 +150,14 @@ class Strands:
             self.parked -= len(self._waiting[key] or ())
         return True
 
+    def unfinished(self) -> list[Delivery]:
+        """All that are not running and may start now, or when what is before them has ended."""
+        held = [delivery for _, _, delivery in self._held if delivery.inbound not in self._outside]
+        behind = [delivery for waiting in self._waiting.values() for delivery in waiting or ()]
+        return [*self.ready, *held, *behind]
+
     def clear(self) -> list[Delivery]:
-        """Take out all that was not started, in order within each key. Running heads keep their keys closed."""
+        """Take out everything that was not started, in order within each key. Running heads keep their keys blocked."""
         heads = list(self.ready)
         self.ready.clear()
         for _, _, delivery in sorted(self._held):
@@ -197,8 +177,8 @@ class Strands:
         return taken
 
     def take_gone(self) -> list[Delivery]:
-        """Take out the heads, ready or held, whose lane is gone. What waits behind a running one stays until its turn
-        comes, and is dropped then."""
+        """Take out the ready or held heads whose lane is gone. What waits behind a running head stays until its turn,
+        and is dropped then."""
         gone = [delivery for delivery in self.ready if delivery.lane_state.gone]
         if gone:
             kept = [delivery for delivery in self.ready if not delivery.lane_state.gone]

@@ -1,4 +1,4 @@
-"""Renewing leases: every third of the lease, from receipt to settlement, for what is queued too."""
+"""Extending leases: every third of the lease, from receipt to settlement, also of queued deliveries."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ..printable import logger
 
 __all__ = ["LeaseKeeper"]
 
-_log = logger("anybroker")
+_log = logger("anybroker.broker")
 
 
 class LeaseKeeper:
-    """Knows what was received and not settled, and extends its leases in one call at a time."""
+    """Tracks what was received and not settled, and extends its leases in one call at a time."""
 
     def __init__(self, receiver: ExtendsLease, lease: float, lost: Callable[[Inbound], None]) -> None:
         self._receiver = receiver
@@ -24,17 +24,17 @@ class LeaseKeeper:
         self._held: dict[Inbound, None] = {}
 
     def received(self, batch: Iterable[Inbound]) -> None:
-        """These are ours now."""
+        """This member has these now."""
         for inbound in batch:
             self._held[inbound] = None
 
     def settled(self, batch: Iterable[Inbound]) -> None:
-        """These are not ours any more."""
+        """This member no longer has these."""
         for inbound in batch:
             self._held.pop(inbound, None)
 
     def gone(self, lanes: Collection[Lane]) -> None:
-        """Nothing of these lanes is ours any more."""
+        """This member no longer has anything of these lanes."""
         self._held = {inbound: None for inbound in self._held if inbound.lane not in lanes}
 
     async def run(self) -> None:

@@ -1,12 +1,12 @@
-"""What is finished in one lane of a cumulative broker: the contiguous position, and the note of what lies beyond it.
+"""What is finished in one lane of a cumulative broker: the position to commit, and the note of what lies beyond it.
 
-The note is text of at most 4,000 ASCII characters that the adapter stores beside the committed position::
+The note is text of at most 4,000 ASCII characters that the adapter stores with the committed position::
 
     1|<position>|<finished ranges>|<attempts>
 
-with ranges and attempts relative to the position, such as ``1|1200|3-5,9|0:2``: 1203 to 1205 and 1209 are finished,
-and 1200 was started twice. A reader that does not know the first field ignores the note: more is delivered again, but
-nothing is lost.
+with ranges and attempts relative to the position. In ``1|1200|3-5,9|0:2``, 1203 to 1205 and 1209 are finished, and 1200
+was started twice. The first field is the version. A reader that does not know it ignores the note: more is delivered
+again, but nothing is lost.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
-from ..adapter import count_of
+from ..adapter import count_of, number_of
 
 __all__ = ["NOTE_LIMIT", "LaneLedger", "Note", "parse_note", "write_note"]
 
 NOTE_LIMIT = 4000
-"""Characters. Kafka-like brokers take 4,096 bytes of metadata with a commit."""
+"""Most characters of a note. Kafka-like brokers accept 4,096 bytes of metadata with a commit."""
 
 
 class Note:
@@ -30,12 +30,16 @@ class Note:
 
     def __init__(self, ranges: list[tuple[int, int]], attempts: dict[int, int]) -> None:
         self.ranges = ranges
-        """What is finished, first and last; the next to come is the last one. Ranges: 20 characters can name a billion
-        positions, and whoever may commit can write them."""
+        """The finished ranges, as first and last position; the next one to arrive is at the end of the list. They stay
+        ranges: 20 characters can name a billion positions, and any client that may commit can write them."""
         self.attempts = attempts
 
+    def names(self, position: int) -> bool:
+        """Whether it says that this position is finished. In any order; forgets nothing."""
+        return any(first <= position <= last for first, last in self.ranges)
+
     def finished(self, position: int) -> bool:
-        """Whether it is; forgets it, and all below. Positions are asked for in growing order."""
+        """Whether the position is finished; forgets it and everything below. Call it with increasing positions."""
         ranges = self.ranges
         while ranges and ranges[-1][1] < position:
             ranges.pop()
@@ -63,8 +67,8 @@ def _ranges(positions: Iterable[int]) -> Iterator[tuple[int, int]]:
 def write_note(
     position: int, finished: Iterable[int], attempts: dict[int, int], beyond: Iterable[tuple[int, int]] = ()
 ) -> tuple[str, bool]:
-    """The note, and whether all of it fitted. Empty when there is nothing to say. ``beyond``: more of what is finished,
-    in ranges behind the others."""
+    """The note, and whether all of it fitted. Empty when there is nothing to note. ``beyond``: more finished ranges,
+    above the others."""
     starts = ",".join(f"{at - position}:{count}" for at, count in sorted(attempts.items()) if at >= position)
     starts, fitted = _cut(starts, NOTE_LIMIT // 4)
     parts = (
@@ -86,8 +90,8 @@ def _cut(text: str, limit: int) -> tuple[str, bool]:
 
 
 def parse_note(note: str) -> Note:
-    """Read a note; anything that is not one of ours counts as empty, which is always safe. Another program may have
-    written it, so its ranges are kept as ranges, however many positions they name."""
+    """Read a note. Anything that the library did not write counts as empty, which is always safe. Another program may
+    have written it, so its ranges are kept as ranges, however many positions they name."""
     version, _, rest = note.partition("|")
     if version != "1" or len(note) > NOTE_LIMIT:
         return Note([], {})
@@ -115,17 +119,17 @@ def parse_note(note: str) -> Note:
 
 
 def _position(text: str) -> int:
-    """Of 64 bits, as we write it; ValueError for anything else, which may be a number to Python."""
-    if not (text.isascii() and text.isdigit() and len(text) < 20):
+    """A 64-bit number as the library writes it; ValueError for anything else, even what Python reads as a number."""
+    if (position := number_of(text, 19)) is None:
         raise ValueError(text)
-    return int(text)
+    return position
 
 
 class LaneLedger:
-    """Turns finished positions into the contiguous one.
+    """Turns finished positions into the position to commit.
 
-    Positions are received in growing order, with gaps; they finish in any order. The committed position never passes
-    one that is open.
+    Positions are received in increasing order, with gaps, and finish in any order. The committed position never passes
+    an unfinished one.
     """
 
     __slots__ = ("_done", "_open", "attempts", "full", "next", "noted")
@@ -135,18 +139,18 @@ class LaneLedger:
         self._done: set[int] = set()
         self.noted = parse_note(note)
         self.attempts: dict[int, int] = {}
-        """Starts so far of events that wait for another one."""
+        """Starts so far of events that wait for another start."""
         self.next: int | None = None
         """One past the last position received; None before the first."""
         self.full = False
-        """The last note did not fit: the lane must not fetch until it does."""
+        """The last note did not fit: the lane must not fetch until one does."""
 
     def __len__(self) -> int:
         """How many positions are received and not below the committed one."""
         return len(self._open)
 
     def receive(self, position: int) -> int:
-        """Take note of a received position. Returns the starts noted for it, or -1 if it is finished already."""
+        """Record a received position. Returns the starts noted for it, or -1 if it is already finished."""
         self._open.append(position)
         self.next = position + 1
         noted = self.noted
@@ -175,13 +179,13 @@ class LaneLedger:
 
     @property
     def position(self) -> int | None:
-        """The first position that is not finished; None while nothing was received."""
+        """The first unfinished position; None before anything was received."""
         return self._open[0] if self._open else self.next
 
     def note(self) -> str:
-        """What lies beyond :attr:`position`, to be stored beside it; sets :attr:`full`.
+        """What lies beyond :attr:`position`, to be stored with it; sets :attr:`full`.
 
-        What an earlier member noted and has not come again yet is carried on.
+        Includes what an earlier member noted and has not arrived again yet.
         """
         position = self.position
         if position is None:

@@ -1,17 +1,18 @@
-"""Making an event of what ``publish`` was given."""
+"""Making an event from the arguments of ``publish``."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from time import time as wall_clock
 from typing import Any
 
-from ..cloudevents.event import Event
+from ..cloudevents.event import Event, create_encoded
+from ..delivery import current_cause
 from ..errors import ConfigError
 from ..names import check_key
 from .core import Core
-from .outgoing import key_reader
+from .outgoing import continue_cause, key_reader
 
 __all__ = ["EventMaker"]
 
@@ -19,7 +20,7 @@ _NOTHING_GIVEN = (None,) * 8
 
 
 class EventMaker:
-    """Of one Bus: its source, and the keys that its topics are configured with."""
+    """Makes the events of one Bus, with its source and the keys configured for its topics."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -28,7 +29,10 @@ class EventMaker:
             for name, settings in core.settings.topics.items()
             if (reader := key_reader(name, settings)) is not None
         }
-        """How an event's key is found, by topic, where the configuration says."""
+        """For each topic with a configured ``key``, the function that reads it from an event."""
+        self._codecs = core.codecs if core.codecs else None
+        self.configured = bool(self.key_of or core.codecs)
+        """Whether there is more to an event than :meth:`Event.create` knows."""
 
     def make(
         self,
@@ -44,15 +48,26 @@ class EventMaker:
         dataschema: str | None,
         extensions: Mapping[str, Any] | None,
     ) -> Event[Any]:
-        """The event, with its key; ConfigError, or EventError, for what cannot be one."""
+        """The event, with its key. ConfigError or EventError if the arguments do not make one."""
         core = self._core
         if data.__class__ is Event:
             given = (type, id, source, subject, time, datacontenttype, dataschema, extensions)
             if given != _NOTHING_GIVEN:
-                raise ConfigError(
-                    "publish(data)", "is an Event, and its attributes are given beside it", "Use event.replace(…)."
-                )
+                raise ConfigError("publish(data)", "is an Event, and attributes are given too", "Use event.replace(…).")
             event: Event[Any] = data if key is None else data.replace(key=key)
+        elif self._codecs is not None and (codec := self._codecs.writer(topic, data, datacontenttype)) is not None:
+            event = create_encoded(
+                data,
+                lambda type: codec.encode(data, topic, type),
+                type=type,
+                source=source or core.known_source or core.source,
+                id=id,
+                time=time,
+                subject=subject,
+                key=key,
+                dataschema=dataschema,
+                extensions=extensions,
+            )
         else:
             event = Event.create(
                 data,
@@ -67,26 +82,33 @@ class EventMaker:
                 extensions=extensions,
             )
         if self.key_of and topic in self.key_of and "partitionkey" not in event._attributes:
-            found = self.key_of[topic](event)
-            if found is not None:
-                event = event.replace(key=found)
+            configured = self.key_of[topic](event)
+            if configured is not None:
+                event = event.replace(key=configured)
         partition_key = event._attributes.get("partitionkey")
         if partition_key is not None:
             check_key(str(partition_key))
         return event
 
-    def not_before(self, topic: str, event: Event[Any], delay: float) -> float:
-        """Seconds since the epoch; ConfigError where the event cannot be delayed so long, or at all."""
+    def make_many(self, topic: str, items: Sequence[Any]) -> list[tuple[Event[Any], dict[str, str]]]:
+        """An event of each payload, with the headers that it takes over from its cause."""
+        cause = current_cause()
+        ready: list[tuple[Event[Any], dict[str, str]]] = []
+        for item in items:
+            event = self.make(topic, item, *(None,) * 9)
+            headers: dict[str, str] = {}
+            if cause is not None and not isinstance(item, Event):
+                continue_cause(event, cause, topic, False, headers)
+            ready.append((event, headers))
+        return ready
+
+    def not_before(self, topic: str, event: Event[Any], delay: float, held: bool) -> float:
+        """The time of delivery in seconds since the epoch; ConfigError if the event cannot be delayed (that long).
+        ``held``: an outbox holds it until then, and not the broker."""
         if isinstance(delay, bool) or not 0 <= delay < float("inf"):
-            raise ConfigError("publish(delay=)", f"{delay!r} is no number of seconds of 0 or more")
-        capabilities = self._core.adapter.capabilities
-        capabilities.require("delay", setting="publish(delay=)", remedy="Publish later, or use a broker that can.")
-        if capabilities.max_delay is not None and delay > capabilities.max_delay:
-            raise ConfigError(
-                "publish(delay=)",
-                f"{delay:g} s is over what the {capabilities.adapter} adapter takes",
-                f"Use {capabilities.max_delay:g} s at most.",
-            )
+            raise ConfigError("publish(delay=)", f"{delay!r} is not a number of seconds of 0 or more")
+        if not held:
+            self._check_delay(delay)
         if event.key is not None and self._core.topics.settings_of(topic).ordered:
             raise ConfigError(
                 "publish(delay=)",
@@ -94,3 +116,14 @@ class EventMaker:
                 "Leave the key or the delay out, or configure the topic with ordered = false.",
             )
         return wall_clock() + delay
+
+    def _check_delay(self, delay: float) -> None:
+        """ConfigError where the broker cannot hold it so long."""
+        capabilities = self._core.adapter.capabilities
+        capabilities.require("delay", setting="publish(delay=)", remedy="Publish later, or use a broker that can.")
+        if capabilities.max_delay is not None and delay > capabilities.max_delay:
+            raise ConfigError(
+                "publish(delay=)",
+                f"{delay:g} s is more than the {capabilities.adapter} adapter allows",
+                f"Use {capabilities.max_delay:g} s at most.",
+            )

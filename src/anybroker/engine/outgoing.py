@@ -1,4 +1,4 @@
-"""Making an event of what ``publish`` was given: its key, its id when a handler publishes, its context."""
+"""What a published event needs besides its data: its configured key, its turn, and what a handler's event inherits."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ __all__ = ["Turn", "Turns", "continue_cause", "key_reader"]
 
 
 class Turns:
-    """Who goes through the publish middleware next, by topic and key: in the order in which places were taken."""
+    """Lets publishes through the publish middleware one at a time per topic and key, in the order of their calls."""
 
     def __init__(self) -> None:
         self._last: dict[tuple[str, str], asyncio.Future[None]] = {}
 
     def take(self, topic: str, key: str) -> Turn:
-        """The place behind all that were taken; its holder must :meth:`Turn.leave` it."""
+        """A place at the end of the queue; its holder must :meth:`Turn.leave` it."""
         return Turn(self._last, (topic, key))
 
 
@@ -39,13 +39,13 @@ class Turn:
         self._before = last.get(where)
         self._mine = last[where] = asyncio.get_running_loop().create_future()
 
-    async def come(self) -> None:
-        """Wait until the one before has left. Cancellation changes nothing for the others."""
+    async def wait(self) -> None:
+        """Wait until the publish before this one has left. Cancellation does not affect the others."""
         if self._before is not None and not self._before.done():
             await asyncio.wait((self._before,))
 
     def leave(self, _: object = None) -> None:
-        """Let the next one go: at once, or, left before its time came, when the one before has left. Idempotent."""
+        """Let the next one go: at once, or after the one before has left if this one leaves early. Idempotent."""
         if self._before is not None and not self._before.done():
             self._before.add_done_callback(self._let_go)
         else:
@@ -61,10 +61,10 @@ class Turn:
 def continue_cause(
     event: Event[Any], cause: Delivery, topic: str, own_id: bool, headers: dict[str, str], own_time: bool = False
 ) -> None:
-    """Finish a new event that a handler publishes: causation, correlation, trace, and an id that a second run of the
-    handler gives again, so that what it published before it crashed is recognised as a copy.
+    """Complete a new event that a handler publishes: causation, correlation, trace, and an id that a second run of the
+    handler gives again, so that what it published before a crash is recognised as a copy.
 
-    ``own_id``, ``own_time``: whether the caller gave them. Changes the event in place: it is new, and not shared yet.
+    ``own_id``, ``own_time``: whether the caller gave them. Changes the event in place: it is new and not shared yet.
     """
     if not own_id and not isinstance(cause.event, Foreign):
         event._attributes["id"] = _derived_id(event, cause, topic, headers, own_time)
@@ -72,11 +72,11 @@ def continue_cause(
 
 
 def _derived_id(event: Event[Any], cause: Delivery, topic: str, headers: Mapping[str, str], own_time: bool) -> str:
-    """A hash of the cause, the handler, and all that the event says: attributes, data, headers.
+    """A hash of the cause, the handler, and the event's content: attributes, data, headers.
 
-    Only among events that say the same does the position count. It must not decide between others: a second run may
-    publish in another order, or one more, and an event under the id of another would be dropped as its copy. What
-    differs between two runs costs a duplicate, never a loss.
+    The position counts only among events with the same content. It must not tell other events apart: a second run may
+    publish in another order, or publish one more, and an event with the id of another would be dropped as its copy.
+    Data that differ between two runs cost a duplicate, never a loss.
     """
     source = cause.event
     said = event._attributes.copy()
@@ -85,9 +85,11 @@ def _derived_id(event: Event[Any], cause: Delivery, topic: str, headers: Mapping
         del said["time"]
     said.pop("traceparent", None)
     said.pop("tracestate", None)
-    beside = sorted(pair for pair in headers.items() if pair[0] not in CONTEXT_HEADERS) if headers else ()
+    own_headers = sorted(pair for pair in headers.items() if pair[0] not in CONTEXT_HEADERS) if headers else ()
     body = event._body
-    text = repr((source.source, source.id, cause.topic, cause.group, cause.handler, topic, said, beside, body is None))
+    text = repr(
+        (source.source, source.id, cause.topic, cause.group, cause.handler, topic, said, own_headers, body is None)
+    )
     hashed = blake2b(text.encode(), digest_size=16)  # repr escapes what cannot be encoded
     if body:
         hashed.update(b"\0" + body)
@@ -110,7 +112,7 @@ def key_reader(topic: str, settings: TopicSettings) -> Callable[[Event[Any]], st
     first, *rest = path.split(".")
     if not all([first, *rest]) or (rest and first != "data") or (first == "data" and not rest):
         raise ConfigError(
-            f"topics.{topic}.key", f"{path!r} is no path", "Write data.customer, subject, or an extension's name."
+            f"topics.{topic}.key", f"{path!r} is not a path", "Write data.customer, subject, or an extension's name."
         )
     if not rest:
         return lambda event: _text(event.get(first), topic, path)

@@ -1,4 +1,4 @@
-"""Saying what happens again and again without filling the log."""
+"""Logging what happens repeatedly without filling the log."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["Seldom"]
 
 
 class Seldom:
-    """Asked at each time that something happened: whether to log it now. At once for the first, then once a minute."""
+    """Called each time that something happens, says whether to log it now: the first time, then once a minute."""
 
     __slots__ = ("_count", "_due", "_every")
 
@@ -18,7 +18,7 @@ class Seldom:
         self._count = 0
 
     def __call__(self) -> int:
-        """How often it has happened since it was logged last, this time included; 0: not to be logged now."""
+        """How often it has happened since it was last logged, this time included; 0: do not log it now."""
         self._count += 1
         now = monotonic()
         if now < self._due:

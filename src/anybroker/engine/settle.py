@@ -1,4 +1,4 @@
-"""Settling in batches: one task a receiver, one call at a time."""
+"""Settling in batches: one task per receiver, one call at a time."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from ..printable import logger
 
 __all__ = ["Settler"]
 
-_log = logger("anybroker")
+_log = logger("anybroker.broker")
 
 _FLUSH_TRIES = 6
-"""How often what failed is sent again while somebody waits for it: about two seconds, on the way out."""
+"""How often a failed settlement is sent again while closing waits for it: about two seconds in total."""
 
 
 class Settler:
-    """Collects settlements while the last call is under way, and hands them over together.
+    """Collects settlements while the last call is in progress, and hands them over together.
 
-    A settlement that comes too late (:class:`LeaseLost`) is counted, never raised. What could not be sent is counted,
-    and sent again with a growing wait for as long as its lane is ours: a commit with the position reached by then, an
-    acknowledgement as it was, with its lease extended meanwhile. What fails a second time is told to ``trouble``.
+    A settlement that comes too late (:class:`LeaseLost`) is counted, never raised. One that could not be sent is
+    counted, and sent again with a growing wait for as long as this member has its lane: a commit with the position
+    reached by then, an acknowledgement unchanged, with its lease extended. A second failure is reported to ``trouble``.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Settler:
         self._ours = ours
         self._trouble = trouble
         self._room = room
-        """Told when a call has ended, and fewer are unsettled."""
+        """Called when a call has ended and fewer deliveries are unsettled."""
         self._failed_in_a_row = 0
         self._again: list[Ack | Release] = []
         self._in_call = 0
@@ -63,17 +63,17 @@ class Settler:
 
     @property
     def unsettled(self) -> int:
-        """How many settlements failed and are to be made again, are in the call under way, or wait behind it."""
+        """How many settlements failed and are to be made again, are in the current call, or wait behind it."""
         return len(self._again) + self._in_call + (len(self._pending) if self._busy else 0)
 
     def ack(self, delivery: Delivery) -> None:
-        """Per message: this one is done."""
+        """Per message: this delivery is done."""
         self._pending.append(Ack(delivery.inbound))
         if self._wakeup is not None:
             self._wake()
 
     def release(self, delivery: Delivery, attempts: int, delay: float = 0.0, failed: bool = False) -> None:
-        """Per message: give this one back."""
+        """Per message: give this delivery back."""
         self._pending.append(Release(delivery.inbound, attempts, delay, failed))
         if self._wakeup is not None:
             self._wake()
@@ -90,7 +90,7 @@ class Settler:
             wakeup.set_result(None)
 
     async def flush(self) -> None:
-        """Return when all that was given so far is settled, or could not be: also after a few tries."""
+        """Return when everything given so far is settled, or could not be settled in a few tries."""
         if (self._pending or self._dirty or self._busy or self._again) and not self._ended:
             flushed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._flushing.append(flushed)
@@ -114,7 +114,7 @@ class Settler:
                 await self._wakeup
             if self._interval and not self._hurry.is_set():
                 await self._pause(self._interval)
-            flushing, self._flushing = self._flushing, []  # what comes later may need another call
+            flushing, self._flushing = self._flushing, []  # later ones may need another call
             failed = await self._settle_once()
             tries = 0
             while failed and flushing and tries < _FLUSH_TRIES:
@@ -141,10 +141,10 @@ class Settler:
             async with asyncio.timeout(seconds):
                 await self._hurry.wait()
         except TimeoutError:
-            pass  # the pause is over, nobody was in a hurry
+            pass  # the pause is over, and nobody cut it short
 
     async def _settle_once(self) -> bool:
-        """One call. True: something has to be settled again."""
+        """Make one call. True: something must be settled again."""
         batch = self._pending
         self._pending = []
         if self._again:
@@ -173,7 +173,7 @@ class Settler:
             results = [exc] * len(batch)
         finally:
             self._busy, self._in_call = False, 0
-        if not any(results):  # errors are true
+        if not any(results):  # errors are truthy
             if self._settled is not None:
                 self._settled([item.inbound for item in batch if not isinstance(item, Commit)])
             if self._failed_in_a_row:
@@ -186,7 +186,7 @@ class Settler:
     def _sort_out(
         self, batch: Sequence[Settlement], results: Sequence[BrokerError | None], commits: Sequence[LaneState]
     ) -> bool:
-        """Some have failed. True: there is something to settle again."""
+        """Handle results of which some failed. True: something must be settled again."""
         first = len(batch) - len(commits)
         over: list[Inbound] = []
         why: BrokerError | None = None
@@ -213,15 +213,15 @@ class Settler:
         return why is not None
 
     def _report(self, why: BrokerError | None) -> None:
-        """After each call: why something has to be made again; None: nothing has. Told from the second time on."""
+        """After each call: why something must be settled again, or None. Reported from the second time on."""
         if why is None:
             if self._failed_in_a_row > 1:
-                _log.info("settling goes on")
+                _log.info("settling works again")
                 self._trouble(None)
             self._failed_in_a_row = 0
             return
         self._failed_in_a_row += 1
         if self._failed_in_a_row == 2:
-            _log.warning("%d settlements failed, and are made again: %s", len(self._again) + len(self._dirty), why)
+            _log.warning("%d settlements failed, trying again: %s", len(self._again) + len(self._dirty), why)
         if self._failed_in_a_row > 1:
-            self._trouble(f"settling fails, and is tried again: {why}")
+            self._trouble(f"settling fails and is tried again: {why}")

@@ -1,4 +1,4 @@
-"""One start of a handler: in a context of its own, and with a cancellation that does not outlive it."""
+"""One start of a handler: in its own context, and with a cancellation that does not outlive it."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ __all__ = [
 
 
 def _begin(handle: Handle, delivery: Delivery) -> tuple[Any, Any] | None:
-    """Up to the first wait: what goes on from there, and what is waited for; None: it has returned already."""
+    """Run the handler up to its first wait. Returns its remaining steps and what it waits for, or None if it is
+    done."""
     current_delivery.set(delivery)
     try:
         steps: Any = handle(delivery)
-    except StopIteration as exc:  # to whoever looks on from outside, the end of a coroutine
+    except StopIteration as exc:  # from outside it looks like the end of the coroutine
         raise RuntimeError("the handler raised StopIteration") from exc
     if steps.__class__ is not CoroutineType:
         steps = steps.__await__()
@@ -40,8 +41,8 @@ def _begin(handle: Handle, delivery: Delivery) -> tuple[Any, Any] | None:
 def start(context: Context, handle: Handle, delivery: Delivery) -> Generator[Any, Any, None]:
     """``await handle(delivery)``, in this context, with ``current_delivery`` set in it.
 
-    As a task of its own would, without the cost of one (2.6 µs): each step of the handler runs in the context, which
-    nothing else uses. Cancellation and the loop's wake-ups go to the handler as they come.
+    Like a separate task, but without its cost (2.6 µs): each step of the handler runs in the context, which nothing
+    else uses. Cancellations and the loop's wake-ups are passed to the handler.
     """
     run = context.run
     begun = run(_begin, handle, delivery)
@@ -53,7 +54,7 @@ def start(context: Context, handle: Handle, delivery: Delivery) -> Generator[Any
         sent: Any = None
         try:
             sent = yield waiting
-        except GeneratorExit:  # the worker itself is thrown away
+        except GeneratorExit:  # the worker itself is being discarded
             run(steps.close)
             raise
         except BaseException as exc:  # noqa: BLE001 - it is the handler's, as in any other await
@@ -63,27 +64,28 @@ def start(context: Context, handle: Handle, delivery: Delivery) -> Generator[Any
         except StopIteration:
             return
         finally:
-            thrown = None  # no reference from this frame to the exception, which refers to this frame
+            thrown = None  # the exception refers to this frame: no reference back to it
 
 
 def cancelled_from_outside(exc: BaseException, giving_up: Callable[[], bool]) -> bool:
-    """Whether what came out of a handler ends the worker: the engine has cancelled it, or throws it away.
+    """Whether an exception from a handler ends the worker: the engine has cancelled the worker, or discards it.
 
-    Every other exception is the handler's own, and a failed start: also a ``CancelledError``, which it may have asked
-    for itself, and also ``SystemExit``.
+    Every other exception is the handler's own and makes it a failed start, even ``SystemExit``, and a
+    ``CancelledError`` that the handler caused itself.
     """
     return isinstance(exc, GeneratorExit) or (isinstance(exc, asyncio.CancelledError) and giving_up())
 
 
 def contained(call: Handle, giving_up: Callable[[], bool]) -> Handle:
-    """The innermost handler where something is awaited after it: a cancellation of its own task which it asked for, and
-    did not wait for or swallowed, ends with it, and does not hit what comes next (marking it done, a middleware)."""
+    """The innermost handler, for when something is awaited after it. If the handler cancelled its own task and did not
+    wait for that, or swallowed it, the cancellation ends with the handler and does not hit what comes next (marking the
+    event done, a middleware)."""
 
     async def run(delivery: Delivery) -> None:
         try:
             await call(delivery)
         except asyncio.CancelledError:
-            raise  # a time-out's, the engine's, or its own: the one outside that knows decides
+            raise  # a time-out's, the engine's, or its own: the caller that knows decides
         except BaseException:
             await take_back_cancellation(giving_up)
             raise
@@ -93,15 +95,15 @@ def contained(call: Handle, giving_up: Callable[[], bool]) -> Handle:
 
 
 async def take_back_cancellation(giving_up: Callable[[], bool]) -> None:
-    """What the handler that has just ended asked for, or a time-out that it missed by a moment, must not hit what is
-    awaited next. The engine's own cancellation is passed on."""
+    """Drop a cancellation that the handler requested just before it ended, or a time-out that came a moment too late:
+    it must not hit what is awaited next. The engine's own cancellation is passed on."""
     task = asyncio.current_task()
     if task is None or not task.cancelling() or giving_up():
         return
     while task.cancelling():
         task.uncancel()
     try:
-        await asyncio.sleep(0)  # before Python 3.13 a cancellation that was not delivered yet comes all the same
+        await asyncio.sleep(0)  # before Python 3.13 a cancellation that was not delivered yet is still raised
     except asyncio.CancelledError:
         if giving_up():
             raise

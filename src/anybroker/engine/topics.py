@@ -1,4 +1,4 @@
-"""The topics of a Bus: which groups it knows of each, making them be there, and the first publish to one."""
+"""The topics of a Bus: the groups that it knows of each, declaring them, and the first publish to a topic."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from .calls import as_failure
 
 __all__ = ["Topics", "Wanted"]
 
-_log = logger("anybroker")
+_log = logger("anybroker.publish")
 
 
 class Wanted(NamedTuple):
-    """What a subscription wants of its topic."""
+    """What a subscription needs of its topic."""
 
     topic: str
     group: GroupSpec
     lanes: int | None
-    """In how many lanes the group is to be kept in order; None: nobody asked for a number."""
+    """The number of lanes of the group; None: not specified."""
 
 
 class Topics:
@@ -36,40 +36,51 @@ class Topics:
     def __init__(
         self,
         settings: Mapping[str, TopicSettings],
-        provision: Literal["create", "verify", "off"],
         wanted: Callable[[], Iterable[Wanted]],
         stats: PublishStats,
     ) -> None:
-        """``wanted``: what the subscriptions want, asked each time. ``stats``: where is counted what was published to a
+        """``wanted``: returns what the subscriptions need, called each time. ``stats``: counts what is published to a
         topic without a group."""
         self._settings = settings
-        self._provision: Literal["create", "verify", "off"] = provision
+        self._provision: Literal["create", "verify", "off"] = "create"
         self._wanted = wanted
         self._stats = stats
         self._groups: dict[str, dict[str, GroupSpec]] = {}
-        """Those that were declared while the Bus runs."""
+        """Topics that were declared while the Bus runs."""
         self._declared: set[str] = set()
         self.known: set[str] = set()
-        """Published to before, with a group that this Bus knows: nothing is to be done about them any more."""
+        """Topics that were published to before and have a group that this Bus knows: nothing is left to check."""
         self._groupless: set[str] = set()
-        """Published to before, and without a group that this Bus knows."""
+        """Topics that were published to before and have no group that this Bus knows."""
         self._first: dict[str, int] = {}
         self._warned: set[str] = set()
         self._declaring: dict[str, asyncio.Lock] = {}
-        """For each topic that is being published to for the first time: its declaration, which may take long."""
+        """For each topic that is being published to for the first time, its declaration, which may take long."""
 
         self._making_again = asyncio.Lock()
         self._again: dict[str, int] = {}
 
+    def begin(self, provision: Literal["create", "verify", "off"]) -> None:
+        """The Bus starts, also again: forget what was there the last time. ``adapter`` is set next."""
+        self._provision = provision
+        self._making_again = asyncio.Lock()  # a lock belongs to the event loop in which it was waited for
+        for known in (self._groups, self._declared, self.known, self._groupless, self._warned, self._again):
+            known.clear()
+
     # ------------------------------------------------------------------------------------------------- what is known
 
     def settings_of(self, topic: str) -> TopicSettings:
-        """What the configuration says of the topic."""
+        """What the configuration says about the topic."""
         return self._settings.get(topic) or TopicSettings()
 
     def dead_letters_of(self, topic: str, group: str) -> str:
         """The dead-letter topic of a group."""
         return self.settings_of(topic).dead_letter or dead_letter_topic(topic, group)
+
+    def has_dead_letters(self, topic: str) -> bool:
+        """Whether the groups of the topic have dead-letter topics; those of a topic of dead letters have one only if it
+        is configured."""
+        return not topic.endswith(f".{DEAD_LETTER_GROUP}") or self.settings_of(topic).dead_letter is not None
 
     def groups_of(self, topic: str) -> dict[str, GroupSpec]:
         """Every group of the topic that this Bus knows."""
@@ -102,42 +113,42 @@ class Topics:
                 retention=settings.retention,
             )
         ]
-        if topic.endswith(f".{DEAD_LETTER_GROUP}") and settings.dead_letter is None:
+        if not self.has_dead_letters(topic):
             return specs
         dead = dict.fromkeys(settings.dead_letter or dead_letter_topic(topic, group) for group in groups)
         return [*specs, *(self._dead_letter_spec(name) for name in dead)]
 
     def _dead_letter_spec(self, topic: str) -> TopicSpec:
-        """A dead-letter topic, with what else this Bus knows of it."""
-        # From the start where the broker can: one that forgets a group without members must not skip what waits.
+        """A dead-letter topic, with everything else that this Bus knows about it."""
+        # From the start where the broker can: if it forgets a group without members, no dead letter must be skipped.
         start: Start = "earliest" if self.adapter.capabilities.retains else "new"
         own = {name: spec for name, spec in self.groups_of(topic).items() if name != DEAD_LETTER_GROUP}
         groups = (GroupSpec(DEAD_LETTER_GROUP, True, start), *own.values())
         settings = self.settings_of(topic)
-        # Whatever number of lanes it has is right: it may be another service's topic, or made by hand.
+        # Any number of lanes is right: it may be another service's topic, or one created by hand.
         lanes, kept = settings.lanes or 1, settings.retention or float("inf")
         return TopicSpec(topic, groups, settings.ordered, lanes, settings.lanes is None, kept)
 
     # ---------------------------------------------------------------------------------------------------- declaring
 
     async def declare_all(self) -> None:
-        """Make each topic be there that the configuration or a subscription names."""
+        """Declare each topic that the configuration or a subscription names."""
         names = dict.fromkeys((*self._settings, *(topic for topic, _, _ in self._wanted())))
         if self._provision != "off":
             listed = [self._specs(name) for name in names]
             own = {first.name: first for first, *_ in listed}
-            # What is a dead-letter topic too is made as one: that spec has its other groups.
+            # A topic that is also a dead-letter topic is declared as one: that spec has its other groups.
             dead = {spec.name: spec for _, *others in listed for spec in others}
             await self.adapter.declare(Topology(tuple({**own, **dead}.values())), self._provision)
         self._declared.update(names)
 
     async def declare(self, topic: str, groups: Iterable[str], ordered: bool | None) -> None:
-        """Make the topic and these groups be there."""
+        """Declare the topic and these groups."""
         settings = self.settings_of(topic)
-        known = self._groups.setdefault(check_topic(topic), {})
+        specs = self._groups.setdefault(check_topic(topic), {})
         for group in groups:
             check_names(topic, group)
-            known.setdefault(group, GroupSpec(group, settings.ordered if ordered is None else ordered))
+            specs.setdefault(group, GroupSpec(group, settings.ordered if ordered is None else ordered))
         await self._declare(topic)
 
     async def _declare(self, topic: str) -> None:
@@ -154,11 +165,11 @@ class Topics:
         return self._again.get(dead_letters, 0)
 
     async def declare_again(self, topic: str, dead_letters: str, refused: Rejected, before: int) -> None:
-        """Make a dead-letter topic of this topic that refuses; it may have been deleted. Raises ``refused`` where this
-        Bus makes no topics, or cannot make it.
+        """Declare a dead-letter topic again that refused a dead letter: it may have been deleted. Raises ``refused`` if
+        this Bus does not create topics, or cannot create this one.
 
-        Once, however many dead letters were refused meanwhile: ``before`` is what :meth:`declared_again` said before
-        this one was sent.
+        It is declared once, however many dead letters were refused: ``before`` is the result of :meth:`declared_again`
+        from before this one was sent.
         """
         if self._provision != "create":
             raise refused
@@ -177,16 +188,16 @@ class Topics:
             raise refused from exc
 
     async def first_publish(self, topic: str, count: int) -> None:
-        """Once a topic: check its name, make it be there, and warn where no group will get what is published; from then
-        on count it where that is so."""
+        """On the first publish to a topic, check its name, declare it, and warn if no group will get the events. From
+        then on only count such events."""
         if topic in self._groupless:
             self._stats.without_group += count
             return
         check_topic(topic)
         self._first[topic] = self._first.get(topic, 0) + 1
         try:
-            # Fair: those who wait go on in the order of their calls. And each topic's own: one that cannot be declared
-            # now delays no other.
+            # A fair lock: waiting publishes continue in the order of their calls. One for each topic: a topic that
+            # cannot be declared now does not delay the others.
             async with self._declaring.setdefault(topic, asyncio.Lock()):
                 if topic not in self._declared:
                     await self._declare(topic)
@@ -202,7 +213,7 @@ class Topics:
             if topic not in self._warned:
                 self._warned.add(topic)
                 _log.warning(
-                    "topic %r has no group that this Bus knows: what is published may reach nobody. Declare the groups "
+                    "topic %r has no group that this Bus knows: what is published may reach nobody. Declare its groups "
                     "in the configuration (topics.%s.groups) or with bus.declare()",
                     topic,
                     topic,

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .signature import HandlerSpec, Parameter, Wants, caller, decoder, invoker, leftover, read_handler
+from .signature import HandlerSpec, Parameter, Wants, caller, invoker, leftover, read_handler
 
-__all__ = ["HandlerSpec", "Parameter", "Wants", "caller", "decoder", "invoker", "leftover", "read_handler"]
+__all__ = ["HandlerSpec", "Parameter", "Wants", "caller", "invoker", "leftover", "read_handler"]

@@ -11,8 +11,8 @@ __all__ = ["signature"]
 
 
 def signature(function: Callable[..., Any]) -> inspect.Signature:
-    """As ``inspect.signature``. Since Python 3.14 (PEP 649) that evaluates annotations, and raises NameError for a type
-    that is imported for type checkers only; who wants the parameters alone need not know it."""
+    """Like ``inspect.signature``, but without evaluating annotations. Since Python 3.14 (PEP 649) it does so, and
+    raises NameError for a type that is imported for type checkers only."""
     if sys.version_info >= (3, 14):
         from annotationlib import Format
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import types
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack
@@ -16,23 +15,35 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from importlib.metadata import entry_points
+from typing import Any, get_args, get_origin, get_type_hints
 
-from pydantic import PydanticUserError, TypeAdapter, ValidationError
+from pydantic import PydanticUserError
 
 from ..cloudevents.event import Event
-from ..cloudevents.event import declared_type as _declared
-from ..cloudevents.media_type import media_type
+from ..codec.annotations import declared_type, members, show
+from ..codec.port import Decode
+from ..codec.pydantic_json import PydanticJson
+from ..config.registry import load_entry
 from ..delivery import Delivery
-from ..errors import ConfigError, DecodeError, HandlerExit
+from ..errors import ConfigError, HandlerExit
 from ..idempotency._store import Transaction
 from ..idempotency._transaction import current_transaction
 from .annotations import signature
 from .provide import ProvidedStack, Providers
 
-__all__ = ["HandlerSpec", "Parameter", "Wants", "caller", "decoder", "invoker", "leftover", "read_handler"]
+__all__ = ["HandlerSpec", "Parameter", "Wants", "caller", "invoker", "leftover", "read_handler"]
 
+_TRANSACTIONS = "anybroker.transactions"
+"""Entry points of Transactions, by the full name of an annotation that they serve; see ``Transaction.given``."""
 Handler = Callable[[Delivery], Awaitable[None]]
+Decoders = Callable[[Any], Decode]
+"""From a payload's annotation to what makes such payloads of events."""
+
+
+def _check_json(annotation: object) -> None:
+    """ConfigError for what the built-in codec cannot decode into."""
+    PydanticJson().decoder(annotation, "")
 
 
 class Wants(Enum):
@@ -56,6 +67,8 @@ class Parameter:
     wants: Wants
     type: Any = None
     keyword: bool = False
+    served: Any = None
+    """Where it is not annotated with the Transaction itself: the annotation that the Transaction serves."""
 
 
 @dataclass(frozen=True)
@@ -85,11 +98,6 @@ class HandlerSpec:
         return any(parameter.wants is Wants.TRANSACTION for parameter in self.parameters)
 
 
-def declared_type(annotation: Any) -> str | None:
-    """The event type declared on a payload annotation, where it is a class that has one."""
-    return _declared(annotation) if isinstance(annotation, type) else None
-
-
 def handler_name(function: Callable[..., Any]) -> str:
     """The name of a handler: its qualified name, or its class's for a callable object."""
     return getattr(function, "__qualname__", None) or type(function).__qualname__
@@ -102,8 +110,12 @@ def read_handler(
     types_given: str | Iterable[str] | None = None,
     batch: bool = False,
     name: str | None = None,
+    check: Callable[[object], None] = _check_json,
 ) -> HandlerSpec:
-    """Read the signature. Raises ConfigError with the parameter named."""
+    """Read the signature. Raises ConfigError with the parameter named.
+
+    ``check`` raises ConfigError for a payload's annotation that cannot be decoded into.
+    """
     name = name or handler_name(function)
     where = f"handler {name}"
     if not callable(function):
@@ -135,18 +147,18 @@ def read_handler(
                 "has no annotation",
                 "Annotate it: a payload model, Event, Event[Model], Delivery, or a type registered with bus.provide().",
             )
-        read = _read_parameter(where, parameter.name, annotation, providers, batch)
+        read = _read_parameter(where, parameter.name, annotation, providers, batch, check)
         if read is None:
             if has_default:
                 continue
             raise ConfigError(
                 f"{where}, parameter {parameter.name!r}",
-                f"of type {_show(annotation)} cannot be served",
+                f"of type {show(annotation)} cannot be served",
                 "Use a pydantic model (or what pydantic can validate) for the payload, Event, Event[Model], Delivery, "
-                f"or register the type: bus.provide({_show(annotation)}, factory).",
+                f"or register the type: bus.provide({show(annotation)}, factory).",
             )
         keyword = parameter.kind is parameter.KEYWORD_ONLY
-        parameters.append(Parameter(read.name, read.wants, read.type, keyword))
+        parameters.append(Parameter(read.name, read.wants, read.type, keyword, read.served))
     _check_together(where, parameters, batch)
     payload = next((p.type for p in parameters if p.wants in _WITH_PAYLOAD and p.type is not None), None)
     types_read = _types(where, types_given, payload)
@@ -181,7 +193,9 @@ def _forms(function: Any) -> list[Any]:
 _WITH_PAYLOAD = (Wants.PAYLOAD, Wants.TYPED_EVENT, Wants.PAYLOADS, Wants.EVENTS)
 
 
-def _read_parameter(where: str, name: str, annotation: Any, providers: Providers, batch: bool) -> Parameter | None:
+def _read_parameter(
+    where: str, name: str, annotation: Any, providers: Providers, batch: bool, check: Callable[[object], None]
+) -> Parameter | None:
     if annotation in providers:
         return Parameter(name, Wants.PROVIDED, annotation)
     if annotation is Delivery:
@@ -193,7 +207,7 @@ def _read_parameter(where: str, name: str, annotation: Any, providers: Providers
     origin = get_origin(annotation)
     if origin is Event:
         (item,) = get_args(annotation)
-        _adapter(where, name, item)
+        _check_payload(where, name, item, check)
         return Parameter(name, Wants.TYPED_EVENT, item)
     if batch and origin in (list, Sequence):
         (item,) = get_args(annotation)
@@ -201,28 +215,34 @@ def _read_parameter(where: str, name: str, annotation: Any, providers: Providers
             return Parameter(name, Wants.EVENTS)
         if get_origin(item) is Event:
             (inner,) = get_args(item)
-            _adapter(where, name, inner)
+            _check_payload(where, name, inner, check)
             return Parameter(name, Wants.EVENTS, inner)
-        _adapter(where, name, item)
+        _check_payload(where, name, item, check)
         return Parameter(name, Wants.PAYLOADS, item)
     try:
-        _adapter(where, name, annotation)
+        _check_payload(where, name, annotation, check)
     except ConfigError as exc:
         if isinstance(exc.__cause__, PydanticUserError) and exc.__cause__.code != "schema-for-unknown-type":
             raise  # a type that pydantic knows, with a reason that helps
-        return None
+        transaction = _serving(annotation, f"{where}, parameter {name!r}")
+        return None if transaction is None else Parameter(name, Wants.TRANSACTION, transaction, served=annotation)
     return Parameter(name, Wants.PAYLOAD, annotation)
 
 
-def _adapter(where: str, name: str, annotation: Any) -> TypeAdapter[Any]:
+def _serving(annotation: Any, where: str) -> Any:
+    """The Transaction that serves this annotation, a class of a client library, or None."""
+    kind = get_origin(annotation) or annotation
+    if isinstance(kind, type):
+        for entry in entry_points(group=_TRANSACTIONS, name=f"{kind.__module__}.{kind.__qualname__}"):
+            return load_entry(entry, where, show(annotation))
+    return None
+
+
+def _check_payload(where: str, name: str, annotation: Any, check: Callable[[object], None]) -> None:
     try:
-        return TypeAdapter(annotation)
-    except PydanticUserError as exc:
-        raise ConfigError(
-            f"{where}, parameter {name!r}",
-            f"pydantic cannot validate {_show(annotation)}: {exc.message}",
-            "Use a pydantic model, a dataclass, a TypedDict or a plain JSON type.",
-        ) from exc
+        check(annotation)
+    except ConfigError as exc:
+        raise ConfigError(f"{where}, parameter {name!r}", exc.problem, exc.remedy) from exc.__cause__
 
 
 def _check_together(where: str, parameters: list[Parameter], batch: bool) -> None:
@@ -252,27 +272,17 @@ def _check_together(where: str, parameters: list[Parameter], batch: bool) -> Non
             )
 
 
-def _members(annotation: Any) -> list[Any]:
-    """The payload types that an annotation names: a union's members, without Annotated."""
-    origin = get_origin(annotation)
-    if origin is Annotated:
-        return _members(get_args(annotation)[0])
-    if origin in (Union, types.UnionType):
-        return [member for part in get_args(annotation) for member in _members(part)]
-    return [annotation]
-
-
 def _types(where: str, given: str | Iterable[str] | None, payload: Any) -> frozenset[str]:
     if given is not None:
         names = frozenset((given,) if isinstance(given, str) else given)
         if not names or not all(isinstance(name, str) and name for name in names):
             raise ConfigError(f"{where}, type=", f"{given!r} names no event type", "Give a type, or several.")
         return names
-    declared = [declared_type(member) for member in _members(payload)] if payload is not None else []
+    declared = [declared_type(member) for member in members(payload)] if payload is not None else []
     if declared and all(declared):
         return frozenset(name for name in declared if name)
     if any(declared):
-        missing = [_show(m) for m, name in zip(_members(payload), declared, strict=True) if not name]
+        missing = [show(m) for m, name in zip(members(payload), declared, strict=True) if not name]
         raise ConfigError(
             where,
             f"its payload is a union in which {', '.join(missing)} has no declared event type",
@@ -281,72 +291,19 @@ def _types(where: str, given: str | Iterable[str] | None, payload: Any) -> froze
     return frozenset()
 
 
-def _show(annotation: Any) -> str:
-    return getattr(annotation, "__name__", None) or str(annotation)
-
-
-# ----------------------------------------------------------------------------------------------------------- decode
-
-
-def decoder(annotation: Any) -> Callable[[Event[Any]], Any]:
-    """A function from an event to its validated payload; raises DecodeError, whose text shows no data."""
-    members = [member for member in _members(annotation) if declared_type(member)]
-    if len(members) > 1:
-        by_type = {declared_type(member): decoder(member) for member in members}
-        whole = _decode_one(annotation)
-        return lambda event: by_type.get(event.type, whole)(event)
-    return _decode_one(annotation)
-
-
-def _decode_one(annotation: Any) -> Callable[[Event[Any]], Any]:
-    if annotation is bytes:
-        return _body
-    adapter: TypeAdapter[Any] = TypeAdapter(annotation)
-    validate_json = adapter.validator.validate_json
-    validate_python = adapter.validator.validate_python
-    shown = _show(annotation)
-
-    def decode(event: Event[Any]) -> Any:
-        body = event.body
-        if body is None:
-            raise DecodeError(f"the event has no data, and the handler asks for {shown}")
-        try:
-            if _is_json(event.datacontenttype):
-                return validate_json(body)
-            return validate_python(event.data)
-        except ValidationError as exc:
-            problems = "; ".join(
-                f"{'.'.join(map(str, error['loc'])) or 'data'}: {error['msg']}"
-                for error in exc.errors(include_input=False, include_url=False, include_context=False)[:5]
-            )
-            raise DecodeError(f"the data is no {shown}: {problems}") from None
-
-    return decode
-
-
-def _is_json(content_type: str | None) -> bool:
-    return content_type is None or content_type == "application/json" or media_type(content_type).json
-
-
-def _body(event: Event[Any]) -> bytes:
-    if event.body is None:
-        raise DecodeError("the event has no data, and the handler asks for bytes")
-    return event.body
-
-
 # ------------------------------------------------------------------------------------------------------------- call
 
 
-def invoker(spec: HandlerSpec, providers: Providers, executor: Executor | None) -> Handler:
+def invoker(spec: HandlerSpec, providers: Providers, executor: Executor | None, decoders: Decoders) -> Handler:
     """The innermost handler: decode what is asked for and call the function."""
     if not spec.is_async:
-        return _in_thread(spec, providers, executor)
+        return _in_thread(spec, providers, executor, decoders)
     function = caller(spec)
     where = spec.where
     wants = tuple(parameter.wants for parameter in spec.parameters)
     plain = not any(parameter.keyword for parameter in spec.parameters) and not _skips(spec)
     if plain and wants == (Wants.PAYLOAD,):
-        decode = decoder(spec.parameters[0].type)
+        decode = decoders(spec.parameters[0].type)
 
         async def payload_only(delivery: Delivery) -> None:
             if (result := await function(decode(delivery.event))) is not None:
@@ -354,7 +311,7 @@ def invoker(spec: HandlerSpec, providers: Providers, executor: Executor | None) 
 
         return payload_only
     if plain and wants == (Wants.PAYLOAD, Wants.EVENT):
-        decode = decoder(spec.parameters[0].type)
+        decode = decoders(spec.parameters[0].type)
 
         async def payload_and_event(delivery: Delivery) -> None:
             event = delivery.event
@@ -362,7 +319,7 @@ def invoker(spec: HandlerSpec, providers: Providers, executor: Executor | None) 
                 await leftover(where, result)
 
         return payload_and_event
-    gather = _arguments(spec)
+    gather = _arguments(spec, decoders)
     if Wants.PROVIDED not in wants:
 
         async def call(delivery: Delivery) -> None:
@@ -412,9 +369,11 @@ async def leftover(where: str, result: Any) -> None:
         raise TypeError(f"{where}: returned a generator, of which nothing has run. Use 'async def' without yield")
 
 
-def _arguments(spec: HandlerSpec) -> Callable[[Delivery], tuple[list[Any], dict[str, Any]]]:
+def _arguments(spec: HandlerSpec, decoders: Decoders) -> Callable[[Delivery], tuple[list[Any], dict[str, Any]]]:
     """A function from a delivery to the arguments; provided ones are left None."""
-    makers = [(parameter.name if parameter.keyword else None, _maker(parameter)) for parameter in spec.parameters]
+    makers = [
+        (parameter.name if parameter.keyword else None, _maker(parameter, decoders)) for parameter in spec.parameters
+    ]
     served = [parameter.name for parameter in spec.parameters]
     by_name = _skips(spec)
 
@@ -438,13 +397,13 @@ def _skips(spec: HandlerSpec) -> bool:
     return served != names[: len(served)]
 
 
-def _maker(parameter: Parameter) -> Callable[[Delivery], Any]:
+def _maker(parameter: Parameter, decoders: Decoders) -> Callable[[Delivery], Any]:
     match parameter.wants:
         case Wants.PAYLOAD:
-            decode = decoder(parameter.type)
+            decode = decoders(parameter.type)
             return lambda delivery: decode(delivery.event)
         case Wants.TYPED_EVENT:
-            decode_typed = decoder(parameter.type)
+            decode_typed = decoders(parameter.type)
             return lambda delivery: delivery.event._with_data(decode_typed(delivery.event))
         case Wants.EVENT:
             return lambda delivery: delivery.event
@@ -468,14 +427,14 @@ async def _fill(
                 args[at] = value
 
 
-def _in_thread(spec: HandlerSpec, providers: Providers, executor: Executor | None) -> Handler:
+def _in_thread(spec: HandlerSpec, providers: Providers, executor: Executor | None, decoders: Decoders) -> Handler:
     """A plain ``def`` handler: it cannot be cancelled, so a cancelled wait lasts until it has returned.
 
     What it returns that is awaitable (it may be a class whose ``__call__`` is plain, or a wrapper that does not tell
     what it wraps) is awaited on the loop.
     """
     function, where = spec.function, spec.where
-    gather = _arguments(spec)
+    gather = _arguments(spec, decoders)
     provided = any(parameter.wants is Wants.PROVIDED for parameter in spec.parameters)
 
     async def call(delivery: Delivery) -> None:

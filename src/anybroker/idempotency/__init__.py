@@ -1,10 +1,12 @@
 """Idempotency stores, in which :class:`anybroker.middleware.idempotent` remembers which events are handled.
 
-:class:`MemoryStore` and :class:`SqliteStore` are here. Another one fills :class:`Store`, and
-:class:`TransactionalStore` too where handlers may share its transaction. A package names it in the entry-point group
-``anybroker.stores`` by the scheme of its URL, as a function of a :class:`~anybroker.adapter.BrokerUrl`.
+:class:`MemoryStore` and :class:`SqliteStore` are included. Other stores implement :class:`Store`, and
+:class:`TransactionalStore` if handlers may share their transaction. A package registers its store in the entry-point
+group ``anybroker.stores`` under the scheme of its URL, as a function that takes a
+:class:`~anybroker.adapter.BrokerUrl`.
 """
 
+from ._options import read_store_url
 from ._store import (
     DONE,
     Busy,
@@ -16,7 +18,9 @@ from ._store import (
     StoreUnavailable,
     Transaction,
     TransactionalStore,
+    TransactionConflict,
 )
+from ._stores import make_store
 from .memory import MemoryStore
 from .sqlite import SqliteStore, SqliteTransaction
 
@@ -33,5 +37,8 @@ __all__ = [
     "Store",
     "StoreUnavailable",
     "Transaction",
+    "TransactionConflict",
     "TransactionalStore",
+    "make_store",
+    "read_store_url",
 ]

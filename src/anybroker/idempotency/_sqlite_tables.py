@@ -1,7 +1,7 @@
-"""The tables of the SQLite store, and the statements on them. All of it runs in the store's own thread.
+"""The tables of the SQLite store, and the statements on them. Everything runs in the store's own thread.
 
-Statements take a whole batch as JSON: the interpreter's lock changes hands at each one, and under load every change can
-take as long as a commit.
+Each statement takes a whole batch as JSON, because the thread releases the interpreter's lock at each statement, and
+getting it back can take as long as a commit under load.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ __all__ = ["CLAIM", "DONE_JOB", "EXTEND", "NOTHING", "PURGE", "RELEASE", "STEP",
 VERSION = 1
 
 NOTHING, DONE_JOB, RELEASE, EXTEND, CLAIM, STEP, PURGE = range(7)
-"""The kinds of jobs, in the order in which a batch is run: what ends a claim comes before the next claim."""
+"""The kinds of jobs, in the order in which a batch runs them: what ends a claim comes before the next claim."""
 
 _PURGE = 500
-"""The most rows that one transaction forgets, so that no claim waits long behind it."""
+"""The most rows that one transaction deletes, so that no claim waits long behind it."""
 
 _TABLES = (
     "CREATE TABLE anybroker_idempotency(version INTEGER NOT NULL)",
@@ -38,7 +38,7 @@ _TABLES = (
     "since REAL NOT NULL, until REAL NOT NULL, lease REAL NOT NULL, expires REAL NOT NULL, "
     "done INTEGER NOT NULL DEFAULT 0)",
     "CREATE INDEX anybroker_claim_expires ON anybroker_claim(expires)",
-    # What Transaction.run has committed for an event that is not done yet, and what it returned, as JSON.
+    # The steps that Transaction.run has committed for an event that is not done yet, with their results as JSON.
     "CREATE TABLE anybroker_step(key TEXT NOT NULL, step INTEGER NOT NULL, result TEXT, expires REAL NOT NULL, "
     "PRIMARY KEY(key, step)) WITHOUT ROWID",
     "CREATE INDEX anybroker_step_expires ON anybroker_step(expires)",
@@ -54,7 +54,7 @@ _STORE_FAILS = {
     sqlite3.SQLITE_FULL,
     sqlite3.SQLITE_CANTOPEN,
 }
-"""Errors in the user's code that are the store's: they count no attempt."""
+"""Errors from the user's code that are really the store's: they do not count as an attempt."""
 
 
 class SqliteClaim(Claim):
@@ -71,12 +71,13 @@ class SqliteClaim(Claim):
 
 
 class _Connection(sqlite3.Connection):
-    """Knows while the user's code runs, and then refuses to end the transaction."""
+    """A connection that refuses to end the transaction while the user's code runs."""
 
     guarded = False
 
     def authorize(self, action: int, first: str | None, second: str | None, *_: str | None) -> int:
-        """Asked when a statement is prepared. The store's own are prepared outside of the user's code."""
+        """Called when a statement is prepared. The store's own statements are not prepared while the user's code
+        runs."""
         if self.guarded and (
             action == sqlite3.SQLITE_TRANSACTION or (action == sqlite3.SQLITE_SAVEPOINT and second == "anybroker")
         ):
@@ -87,9 +88,9 @@ class _Connection(sqlite3.Connection):
 def connect(
     path: Path, busy_timeout: float, prepare: Callable[[sqlite3.Connection], object] | None
 ) -> sqlite3.Connection:
-    """Open the file, and see to the tables and the durability. ``ConfigError`` or ``StoreUnavailable``."""
+    """Open the file, make it durable, and create the tables. ``ConfigError`` or ``StoreUnavailable``."""
     if not path.parent.is_dir():
-        raise ConfigError("idempotency", f"the folder {path.parent} does not exist", "Make it, or change the path.")
+        raise ConfigError("idempotency", f"the folder {path.parent} does not exist", "Create it, or change the path.")
     connection: _Connection | None = None
     make_private(path)
     try:
@@ -103,7 +104,9 @@ def connect(
             connection.close()
         if isinstance(exc, sqlite3.OperationalError):
             raise StoreUnavailable(f"the idempotency store {path}: {exc}") from exc
-        raise ConfigError("idempotency", f"{path}: {exc}", "Name a file of SQLite, or one that is not there.") from exc
+        raise ConfigError(
+            "idempotency", f"{path}: {exc}", "Name an SQLite file, or a file that does not exist."
+        ) from exc
     except BaseException:
         if connection is not None:
             connection.close()
@@ -120,12 +123,12 @@ def _prepare(connection: sqlite3.Connection, path: Path, busy_timeout: float) ->
 
 
 def _version(connection: sqlite3.Connection) -> int | None:
-    found = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'anybroker_idempotency'").fetchone()
-    return int(connection.execute("SELECT version FROM anybroker_idempotency").fetchone()[0]) if found else None
+    exists = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'anybroker_idempotency'").fetchone()
+    return int(connection.execute("SELECT version FROM anybroker_idempotency").fetchone()[0]) if exists else None
 
 
 def apply(connection: sqlite3.Connection, batch: Sequence[Job]) -> None:
-    """Run the jobs, kind by kind. Raises sqlite3.Error for what concerns the whole transaction."""
+    """Run the jobs, kind by kind. Raises sqlite3.Error for failures of the whole transaction."""
     kinds: dict[int, list[Job]] = {}
     for job in batch:
         kinds.setdefault(job.kind, []).append(job)
@@ -134,7 +137,7 @@ def apply(connection: sqlite3.Connection, batch: Sequence[Job]) -> None:
 
 
 def _nothing(connection: sqlite3.Connection, jobs: list[Job]) -> None:
-    """What was queued before is committed with, or before, this."""
+    """Do nothing: what was queued before is committed with this job or before it."""
 
 
 def _claim(connection: sqlite3.Connection, jobs: list[Job]) -> None:
@@ -152,30 +155,30 @@ def _claim(connection: sqlite3.Connection, jobs: list[Job]) -> None:
         "value ->> 2, value ->> 3, ?, ? + (value ->> 2) FROM json_each(?) WHERE true ON CONFLICT(key) DO NOTHING",
         (now, now, rows),
     )
-    found = from_json(
+    current = from_json(
         connection.execute(
             "SELECT json_group_array(json_array(key, fence, done, since, until, lease)) FROM anybroker_claim "
             "WHERE key IN (SELECT value FROM json_each(?))",
             (hashes,),
         ).fetchone()[0]
     )
-    there = {row[0]: row for row in found}
+    claims = {row[0]: row for row in current}
     for job in jobs:
         claim: SqliteClaim = job.value
-        _, fence, done, since, until, lease = there[claim.hash]
+        _, fence, done, since, until, lease = claims[claim.hash]
         if fence > before and first[claim.hash] is job:
             job.result = _ours(claim, fence, now)
         elif done:
             job.result = DONE
         elif now < until <= now + lease and since <= now:
             job.result = Busy(now - since, until - now)
-        else:  # run out, or of before the machine's last start: the clock cannot have been there yet
+        else:  # expired, or made before the machine last started: the monotonic clock had not reached it yet
             fence = connection.execute(
                 "REPLACE INTO anybroker_claim(key, owner, lease, expires, since, until) VALUES (?, ?, ?, ?, ?, ?)",
                 (claim.hash, claim.owner, claim.lease, wall + claim.retain, now, now + claim.lease),
             ).lastrowid
             assert fence is not None
-            there[claim.hash] = (claim.hash, fence, 0, now, now + claim.lease, claim.lease)
+            claims[claim.hash] = (claim.hash, fence, 0, now, now + claim.lease, claim.lease)
             job.result = _ours(claim, fence, now)
 
 
@@ -186,7 +189,7 @@ def _ours(claim: SqliteClaim, fence: int, now: float) -> Claim | Busy | Done:
 
 def _done(connection: sqlite3.Connection, jobs: list[Job]) -> None:
     fences = to_json([job.value.fence for job in jobs]).decode()
-    # Marked once more where it is already: the first answer may have been lost.
+    # Marked again if it is already done: the first answer may have been lost.
     changed = connection.execute(
         "UPDATE anybroker_claim SET done = 1, owner = NULL WHERE fence IN (SELECT value FROM json_each(?))", (fences,)
     ).rowcount
@@ -201,10 +204,10 @@ def _done(connection: sqlite3.Connection, jobs: list[Job]) -> None:
 
 
 def _still_there(connection: sqlite3.Connection, fences: str) -> set[int]:
-    found = connection.execute(
+    remaining = connection.execute(
         "SELECT json_group_array(fence) FROM anybroker_claim WHERE fence IN (SELECT value FROM json_each(?))", (fences,)
     ).fetchone()[0]
-    return set(from_json(found))
+    return set(from_json(remaining))
 
 
 def _release(connection: sqlite3.Connection, jobs: list[Job]) -> None:
@@ -234,7 +237,7 @@ def _steps(connection: sqlite3.Connection, jobs: list[Job]) -> None:
 
 
 def _step(connection: _Connection, job: Job) -> None:
-    """Run a function of the user in a savepoint: what it raises is its own, and undoes nothing of the others'."""
+    """Run a function of the user in a savepoint: an exception from it does not undo the other jobs."""
     claim, step, function = job.value
     row = connection.execute(
         "SELECT s.key IS NOT NULL, s.result FROM anybroker_claim c LEFT JOIN anybroker_step s "
@@ -261,7 +264,7 @@ def _step(connection: _Connection, job: Job) -> None:
         )
         job.result = _read(result)
     except BaseException as exc:
-        # SystemExit too: it would end the store's thread, and whatever waits for it would wait on.
+        # SystemExit too: it would end the store's thread, and whatever waits for it would wait forever.
         if getattr(exc, "sqlite_errorcode", 0) & 0xFF in _STORE_FAILS:
             raise
         job.error = _explained(exc)
@@ -280,8 +283,8 @@ def _written(returned: object) -> str:
         return to_json(returned).decode()
     except ValueError as exc:
         raise TypeError(
-            f"the function returned a {type(returned).__name__}, which is not JSON: what it returns is stored, and "
-            "given again to a second run of the handler. Return plain values"
+            f"the function returned a {type(returned).__name__}, which is not JSON: its result is stored, and given to "
+            "a second run of the handler. Return plain values"
         ) from exc
 
 

@@ -1,4 +1,4 @@
-"""The stores of one Bus: which one a handler without a store of its own gets, opening, closing, and keeping claims."""
+"""The stores of one Bus: choosing the default store, opening and closing stores, and extending claims."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from ..adapter import BrokerUrl
+from ..config.registry import load_entry
 from ..config.settings import nearest, parse_url
 from ..errors import BrokerError, ConfigError
 from ..printable import logger
@@ -19,18 +20,18 @@ from .sqlite import SqliteStore
 
 __all__ = ["Keeper", "Stores", "make_store"]
 
-_log = logger("anybroker")
+_log = logger("anybroker.store")
 
 GROUP = "anybroker.stores"
 """Entry points of other stores, by URL scheme: functions of a BrokerUrl."""
 DEFAULT_FILE = "anybroker-idempotency.db"
-_OUTAGES = (BrokerError, OSError)  # as in the middleware: anything else is no outage, but a bug of the store's
+_OUTAGES = (BrokerError, OSError)  # as in the middleware: anything else is not an outage, but a bug in the store
 _PURGE_EVERY = 60.0
 """Seconds."""
 
 
 class Keeper:
-    """One store in one Bus: the claims held, extended in one call every third of the shortest lease, and the purge."""
+    """One store in one Bus. Extends the held claims in one call every third of the shortest lease, and purges."""
 
     def __init__(self, store: Store, owner: str) -> None:
         self.store = store
@@ -43,11 +44,11 @@ class Keeper:
         self._tasks: list[asyncio.Task[None]] = []
 
     def lease(self, seconds: float) -> None:
-        """A handler asks for leases of that many seconds."""
+        """A handler needs leases of this many seconds."""
         self._shortest = min(self._shortest, seconds)
 
     async def open(self) -> None:
-        """Open the store and begin to keep. Does nothing the second time."""
+        """Open the store, and start extending and purging. Does nothing the second time."""
         if self._tasks:
             return
         await self.store.open()
@@ -57,7 +58,7 @@ class Keeper:
         ]
 
     async def close(self) -> None:
-        """End, and close the store if it was opened."""
+        """Stop, and close the store if it was opened."""
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             task.cancel()
@@ -76,7 +77,7 @@ class Keeper:
             except _OUTAGES as exc:  # the claims last until their lease ends
                 _log.warning("%d claims could not be extended: %s", len(claims), exc)
                 continue
-            except Exception:  # noqa: BLE001 - a bug of the store's: it must not end this task
+            except Exception:  # noqa: BLE001 - a bug in the store must not end this task
                 _log.exception("%d claims could not be extended: the store %r failed", len(claims), self.store)
                 continue
             for claim, ours in kept:
@@ -92,10 +93,10 @@ class Keeper:
             try:
                 more = await self.store.purge()
             except _OUTAGES as exc:  # the next round tries again
-                _log.warning("what is too old could not be forgotten: %s", exc)
+                _log.warning("old entries could not be purged: %s", exc)
                 more = 0
-            except Exception:  # noqa: BLE001 - a bug of the store's: it must not end this task
-                _log.exception("what is too old could not be forgotten: the store %r failed", self.store)
+            except Exception:  # noqa: BLE001 - a bug in the store must not end this task
+                _log.exception("old entries could not be purged: the store %r failed", self.store)
                 more = 0
             pause = 0.05 if more else _PURGE_EVERY
 
@@ -103,8 +104,8 @@ class Keeper:
 class Stores:
     """The idempotency stores that the handlers of one Bus use.
 
-    :param configured: what ``Bus(idempotency=)`` or the configuration says: a store, its URL, or None.
-    :param broker: the broker's URL, where there is one.
+    :param configured: ``Bus(idempotency=)`` or the configured value: a store, its URL, or None.
+    :param broker: the broker's URL, if any.
     :param durable: whether the broker keeps events when its process ends.
     :param service: the service's name, for the owner of claims.
     """
@@ -118,7 +119,7 @@ class Stores:
         self._keepers: dict[int, Keeper] = {}
 
     def use(self, store: Store | None) -> Keeper:
-        """The keeper of this store, or of the Bus's own. Raises ConfigError."""
+        """The keeper of this store, or of the Bus's default store. Raises ConfigError."""
         if store is None:
             if self._default is None:
                 self._default = self._choose()
@@ -142,7 +143,7 @@ class Stores:
         if not self._durable:
             return MemoryStore()
         broker = self._broker
-        if broker is not None and not broker.hosts and len(broker.path) > 1:  # the broker is a file of this machine
+        if broker is not None and not broker.hosts and len(broker.path) > 1:  # the broker is a file on this machine
             file = Path(broker.path[1:])
             return SqliteStore(file.with_name(f"{file.stem}-idempotency.db"))
         store = SqliteStore(DEFAULT_FILE)
@@ -154,17 +155,17 @@ class Stores:
         return store
 
     async def open(self) -> None:
-        """Open those in use that are not open yet. Raises what they raise."""
+        """Open the stores in use that are not open yet. Raises what they raise."""
         for keeper in self._keepers.values():
             await keeper.open()
 
     async def close(self) -> None:
-        """Close them all; the last one's error is raised."""
+        """Close all stores; raises the last error."""
         failure: Exception | None = None
         for keeper in self._keepers.values():
             try:
                 await keeper.close()
-            except Exception as exc:  # noqa: BLE001 - the others are to be closed first
+            except Exception as exc:  # noqa: BLE001 - the others must be closed first
                 if failure is not None:
                     _log.error("an idempotency store could not be closed", exc_info=failure)
                 failure = exc
@@ -173,25 +174,26 @@ class Stores:
 
 
 def make_store(url: str) -> Store:
-    """The store of a URL: ``memory://``, ``sqlite:///file.db``, or one from the entry points ``anybroker.stores``."""
+    """The store of a URL: ``memory://``, ``sqlite:///file.db``, or one from the entry-point group
+    ``anybroker.stores``. Raises ConfigError, also for a client library that is not installed."""
     try:
         parsed = parse_url(url)
     except ConfigError as exc:
         raise ConfigError("idempotency", exc.problem, "Write sqlite:///shop-idempotency.db or memory://.") from None
-    found = {entry.name: entry for entry in entry_points(group=GROUP)}
+    registered = {entry.name: entry for entry in entry_points(group=GROUP)}
     factory = _BUILT_IN.get(parsed.scheme)
     if factory is None:
-        if parsed.scheme not in found:
+        if parsed.scheme not in registered:
             raise ConfigError(
-                "idempotency", f"no store for {parsed.scheme!r}://", nearest(parsed.scheme, {*_BUILT_IN, *found})
+                "idempotency", f"no store for {parsed.scheme!r}://", nearest(parsed.scheme, {*_BUILT_IN, *registered})
             )
-        factory = found[parsed.scheme].load()
+        factory = load_entry(registered[parsed.scheme], "idempotency", f"{parsed.scheme}://")
     return factory(parsed)
 
 
 def _memory(url: BrokerUrl) -> Store:
     if url.hosts or url.path:
-        raise ConfigError("idempotency", f"{url} names a server or a path", "Write memory:// and nothing behind it.")
+        raise ConfigError("idempotency", f"{url} names a server or a path", "Write memory:// and nothing after it.")
     options = _numbers(url, "size", "retain")
     store = MemoryStore()
     return MemoryStore(int(options.get("size", store.size)), options.get("retain", store.retain))
@@ -217,7 +219,7 @@ def _numbers(url: BrokerUrl, *known: str) -> dict[str, float]:
         try:
             numbers[name] = float(text)
         except ValueError:
-            raise ConfigError(f"idempotency option {name!r}", f"{text!r} is no number") from None
+            raise ConfigError(f"idempotency option {name!r}", f"{text!r} is not a number") from None
     return numbers
 
 

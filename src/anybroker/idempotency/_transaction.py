@@ -1,12 +1,10 @@
-"""Where a running handler finds the transaction that its parameter asks for."""
+"""The transaction of the running handler, for its annotated parameter."""
 
 from __future__ import annotations
 
 from contextvars import ContextVar
 
-from ._store import Transaction
-
 __all__ = ["current_transaction"]
 
-current_transaction: ContextVar[Transaction | None] = ContextVar("anybroker_current_transaction", default=None)
-"""Set while a handler with such a parameter runs."""
+current_transaction: ContextVar[object] = ContextVar("anybroker_current_transaction", default=None)
+"""Set while a handler with such a parameter runs: the Transaction, or what it gives for the parameter's annotation."""

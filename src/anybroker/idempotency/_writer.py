@@ -1,4 +1,4 @@
-"""One thread, one connection, many jobs a commit: how the SQLite store writes."""
+"""How the SQLite store writes: one thread, one connection, many jobs per commit."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ._store import StoreUnavailable
 
 __all__ = ["Job", "RolledBack", "Writer"]
 
-_log = logger("anybroker")
+_log = logger("anybroker.store")
 
 _BATCH = 1024
 """The most jobs in one transaction."""
 
 
 class Job:
-    """What is to be done in a transaction, and who waits for it."""
+    """Work to do in a transaction, and the future that waits for it."""
 
     __slots__ = ("error", "future", "kind", "loop", "result", "unwanted", "value")
 
@@ -30,7 +30,7 @@ class Job:
         self.kind = kind
         self.value = value
         self.unwanted = unwanted
-        """What becomes of a result whose waiter was cancelled."""
+        """Called with the result if its waiter was cancelled."""
         self.loop: asyncio.AbstractEventLoop | None = None
         self.future: asyncio.Future[Any] | None = None
         self.result: Any = None
@@ -38,7 +38,7 @@ class Job:
 
 
 class RolledBack(Exception):
-    """A job of the user's has rolled back the whole transaction: its error stands, the others are to be run again."""
+    """A user's job has rolled back the whole transaction: it keeps its error, and the other jobs must run again."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -46,12 +46,12 @@ class RolledBack(Exception):
 
 
 class Writer:
-    """Runs jobs in a thread of its own; those that wait together are committed together (group commit).
+    """Runs jobs in its own thread; jobs that wait together are committed together (group commit).
 
-    ``connect`` opens the connection, in that thread; after an error it is closed, which rolls back, and opened anew.
-    ``check`` raises ``FileGone`` within a transaction that would not last.
-    ``apply`` runs a batch inside a transaction: it writes each job's result, or the error that is this job's own; what
-    it raises is the error of the whole batch, but for RolledBack. Results are given out only after the commit.
+    ``connect`` opens the connection, in that thread; after an error it is closed, which rolls back, and opened again.
+    ``check`` raises ``FileGone`` within a transaction that would be lost.
+    ``apply`` runs a batch inside a transaction and stores each job's result or error. What it raises, except
+    RolledBack, is the error of the whole batch. Results are delivered only after the commit.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Writer:
         return await future
 
     def put(self, job: Job) -> None:
-        """Queue a job; with :meth:`call` somebody waits for it."""
+        """Queue a job without waiting for it; see :meth:`call`."""
         if self._thread is None:
             raise StoreUnavailable(f"{self._name} is not open")
         self._jobs.put(job)
@@ -119,7 +119,7 @@ class Writer:
             connection.close()
 
     def _commit(self, connection: sqlite3.Connection | None, batch: list[Job]) -> sqlite3.Connection | None:
-        """Run the batch in one transaction; the connection to go on with, None if it has to be opened again."""
+        """Run the batch in one transaction. Returns the connection, or None if it must be opened again."""
         try:
             if connection is None:
                 connection = self._connect()
@@ -156,7 +156,7 @@ class Writer:
 
 
 def _deliver(jobs: list[Job]) -> None:
-    """In the event loop: wake those that wait."""
+    """In the event loop: wake the waiters."""
     for job in jobs:
         future = job.future
         if future is None or future.done():  # its waiter was cancelled

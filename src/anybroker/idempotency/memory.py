@@ -10,34 +10,37 @@ from ._store import DONE, Busy, Claim, Done, Key
 
 __all__ = ["MemoryStore"]
 
+_FOR_EVER = float("inf")
+"""When a claim ends that its owner has marked done."""
+
 
 class MemoryStore:
     """Remembers in this process which events are done.
 
-    For a broker that does not outlive the process either, for tests, and against copies that come close together. It
-    does not survive a restart, and other processes do not see it; the Bus says so when its broker is durable. Several
-    Buses of one process share it by being given the same object.
+    For a broker that does not outlive the process either, for tests, and against copies that arrive close together. It
+    does not survive a restart, and other processes do not see it; the Bus warns about that if its broker is durable. To
+    share it, give several Buses of one process the same object.
 
-    :param size: how many done events are remembered at least, and twice as many at most: those seen last (about 300
-        bytes each, 1.5 kB at most: long keys come as hashes). A copy that comes later than that is handled again.
-    :param retain: seconds for which they are remembered, size permitting: this long at least, twice as long at most.
+    :param size: between ``size`` and twice as many done events are remembered, the most recent ones (about 300 bytes
+        each, 1.5 kB at most, because long keys are hashed). A copy that arrives later is handled again.
+    :param retain: they are remembered for between ``retain`` and twice as many seconds, ``size`` permitting.
     """
 
     durable = False
 
     def __init__(self, size: int = 50_000, retain: float = 86_400.0) -> None:
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ConfigError("MemoryStore(size=)", f"{size!r} is no number of events", "Use 1 or more.")
+            raise ConfigError("MemoryStore(size=)", f"{size!r} is not a number of events", "Use 1 or more.")
         if not 0 < retain < float("inf"):
-            raise ConfigError("MemoryStore(retain=)", f"{retain!r} is no number of seconds over 0")
+            raise ConfigError("MemoryStore(retain=)", f"{retain!r} is not a number of seconds over 0")
         self.size = size
         self.retain = retain
-        # What is held (a Claim) or done (None), in two generations: dropping the older one costs nothing, where an
-        # ordered dict would pay for every event.
+        # Claims that are held, and None for what is done, in two generations: dropping the older one costs nothing,
+        # while an ordered dict would cost something for every event.
         self._young: dict[Key, Claim | None] = {}
         self._old: dict[Key, Claim | None] = {}
         self._marked = 0
-        """How many of the young are done."""
+        """How many entries of the young generation are done."""
         self._fence = 0
         self._longest = retain
         self._turn_at = monotonic() + retain
@@ -54,13 +57,13 @@ class MemoryStore:
         young, old = self._young, self._old
         now = monotonic()
         if key in young:
-            there = young[key]
-            if there is None:
+            held = young[key]
+            if held is None:
                 return DONE
-            if there.until > now:
-                return Busy(now - there.since, there.until - now)
+            if held.until > now:
+                return Busy(now - held.since, held.until - now)
         elif old and key in old:
-            young[key] = old.pop(key)  # seen last: it stays for another generation
+            young[key] = old.pop(key)  # just seen: it stays for another generation
             self._marked += 1
             return DONE
         if retain > self._longest:
@@ -83,8 +86,9 @@ class MemoryStore:
         """Store.done."""
         young = self._young
         if young.get(claim.key) is not claim:
-            return False
+            return claim.until == _FOR_EVER  # said again
         young[claim.key] = None
+        claim.until = _FOR_EVER
         self._marked += 1
         if self._marked >= self.size:
             self._turn(monotonic())
@@ -96,9 +100,9 @@ class MemoryStore:
             del self._young[claim.key]
 
     def _turn(self, now: float) -> int:
-        """The young become the old, but for those that are held; the old are forgotten."""
+        """The young become the old generation, except those that are held; the old are forgotten."""
         forgotten = len(self._old)
-        # Not as soon as its lease has ended: a late owner may still mark done what nobody has taken over.
+        # A claim stays after its lease has ended: a late owner may still mark it done if nobody has taken it over.
         held = {
             key: claim for key, claim in self._young.items() if claim is not None and claim.until + claim.retain > now
         }

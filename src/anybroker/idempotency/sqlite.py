@@ -1,4 +1,4 @@
-"""The idempotency store in an SQLite file: durable, for several processes of one machine."""
+"""The idempotency store in an SQLite file: durable, for several processes on one machine."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from hashlib import blake2b
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
+
+from pydantic_core import to_json
 
 from ..errors import ConfigError, StateError
 from ..kit.sqlite_file import Files
@@ -25,7 +27,7 @@ _T = TypeVar("_T")
 
 
 class SqliteTransaction(Transaction):
-    """What a handler whose effect is in the store's own file writes through, to have it exactly once.
+    """Lets a handler write to the store's own file exactly once.
 
     ::
 
@@ -39,10 +41,10 @@ class SqliteTransaction(Transaction):
             left = await transaction.run(book)
             await bus.publish("accounts", Charged(order_id=order.order_id, left=left))
 
-    Each :meth:`run` is one step, committed with a mark of its own before it returns. When the handler is started again
-    because it failed, or its process died, the steps that were committed are not run again: they return what they
-    returned. So write what decides inside the function, and publish behind it: the second run publishes the same, under
-    the same ids. A dead letter that is replayed goes on behind its last step too, for as long as ``retain`` says.
+    Each :meth:`run` is one step, committed with its own mark before it returns. If the handler is started again because
+    it failed, or its process died, committed steps do not run again: they return their first result. So decide inside
+    the function, and publish after it: a second run then publishes the same, under the same ids. A replayed dead letter
+    also continues after its last committed step, for as long as ``retain`` says.
 
     No lock is held between steps: a handler may wait, or publish to a broker in the same file.
     """
@@ -55,22 +57,24 @@ class SqliteTransaction(Transaction):
         self._loop = asyncio.get_running_loop()
 
     async def run(self, function: Callable[[sqlite3.Connection], _T], /) -> _T:
-        """Run ``function(connection)`` in the store's thread and transaction, once for each event; what it returns.
+        """Run ``function(connection)`` in the store's thread and transaction, once for each event, and return its
+        result.
 
-        The steps of a handler are told apart by their order. ``function`` only executes statements: it may not commit,
-        roll back or wait for anything, and other handlers' writes wait while it runs. It returns JSON (None, numbers,
-        strings, lists, dicts; a tuple comes back as a list). What it raises undoes its own writes, and is raised here.
+        The steps of a handler are distinguished by their order. ``function`` only executes statements: it must not
+        commit, roll back or wait for anything, and other handlers' writes wait while it runs. It returns JSON (None,
+        numbers, strings, lists, dicts; a tuple comes back as a list). If it raises, its own writes are undone, and the
+        exception is raised here.
 
-        Raises ``ClaimLost`` if another owner has the event by now, ``StoreUnavailable`` if the file cannot be written;
-        let both through: the event comes again without counting an attempt.
+        Raises ``ClaimLost`` if another owner has the event by now, ``StoreUnavailable`` if the file cannot be written.
+        Do not catch these: the event then comes again, and no attempt is counted.
         """
         claim = self._claim
         step = claim.stepped = claim.stepped + 1
         result: _T = await self._store.call(Job(tables.STEP, (claim, step, function)))
         return result
 
-    async def execute(self, statement: str, parameters: Sequence[Any] = (), /) -> list[list[Any]]:
-        """A step of one statement; its rows, if it gives any."""
+    async def execute(self, statement: str, parameters: Sequence[object] = (), /) -> list[list[Any]]:
+        """A step that executes one statement. Returns its rows, if any."""
         return await self.run(lambda connection: [list(row) for row in connection.execute(statement, parameters)])
 
     def run_from_thread(self, function: Callable[[sqlite3.Connection], _T], /) -> _T:
@@ -82,19 +86,27 @@ class SqliteTransaction(Transaction):
         raise StateError("run_from_thread: called in an event loop's thread. Use 'await transaction.run(…)' there")
 
 
+def _hash(key: Key) -> str:
+    """What the tables know the key by. Files keep these hashes, so they stay as they are."""
+    text = "\0".join(key)
+    if "\0" in key[0] or "\0" in key[1] or "\0" in key[2]:  # joined, it could be another key's; JSON has no NUL
+        text = to_json(key).decode()
+    return b64encode(blake2b(text.encode(), digest_size=15).digest()).decode()
+
+
 class SqliteStore:
     """Remembers in an SQLite file which events are done.
 
-    Processes of one machine share it by naming the same file, which may be that of the application: its handlers then
-    get a :class:`SqliteTransaction`. Several Buses of a process may be given one object. All writes go through one
+    Processes on one machine share it by naming the same file. That may be the application's own file: its handlers can
+    then use a :class:`SqliteTransaction`. Several Buses of a process may share one object. All writes go through one
     thread and are committed together (WAL, ``synchronous=FULL``); copies on other machines are not seen.
 
-    :param path: the file; made if it is not there, in a folder that is.
-    :param retain: seconds for which done events are remembered; 7 days by default. A copy that comes later, such as a
+    :param path: the file; created if it does not exist, but its folder must exist.
+    :param retain: seconds for which done events are remembered; 7 days by default. A copy that arrives later, such as a
         replayed dead letter, is handled again.
-    :param busy_timeout: seconds to wait for another process's write lock; then the store counts as down.
-    :param prepare: called with each new connection, in the store's thread: to make the application's tables, to set
-        pragmas. The connection commits each statement by itself meanwhile.
+    :param busy_timeout: seconds to wait for another process's write lock; after that the store counts as down.
+    :param prepare: called with each new connection, in the store's thread, to create the application's tables or set
+        pragmas. The connection commits each statement immediately during the call.
     """
 
     durable = True
@@ -109,9 +121,9 @@ class SqliteStore:
         prepare: Callable[[sqlite3.Connection], object] | None = None,
     ) -> None:
         if not 0 < retain < float("inf"):
-            raise ConfigError("SqliteStore(retain=)", f"{retain!r} is no number of seconds over 0")
+            raise ConfigError("SqliteStore(retain=)", f"{retain!r} is not a number of seconds over 0")
         if not 0 <= busy_timeout <= 600:
-            raise ConfigError("SqliteStore(busy_timeout=)", f"{busy_timeout!r} is no number of seconds up to 600")
+            raise ConfigError("SqliteStore(busy_timeout=)", f"{busy_timeout!r} is not a number of seconds up to 600")
         self.path = Path(path).absolute()
         self.retain = retain
         self._opened = 0
@@ -126,7 +138,8 @@ class SqliteStore:
     def _connect(
         self, busy_timeout: float, prepare: Callable[[sqlite3.Connection], object] | None
     ) -> sqlite3.Connection:
-        """The first connection since :meth:`open` decides which file it is; another one by the same name is refused."""
+        """The first connection since :meth:`open` decides which file it is; another file of the same name is
+        refused."""
         if self._files is not None:
             self._files.before_opening_again()
         connection = tables.connect(self.path, busy_timeout, prepare)
@@ -139,7 +152,7 @@ class SqliteStore:
             self._files.check()
 
     async def open(self) -> None:
-        """Store.open. ``ConfigError`` for a missing folder or a file that is no database."""
+        """Store.open. ``ConfigError`` for a missing folder or a file that is not a database."""
         self._opened += 1
         if self._opened > 1:
             return
@@ -156,18 +169,17 @@ class SqliteStore:
 
     async def claim(self, key: Key, owner: str, lease: float, retain: float, /) -> Claim | Busy | Done:
         """Store.claim."""
-        digest = blake2b("\0".join(key).encode(), digest_size=15).digest()
-        claim = SqliteClaim(key, b64encode(digest).decode(), owner, lease, retain)
+        claim = SqliteClaim(key, _hash(key), owner, lease, retain)
         result: Claim | Busy | Done = await self._writer.call(Job(tables.CLAIM, claim, self._unwanted))
         return result
 
     def _unwanted(self, result: Any) -> None:
-        """A claim whose waiter was cancelled meanwhile."""
+        """Release a claim whose waiter was cancelled."""
         if isinstance(result, Claim):
             try:
                 self._writer.put(Job(tables.RELEASE, result))
             except StoreUnavailable:
-                pass  # closed meanwhile: it runs out with its lease
+                pass  # closed in the meantime: the claim expires with its lease
 
     async def extend(self, claims: Sequence[Claim], /) -> Sequence[bool]:
         """Store.extend."""
@@ -184,7 +196,7 @@ class SqliteStore:
         await self._writer.call(Job(tables.RELEASE, claim))
 
     async def purge(self) -> int:
-        """Store.purge: at most 500 rows of a kind in one transaction."""
+        """Store.purge: at most 500 rows of each table in one transaction."""
         result: int = await self._writer.call(Job(tables.PURGE))
         return result
 
@@ -194,7 +206,7 @@ class SqliteStore:
         return SqliteTransaction(self, claim)
 
     async def close(self) -> None:
-        """Store.close: what was asked for before is committed."""
+        """Store.close: commits what was queued before."""
         self._opened -= 1
         if self._opened == 0:
             await self._writer.stop()

@@ -1,6 +1,6 @@
-"""A SQLite file that several processes share: durable at each commit, with tables of a known version.
+"""An SQLite file that several processes share: durable at each commit, with tables of a known version.
 
-The embedded broker and the idempotency store both are one. All of it blocks, and runs in the thread that will use the
+The embedded broker and the idempotency store both use one. All functions block, and run in the thread that will use the
 connection.
 """
 
@@ -26,7 +26,7 @@ _turns_lock = Lock()
 
 
 def _forget_turns() -> None:
-    """In the child of a fork: the threads that held these are not there."""
+    """In the child of a fork: the threads that held these locks do not exist there."""
     global _turns_lock
     _turns_lock = Lock()
     _turns.clear()
@@ -37,14 +37,14 @@ if hasattr(os, "register_at_fork"):
 
 
 def turn_of(path: Path) -> Lock:
-    """The lock under which the threads of this process write the file, which is there: one for all of them.
+    """The lock under which the threads of this process write the file, which must exist. One lock for each file.
 
-    SQLite's own lock is not queued for but asked for again and again, and of a hundred threads that do so some come
-    away with nothing. The threads of one process wait in line for it here; SQLite's is for the other processes.
+    SQLite's own lock has no queue: threads poll for it, and of a hundred some time out. So the threads of one process
+    queue here, and SQLite's lock is only for other processes.
     """
-    found = os.stat(path)
+    status = os.stat(path)
     with _turns_lock:
-        key = found.st_dev, found.st_ino
+        key = status.st_dev, status.st_ino
         turn = _turns.get(key)
         if turn is None:
             turn = _turns[key] = Lock()
@@ -52,26 +52,25 @@ def turn_of(path: Path) -> Lock:
 
 
 class FileGone(Unavailable):
-    """The file that is open is not the one that its name leads to any more: what is written to it would be lost."""
+    """The open file is no longer the one with that name: what is written to it would be lost."""
 
 
 class Files:
-    """Notices that the database, or its log, was deleted, replaced or emptied while it is open.
+    """Detects that the database, or its log, was deleted, replaced or emptied while it is open.
 
-    SQLite does not: it goes on to write into files that have no name, and says that all is stored.
+    SQLite does not: it keeps writing to files that have no name, and reports success.
     """
 
     def __init__(self, path: Path) -> None:
-        """Of a database that is open."""
+        """``path``: of an open database."""
         self._path = path
         self._database = _identity(os.stat(path))
         self._log: tuple[int, int] | None = None
-        """Not known before the first transaction: SQLite makes it."""
+        """Unknown before the first transaction, in which SQLite creates it."""
 
     def before_opening_again(self) -> None:
-        """Raises FileGone if what would be opened is another file, or a new one: what was done in the first would be
-        unknown in it."""
-        self._log = None  # SQLite has removed it with its last connection, and makes another
+        """Raises FileGone if another file, or a new one, would be opened: it lacks what was written to the first."""
+        self._log = None  # SQLite has removed it with its last connection, and creates another
         self._check(with_log=False)
 
     def check(self) -> None:
@@ -81,10 +80,10 @@ class Files:
     def _check(self, with_log: bool) -> None:
         problem: str | None = None
         try:
-            found = os.stat(self._path)
-            if _identity(found) != self._database:
+            status = os.stat(self._path)
+            if _identity(status) != self._database:
                 problem = "was replaced by another file"
-            elif not found.st_size:
+            elif not status.st_size:
                 problem = "was emptied"
             elif with_log:
                 log = _identity(os.stat(f"{self._path}-wal"))
@@ -92,11 +91,11 @@ class Files:
                 if log != self._log:
                     problem = "has another log (its -wal file was replaced)"
         except OSError as exc:
-            problem = f"cannot be found any more, or its -wal file cannot ({exc.strerror})"
+            problem = f"or its -wal file is gone ({exc.strerror})"
         if problem is not None:
             raise FileGone(
-                f"{self._path} {problem}, while it was open: nothing is stored in it any more. Put the file back, and "
-                "start the programs that use it again"
+                f"{self._path} {problem}, while it was open: nothing more is stored in it. Put the file back, and "
+                "restart the programs that use it"
             )
 
 
@@ -105,8 +104,8 @@ def files_of(path: Path) -> tuple[str, str, str]:
     return str(path), f"{path}-wal", f"{path}-shm"
 
 
-def _identity(found: os.stat_result) -> tuple[int, int]:
-    return found.st_dev, found.st_ino
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
 def primary_code(exc: sqlite3.Error) -> int:
@@ -115,10 +114,10 @@ def primary_code(exc: sqlite3.Error) -> int:
 
 
 def make_durable(connection: sqlite3.Connection, path: Path, setting: str, busy_timeout: float) -> None:
-    """WAL, and a commit that survives a loss of power. Other processes may do the same at this moment.
+    """Switch to WAL, and make commits survive a power failure. Other processes may do the same at this moment.
 
-    ``ConfigError`` of ``setting`` where the file system or the build of SQLite cannot; ``sqlite3.OperationalError``
-    where the file is locked for longer than ``busy_timeout`` seconds.
+    ``ConfigError`` of ``setting`` if the file system or the build of SQLite cannot; ``sqlite3.OperationalError`` if the
+    file is locked for longer than ``busy_timeout`` seconds.
     """
     execute = connection.execute
     until = monotonic() + busy_timeout
@@ -127,17 +126,19 @@ def make_durable(connection: sqlite3.Connection, path: Path, setting: str, busy_
             mode = execute("PRAGMA journal_mode=WAL").fetchone()[0]
             break
         except sqlite3.OperationalError as exc:
-            # Two that switch the same new file deadlock: SQLite refuses one of them at once, whatever its time-out.
+            # Two processes that switch the same new file deadlock: SQLite refuses one at once, whatever its time-out.
             if primary_code(exc) != sqlite3.SQLITE_BUSY or monotonic() >= until:
                 raise
             sleep(_PAUSE)
     if mode != "wal":
         raise ConfigError(setting, f"{path} is on a file system without shared memory", "Use a local disk.")
     execute("PRAGMA synchronous=FULL")  # NORMAL does not sync the log
-    execute("PRAGMA fullfsync=ON")  # macOS: fsync alone leaves the data in the drive's cache; elsewhere without effect
-    found = execute("PRAGMA synchronous").fetchone()[0]
-    if found != 2:
-        raise ConfigError("sqlite", f"does not take synchronous=FULL (it says {found})", "Use another build of SQLite.")
+    execute("PRAGMA fullfsync=ON")  # macOS: fsync alone leaves the data in the drive's cache; no effect elsewhere
+    synchronous = execute("PRAGMA synchronous").fetchone()[0]
+    if synchronous != 2:
+        raise ConfigError(
+            "sqlite", f"does not accept synchronous=FULL (it says {synchronous})", "Use another build of SQLite."
+        )
 
 
 def make_tables(
@@ -149,9 +150,9 @@ def make_tables(
     read_version: Callable[[sqlite3.Connection], int | None],
     statements: Iterable[str],
 ) -> None:
-    """Make the tables in one transaction, unless somebody was faster.
+    """Create the tables in one transaction, unless another process has done so.
 
-    ``read_version`` is None where they are not there. ``ConfigError`` of ``setting`` where another release made them.
+    ``read_version`` returns None if they do not exist. ``ConfigError`` of ``setting`` if another release made them.
     """
     if read_version(connection) is None:
         connection.execute("BEGIN IMMEDIATE")
@@ -159,10 +160,10 @@ def make_tables(
             for statement in statements:
                 connection.execute(statement)
         connection.execute("COMMIT")
-    found = read_version(connection)
-    if found != version:
+    existing = read_version(connection)
+    if existing != version:
         raise ConfigError(
             setting,
-            f"{path} has version {found} of the tables, and this release reads {version}",
+            f"{path} has version {existing} of the tables, and this release reads {version}",
             "Use the anybroker release that wrote the file, or another file.",
         )

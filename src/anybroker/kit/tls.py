@@ -1,8 +1,8 @@
 """TLS for adapters: one set of settings, one ``ssl.SSLContext``, one way to say what went wrong.
 
-An adapter whose broker speaks TLS derives its ``Settings`` from :class:`TlsSettings`, asks
-:meth:`TlsSettings.tls_context` when it is made, and shows what its client raises while connecting to
-:func:`tls_failure`; where that was only a lost connection, :func:`tls_refusal` asks again why.
+An adapter whose broker speaks TLS derives its ``Settings`` from :class:`TlsSettings`, calls
+:meth:`TlsSettings.tls_context` when it is made, and passes what its client raises while connecting to
+:func:`tls_failure`. If that was only a lost connection, :func:`tls_refusal` connects again to find out why.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 
 from ..adapter import SECURITY, AdapterSettings, BrokerUrl
-from ..errors import ConfigError
+from ..errors import ConfigError, origin_of
+from .wording import said
 
 __all__ = ["TlsSettings", "tls_failure", "tls_refusal"]
 
@@ -45,17 +46,18 @@ class TlsSettings(AdapterSettings):
     )
 
     def tls_context(self, url: BrokerUrl, secure_scheme: str) -> ssl.SSLContext | None:
-        """What the client is to connect with; None where the URL's scheme is not ``secure_scheme``, the one with TLS.
+        """The context for the client to connect with; None if the URL's scheme is not ``secure_scheme``, the one with
+        TLS.
 
-        The server's certificate is always verified. Reads the files, so call it when the adapter is made. Raises
-        ConfigError that names the setting: a file that cannot be read or does not fit the others, a setting of TLS
-        where the URL asks for none."""
+        The server's certificate is always verified. Reads the files, so call it when the adapter is made. Raises a
+        ConfigError that names the setting, for a file that cannot be read or does not fit the others, and for a TLS
+        setting when the URL has no TLS."""
         if url.scheme != secure_scheme:
             given = [name for name in TlsSettings.model_fields if name in self.model_fields_set]
             if given:
                 raise ConfigError(
                     ", ".join(given),
-                    f"is for TLS, and the URL {url} asks for none",
+                    f"is for TLS, and the URL {url} does not use TLS",
                     f"Write {secure_scheme}://, or leave it out.",
                 )
             return None
@@ -63,7 +65,7 @@ class TlsSettings(AdapterSettings):
             context = ssl.create_default_context(cafile=self.tls_ca_file)
         except (OSError, ValueError) as exc:
             raise ConfigError(
-                "tls_ca_file", f"{self.tls_ca_file} cannot be used: {_said(exc)}", "Name a PEM file of certificates."
+                "tls_ca_file", f"{self.tls_ca_file} cannot be used: {said(exc)}", "Name a PEM file of certificates."
             ) from exc
         context.check_hostname = self.tls_check_hostname
         self._present_client(context)
@@ -84,7 +86,7 @@ class TlsSettings(AdapterSettings):
             key = "" if self.tls_key_file is None else f" and {self.tls_key_file}"
             raise ConfigError(
                 "tls_cert_file, tls_key_file",
-                f"{self.tls_cert_file}{key} cannot be used: {_said(exc)}",
+                f"{self.tls_cert_file}{key} cannot be used: {said(exc)}",
                 "Name PEM files that can be read and belong together, and tls_key_password if the key has one.",
             ) from exc
 
@@ -105,8 +107,8 @@ _CLIENT_REFUSED = {
 
 
 def tls_failure(exc: BaseException, where: str) -> ConfigError | None:
-    """The error of ours, if ``exc`` or what it was raised from says that TLS to ``where`` (``host:port``) can only be
-    mended by a person; else None. Its ``__cause__`` is ``exc``."""
+    """The ConfigError, if ``exc`` or an exception in its chain says that a person must fix TLS to ``where``
+    (``host:port``); else None. Its ``__cause__`` is ``exc``."""
     for link in _chain(exc):
         error = _verification(link, where) or _handshake(link, where)
         if error is not None:
@@ -116,11 +118,11 @@ def tls_failure(exc: BaseException, where: str) -> ConfigError | None:
 
 
 async def tls_refusal(host: str, port: int, context: ssl.SSLContext, seconds: float = 1.0) -> ConfigError | None:
-    """Why a server ends the connection as soon as TLS is there, if that is so; None also after ``seconds`` of silence.
+    """Why a server closes the connection right after the TLS handshake; None if it does not within ``seconds``.
 
-    For an adapter whose client was cut off without a word: under TLS 1.3 a server refuses the client's certificate only
-    after the handshake, and its reason is lost where the client has sent something meanwhile. This one sends nothing.
-    Cancellation closes the connection."""
+    For an adapter whose connection was closed without a reason. Under TLS 1.3 a server refuses the client's certificate
+    only after the handshake, and its reason is lost if the client has already sent something. This function sends
+    nothing. Cancellation closes the connection."""
     try:
         async with asyncio.timeout(seconds):
             reader, writer = await asyncio.open_connection(host, port, ssl=context)
@@ -139,7 +141,7 @@ def _verification(exc: BaseException, where: str) -> ConfigError | None:
     if isinstance(exc, ssl.SSLCertVerificationError):
         code, said = getattr(exc, "verify_code", 0), getattr(exc, "verify_message", "") or str(exc)
     elif isinstance(exc, ValueError) and type(exc).__name__ == "CertificateError":
-        code, said = 62, str(exc)  # urllib3's, which compares the names itself
+        code, said = 62, str(exc)  # from urllib3, which compares the names itself
     else:
         return None
     said = said.rstrip(". ")
@@ -147,7 +149,7 @@ def _verification(exc: BaseException, where: str) -> ConfigError | None:
         return ConfigError(
             "url",
             f"the certificate of {where} is for another host: {said}",
-            "Write the host name that the certificate is for, or have one made for this name.",
+            "Use the host name that the certificate is for, or get a certificate for this name.",
         )
     if code in _EXPIRED:
         return ConfigError(
@@ -169,8 +171,8 @@ def _handshake(exc: BaseException, where: str) -> ConfigError | None:
     if reason in _CLIENT_REFUSED:
         return ConfigError(
             "tls_cert_file",
-            f"{where} refused the client's certificate, or asks for one ({reason})",
-            "Name a certificate that is valid now, of an authority that the server trusts.",
+            f"{where} refused the client's certificate, or requires one ({reason})",
+            "Name a certificate that is valid now, from an authority that the server trusts.",
         )
     return None
 
@@ -181,8 +183,4 @@ def _chain(exc: BaseException) -> Iterator[BaseException]:
     while link is not None and id(link) not in seen:
         seen.add(id(link))
         yield link
-        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
-
-
-def _said(exc: BaseException) -> str:
-    return str(exc).rstrip(". ") or type(exc).__name__
+        link = origin_of(link)

@@ -2,24 +2,31 @@
 
 Decorators attach behaviour and return the function itself. The built-ins have fixed places in the chain, outermost
 first: ``trace``, ``dead_letter``, ``retry``, ``timeout``, ``idempotent``; stacked in another order they are a
-ConfigError at the start that shows the right one.
+ConfigError at the start that shows the right one. :func:`middleware` makes one of a function; a :class:`Layer` of your
+own has what the built-ins have: a kind, a place, and what the :class:`Chain` says.
 """
 
-from ._base import Handler, Middleware
+from ..engine.starting import cancelled_from_outside
 from .dead_letter import dead_letter
-from .function import middleware
+from .function import AnyMiddleware, middleware
 from .idempotent import idempotent
+from .layer import Chain, Handler, Layer, Middleware
 from .outgoing import Outgoing, PublishHandler, PublishMiddleware, publish_middleware
-from .retry import retry
+from .retry import Uncounted, retry
 from .timeout import timeout
 from .trace import trace
 
 __all__ = [
+    "AnyMiddleware",
+    "Chain",
     "Handler",
+    "Layer",
     "Middleware",
     "Outgoing",
     "PublishHandler",
     "PublishMiddleware",
+    "Uncounted",
+    "cancelled_from_outside",
     "dead_letter",
     "idempotent",
     "middleware",

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 from ..delivery import Delivery
+from ..engine.failures import note_failure
 from ..engine.starting import cancelled_from_outside, take_back_cancellation
 from ..errors import HandlerExit, Retry
-from ._base import BuiltIn, Chain, Handler
+from .layer import Chain, Handler, Layer
 
 __all__ = ["dead_letter"]
 
 
-class dead_letter(BuiltIn):  # noqa: N801 - used as a decorator
+class dead_letter(Layer):  # noqa: N801 - used as a decorator
     """Publish what failed for good to the dead-letter topic, then settle the original.
 
     May duplicate, never loses: if that publish fails, the original stays unsettled, the subscription backs off and
     reports itself unhealthy, and the handler is not run again before the dead letter is sent. Body, attributes, key
-    and id are untouched; reason, error, attempts, origin and times stand beside them in transport headers.
+    and id are untouched; reason, error, traceback, the last attempts, origin and times stand beside them in transport
+    headers.
 
     ``enabled=False`` switches it off: an event that fails for good then stays, is tried again with a growing wait of
     up to 10 s, and keeps its key closed.
     """
 
     kind = "dead_letter"
-    place = 2
+    after = "trace"
+    waits_after = False  # it takes back a cancellation itself, where the handler failed
 
     def __init__(self, *, enabled: bool = True) -> None:
         self.enabled = enabled
@@ -48,9 +51,11 @@ class dead_letter(BuiltIn):  # noqa: N801 - used as a decorator
                     if cancelled_from_outside(exc, giving_up):
                         raise
                     failure = HandlerExit("the handler", exc)
+                note_failure(delivery, failure)
                 await take_back_cancellation(giving_up)
             delivery.verdict = failure
             await send(delivery, failure)
+            delivery.letter_stored = True
             stats.dead_lettered += 1
             recovered(delivery)
 

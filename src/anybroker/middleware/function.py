@@ -5,17 +5,17 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable
 from inspect import CORO_CREATED
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from ..delivery import Delivery
 from ..errors import ConfigError
 from ..handlers.annotations import signature
 from ..handlers.signature import leftover
-from ._base import Handler, Middleware, attach
+from .layer import Handler, Layer, Middleware, attach
 
-__all__ = ["FunctionMiddleware", "from_callable", "middleware"]
+__all__ = ["AnyMiddleware", "FunctionMiddleware", "from_callable", "middleware"]
 
-_F = TypeVar("_F", bound=Callable[..., Any])
+_F = TypeVar("_F", bound=Callable[..., object])
 
 
 class FunctionMiddleware:
@@ -88,13 +88,17 @@ def middleware(function: Callable[[Delivery, Handler], Awaitable[None]], /) -> F
     return FunctionMiddleware(name, compose)
 
 
-def from_callable(item: Any) -> Any:
+AnyMiddleware: TypeAlias = Layer | FunctionMiddleware | Middleware
+"""What a list of middleware takes: a layer (``retry()``), what ``@middleware`` made, or a ``Handler -> Handler``."""
+
+
+def from_callable(item: AnyMiddleware) -> Layer | FunctionMiddleware:
     """An item of a middleware list: ours as it is, a plain ``Handler -> Handler`` wrapped; else ConfigError."""
-    if not isinstance(item, type) and (hasattr(item, "wrap") or hasattr(item, "bind")):
+    if isinstance(item, Layer | FunctionMiddleware):
         return item
     if isinstance(item, type) or not callable(item):
         raise ConfigError(
-            "middleware=", f"{item!r} is no middleware", "Call it if it is a class or factory (retry(), not retry)."
+            "middleware=", f"{item!r} is not a middleware", "Call it if it is a class or factory (retry(), not retry)."
         )
     if inspect.iscoroutinefunction(item):
         raise ConfigError(
@@ -102,5 +106,4 @@ def from_callable(item: Any) -> Any:
             f"{getattr(item, '__name__', item)!r} is a bare 'async def'",
             "Decorate it with @middleware: async def name(delivery, call_next).",
         )
-    plain: Any = item
-    return FunctionMiddleware(getattr(item, "__name__", type(item).__name__), plain)
+    return FunctionMiddleware(getattr(item, "__name__", type(item).__name__), item)

@@ -12,9 +12,19 @@ from ..cloudevents.event import Event
 from ..delivery import Delivery
 from ..errors import BrokerError, ConfigError, Reject
 from ..handlers.signature import Wants
-from ..idempotency._store import Busy, Claim, ClaimLost, Key, Store, StoreUnavailable, Transaction, TransactionalStore
+from ..idempotency._store import (
+    Busy,
+    Claim,
+    ClaimLost,
+    Key,
+    Store,
+    StoreUnavailable,
+    Transaction,
+    TransactionalStore,
+    TransactionConflict,
+)
 from ..idempotency._transaction import current_transaction
-from ._base import BuiltIn, Chain, Handler
+from .layer import Chain, Handler, Layer
 from .retry import Uncounted
 
 if TYPE_CHECKING:
@@ -24,18 +34,20 @@ from ..printable import logger
 
 __all__ = ["idempotent"]
 
-_log = logger("anybroker")
+_log = logger("anybroker.store")
 
 _OUTAGES = (BrokerError, OSError)  # TimeoutError and ConnectionError are OSErrors
 """What says that the store is down, and is waited for. Anything else (text that cannot be encoded, a bug of a store) is
 this event's failure: waiting would not help, and the event would come again for ever."""
 _LONGEST = 5.0
 """Seconds, the longest wait for another owner or for the store."""
+_CONFLICT = 0.05
+"""Seconds, about, until a handler runs again whose transaction met another one."""
 _LONGEST_TEXT = 128
 """Characters of a source, an id or another key that a store is asked to remember as it is."""
 
 
-class idempotent(BuiltIn):  # noqa: N801 - used as a decorator
+class idempotent(Layer):  # noqa: N801 - used as a decorator
     """Handle each event once, as far as a store can say: copies of what is done are acknowledged and counted
     (``stats.suppressed``).
 
@@ -58,14 +70,14 @@ class idempotent(BuiltIn):  # noqa: N801 - used as a decorator
       down counts as an attempt.
     - The store down: nothing is handled and nothing acknowledged until it is back; ``subscription.problem`` says so. A
       handler that had returned already is not run again, only the mark is made later, while the process lives.
-    - A handler that fails, is cancelled or runs into its time-out releases the claim.
+    - A handler that fails, is cancelled or runs into its time-out releases the claim. If the store's database undid
+      its transaction because of another one (a serialization failure, a deadlock), no attempt is counted.
     - A handler whose claim was taken over meanwhile (its process slept through its lease) marks nothing and
       acknowledges nothing: its event comes again, and what the other owner made of it decides.
     """
 
     kind = "idempotent"
-    place = 5
-    waits_after = True
+    after = "timeout"
 
     def __init__(
         self,
@@ -78,14 +90,16 @@ class idempotent(BuiltIn):  # noqa: N801 - used as a decorator
         if store is not None and not hasattr(store, "claim"):
             raise ConfigError(
                 "idempotent(store)",
-                f"{store!r} is no idempotency store",
+                f"{store!r} is not an idempotency store",
                 "Give a store, such as SqliteStore('shop.db'), or write @idempotent() to use the Bus's.",
             )
         for name, value in (("lease", lease), ("retain", retain)):
             if value is not None and not 0 < value < float("inf"):
-                raise ConfigError(f"idempotent({name}=)", f"{value!r} is no number of seconds over 0")
+                raise ConfigError(f"idempotent({name}=)", f"{value!r} is not a number of seconds over 0")
         if key is not None and not callable(key):
-            raise ConfigError("idempotent(key=)", f"{key!r} is no function", "Write: key=lambda event: event.subject")
+            raise ConfigError(
+                "idempotent(key=)", f"{key!r} is not a function", "Write: key=lambda event: event.subject"
+            )
         self.store = store
         self.key = key
         self.lease = lease
@@ -100,7 +114,7 @@ class idempotent(BuiltIn):  # noqa: N801 - used as a decorator
         keeper.lease(lease)
         group, name, key_of, stats = chain.group, chain.handler.name, self.key, chain.stats
         claim_key, mark, release = store.claim, store.done, store.release
-        transaction_of = _transaction_of(store, chain)
+        transaction_of, served = _transaction_of(store, chain)
         trouble = _Trouble(chain)
         unmarked: dict[Inbound, tuple[Claim, LaneState]] = {}
         # Handlers that have returned, and whose mark could not be written.
@@ -131,18 +145,25 @@ class idempotent(BuiltIn):  # noqa: N801 - used as a decorator
                 stats.started -= 1
                 return
             held[claim] = None
+            transaction: Transaction | None = None
             try:
                 if transaction_of is None:
                     await call_next(delivery)
                 else:
-                    await share(delivery, transaction_of(claim))
+                    transaction = transaction_of(claim)
+                    await share(delivery, transaction)
             except BaseException as exc:
                 held.pop(claim, None)
                 await give_up(claim)
-                if isinstance(exc, StoreUnavailable):
-                    raise trouble.down(exc) from exc
-                if isinstance(exc, ClaimLost):
+                reason = exc
+                if transaction is not None and isinstance(exc, Exception):
+                    reason = transaction.reason(exc) or exc
+                if isinstance(reason, StoreUnavailable):
+                    raise trouble.down(reason) from exc
+                if isinstance(reason, ClaimLost):
                     raise _taken_over() from exc
+                if isinstance(reason, TransactionConflict):
+                    raise Uncounted(_CONFLICT * (0.5 + random()), "another transaction was in the way") from exc
                 raise
             try:  # as in finish(), without the cost of a call
                 if await mark(claim):
@@ -154,7 +175,8 @@ class idempotent(BuiltIn):  # noqa: N801 - used as a decorator
             raise _taken_over()
 
         async def share(delivery: Delivery, transaction: Transaction) -> None:
-            token = current_transaction.set(transaction)
+            given = transaction if served is None else await transaction.given(served)
+            token = current_transaction.set(given)
             try:
                 await call_next(delivery)
             finally:
@@ -200,7 +222,7 @@ class _Trouble:
         if self.since is None:
             self.since = now
             _log.error("%s: the idempotency store failed, nothing is handled until it is back: %s", self._where, exc)
-        self._problem(f"the idempotency store failed: {exc}")
+        self._problem(f"the idempotency store failed: {exc}", unavailable=True)
         wait = min(max(now - self.since, 0.1), _LONGEST) * (0.5 + random() / 2)
         return Uncounted(wait, "the idempotency store failed")
 
@@ -235,12 +257,12 @@ def _checked(key: object) -> str:
     raise Reject(f"idempotent(key=): the function returned {what} where a string is needed")
 
 
-def _transaction_of(store: Store, chain: Chain) -> Callable[[Claim], Transaction] | None:
-    """What makes the transactions, if the handler asks for one."""
+def _transaction_of(store: Store, chain: Chain) -> tuple[Callable[[Claim], Transaction] | None, object]:
+    """What makes the transactions, if the handler asks for one, and the annotation that it gives something else for."""
     handler = chain.handler
     wanted = next((parameter for parameter in handler.parameters if parameter.wants is Wants.TRANSACTION), None)
     if wanted is None:
-        return None
+        return None, None
     if not isinstance(store, TransactionalStore) or not issubclass(store.transaction_type, wanted.type):
         has = f"has a {store.transaction_type.__name__}" if isinstance(store, TransactionalStore) else "has none"
         raise ConfigError(
@@ -248,4 +270,4 @@ def _transaction_of(store: Store, chain: Chain) -> Callable[[Claim], Transaction
             f"asks for a {wanted.type.__name__}, and the handler's {type(store).__name__} {has}",
             "Give @idempotent(store) the store whose transaction the effect shares.",
         )
-    return store.transaction
+    return store.transaction, wanted.served

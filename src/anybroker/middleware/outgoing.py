@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..adapter import Receipt
 from ..cloudevents.event import Event
 from ..errors import ConfigError
 from ..handlers.annotations import signature
+
+if TYPE_CHECKING:
+    from ..engine.spans import Publication
 
 __all__ = ["Outgoing", "PublishHandler", "PublishMiddleware", "publish_middleware"]
 
@@ -17,16 +20,27 @@ __all__ = ["Outgoing", "PublishHandler", "PublishMiddleware", "publish_middlewar
 class Outgoing:
     """An event on its way out: replace ``event`` or add to ``headers`` before ``call_next``."""
 
-    __slots__ = ("deadline", "event", "headers", "not_before", "release", "topic")
+    __slots__ = ("deadline", "event", "headers", "not_before", "publication", "release", "topic", "within")
 
-    def __init__(self, topic: str, event: Event[Any], headers: dict[str, str]) -> None:
+    def __init__(
+        self,
+        topic: str,
+        event: Event[Any],
+        headers: dict[str, str],
+        not_before: float | None = None,
+        deadline: float | None = None,
+        within: object = None,
+    ) -> None:
         self.topic = topic
         self.event = event
         self.headers = headers
         """Transport headers: they travel beside the event. What is added is held to the rules of ``publish``."""
-        self.not_before: float | None = None
-        self.deadline: float | None = None
+        self.not_before = not_before
+        self.deadline = deadline
+        self.within = within
+        """The transaction that it becomes a part of, instead of being sent now."""
         self.release: Callable[[], None] = _nothing
+        self.publication: Publication | None = None
 
 
 PublishHandler = Callable[[Outgoing], Awaitable[Receipt]]
@@ -67,4 +81,5 @@ def publish_middleware(function: Callable[[Outgoing, PublishHandler], Awaitable[
 
         return run
 
+    compose.__name__ = name
     return compose

@@ -9,7 +9,7 @@ from ..delivery import Delivery
 from ..engine.backoff import Backoff
 from ..engine.starting import cancelled_from_outside
 from ..errors import AttemptsExhausted, ConfigError, EventError, HandlerExit, Reject, Retry
-from ._base import BuiltIn, Chain, Handler
+from .layer import Chain, Handler, Layer
 
 __all__ = ["AttemptsExhausted", "Uncounted", "retry"]
 
@@ -24,7 +24,7 @@ class _Again(Retry):
         self.release = release
 
 
-class retry(BuiltIn):  # noqa: N801 - used as a decorator
+class retry(Layer):  # noqa: N801 - used as a decorator
     """Start the handler again when it failed: up to ``attempts`` starts in all, with full jitter between them.
 
     :param attempts: handler starts in this group, the first included. 1 or more.
@@ -45,7 +45,8 @@ class retry(BuiltIn):  # noqa: N801 - used as a decorator
     """
 
     kind = "retry"
-    place = 3
+    after = "dead_letter"
+    waits_after = False
 
     def __init__(
         self,
@@ -60,12 +61,14 @@ class retry(BuiltIn):  # noqa: N801 - used as a decorator
         gives_up_order: bool = False,
     ) -> None:
         if isinstance(attempts, bool) or not isinstance(attempts, int) or attempts < 1:
-            raise ConfigError("retry(attempts=)", f"{attempts!r} is no number of starts", "Use 1 (no retry) or more.")
+            raise ConfigError(
+                "retry(attempts=)", f"{attempts!r} is not a number of starts", "Use 1 (no retry) or more."
+            )
         if mode not in (None, "hold", "release"):
-            raise ConfigError("retry(mode=)", f"{mode!r} is no mode", "Use 'hold' or 'release'.")
+            raise ConfigError("retry(mode=)", f"{mode!r} is not a mode", "Use 'hold' or 'release'.")
         for name, value in (("first", first), ("cap", cap)):
             if not 0 <= value < float("inf"):
-                raise ConfigError(f"retry({name}=)", f"{value!r} is no number of seconds", "Use 0 or more.")
+                raise ConfigError(f"retry({name}=)", f"{value!r} is not a number of seconds", "Use 0 or more.")
         if not factor >= 1:
             raise ConfigError("retry(factor=)", f"{factor!r} makes waits shorter", "Use 1 or more.")
         if factor == float("inf"):
@@ -89,6 +92,7 @@ class retry(BuiltIn):  # noqa: N801 - used as a decorator
             except Retry as exc:
                 if not exc.counted:
                     raise
+                delivery.starts_allowed = attempts
                 if delivery.attempt >= attempts:
                     raise AttemptsExhausted(attempts, exc.reason) from exc
                 wait = backoff.wait(delivery.attempt) if exc.after is None else exc.after
@@ -96,6 +100,7 @@ class retry(BuiltIn):  # noqa: N801 - used as a decorator
             except give_up_on:
                 raise
             except on as exc:
+                delivery.starts_allowed = attempts
                 if delivery.attempt >= attempts:
                     raise
                 raise _Again(backoff.wait(delivery.attempt), release, type(exc).__name__) from exc
@@ -104,6 +109,7 @@ class retry(BuiltIn):  # noqa: N801 - used as a decorator
             except BaseException as exc:
                 if cancelled_from_outside(exc, giving_up):
                     raise
+                delivery.starts_allowed = attempts
                 if delivery.attempt >= attempts:
                     raise HandlerExit("the handler", exc) from exc
                 raise _Again(backoff.wait(delivery.attempt), release, type(exc).__name__) from exc
@@ -127,7 +133,11 @@ class retry(BuiltIn):  # noqa: N801 - used as a decorator
 
 
 class Uncounted(Retry):
-    """Raised by a middleware of ours: deliver again later, and let this start not count against ``attempts``."""
+    """Raised by a middleware: deliver again after this many seconds, and do not count this start as an attempt.
+
+    For what is not the event's fault, such as a store that is down. It passes ``retry`` and ``dead_letter``, and keeps
+    the event for as long as it is raised.
+    """
 
     counted = False
 
@@ -139,5 +149,7 @@ def _exceptions(name: str, given: _Exceptions | Iterable[type[Exception]]) -> tu
     listed = (given,) if isinstance(given, type) else tuple(given)
     for item in listed:
         if not (isinstance(item, type) and issubclass(item, Exception)):
-            raise ConfigError(f"retry({name}=)", f"{item!r} is no exception class", "Give classes, such as ValueError.")
+            raise ConfigError(
+                f"retry({name}=)", f"{item!r} is not an exception class", "Give classes, such as ValueError."
+            )
     return listed

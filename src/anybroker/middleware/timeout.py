@@ -6,23 +6,24 @@ import asyncio
 
 from ..delivery import Delivery
 from ..errors import ConfigError
-from ._base import BuiltIn, Chain, Handler
+from .layer import Chain, Handler, Layer
 
 __all__ = ["timeout"]
 
 
-class timeout(BuiltIn):  # noqa: N801 - used as a decorator
-    """Cancel the handler after so many seconds; the start counts as failed with ``TimeoutError``, and is retried.
+class timeout(Layer):  # noqa: N801 - used as a decorator
+    """Cancel the handler after this many seconds; the start counts as failed with ``TimeoutError``, and is retried.
 
     Refused on a plain ``def`` handler, which runs in a thread and cannot be cancelled, and on a batch handler.
     """
 
     kind = "timeout"
-    place = 4
+    after = "retry"
+    waits_after = False
 
     def __init__(self, seconds: float) -> None:
         if not 0 < seconds < float("inf"):
-            raise ConfigError("timeout(seconds)", f"{seconds!r} is no time limit", "Use a number of seconds over 0.")
+            raise ConfigError("timeout(seconds)", f"{seconds!r} is not a time limit", "Use a number of seconds over 0.")
         self.seconds = seconds
 
     def bind(self, call_next: Handler, chain: Chain) -> Handler:

@@ -1,90 +1,71 @@
-"""Tracing: W3C context in and out, with the OpenTelemetry API only.
+"""Tracing: a span around each start of a handler. ``docs/tracing.md`` has the table of all spans.
 
-The context itself is read and copied on in :mod:`anybroker.engine.context`; without an OpenTelemetry SDK that is all.
-Names: OpenTelemetry semantic conventions for messaging spans.
+Without an OpenTelemetry SDK the context is read and copied on in :mod:`anybroker.engine.context`, and that is all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 
 from opentelemetry import context as otel_context
-from opentelemetry import propagate
-from opentelemetry import trace as otel
-from opentelemetry.trace import SpanKind, Status, StatusCode
 
-from ..adapter import Foreign
 from ..delivery import Delivery
-from ..engine.context import LONGEST_ID, incoming
-from ..errors import Retry
-from ._base import BuiltIn, Chain, Handler
+from ..engine.spans import HANDLER, Spans, end, failed, start_failed
+from ..errors import Retry, cause_of
+from .layer import Chain, Handler, Layer
 
-__all__ = ["inject", "trace", "tracing"]
-
-
-def tracing() -> bool:
-    """Whether somebody listens: an OpenTelemetry SDK is set up. Asked when a Bus starts."""
-    provider = otel.get_tracer_provider()
-    return not isinstance(provider, otel.ProxyTracerProvider | otel.NoOpTracerProvider)
+__all__ = ["trace", "traced"]
 
 
-def inject(headers: dict[str, str]) -> None:
-    """With an SDK: the current context, over what was taken from the cause."""
-    carrier: dict[str, str] = {}
-    propagate.inject(carrier)
-    headers.update(carrier)
+class trace(Layer):  # noqa: N801 - used as a decorator
+    """A span around each start of the handler, where an OpenTelemetry SDK is set up when the Bus starts. In every chain
+    by default.
 
+    It is a child of the publisher's span and links it; a retry also links the start before it. What the handler failed
+    with is recorded. A batch handler has one span for each call, without a parent, that links all of its events.
 
-class trace(BuiltIn):  # noqa: N801 - used as a decorator
-    """A consumer span around each start of the handler, child of the publisher's. In every chain by default."""
+    ``receive=True``: also a span for each hand-over from the broker, which links up to 128 of its events. The broker
+    hands over ahead of the handlers, so that OpenTelemetry's conventions do not want this span; it shows in which
+    portions events arrive.
+    """
 
     kind = "trace"
-    place = 0
+    waits_after = False
+
+    def __init__(self, *, receive: bool = False) -> None:
+        self.receive = receive
 
     def bind(self, call_next: Handler, chain: Chain) -> Handler:
-        """The composed handler; nothing is added where no OpenTelemetry SDK is set up when the Bus starts."""
-        if not tracing():
+        """The composed handler; nothing is added where nothing is traced, and for a batch handler, whose calls are."""
+        if chain.spans is None or chain.handler.is_batch:
             return call_next
-        tracer = otel.get_tracer("anybroker")
-        name = f"process {chain.topic}"
-        constant: Mapping[str, str] = {
-            "messaging.system": chain.capabilities.adapter,
-            "messaging.destination.name": chain.topic,
-            "messaging.consumer.group.name": chain.group,
-            "messaging.operation.type": "process",
-            "messaging.operation.name": "process",
-            "anybroker.handler": chain.handler.name,
-        }
+        return traced(chain.spans, call_next, chain.topic, chain.group, chain.handler.name, chain.giving_up)
 
-        async def run(delivery: Delivery) -> None:
-            parent = propagate.extract(incoming(delivery))
-            token = otel_context.attach(parent)
-            try:
-                with tracer.start_as_current_span(
-                    name,
-                    kind=SpanKind.CONSUMER,
-                    attributes=constant,
-                    record_exception=False,
-                    set_status_on_exception=False,
-                ) as span:
-                    if not isinstance(delivery.event, Foreign):
-                        span.set_attribute("messaging.message.id", delivery.event.id[:LONGEST_ID])
-                        span.set_attribute("cloudevents.event_type", delivery.event.type)
-                        span.set_attribute("cloudevents.event_source", delivery.event.source)
-                    span.set_attribute("anybroker.attempt", delivery.attempt)
-                    try:
-                        await call_next(delivery)
-                    except Retry as exc:
-                        span.set_status(Status(StatusCode.ERROR, f"retry: {exc.reason}"))
-                        raise
-                    except Exception as exc:
-                        span.set_status(Status(StatusCode.ERROR, type(exc).__name__))
-                        span.set_attribute("error.type", type(exc).__qualname__)
-                        raise
-                    if delivery.verdict is not None:
-                        span.set_status(Status(StatusCode.ERROR, "dead-lettered"))
-                        span.set_attribute("error.type", type(delivery.verdict).__qualname__)
-            finally:
-                otel_context.detach(token)
 
-        return run
+def traced(
+    spans: Spans, call_next: Handler, topic: str, group: str, handler: str, giving_up: Callable[[], bool]
+) -> Handler:
+    """A handler that is called in a span. ``handler``: its name; empty where an event is dead-lettered without one."""
+    name = f"process {topic}"
+    constant = spans.attributes("process", topic, group)
+    if handler:
+        constant[HANDLER] = handler
+
+    async def run(delivery: Delivery) -> None:
+        span, context = spans.process(name, constant, delivery)
+        token = otel_context.attach(context)
+        try:
+            await call_next(delivery)
+            if delivery.verdict is not None:
+                failed(span, delivery.verdict, "dead-lettered")
+        except Retry as exc:
+            failed(span, exc if (cause := cause_of(exc)) is None else cause, f"retry: {exc.reason}")
+            raise
+        except BaseException as exc:
+            start_failed(span, exc, giving_up)
+            raise
+        finally:
+            otel_context.detach(token)
+            end(span)
+
+    return run

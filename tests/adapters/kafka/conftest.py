@@ -16,11 +16,12 @@ from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, TopicPartition
 
 from anybroker.adapter import Lane, Outbound, Receipt
+from anybroker.cloudevents import Event
 from anybroker.errors import BrokerError
-from anybroker.event import Event
 from anybroker_kafka.cluster import Positions
-from anybroker_kafka.identity import TopicInfo
-from anybroker_kafka.records import read_as_parsed
+from anybroker_kafka.fetched import read_as_parsed
+from anybroker_kafka.topic_info import TopicInfo
+from anybroker_kafka.wire import Wire
 
 
 def event(id: str = "1", key: str | None = None, data: Any = "data") -> Event[Any]:
@@ -263,14 +264,13 @@ class FakeOffsets:
     """The committed positions, and where partitions begin."""
 
     limit = 1_048_576
-    isolation = 1
 
     def __init__(self) -> None:
         self.commits: dict[TopicPartition, OffsetAndMetadata] = {}
         self.stale: dict[TopicPartition, int] = {}
         self.infos: dict[str, TopicInfo] = {}
         self.error: Exception | None = None
-        self.looked = asyncio.Event()
+        self.asked = asyncio.Event()
 
     async def positions(self, group: str, tps: Collection[TopicPartition]) -> Positions:
         if self.error is not None:
@@ -279,7 +279,7 @@ class FakeOffsets:
         return Positions(commits, {tp: self.stale[tp] for tp in tps if tp in self.stale}, dict(self.infos))
 
     async def topics(self, names: Collection[str]) -> dict[str, TopicInfo]:
-        self.looked.set()
+        self.asked.set()
         return {name: self.infos[name] for name in names if name in self.infos}
 
     async def offsets(self, moments: dict[TopicPartition, int]) -> dict[TopicPartition, int]:
@@ -318,8 +318,8 @@ def kit() -> SimpleNamespace:
     return SimpleNamespace(event=event, record=record, Reports=Reports, Listener=Listener, FakeKafka=FakeKafka)
 
 
-def take_over(written: bytes, read: Any, failed: Any, limit: int = 1_048_576) -> Any:
-    """What aiokafka would give a receiver of these bytes: as its fetcher goes through an answer to a fetch."""
+def take_over(written: bytes, at: int = 0, limit: int = 1_048_576) -> Any:
+    """What aiokafka would give a receiver of these bytes from that offset on: as its fetcher goes through an answer."""
     tp = TopicPartition("orders", 3)
 
     async def send(node: int, request: Any) -> Any:
@@ -327,9 +327,9 @@ def take_over(written: bytes, read: Any, failed: Any, limit: int = 1_048_576) ->
 
     client = SimpleNamespace(send=send)
     consumer: Any = SimpleNamespace(_fetcher=SimpleNamespace(_records=OrderedDict(), _client=client))
-    read_as_parsed(consumer, read, failed, limit)
+    read_as_parsed(consumer, Wire(), limit)
     asyncio.run(client.send(0, FetchRequest(0, 0, 0, 1, [], rack_id="")))
-    found = PartitionRecords(tp, MemoryRecords(written), [], 0, None, None, True, 1)
+    found = PartitionRecords(tp, MemoryRecords(written), [], at, None, None, True, 1)
     consumer._fetcher._records[tp] = FetchResult(tp, assignment=None, partition_records=found, backoff=0)
     return found
 

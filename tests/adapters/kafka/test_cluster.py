@@ -1,4 +1,4 @@
-"""Questions to the cluster, answered by hand-made replies: what is no answer must not be taken for one."""
+"""Questions to the cluster, answered by hand-made replies: what is not an answer must not be taken for one."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ COMMITTED = offsets(topics=[("orders", [(0, 7, "note", 0)])])
 
 
 @pytest.mark.parametrize(
-    "no_answer",
+    "not_an_answer",
     [
         offsets(kafka.GroupLoadInProgressError.errno),
         offsets(kafka.NotCoordinatorForGroupError.errno),
@@ -71,8 +71,8 @@ COMMITTED = offsets(topics=[("orders", [(0, 7, "note", 0)])])
         kafka.KafkaConnectionError("gone"),
     ],
 )
-def test_a_coordinator_that_is_loading_is_not_a_group_without_offsets(run: Run, no_answer: Any) -> None:
-    asked, client = cluster(no_answer, COMMITTED)
+def test_a_coordinator_that_is_loading_is_not_a_group_without_offsets(run: Run, not_an_answer: Any) -> None:
+    asked, client = cluster(not_an_answer, COMMITTED)
     assert run(asked.committed("g", [TP])) == {TP: OffsetAndMetadata(7, "note")}
     assert client.refreshes == 1
 
@@ -96,14 +96,14 @@ def test_without_any_broker_there_is_no_patience(run: Run) -> None:
     assert len(client.requests) == 1
 
 
-def test_what_waiting_does_not_mend_is_raised_at_once(run: Run) -> None:
+def test_what_waiting_does_not_fix_is_raised_at_once(run: Run) -> None:
     asked, client = cluster(offsets(kafka.GroupAuthorizationFailedError.errno))
     with pytest.raises(kafka.GroupAuthorizationFailedError):
         run(asked.committed("g", [TP]))
     assert client.refreshes == 0
 
 
-def test_topics_are_looked_for_without_making_them(run: Run) -> None:
+def test_topics_are_not_created_by_asking_for_them(run: Run) -> None:
     topics = [
         {"topic": "orders", "error_code": 0, "partitions": [1, 2, 3]},
         {"topic": "young", "error_code": kafka.LeaderNotAvailableError.errno, "partitions": [1]},
@@ -126,16 +126,16 @@ def made(*errors: tuple[str, int, str]) -> SimpleNamespace:
 
 
 @pytest.mark.parametrize(
-    "no_answer",
+    "not_an_answer",
     [
         kafka.RequestTimedOutError(),
         kafka.KafkaConnectionError("gone"),
         made(("orders", kafka.NotControllerError.errno, "")),
     ],
 )
-def test_topics_are_asked_for_again_until_the_controller_has_answered(run: Run, no_answer: Any) -> None:
+def test_topics_are_asked_for_again_until_the_controller_has_answered(run: Run, not_an_answer: Any) -> None:
     exists = made(("orders", kafka.TopicAlreadyExistsError.errno, "it is there"))
-    asked, client = cluster(no_answer, exists)
+    asked, client = cluster(not_an_answer, exists)
     problems = run(asked.create([("orders", 4, -1, {})]))
     assert problems == {"orders": (kafka.TopicAlreadyExistsError, "it is there")}
     assert (len(client.requests), client.refreshes) == (2, 1)
@@ -151,10 +151,10 @@ def test_what_is_being_made_is_waited_for_longer_than_one_question_takes(run: Ru
     client = FakeClient(offsets(kafka.GroupLoadInProgressError.errno))
 
     async def both() -> None:
-        quick = Cluster(client, 0.05, True, patience=30.0)
+        quick = Cluster(client, 0.05, True)
         with pytest.raises(kafka.GroupLoadInProgressError):
             await quick.committed("g", [TP])
-        waiting = asyncio.create_task(quick.patient().committed("g", [TP]))
+        waiting = asyncio.create_task(quick.with_timeout(30.0).committed("g", [TP]))
         done, _ = await asyncio.wait({waiting}, timeout=0.2)
         assert not done
         client.replies = [COMMITTED]

@@ -17,12 +17,8 @@ from aiokafka.record.legacy_records import _LegacyRecordBatchBuilderPy
 from aiokafka.structs import TopicPartition
 
 from anybroker.adapter import Foreign
-from anybroker.event import Event
-from anybroker_kafka.batches import Batches, TooLargeBatch, any_compressed, bounded
+from anybroker_kafka.batches import Batches, any_compressed, bounded, count_events
 from anybroker_kafka.decompress import TooLarge, decompress
-from anybroker_kafka.gaps import look
-from anybroker_kafka.unreadable import read_again
-from anybroker_kafka.wire import Wire
 
 MIB = 1_048_576
 TP = TopicPartition("orders", 3)
@@ -119,28 +115,21 @@ BOMB = (b"k", bytes(3 * MIB))
 
 
 @pytest.mark.parametrize("codec", [1, 2, 3, 4])
-def test_a_bomb_takes_nothing_with_it(taken: Callable[..., Any], codec: int) -> None:
-    """aiokafka's reading stops before it; one record stands for it, at its last offset, and what is behind it comes."""
-    told: list[tuple[int, Exception]] = []
-    written = batch(SMALL, SMALL, codec=codec) + batch(SMALL, BOMB, SMALL, first=2, codec=codec)
-    written += batch(SMALL, first=5, codec=codec)
-    tracemalloc.start()
-    try:
-        found = taken(written, Wire().read, lambda _, at, exc: told.append((at, exc)))
-        assert [inbound.position for inbound in found] == [0, 1]
-        assert tracemalloc.get_traced_memory()[1] < 5 * MIB
-    finally:
-        tracemalloc.stop()
-    ((at, exc),) = told
-    assert at == 2
-    assert isinstance(exc, TooLargeBatch)
-    assert exc.batch.next_offset == 5
-    for offset in (2, 3):
-        again, following = read_again(TP, written[len(batch(SMALL, SMALL, codec=codec)) :], [], offset, 1,
-                                      Wire().read_again, MIB)  # fmt: skip
-        assert ([inbound.position for inbound in again], following) == ([4, 5], 6)
-        assert [type(inbound.event) for inbound in again] == [Foreign, Event]
-        foreign = again[0].event
+def test_one_dead_letter_stands_for_a_batch_that_is_too_large(taken: Callable[..., Any], codec: int) -> None:
+    """It has the batch's last offset, and the next fetch begins behind it."""
+    before = batch(SMALL, SMALL, codec=codec)
+    written = before + batch(SMALL, BOMB, SMALL, first=2, codec=codec) + batch(SMALL, first=5, codec=codec)
+    for fetched, at in ((written, 0), (written[len(before) :], 2), (written[len(before) :], 3)):
+        tracemalloc.start()
+        try:
+            records = taken(fetched, at=at)
+            found = list(records)
+            assert tracemalloc.get_traced_memory()[1] < 5 * MIB
+        finally:
+            tracemalloc.stop()
+        assert [inbound.position for inbound in found] == ([0, 1, 4] if at == 0 else [4])
+        assert records.next_fetch_offset == 5
+        foreign = found[-1].event
         assert isinstance(foreign, Foreign)
         assert (foreign.body, foreign.headers, foreign.key) == (b"", [], None)
         assert "max_decompressed_bytes" in str(foreign.reason)
@@ -150,7 +139,7 @@ def test_a_bomb_takes_nothing_with_it(taken: Callable[..., Any], codec: int) -> 
 @pytest.mark.parametrize("codec", [0, 1, 2, 3, 4])
 def test_a_batch_that_fits_is_read_as_by_aiokafka(taken: Callable[..., Any], codec: int) -> None:
     written = batch(SMALL, (None, b"x" * 1000), codec=codec) + batch(SMALL, first=2, codec=codec)
-    found = list(taken(written, Wire().read, lambda *_: None))
+    found = list(taken(written))
     assert [inbound.position for inbound in found] == [0, 1, 2]
     assert [inbound.event.body for inbound in found] == [SMALL[1], b"x" * 1000, SMALL[1]]
     assert {inbound.key for inbound in found} == {"k", None}
@@ -158,24 +147,30 @@ def test_a_batch_that_fits_is_read_as_by_aiokafka(taken: Callable[..., Any], cod
 
 @pytest.mark.parametrize("codec", [1, 2, 3])
 def test_batches_of_old_brokers(taken: Callable[..., Any], codec: int) -> None:
-    told: list[Exception] = []
-    assert [inbound.event.body for inbound in taken(old(b"{}" * 50, codec), Wire().read, None)] == [b"{}" * 50]
-    bomb = old(BOMB[1], codec)
-    assert list(taken(bomb, Wire().read, lambda _, __, exc: told.append(exc))) == []
-    assert isinstance(told[0], TooLargeBatch)
-    again, following = read_again(TP, bomb, None, 0, 1, Wire().read_again, MIB)
-    assert (len(again), following) == (1, 1)
+    assert [inbound.event.body for inbound in taken(old(b"{}" * 50, codec))] == [b"{}" * 50]
+    records = taken(old(BOMB[1], codec))
+    again = list(records)
+    assert (len(again), records.next_fetch_offset) == (1, 1)
+    assert "max_decompressed_bytes" in str(again[0].event.reason)
     assert isinstance(again[0].event, Foreign)
 
 
-def test_counting_what_waits_decompresses_no_bomb() -> None:
+def test_counting_does_not_decompress_beyond_the_limit() -> None:
     written = batch(SMALL, codec=1) + batch(BOMB, first=1, codec=1)
     tracemalloc.start()
     try:
-        assert look(TP, written, [], 0, 1, MIB) == (2, 1)
+        assert count_events(TP, written, [], 0, 1, MIB)[:2] == (2, 1)
         assert tracemalloc.get_traced_memory()[1] < 5 * MIB
     finally:
         tracemalloc.stop()
+
+
+def test_the_first_event_says_since_when_it_is_stored() -> None:
+    written = batch(SMALL, SMALL, codec=1)
+    assert count_events(TP, written, [], 0, 1, MIB) == (2, 2, 1_700_000_000.0)
+    assert count_events(TP, written, [], 1, 1, MIB) == (1, 2, 1_700_000_000.001)
+    assert count_events(TP, written, [], 2, 1, MIB).stored is None
+    assert count_events(TP, batch(BOMB, codec=1) + batch(SMALL), [], 0, 1, MIB).stored == 1_700_000_000.0, "its batch's"
 
 
 @pytest.mark.parametrize("codec", [1, 2, 3, 4])
@@ -190,7 +185,7 @@ def test_one_that_is_compressed_is_found_among_others(codec: int) -> None:
     assert not any_compressed(b"")
 
 
-def test_a_part_of_a_batch_is_none() -> None:
+def test_a_batch_that_was_cut_off_is_not_read() -> None:
     written = batch(SMALL)
     for end in (0, 5, 11, 12, len(written) - 1):
         assert not Batches(written[:end], bounded(MIB)).has_next()

@@ -22,7 +22,7 @@ from anybroker_kafka.failures import failure, kafka_errors, named, publish_failu
         (TimeoutError(), Unavailable),
     ],
 )
-def test_failures_by_what_mends_them(exc: Exception, expected: type[Exception]) -> None:
+def test_a_failure_is_a_config_error_where_a_person_has_to_fix_it(exc: Exception, expected: type[Exception]) -> None:
     with pytest.raises(expected, match="testing") as caught, kafka_errors("testing"):
         raise exc
     assert caught.value.__cause__ is exc
@@ -33,7 +33,7 @@ def test_other_exceptions_pass() -> None:
         raise ZeroDivisionError
 
 
-def test_a_lease_that_the_broker_does_not_take_is_explained() -> None:
+def test_a_lease_that_the_broker_refuses_is_explained() -> None:
     assert "group.min.session.timeout.ms" in str(failure(kafka.InvalidSessionTimeoutError(), "joining"))
 
 

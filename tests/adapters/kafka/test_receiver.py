@@ -177,7 +177,7 @@ def test_a_rebalance_settles_first_and_forgets_what_was_polled(run: Run, opened:
     run(check())
 
 
-def test_a_poll_that_ended_is_not_waited_for_in_a_circle(
+def test_receive_does_not_spin_on_a_poll_that_has_ended(
     run: Run, opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     turns = 0
@@ -235,7 +235,7 @@ def test_a_member_that_was_put_out_loses_its_lanes_at_once(run: Run, opened: Ope
     run(check())
 
 
-def test_a_commit_during_somebody_elses_rebalance_is_tried_again_by_the_core(run: Run, opened: Open) -> None:
+def test_a_commit_during_a_rebalance_fails_and_can_be_repeated(run: Run, opened: Open) -> None:
     async def check() -> None:
         async with opened() as case:
             await case.assign(ONE)
@@ -309,7 +309,7 @@ def test_lanes_without_their_notes_are_not_taken(run: Run, opened: Open) -> None
     run(check())
 
 
-def test_a_group_that_refuses_us_is_said_although_nothing_is_fetched(
+def test_a_refusal_by_the_group_is_raised_although_nothing_is_fetched(
     run: Run, kit: SimpleNamespace, fakes: Any
 ) -> None:
     """aiokafka keeps the reason for the next getmany, and without lanes there is none."""
@@ -332,7 +332,7 @@ def test_a_group_that_refuses_us_is_said_although_nothing_is_fetched(
     run(check())
 
 
-def test_who_asks_for_the_groups_answer_gets_it_at_once(run: Run, opened: Open) -> None:
+def test_joined_returns_as_soon_as_the_group_has_answered(run: Run, opened: Open) -> None:
     async def check() -> None:
         async with opened() as case:
             case.consumer.refusal = kafka_errors.InconsistentGroupProtocolError()

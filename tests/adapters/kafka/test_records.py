@@ -14,8 +14,9 @@ from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import TopicPartition
 
 from anybroker.adapter import Foreign, Outbound
-from anybroker.event import Event
-from anybroker_kafka.records import KafkaInbound, read_as_parsed
+from anybroker.cloudevents import Event
+from anybroker_kafka.fetched import read_as_parsed
+from anybroker_kafka.records import KafkaInbound
 from anybroker_kafka.wire import Wire
 
 TP = TopicPartition("orders", 3)
@@ -31,13 +32,13 @@ def written(*records: tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
 
 
 def fetched(*records: tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]) -> Any:
-    """What a fetch has brought, before anybody looked at it."""
+    """The result of a fetch, before any record of it is read."""
     return PartitionRecords(TP, MemoryRecords(written(*records)), [], 0, None, None, True, 0)
 
 
 @pytest.fixture
 def read(taken: Callable[..., Any]) -> Callable[..., list[KafkaInbound]]:
-    return lambda *records: list(taken(written(*records), Wire().read, lambda *_: None))
+    return lambda *records: list(taken(written(*records)))
 
 
 def sent(event: Event[Any], headers: dict[str, str] | None = None, wire: Wire | None = None) -> Any:
@@ -83,7 +84,7 @@ def test_a_usual_event_keeps_no_headers_in_memory() -> None:
 def test_an_error_of_a_fetch_stays_what_it_is() -> None:
     client = SimpleNamespace(send=None)
     consumer: Any = SimpleNamespace(_fetcher=SimpleNamespace(_records=OrderedDict(), _client=client))
-    read_as_parsed(consumer, Wire().read, lambda *_: None, 1_048_576)
+    read_as_parsed(consumer, Wire(), 1_048_576)
     error = FetchError(error=ValueError("out of range"), backoff=0)
     consumer._fetcher._records[TP] = error
     assert consumer._fetcher._records[TP] is error
@@ -91,6 +92,6 @@ def test_an_error_of_a_fetch_stays_what_it_is() -> None:
 
 def test_a_client_that_keeps_its_records_elsewhere_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
     consumer: Any = SimpleNamespace(_fetcher=SimpleNamespace(_records={}))
-    read_as_parsed(consumer, Wire().read, lambda *_: None, 1_048_576)
+    read_as_parsed(consumer, Wire(), 1_048_576)
     assert type(consumer._fetcher._records) is dict
     assert "without a limit" in caplog.text

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 from aiokafka import errors as kafka_errors
 from aiokafka.partitioner import DefaultPartitioner
+from aiokafka.protocol.produce import ProduceRequest
 
 from anybroker.adapter import Outbound, Receipt
 from anybroker.errors import BrokerError, EventTooLarge, PublishOutcomeUnknown, Rejected, Unavailable
 from anybroker_kafka.closing import Closing
+from anybroker_kafka.producers import Producers, keep_refusals
 from anybroker_kafka.sender import KafkaSender
 from anybroker_kafka.wire import Wire
 
@@ -29,15 +31,8 @@ class Case:
         self.kafka = kit.FakeKafka()
         self.reports = kit.Reports()
         self.closing = Closing()
-        self.sender = KafkaSender(
-            self.kafka.make_producer,
-            self.kafka,
-            Wire(),
-            self.closing,
-            limit=100_000,
-            deadline=deadline,
-            connect_timeout=5,
-        )
+        producers = Producers(self.kafka.make_producer, self.closing, deadline=deadline, connect_timeout=5)
+        self.sender = KafkaSender(producers, self.kafka, Wire(), 100_000)
 
     def outbounds(
         self, *ids: str, key: str | None = "k", topic: str = "orders", group: str | None = None
@@ -283,7 +278,7 @@ def test_close_sends_what_was_handed_over(run: Run, opened: Open) -> None:
     run(check())
 
 
-def test_a_close_that_is_broken_off_reports_what_is_left(run: Run, opened: Open) -> None:
+def test_a_cancelled_close_reports_what_is_left(run: Run, opened: Open) -> None:
     async def check() -> None:
         async with opened() as case:
             case.kafka.answer = None
@@ -299,3 +294,19 @@ def test_a_close_that_is_broken_off_reports_what_is_left(run: Run, opened: Open)
         assert all(issubclass(kind, BrokerError) for kind in case.types().values())
 
     run(check())
+
+
+def test_a_refusal_is_kept_until_kafka_takes_a_batch(run: Run) -> None:
+    codes = [kafka_errors.NotEnoughReplicasError.errno, 0]
+
+    async def send(node: Any, request: Any) -> Any:
+        return SimpleNamespace(topics=[("orders", [(3, codes.pop(0), 7)])])
+
+    client = SimpleNamespace(send=send)
+    refusals: dict[tuple[str, int], Any] = {}
+    keep_refusals(client, refusals)
+    request = ProduceRequest(None, -1, 1000, [])
+    run(client.send(1, request))
+    assert refusals == {("orders", 3): kafka_errors.NotEnoughReplicasError}
+    run(client.send(1, request))
+    assert refusals == {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ import pytest
 from aiokafka import errors as kafka
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
-from anybroker.adapter import GroupSpec, Start, TopicSpec, Topology
+from anybroker.adapter import Backlog, GroupSpec, Start, TopicSpec, Topology
 from anybroker.errors import ConfigError
 from anybroker_kafka import topology
 from anybroker_kafka.cluster import BEGINNING, END, Positions
@@ -33,9 +34,10 @@ class FakeCluster:
         self.commits: dict[str, dict[TopicPartition, OffsetAndMetadata]] = {}
         self.stale: dict[TopicPartition, int] = {}
         self.present = 0
+        self.oldest: float | None = None
         self.refuse: dict[int, type[kafka.KafkaError]] = {}
         self.calls: list[str] = []
-        self.before_last_look: Callable[[], None] | None = None
+        self.before_second_read: Callable[[], None] | None = None
 
     async def partitions(self, topics: Iterable[str]) -> dict[str, int]:
         return {topic: self.topics[topic] for topic in topics if topic in self.topics}
@@ -57,8 +59,8 @@ class FakeCluster:
 
     async def committed(self, group: str, tps: Collection[TopicPartition]) -> dict[TopicPartition, OffsetAndMetadata]:
         self.calls.append("committed")
-        if self.before_last_look is not None and "offsets" in self.calls:
-            self.before_last_look()
+        if self.before_second_read is not None and "offsets" in self.calls:
+            self.before_second_read()
         commits = self.commits.get(group, {})
         return {tp: commits[tp] for tp in tps if tp in commits}
 
@@ -69,10 +71,10 @@ class FakeCluster:
     async def grow(self, topic: str, partitions: int) -> None:
         self.topics[topic] = partitions
 
-    async def learn(self, topics: Iterable[str]) -> None: ...
+    async def learn_leaders(self, topics: Iterable[str]) -> None: ...
 
-    async def count(self, ranges: Mapping[TopicPartition, tuple[int, int]]) -> int:
-        return sum(end - at for at, end in ranges.values())
+    async def count(self, ranges: Mapping[TopicPartition, tuple[int, int]]) -> tuple[int, float | None]:
+        return sum(end - at for at, end in ranges.values()), self.oldest
 
     async def commit(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
         self.calls.append("commit")
@@ -159,11 +161,11 @@ def test_what_is_committed_stays(run: Run, cluster: Any) -> None:
     assert offsets(cluster)[INLET] == 5
 
 
-def test_a_start_is_read_before_the_last_look_at_the_commits(run: Run, cluster: Any) -> None:
+def test_a_start_is_read_before_the_commits_are_read_again(run: Run, cluster: Any) -> None:
     def another_process() -> None:
         cluster.commits["orders.billing"] = {ORDERS: OffsetAndMetadata(8, "theirs")}
 
-    cluster.before_last_look = another_process
+    cluster.before_second_read = another_process
     run(topology.declare(cluster, orders(), "create", -1))
     assert cluster.calls == ["committed", "offsets", "committed", "commit"]
     assert cluster.commits["orders.billing"][ORDERS] == OffsetAndMetadata(8, "theirs")
@@ -180,6 +182,18 @@ def test_the_backlog_counts_the_inlet(run: Run, cluster: Any) -> None:
     cluster.commits["orders.billing"][ORDERS] = OffsetAndMetadata(2, "")  # deleted up to 5 since
     cluster.commits["orders.billing"][INLET] = OffsetAndMetadata(8, "")
     assert run(topology.backlog(cluster, "orders", "billing")).waiting == 4 + 1
+
+
+def test_the_age_is_that_of_the_oldest_record_that_waits(run: Run, cluster: Any) -> None:
+    run(topology.declare(cluster, orders(), "create", -1))
+    assert run(topology.backlog(cluster, "orders", "billing")) == Backlog(0, 0, 0.0)
+    cluster.commits["orders.billing"][INLET] = OffsetAndMetadata(8, "")
+    cluster.oldest = time.time() - 60
+    assert run(topology.backlog(cluster, "orders", "billing")).age == pytest.approx(60, abs=5)
+    cluster.oldest = time.time() + 60  # another machine's clock
+    assert run(topology.backlog(cluster, "orders", "billing")).age == 0.0
+    cluster.oldest = None  # a record without a timestamp
+    assert run(topology.backlog(cluster, "orders", "billing")) == Backlog(1, 0, None)
 
 
 def test_seek_moves_the_topic_and_to_the_end_the_inlet_too(run: Run, cluster: Any) -> None:
@@ -203,7 +217,7 @@ def test_seek_refuses_members_and_what_was_deleted(run: Run, cluster: Any) -> No
         run(topology.seek(cluster, "orders", "billing", "new"))
 
 
-def test_what_was_added_or_made_again_beside_a_group_is_all_the_groups(run: Run, cluster: Any) -> None:
+def test_partitions_added_under_an_existing_group_start_at_the_oldest_event(run: Run, cluster: Any) -> None:
     """At its end, what was published between would be skipped, acknowledged and never handled."""
     cluster.commits = {"orders.billing": {INLET: OffsetAndMetadata(6, "note")}}
     run(topology.declare(cluster, orders("new"), "create", -1))

@@ -14,9 +14,9 @@ from aiokafka.record.util import calc_crc32c
 from aiokafka.structs import TopicPartition
 
 from anybroker.adapter import Foreign
-from anybroker.event import Event
+from anybroker.cloudevents import Event
 from anybroker_kafka.records import KafkaInbound
-from anybroker_kafka.unreadable import read_again
+from anybroker_kafka.unreadable import read_leniently
 from anybroker_kafka.wire import Wire
 
 TP = TopicPartition("orders", 3)
@@ -58,8 +58,9 @@ def batch(*records: Any, first: int = 0, codec: int = 0) -> bytearray:
     return built
 
 
-def again(written: bytes, at: int = 0) -> tuple[list[KafkaInbound], int]:
-    return read_again(TP, bytes(written), [], at, 1, Wire().read_again, 1_048_576)
+def again(written: bytes | bytearray, at: int = 0) -> tuple[list[KafkaInbound], int]:
+    records = read_leniently(TP, bytes(written), [], at, 1, Wire().read_any, 1_048_576)
+    return list(records), records.next_fetch_offset
 
 
 def bodies(found: list[KafkaInbound]) -> list[bytes | None]:
@@ -134,7 +135,7 @@ def test_a_damaged_batch_that_may_fill_a_message_comes_without_its_bytes() -> No
     assert f"its {len(written)} bytes stay in Kafka" in str(found[0].event.reason)  # type: ignore[union-attr]
 
 
-def test_a_missing_codec_is_an_error_and_no_dead_letter(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_codec_is_an_error_and_not_a_dead_letter(monkeypatch: pytest.MonkeyPatch) -> None:
     written = batch(good(0), codec=GZIP)
     monkeypatch.setattr("aiokafka.codec.has_gzip", lambda: False)
     with pytest.raises(UnsupportedCodecError):
@@ -142,17 +143,51 @@ def test_a_missing_codec_is_an_error_and_no_dead_letter(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("codec", [0, GZIP])
-def test_aiokafka_stops_before_it_and_tells(taken: Callable[..., Any], codec: int) -> None:
-    told: list[tuple[TopicPartition, int, Exception]] = []
-    written = bytes(batch(good(0), bad(), good(2), codec=codec))
-    found = taken(written, Wire().read, lambda *what: told.append(what))
-    assert [record.position for record in found] == [0]
-    ((tp, at, _),) = told
-    assert (tp, at) == (TP, 1)
+def test_a_fetch_ends_before_it_and_the_next_one_goes_on_behind_it(
+    taken: Callable[..., Any], codec: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The record before it was read already: getmany must not lose it."""
+    written = bytes(batch(good(0), bad(), good(2), codec=codec) + batch(good(3), first=3, codec=codec))
+    first = taken(written)
+    assert bodies(list(first)) == [b"0"]
+    assert (first.next_fetch_offset, caplog.messages) == (1, [])
+    second = taken(written, at=1)
+    assert [(type(inbound.event), second.next_fetch_offset) for inbound in second] == [
+        (Foreign, 2), (Event, 3), (Event, 4),
+    ]  # fmt: skip
+    (said,) = caplog.messages
+    assert "orders/3 from offset 1 on cannot be read" in said
+
+
+def control_batch_cut_off(first: int) -> bytearray:
+    written = batch(good(0), first=first)[:61]
+    written[22] |= 0x30  # transactional, and control
+    struct.pack_into(">q", written, 43, 7)  # its producer
+    struct.pack_into(">i", written, 8, len(written) - 12)
+    struct.pack_into(">I", written, 17, calc_crc32c(bytes(written[21:])))
+    return written
+
+
+def test_a_fetch_that_begins_with_a_damaged_batch_is_read_to_its_end(taken: Callable[..., Any]) -> None:
+    written = batch(bad())
+    written[-1] ^= 1
+    found = taken(bytes(written + batch(good(1), first=1, codec=GZIP)))
+    assert [(inbound.position, type(inbound.event)) for inbound in found] == [(0, Foreign), (1, Event)]
+
+
+def test_a_codec_that_nothing_can_read_is_raised_after_all_events_before_it(taken: Callable[..., Any]) -> None:
+    missing = batch(good(1), first=1, codec=GZIP)
+    missing[22] = 7  # a codec that Kafka does not have
+    struct.pack_into(">I", missing, 17, calc_crc32c(bytes(missing[21:])))
+    found = taken(bytes(batch(bad()) + missing))
+    assert [inbound.position for inbound in found] == [0]
+    assert found.next_fetch_offset == 1
+    with pytest.raises(UnsupportedCodecError):
+        list(taken(bytes(missing), at=1))
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_whatever_bytes_a_batch_has_its_end_is_reached(seed: int) -> None:
+def test_a_damaged_batch_is_read_to_its_end(seed: int) -> None:
     choose = random.Random(seed)
     before = batch(good(0))
     for _ in range(100):
@@ -168,10 +203,5 @@ def test_whatever_bytes_a_batch_has_its_end_is_reached(seed: int) -> None:
 
 def test_a_control_batch_that_is_cut_off_does_not_end_the_process() -> None:
     """aiokafka's faster reading of numbers looks beyond the end, which may be no memory of ours."""
-    written = batch(good(0))[:61]
-    written[22] |= 0x30  # transactional, and control
-    struct.pack_into(">q", written, 43, 7)  # its producer
-    struct.pack_into(">i", written, 8, len(written) - 12)
-    struct.pack_into(">I", written, 17, calc_crc32c(bytes(written[21:])))
     with pytest.raises(CorruptRecordException, match="control batch"):
-        again(written)
+        again(control_batch_cut_off(0))

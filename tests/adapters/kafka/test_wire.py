@@ -8,7 +8,7 @@ import pytest
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
 from anybroker.adapter import Foreign, Inbound, Lane, Outbound
-from anybroker.event import Event
+from anybroker.cloudevents import Event
 from anybroker_kafka.wire import Wire
 
 MINIMAL = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t"}
@@ -100,7 +100,7 @@ def test_another_producers_headers_come_in_lower_case_and_attributes_do_not() ->
     assert inbound.event.key is None, "the key is not made an attribute"
 
 
-def test_a_key_that_is_no_text_stays_distinct() -> None:
+def test_keys_that_are_not_text_stay_distinct() -> None:
     headers = [(f"ce_{name}", value.encode()) for name, value in MINIMAL.items()]
     keys = [read(b"", headers, key).key for key in (b"\xff", b"\xfe", b"", None)]
     assert keys == ["\\xff", "\\xfe", None, None]
@@ -127,7 +127,7 @@ def test_nothing_at_all_is_foreign() -> None:
     assert inbound.event.body is None
 
 
-def test_what_is_learned_of_header_names_is_bounded() -> None:
+def test_the_number_of_remembered_header_names_is_bounded() -> None:
     wire = Wire()
     headers = [(f"ce_{name}", value.encode()) for name, value in MINIMAL.items()]
     for number in range(3000):

@@ -1,4 +1,4 @@
-"""Commands whose answers are waited for: each call gets its own, whoever else waits."""
+"""Commands whose answers are waited for: each call gets its own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from anybroker_nats.answers import Answers
 Run = Callable[[Any], Any]
 
 
-def test_calls_side_by_side_end_with_their_own_answers(run: Run, kit: SimpleNamespace) -> None:
+def test_calls_at_the_same_time_end_with_their_own_answers(run: Run, kit: SimpleNamespace) -> None:
     async def check() -> None:
         client = kit.FakeLink().current
         answers = Answers(client, "_INBOX.me", 5.0)
@@ -33,7 +33,7 @@ def test_calls_side_by_side_end_with_their_own_answers(run: Run, kit: SimpleName
     run(check())
 
 
-def test_what_is_not_answered_is_told(run: Run, kit: SimpleNamespace) -> None:
+def test_what_is_not_answered_is_reported(run: Run, kit: SimpleNamespace) -> None:
     async def check() -> None:
         client = kit.FakeLink().current
         answers = Answers(client, "_INBOX.me", 0.05)

@@ -1,4 +1,4 @@
-"""Three servers that are one cluster: what becomes of publishing, and of a start, when some of them die."""
+"""Three servers that are one cluster: what happens to publishing, and to a start, when some of them die."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ async def begin(cluster: Cluster, which: int) -> None:
 
 @asynccontextmanager
 async def asking(cluster: Cluster) -> AsyncIterator[Ask]:
-    """Another client than ours; gives a function that asks JetStream, and gives nothing where it does not answer."""
+    """A client that is not ours. Gives a function that asks JetStream, and returns nothing where it does not answer."""
 
     async def failed(_: Exception) -> None:
         """It goes to the next server."""
@@ -89,7 +89,7 @@ async def asking(cluster: Cluster) -> AsyncIterator[Ask]:
 
 
 async def leader(ask: Ask, but: str = "") -> str:
-    """The server that leads the topic's stream, as soon as one does, another than ``but``."""
+    """The server that leads the topic's stream, as soon as one other than ``but`` does."""
     async with asyncio.timeout(20):
         while True:
             found = str(((await ask(f"STREAM.INFO.{TOPIC}")).get("cluster") or {}).get("leader") or "")
@@ -115,7 +115,7 @@ async def _refusal(bus: Bus) -> str:
 
 
 def test_with_one_of_three_servers_publishing_says_so_and_a_start_waits(run: Run, cluster: Cluster) -> None:
-    """First the one that is left leads the stream still, and answers everything but a publish. Then it is one that
+    """First the server that is left still leads the stream, and answers everything but a publish. Then it is one that
     finds no leader, and answers nothing at first: a Bus that starts now does not give up before ``connect_timeout``,
     and has started when the others are back."""
 
@@ -135,9 +135,9 @@ def test_with_one_of_three_servers_publishing_says_so_and_a_start_waits(run: Run
             await starting
             await second.publish(TOPIC, {}, type="com.example.placed")
             await second.close()
-        assert "1 of 3 servers with its stream are there, too few to store it" in alone
-        # For ten seconds a server answers nothing; then it says "no leader: 1 of 3 servers with it are there".
-        assert re.search(r"has (it|JetStream) a leader\?|1 of 3 servers", leaderless), leaderless
+        assert "1 of 3 servers with its stream are up, too few to store it" in alone
+        # For ten seconds a server answers nothing; then it says "no leader: 1 of 3 servers with it are up".
+        assert re.search(r"does (it|JetStream) have a leader\?|1 of 3 servers", leaderless), leaderless
         assert not ended, "without a leader nothing can be asked for"
         for said in (alone, leaderless):
             assert "permission" not in said
@@ -158,7 +158,7 @@ async def _publish_on(bus: Bus, confirmed: asyncio.Queue[float]) -> None:
 
 
 def test_publishing_resumes_within_a_second_and_a_half_of_a_new_leader(run: Run, cluster: Cluster) -> None:
-    """Events without a receipt when the stream's leader dies keep nothing from those that come after them."""
+    """Events without a receipt when the stream's leader dies do not hold up those that come after them."""
 
     async def check() -> None:
         confirmed: asyncio.Queue[float] = asyncio.Queue()

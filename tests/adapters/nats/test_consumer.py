@@ -1,11 +1,12 @@
-"""What a member knows of one consumer: whose the lane is, what is out, and when the order is certain."""
+"""What a member knows about one consumer: whose the lane is, what is unacknowledged, and when the order is certain."""
 
 from __future__ import annotations
 
 import json
 from types import SimpleNamespace
 
-from anybroker_nats.consumer import ACK, NAK, Arrived, Consumer
+from anybroker_nats.commands import ACK, NAK, pull_request, touch_request
+from anybroker_nats.consumer import Arrived, Consumer
 
 
 def arrived(kit: SimpleNamespace, sequence: int, at: int, pin: str = "p1", deliveries: int = 1) -> tuple[Arrived, int]:
@@ -16,16 +17,16 @@ def arrived(kit: SimpleNamespace, sequence: int, at: int, pin: str = "p1", deliv
 
 def test_the_first_delivery_says_whose_the_lane_is(kit: SimpleNamespace) -> None:
     consumer = Consumer(0, "g@0", True)
-    assert b'"id"' not in consumer.request(5, 10, 99)
+    assert b'"id"' not in pull_request(5, 10, 99, consumer.pin)
     assert consumer.arrived(*arrived(kit, 7, 1)) == b""
     assert consumer.pin == b"p1"
-    asked = json.loads(consumer.request(5, 10, 99))
+    asked = json.loads(pull_request(5, 10, 99, consumer.pin))
     assert asked == {"batch": 5, "expires": 10, "max_bytes": 99, "group": "lane", "id": "p1"}
-    assert json.loads(consumer.touch())["id"] == "p1"
-    assert json.loads(Consumer(0, "g", False).request(1, 2, 3)) == {"batch": 1, "expires": 2, "max_bytes": 3}
+    assert json.loads(touch_request(consumer.pin))["id"] == "p1"
+    assert json.loads(pull_request(1, 2, 3, None)) == {"batch": 1, "expires": 2, "max_bytes": 3}
 
 
-def test_a_redelivery_of_what_is_here_is_not_another_event(kit: SimpleNamespace) -> None:
+def test_a_redelivery_of_what_we_have_is_not_another_event(kit: SimpleNamespace) -> None:
     consumer = Consumer(0, "g@0", True)
     consumer.arrived(*arrived(kit, 7, 1))
     consumer.unsettled[7] = consumer.buffer.pop(7).reply
@@ -57,21 +58,21 @@ def test_only_deliveries_that_the_server_had_made_count(kit: SimpleNamespace) ->
         consumer.arrived(*arrived(kit, sequence, at))
     consumer.unsettled[7] = consumer.buffer.pop(7).reply
     consumer.released[8] = consumer.buffer.pop(8).reply
-    assert consumer.ours(2, 10) == 2
-    assert consumer.ours(3, 10) == 3
-    assert consumer.ours(3, 8) == 2, "a server that was killed knows less than it had sent"
+    assert consumer.count_held(2, 10) == 2
+    assert consumer.count_held(3, 10) == 3
+    assert consumer.count_held(3, 8) == 2, "a server that was killed knows less than it had sent"
     domain = b"$JS.ACK.hub.hash.orders.g@0.1.11.5.1.0.random"
     consumer.arrived(Arrived(1, b"orders.1", domain, b"", None), 11)
-    assert (consumer.ours(4, 11), consumer.ours(5, 11)) == (4, 5)
+    assert (consumer.count_held(4, 11), consumer.count_held(5, 11)) == (4, 5)
 
 
-def test_all_that_is_out_goes_back_in_the_streams_order(kit: SimpleNamespace) -> None:
+def test_everything_unacknowledged_goes_back_in_the_streams_order(kit: SimpleNamespace) -> None:
     consumer = Consumer(0, "g@0", True)
     for at, sequence in enumerate((9, 3, 5, 4), 1):
         consumer.arrived(*arrived(kit, sequence, at))
     consumer.unsettled[4] = consumer.buffer.pop(4).reply
     consumer.released[5] = consumer.buffer.pop(5).reply
-    assert [int(reply.split(b".")[5]) for reply in consumer.out()] == [3, 4, 5, 9]
+    assert [int(reply.split(b".")[5]) for reply in consumer.unacknowledged()] == [3, 4, 5, 9]
     assert {int(reply.split(b".")[5]) for reply in consumer.leased()} == {3, 4, 9}
 
 
@@ -83,7 +84,7 @@ def test_acknowledgements_are_remembered_up_to_a_bound() -> None:
     assert next(iter(consumer.acked)) == 2_000
 
 
-def test_a_lost_pin_leaves_what_is_out(kit: SimpleNamespace) -> None:
+def test_a_lost_pin_keeps_what_is_unacknowledged(kit: SimpleNamespace) -> None:
     consumer = Consumer(0, "g@0", True)
     consumer.synced = True
     consumer.arrived(*arrived(kit, 7, 1))
@@ -94,10 +95,10 @@ def test_a_lost_pin_leaves_what_is_out(kit: SimpleNamespace) -> None:
     assert consumer.generation == generation + 1
     shared = Consumer(0, "g", False)
     shared.unsync()
-    assert shared.synced, "an unordered group waits for nobody"
+    assert shared.synced, "an unordered group waits for no one"
 
 
-def test_a_stream_that_was_made_anew_has_other_messages_under_the_same_numbers(kit: SimpleNamespace) -> None:
+def test_a_stream_that_was_made_again_has_other_messages_under_the_same_numbers(kit: SimpleNamespace) -> None:
     consumer = Consumer(0, "g@0", True)
     for sequence in (7, 8):
         consumer.arrived(*arrived(kit, sequence, sequence))
@@ -111,7 +112,7 @@ def test_a_stream_that_was_made_anew_has_other_messages_under_the_same_numbers(k
 
 
 def test_a_pin_that_a_publisher_wrote_is_not_believed() -> None:
-    """The server's own stands at the end, also behind a block without an end."""
+    """The server's own is at the end, even of a block without an end."""
     for written in (b"NATS/1.0\r\nNats-Pin-Id: forged\r\n", b"NATS/1.0\r\nNats-Pin-Id: forged\r\nx: y"):
         consumer = Consumer(0, "g@0", True)
         headers = written + b"Nats-Pin-Id: real\r\n\r\n"

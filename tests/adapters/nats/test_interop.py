@@ -1,4 +1,4 @@
-"""What programs in other languages send, as the NATS messages that they are: read without a broker."""
+"""What programs in other languages send, as NATS messages, read without a broker."""
 
 from __future__ import annotations
 

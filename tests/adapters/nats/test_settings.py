@@ -1,4 +1,4 @@
-"""Settings from a URL, and errors that say how to mend them."""
+"""Settings from a URL, and errors that say how to fix what is wrong."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from anybroker.adapter import AdapterContext, BrokerUrl
 from anybroker.errors import ConfigError, PublishOutcomeUnknown, Rejected, Unavailable
 from anybroker_nats import NatsAdapter
 from anybroker_nats.failures import ApiError, connect_failure, nats_errors, publish_failure, said
-from anybroker_nats.settings import NatsSettings, connection_options
+from anybroker_nats.options import connection_options
+from anybroker_nats.settings import NatsSettings
 
 Run = Callable[[Any], Any]
 CONTEXT = AdapterContext("shop", "shop-1")
 SEED = "SUAMLK2ZNL35WSMW37E7UD4VZ7ELPKW7DHC3BWBSD2GCZ7IUQQXZIORRBU"
-"""Of the tests of nkeys: nobody's."""
+"""From the tests of nkeys: it belongs to no one."""
 CREDENTIALS = f"""-----BEGIN NATS USER JWT-----
 eyJ0eXAiOiJKV1QifQ.e30.c2ln
 ------END NATS USER JWT------
@@ -50,7 +51,7 @@ def test_several_servers_with_their_ports() -> None:
     assert connection_options(url(), NatsSettings())[1:] == ({}, "url")
 
 
-def test_each_way_to_say_who_we_are(tmp_path: Path) -> None:
+def test_each_way_to_authenticate(tmp_path: Path) -> None:
     file, seed_file = tmp_path / "user.creds", tmp_path / "user.nk"
     file.write_text(CREDENTIALS)
     seed_file.write_text(f"{SEED}\n")
@@ -103,7 +104,7 @@ def test_what_cannot_work_is_refused_before_connecting(where: BrokerUrl, options
         (nats.errors.TimeoutError(), None),
     ],
 )
-def test_only_what_a_person_has_to_mend_is_a_config_error(exc: Exception, setting: str | None) -> None:
+def test_only_what_a_person_has_to_fix_is_a_config_error(exc: Exception, setting: str | None) -> None:
     error = connect_failure(exc, "a:4222", "nkey_seed")
     assert error.__cause__ is exc
     assert "a:4222" in str(error)
@@ -119,7 +120,7 @@ def test_what_an_answer_means_for_the_event(code: int, expected: type[Exception]
     assert isinstance(error.__cause__, ApiError)
 
 
-def test_a_stream_without_schedules_says_how_to_mend_it() -> None:
+def test_the_error_of_a_stream_without_schedules_says_how_to_fix_it() -> None:
     error = publish_failure("orders", ApiError({"code": 400, "err_code": 10188, "description": "disabled"}))
     assert type(error) is Rejected
     assert "allow_msg_schedules" in str(error)

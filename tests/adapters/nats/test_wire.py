@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from anybroker import Event
 from anybroker.adapter import Foreign, Inbound, Lane, Outbound
-from anybroker.event import Event
 from anybroker_nats.wire import Wire
 
 MINIMAL = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t"}
@@ -62,7 +62,7 @@ def test_any_text_survives(values: dict[str, str], key: str, body: bytes) -> Non
 
 
 @given(value=st.text(st.characters(exclude_categories=("Cs",))))
-def test_our_own_headers_carry_any_text_and_others_all_but_a_lines_end(value: str) -> None:
+def test_our_own_headers_carry_any_text_and_others_all_but_line_breaks(value: str) -> None:
     headers = {"anybroker-reason": value, "x-plain": value.replace("\r", "").replace("\n", "")}
     assert there_and_back(Outbound(Event(MINIMAL), "orders", headers=headers)).headers == headers
 
@@ -83,7 +83,7 @@ def test_binary_mode_is_the_bindings_headers_and_no_content_type() -> None:
     assert body == b"{}"
 
 
-def test_what_foreign_producers_put_beside_an_event_comes_along() -> None:
+def test_what_foreign_producers_put_beside_an_event_is_kept() -> None:
     headers = block(
         "CE-ID: 1", "ce-source:/s", "ce-type: t", "ce-specversion: 1.0", "X-Foo: 100% \u00e9 ", "Nats-Msg-Id: 7",
         "baggage: a=b%20c", "anybroker-hop: a%20b", "anybroker-raw: %ff",
@@ -112,7 +112,7 @@ def test_go_writes_values_raw() -> None:
     assert event.subject == "100% raw"
 
 
-def test_a_message_that_is_no_event_comes_raw_and_goes_raw() -> None:
+def test_a_message_that_is_not_an_event_is_read_raw_and_written_raw() -> None:
     body = b"\xff\x00not an event"
     headers = block(
         b"X-Legacy: \xff\xfe raw ", "x-legacy:  twice", "Content-Type: text/csv", "Nats-Rollup: all",
@@ -127,11 +127,11 @@ def test_a_message_that_is_no_event_comes_raw_and_goes_raw() -> None:
         ("Content-Type", b"text/csv"),
     ]
     assert inbound.headers == {"x-legacy": " twice", "anybroker-attempts": "2"}
-    extra = {"anybroker-reason": "no event\nat all", "x-legacy": "ours"}
+    extra = {"anybroker-reason": "not an event\nat all", "x-legacy": "ours"}
     again = there_and_back(Outbound(inbound.event, "orders.g.dlq", headers=extra))
     assert isinstance(again.event, Foreign)
     assert (again.event.body, again.event.headers) == (body, inbound.event.headers)
-    assert again.headers["anybroker-reason"] == "no event\nat all"
+    assert again.headers["anybroker-reason"] == "not an event\nat all"
 
 
 @pytest.mark.parametrize("headers", [{"x": "a\nb"}, {"x": "a\rb"}, {"a b": "c"}, {"é": "c"}, {"": "c"}, {"a:b": "c"}])
@@ -150,7 +150,7 @@ def test_the_native_record_is_nats_pys_message() -> None:
     assert (raw.metadata.sequence.stream, raw.metadata.num_delivered) == (7, 1)
 
 
-def test_names_that_never_end_leave_no_memory_behind() -> None:
+def test_an_endless_number_of_header_names_takes_bounded_memory() -> None:
     wire = Wire()
     for number in range(3000):
         read(block(f"x-{number}: 1"), b"", wire)
@@ -161,14 +161,14 @@ OWN = "Nats-Msg-Id: ours\r\n"
 
 
 def commands_in(headers: bytes) -> list[bytes]:
-    """The lines that the server takes for its own: after a line's end, and nowhere else."""
+    """The lines that the server takes for its own: after a line break, and nowhere else."""
     return [line for line in headers.split(b"\r\n") if line.lower().startswith((b"nats-", b"\nnats-"))]
 
 
 @pytest.mark.parametrize("event", [True, False])
 def test_a_foreign_messages_commands_and_facts_are_not_sent_again(event: bool) -> None:
-    """Dead-lettered, replayed, released: its ``Nats-…`` lines do nothing, and none is made of a value; what it says
-    under our own names is not kept."""
+    """Dead-lettered, replayed, released: its ``Nats-…`` lines do nothing, and no value becomes such a line. What it
+    says under our own names is not kept."""
     attributes = [f"ce-{name}: {value}" for name, value in MINIMAL.items()] if event else []
     headers = block(
         "Nats-Rollup: all", "nats-msg-id: 7", "NATS-TTL: 1", "Nats-Expected-Last-Sequence: 5", "Nats-Schedule: @at x",
@@ -180,7 +180,7 @@ def test_a_foreign_messages_commands_and_facts_are_not_sent_again(event: bool) -
     beside = {**inbound.headers, "anybroker-reason": "a\r\nNats-Rollup: all"}
     written, _ = Wire().write(Outbound(inbound.event, "orders.g.dlq", headers=beside), OWN)
     assert commands_in(written) == [b"Nats-Msg-Id: ours"]
-    assert written.startswith(b"NATS/1.0\r\nNats-Msg-Id: ours\r\n"), "first: what comes later of that name is not read"
+    assert written.startswith(b"NATS/1.0\r\nNats-Msg-Id: ours\r\n"), "first: later ones of that name are not read"
     bare, _ = Wire().write(Outbound(inbound.event, "orders.g.dlq"), OWN)
     assert commands_in(bare) in ([b"Nats-Msg-Id: ours"], [])
 
@@ -220,7 +220,7 @@ def test_an_event_with_odd_headers_beside_it_is_an_event_and_can_be_sent_on() ->
     assert there_and_back(Outbound(inbound.event, "orders.g.dlq", headers=inbound.headers)).event == Event(MINIMAL)
 
 
-def test_a_subject_that_is_not_text_stops_nothing() -> None:
-    """An unordered group gets what stands under any token."""
+def test_a_subject_that_is_not_text_does_no_harm() -> None:
+    """An unordered group gets messages with any last token."""
     inbound = Wire().read(None, b"orders.\xff", b"$JS.ACK.orders.g.1.7.7.0.0", b"1", None, Lane("orders/0", 1), 7)
     assert isinstance(inbound.event, Foreign)

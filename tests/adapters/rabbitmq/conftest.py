@@ -17,7 +17,7 @@ from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
 from anybroker.adapter import Lane
-from anybroker.event import Event
+from anybroker.cloudevents import Event
 from anybroker_rabbitmq.failures import amqp_errors
 
 

@@ -230,7 +230,7 @@ def test_give_back_closes_the_channel_and_queues_up_again(run: Run, joined: Call
         assert old.is_closed
         assert case.lane(0) is not old
         assert isinstance((await case.receiver.settle([Ack(inbound)]))[0], LeaseLost)
-        await case.receiver.give_back(inbound.lane)  # not ours any more
+        await case.receiver.give_back(inbound.lane)  # no longer ours
         await case.deliver(0, 1)
         [again] = await case.take()
         assert again.lane is not inbound.lane
@@ -312,7 +312,7 @@ def test_a_link_that_is_gone_while_giving_back_ends_the_receiver(run: Run, joine
 def test_what_is_not_a_note_is_dropped_aloud(
     run: Run, joined: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Anybody can publish to the queue of notes: the lane goes on, with the notes that are some."""
+    """Other programs can publish to the queue of notes: the lane goes on, with the notes that are ours."""
 
     async def check() -> None:
         case = await joined()

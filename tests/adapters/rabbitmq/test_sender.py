@@ -332,7 +332,7 @@ def refused(exchange: str) -> ChannelAccessRefused:
 
 
 def test_where_the_user_may_not_publish_is_rejected_alone(
-    run: Run, case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    run: Run, case: Callable[..., Case], caplog: pytest.LogCaptureFixture
 ) -> None:
     async def check() -> None:
         this = case()
@@ -352,8 +352,7 @@ def test_where_the_user_may_not_publish_is_rejected_alone(
         assert {id: kind for id, kind in this.types().items() if id > "2"} == {"4": Rejected, "5": Rejected}
         assert len([each for channel in this.publish.channels for each in channel.confirmations]) == 1  # of "3"
         this.publish.closed_to.clear()
-        monkeypatch.setattr(module, "_REFUSED", 0.0)
-        this.sender._refused.clear()
+        this.sender._permissions._refused.clear()
         await this.submit("6", topic="empty")
         assert "6" not in this.results
 

@@ -1,4 +1,4 @@
-"""Settings from a URL, the connection's options, the server's version, and errors that say how to mend them."""
+"""Settings from a URL, the connection's options, the server's version, and errors that say how to fix them."""
 
 from __future__ import annotations
 

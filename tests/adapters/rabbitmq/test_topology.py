@@ -97,9 +97,9 @@ def test_verify_names_what_is_missing_or_different(run: Run, kit: SimpleNamespac
             await check_topic(link, topic)
         await declare_topic(link, topic, None)
         await check_topic(link, topic)
-        with pytest.raises(ConfigError, match="with 8 lanes, and is there with 4 lanes"):
+        with pytest.raises(ConfigError, match="with 8 lanes, and exists with 4 lanes"):
             await find_group(link, "orders", GroupSpec("billing"), 8, 8)
-        with pytest.raises(ConfigError, match="with ordered=False, and is there with 4 lanes"):
+        with pytest.raises(ConfigError, match="with ordered=False, and exists with 4 lanes"):
             await find_group(link, "orders", GroupSpec("billing", ordered=False), 4, 4)
         link.there.remove("orders:billing:members")
         with pytest.raises(ConfigError, match="no queue 'orders:billing:members'"):
@@ -164,7 +164,7 @@ def test_a_queue_that_is_missing_is_named_and_made_again(
         link.ready |= {f"orders:billing:{lane}": 1 for lane in range(4)}
         found = await find_group(link, "orders", GroupSpec("billing"), 1, None)
         assert found.lanes == 4
-        with pytest.raises(ConfigError, match=f"is not there: no queue 'orders:billing:{gone}'"):
+        with pytest.raises(ConfigError, match=f"is missing: no queue 'orders:billing:{gone}'"):
             await check_topic(link, topic)
         assert await backlog(link, "orders", "billing", 4) == 3
         await declare_topic(link, replace(topic, lanes=8, default_lanes=True), None)

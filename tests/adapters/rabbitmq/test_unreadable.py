@@ -1,4 +1,4 @@
-"""What pamqp cannot decode reaches aiormq as something that it can, and goes on as the bytes that it was."""
+"""A message that pamqp cannot decode reaches aiormq as one that it can, and is dead-lettered byte for byte."""
 
 from __future__ import annotations
 
@@ -21,9 +21,11 @@ from pamqp.header import ContentHeader
 
 from anybroker.adapter import Foreign, Lane, Outbound
 from anybroker_contract.raw.rabbitmq import RabbitmqClient
+from anybroker_rabbitmq.foreign import DecodedForeign
 from anybroker_rabbitmq.frames import header_frame, native_table
-from anybroker_rabbitmq.unreadable import ReadableTransport, UnreadableForeign, original
-from anybroker_rabbitmq.wire import AmqpForeign, Wire
+from anybroker_rabbitmq.transport import ReadableTransport
+from anybroker_rabbitmq.unreadable import UnreadableForeign, original
+from anybroker_rabbitmq.wire import Wire
 
 Run = Callable[[Any], Any]
 UNREADABLE: Mapping[str, Any] = RabbitmqClient("amqp://127.0.0.1").unreadable()
@@ -77,10 +79,10 @@ def read(properties: bytes, body: bytes = b"body!") -> Any:
 
 def written(foreign: Any, **headers: str) -> bytes:
     """The properties of the message that it becomes, flags first, without the message's id."""
-    flags, before, after, body = Wire().write(Outbound(foreign, "dead", headers=headers))
+    flags, properties, body = Wire().write(Outbound(foreign, "dead", headers=headers), "the id")
     assert body == foreign.body
     assert flags & 0x0080
-    return (flags & ~0x0080).to_bytes(2, "big") + before + after
+    return (flags & ~0x0080).to_bytes(2, "big") + properties.replace(b"\x06the id", b"")
 
 
 @pytest.mark.parametrize("cut", [1, 3, 1000])
@@ -128,7 +130,7 @@ def test_the_reason_names_what_is_wrong() -> None:
 def test_a_stub_cannot_be_sent() -> None:
     """A publisher whose message looks like a stub is read as what it is: the weight is the broker's."""
     inbound = read(pack(">H", 0x2000) + native_table({"": bytearray(b"\x20\x00")}))
-    assert isinstance(inbound.event, AmqpForeign)
+    assert isinstance(inbound.event, DecodedForeign)
 
 
 def test_what_is_returned_is_matched_although_its_headers_cannot_be_read(run: Run) -> None:
@@ -209,8 +211,8 @@ def test_no_content_header_ends_the_reader(properties: bytes, flags: int) -> Non
     inbound = read(pack(">H", flags) + properties)
     foreign = inbound.event
     assert isinstance(foreign, Foreign)
-    flags, before, after, _ = Wire().write(Outbound(foreign, "dead", headers={"anybroker-reason": "r"}))
-    frame = header_frame(7, 5, flags, before + b"\x02id" + after)
+    flags, written, _ = Wire().write(Outbound(foreign, "dead", headers={"anybroker-reason": "r"}), "id")
+    frame = header_frame(7, 5, flags, written)
     [(_, _, header)] = asyncio.run(seen(frame))
     dead = header.properties
     assert dead.message_id == "id"
@@ -259,10 +261,10 @@ def test_what_cannot_be_read_is_not_routed_by_its_headers_again() -> None:
     for _ in range(2):
         foreign = read(properties).event
         assert dict(foreign.headers)["CC"] == b"['7']"
-        flags, before, after, _body = Wire().write(Outbound(foreign, "dead", headers={"anybroker-dead-reason": "r"}))
-        assert b"\x02CC" not in before
-        assert b"\x14anybroker-foreign-ccA" in before
-        properties = pack(">H", flags) + before + b"\x02id" + after
+        flags, dead, _ = Wire().write(Outbound(foreign, "dead", headers={"anybroker-dead-reason": "r"}), "id")
+        assert b"\x02CC" not in dead
+        assert b"\x14anybroker-foreign-ccA" in dead
+        properties = pack(">H", flags) + dead
 
 
 def test_a_header_without_a_value_has_none_beside_what_cannot_be_read() -> None:

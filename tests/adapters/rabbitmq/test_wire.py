@@ -14,10 +14,10 @@ from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
 from anybroker.adapter import Foreign, Inbound, Lane, Outbound
-from anybroker.event import Event
+from anybroker.cloudevents import Event
+from anybroker_rabbitmq.foreign import DecodedForeign
 from anybroker_rabbitmq.frames import body_frames, header_frame, publish_frame, settle_frame
-from anybroker_rabbitmq.notes import _note
-from anybroker_rabbitmq.wire import AmqpForeign, Wire
+from anybroker_rabbitmq.wire import Wire
 
 MINIMAL = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t"}
 LANE = Lane("orders/0", 1)
@@ -29,8 +29,8 @@ def sent(kit: SimpleNamespace) -> There:
     """Writes an event, and reads the frames with pamqp: its content header and body."""
 
     def write(outbound: Outbound, wire: Wire | None = None) -> tuple[Any, bytes]:
-        flags, before, after, body = (wire or Wire()).write(outbound)
-        data = header_frame(3, len(body), flags, before + b"\x02id" + after) + b"".join(body_frames(3, body, 100))
+        flags, properties, body = (wire or Wire()).write(outbound, "id")
+        data = header_frame(3, len(body), flags, properties) + b"".join(body_frames(3, body, 100))
         header, *parts = kit.frames(data)
         return header, b"".join(part.value for part in parts)
 
@@ -158,7 +158,7 @@ def test_a_delayed_event_says_until_when(sent: There) -> None:
 
 def test_a_transport_header_with_too_long_a_name_is_refused() -> None:
     with pytest.raises(ValueError, match="255"):
-        Wire().write(Outbound(Event(MINIMAL), "orders", headers={"x" * 256: ""}))
+        Wire().write(Outbound(Event(MINIMAL), "orders", headers={"x" * 256: ""}), "id")
 
 
 def test_a_foreign_message_keeps_body_headers_and_properties(kit: SimpleNamespace, sent: There) -> None:
@@ -189,7 +189,7 @@ def test_a_foreign_message_keeps_body_headers_and_properties(kit: SimpleNamespac
     }
     inbound = Wire().read(kit.message(b"\xff\x00", {**native, "x-death": []}, **properties), LANE, 1, None)
     foreign = inbound.event
-    assert isinstance(foreign, AmqpForeign)
+    assert isinstance(foreign, DecodedForeign)
     assert foreign.body == b"\xff\x00"
     assert foreign.reason is not None
     assert ("x-foo", b"bar") in foreign.headers
@@ -202,7 +202,7 @@ def test_a_foreign_message_keeps_body_headers_and_properties(kit: SimpleNamespac
     kept = {**properties, "message_id": "id", "expiration": None, "user_id": None}
     assert {name: getattr(again, name) for name in kept} == kept
     twice = read(header, body)
-    assert isinstance(twice.event, AmqpForeign)
+    assert isinstance(twice.event, DecodedForeign)
     assert list(twice.event.headers) == list(foreign.headers)
     assert twice.headers["anybroker-reason"] == "no event"
 
@@ -225,7 +225,7 @@ def test_what_is_no_event_is_foreign(kit: SimpleNamespace) -> None:
         ({}, {"content_type": "application/cloudevents-batch+json"}),
     ):
         inbound = Wire().read(kit.message(b"{", headers, **properties), LANE, 1, None)
-        assert isinstance(inbound.event, AmqpForeign)
+        assert isinstance(inbound.event, DecodedForeign)
         assert inbound.key is None
 
 
@@ -252,8 +252,8 @@ def test_a_foreign_message_that_was_routed_by_its_headers_is_not_routed_by_them_
         foreign = Wire().read(message, LANE, 1, None).event
         assert isinstance(foreign, Foreign)
         assert dict(foreign.headers) == {"CC": b"['7', '8']", "x-legacy": b"yes", "cc": b"not RabbitMQ's"}
-        written = Wire().write(Outbound(foreign, "dead", headers={"anybroker-dead-reason": "r"}))
-        frame = header_frame(7, 7, written.flags, written.before + b"\x02id" + written.after)
+        written = Wire().write(Outbound(foreign, "dead", headers={"anybroker-dead-reason": "r"}), "id")
+        frame = header_frame(7, 7, written.flags, written.properties)
         (header,) = kit.frames(frame)
         sent = header.properties.headers
         assert "CC" not in sent
@@ -265,8 +265,8 @@ def test_a_foreign_message_that_was_routed_by_its_headers_is_not_routed_by_them_
 
 
 def test_a_message_from_elsewhere_is_not_routed_by_its_headers(kit: SimpleNamespace) -> None:
-    written = Wire().write(Outbound(Foreign(b"x", [("CC", b"a"), ("BCC", b"b")]), "dead"))
-    (header,) = kit.frames(header_frame(7, 1, written.flags, written.before + b"\x02id" + written.after))
+    written = Wire().write(Outbound(Foreign(b"x", [("CC", b"a"), ("BCC", b"b")]), "dead"), "id")
+    (header,) = kit.frames(header_frame(7, 1, written.flags, written.properties))
     assert header.properties.headers == {"anybroker-foreign-cc": "a", "anybroker-foreign-bcc": "b"}
     back = Wire().read(kit.message(b"x", header.properties.headers), LANE, 1, None).event
     assert isinstance(back, Foreign)
@@ -280,10 +280,3 @@ def test_times_in_milliseconds_stay_what_they_are(sent: There) -> None:
     header, _ = sent(Outbound(foreign, "dead"))
     assert header.properties.headers == {"when": moment, "all": [moment]}
     assert header.properties.timestamp == moment
-
-
-@pytest.mark.parametrize(
-    "body", [b'{"/s 1": 1000000000}', b'{"/s 1": ' + b"9" * 4_000 + b"}", b"[" * 100_000, b'{"a":-1}']
-)
-def test_a_note_with_what_no_handler_has_done_is_not_ours(body: bytes) -> None:
-    assert _note("orders:billing:0", body) == {}

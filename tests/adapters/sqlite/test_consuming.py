@@ -248,7 +248,7 @@ def test_a_member_taken_for_dead_says_so(opened: Any, path: Path, run: Any) -> N
             (path.parent / "shop.db-wake" / ours._fifo.name).unlink()
             assert data(await take(other)) == [1]
             assert isinstance((await ours.settle([Ack(held[0])]))[0], LeaseLost)
-            with pytest.raises(LeaseLost, match="taken for dead"):
+            with pytest.raises(LeaseLost, match="removed this receiver"):
                 await take(ours)
             await ours.close()
 
@@ -282,8 +282,8 @@ def test_a_member_whose_process_died_leaves_nothing_behind(opened: Any, path: Pa
 
 def test_many_keys_put_aside_do_not_stop_the_others(opened: Any, monkeypatch: pytest.MonkeyPatch, run: Any) -> None:
     """A key that one member holds and whose events fill the topic: the others go on behind them, up to a limit."""
-    monkeypatch.setattr("anybroker_sqlite.claims._MOST_PARKED", 50)
-    monkeypatch.setattr("anybroker_sqlite.claims._MOST_LOOKED_AT", 8)
+    monkeypatch.setattr("anybroker_sqlite.claims._MAX_PARKED", 50)
+    monkeypatch.setattr("anybroker_sqlite.claims._MAX_PASSED_OVER", 8)
 
     async def scenario() -> None:
         async with opened(poll=0.01) as broker:
@@ -309,7 +309,7 @@ def test_many_keys_put_aside_do_not_stop_the_others(opened: Any, monkeypatch: py
 
 
 def test_large_events_come_in_small_batches(opened: Any, monkeypatch: pytest.MonkeyPatch, run: Any) -> None:
-    monkeypatch.setattr("anybroker_sqlite.claims._MOST_BYTES", 3_000_000)
+    monkeypatch.setattr("anybroker_sqlite.claims._MAX_BYTES", 3_000_000)
 
     async def scenario() -> None:
         async with opened() as broker:
@@ -351,7 +351,7 @@ def test_a_fault_in_one_piece_of_work_does_not_hit_the_others(opened: Any, kit: 
 def test_bytes_that_end_a_claim_do_not_let_later_events_pass(
     opened: Any, monkeypatch: pytest.MonkeyPatch, run: Any
 ) -> None:
-    monkeypatch.setattr("anybroker_sqlite.claims._MOST_BYTES", 250_000)
+    monkeypatch.setattr("anybroker_sqlite.claims._MAX_BYTES", 250_000)
 
     async def scenario() -> None:
         async with opened() as broker:

@@ -17,7 +17,7 @@ import pytest
 
 from anybroker.adapter import Ack, Outbound, Receipt
 from anybroker.errors import BrokerError, PublishOutcomeUnknown, Rejected, Unavailable
-from anybroker_sqlite.schema import text_of
+from anybroker_sqlite.failures import text_of
 from anybroker_sqlite.wire import encode
 
 
@@ -140,7 +140,7 @@ def test_looking_for_events_that_fails_for_a_while_is_told(
     said = [record.getMessage() for record in caplog.records if record.name == "anybroker.sqlite"]
     assert len(said) == 2, said
     assert "locked by another process" in said[0]
-    assert "can be written again" in said[1]
+    assert "the file is writable again" in said[1]
 
 
 # ------------------------------------------------------------------------------------- a file that is gone, or damaged
@@ -227,7 +227,7 @@ def test_one_event_that_cannot_be_written_fails_alone_and_is_rejected(
         row, body, rough = encode(outbound)
         return (row, body, rough) if outbound.event.data != "odd" else ([*row[:3], "\ud800", *row[4:]], body, rough)
 
-    monkeypatch.setattr("anybroker_sqlite.publish.encode", odd)
+    monkeypatch.setattr("anybroker_sqlite.sender.encode", odd)
 
     async def scenario() -> None:
         async with opened() as broker:
@@ -257,7 +257,7 @@ def test_a_fault_in_the_thread_is_one_of_the_three(
                 def fail(*_: Any) -> None:
                     raise fault
 
-                patch.setattr(broker.adapter._store, "trim", fail)
+                patch.setattr("anybroker_sqlite.sender.trim", fail)
                 results = await broker.publish(*(Outbound(kit.make_event(n), "orders") for n in range(2)))
                 assert [type(result) for result in results] == [kind] * 2
                 assert all(result.__cause__ is fault for result in results)
@@ -295,5 +295,5 @@ def test_an_error_of_the_disk_says_that_it_is_full_where_it_is(tmp_path: Path, m
     exc.sqlite_errorname = "SQLITE_IOERR_SHMSIZE"
     assert "SQLITE_IOERR_SHMSIZE" in text_of(exc, tmp_path / "shop.db")
     assert "disk is full" not in text_of(exc, tmp_path / "shop.db")
-    monkeypatch.setattr("anybroker_sqlite.schema._is_full", lambda _: True)
+    monkeypatch.setattr("anybroker_sqlite.failures._is_full", lambda _: True)
     assert "The disk is full" in text_of(exc, tmp_path / "shop.db")

@@ -70,7 +70,7 @@ def test_a_missing_folder_is_named(tmp_path: Path, kit: ModuleType, run: Any) ->
 
 def test_a_file_that_is_no_database(path: Path, kit: ModuleType, run: Any) -> None:
     path.write_bytes(b"These are no tables. " * 100)
-    with pytest.raises(ConfigError, match="no SQLite database") as caught:
+    with pytest.raises(ConfigError, match="not a SQLite database") as caught:
         run(kit.make_adapter(path).connect())
     assert isinstance(caught.value.__cause__, sqlite3.DatabaseError)
 

@@ -94,7 +94,7 @@ def test_who_may_write_the_folder_may_write_the_database(
     if safe:
         Fifo(folder, database).close()
     else:
-        assert f"others can write it (mode {mode:04o}) who cannot the database" in refusal(folder, database)
+        assert f"users who cannot write the database can write it (mode {mode:04o})" in refusal(folder, database)
     assert list(folder.iterdir()) == []
 
 
@@ -113,7 +113,7 @@ def test_a_group_of_others_is_not_the_databases(folder: Path, database: Path) ->
     os.chown(folder, 0, SOMEBODY)
     folder.chmod(0o770)
     database.chmod(0o660)
-    assert "others can write it (mode 0770) who cannot the database" in refusal(folder, database)
+    assert "users who cannot write the database can write it (mode 0770)" in refusal(folder, database)
 
 
 @needs_root
@@ -137,8 +137,8 @@ def test_a_publisher_does_not_use_such_a_folder_and_says_so_once(
         os.read(fifo.fd, 1)
     assert (folder / fifo.name).exists()
     assert [record.getMessage() for record in caplog.records] == [
-        f"the wake folder {folder} cannot be used as it is: others can write it (mode 0777) who cannot the database. "
-        "Members in other processes look by themselves"
+        f"the wake folder {folder} cannot be used as it is: users who cannot write the database can write it "
+        "(mode 0777). Members in other processes find events by polling"
     ]
     fifo.close()
 
@@ -278,5 +278,5 @@ def test_members_of_another_user_are_not_woken_and_it_is_said_once(
     assert (ended.returncode, ended.stderr) == (
         0,
         f"the wake folder {folder} cannot be used as it is: Permission denied. "
-        "Members in other processes look by themselves\n",
+        "Members in other processes find events by polling\n",
     )

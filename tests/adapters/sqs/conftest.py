@@ -18,7 +18,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from anybroker.adapter import Lane
-from anybroker.event import Event
+from anybroker.cloudevents import Event
 from anybroker_sqs.failures import aws_errors
 
 

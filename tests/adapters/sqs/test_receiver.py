@@ -17,6 +17,7 @@ from botocore.exceptions import ReadTimeoutError
 
 from anybroker.adapter import Ack, Commit, Inbound, Lane, Release
 from anybroker.errors import LeaseLost, Unavailable
+from anybroker_sqs.notes import Notes
 from anybroker_sqs.queue import Queue
 from anybroker_sqs.receiver import SqsReceiver
 from anybroker_sqs.wire import Wire
@@ -39,7 +40,7 @@ class Case:
         self.kit = kit
         self.ear = kit.Ear()
         lane = Lane("orders/1", 1)
-        self.queue = Queue(aws, "orders", "notes", Wire(), lane, LEASE)
+        self.queue = Queue(aws, "orders", Notes(aws, "notes"), Wire(), lane, LEASE)
         self.receiver = SqsReceiver(self.queue, lane, self.ear, aws.pool, wait=wait, pollers=pollers)
 
     def arrive(self, *numbers: int, **options: Any) -> None:
@@ -388,7 +389,7 @@ def test_attempts_are_noted_and_found_by_the_next_member(case: Any) -> None:
     asyncio.run(main())
 
 
-def test_what_others_write_among_the_notes_is_no_note(case: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_others_write_among_the_notes_is_not_a_note(case: Any, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         run = case()
         run.arrive(0, 1)

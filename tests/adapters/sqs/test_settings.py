@@ -80,7 +80,7 @@ def test_what_does_not_go_together_is_refused(options: dict[str, str], setting: 
     ],
 )
 def test_a_url_with_more_than_a_region_is_refused(parts: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="else in it than a region"):
+    with pytest.raises(ConfigError, match="other than a region in it"):
         SqsAdapter(BrokerUrl("sqs", **{"hosts": (("us-east-1", None),), **parts}), settings(), CONTEXT)
 
 

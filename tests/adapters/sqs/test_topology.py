@@ -124,7 +124,7 @@ def test_verify_names_what_is_missing_and_makes_nothing(aws: Any) -> None:
         declare(found, TOPIC, mode="verify")
     assert (aws.client.topics, aws.client.queues) == ({}, {})
     declare(found, TopicSpec("shop.orders"))
-    with pytest.raises(ConfigError, match="'billing' is not there"):
+    with pytest.raises(ConfigError, match="'billing' does not exist"):
         declare(found, TOPIC, mode="verify")
     declare(found, TOPIC)
     aws.client.subscriptions.clear()
@@ -173,7 +173,7 @@ def test_the_queue_of_a_group(aws: Any) -> None:
     assert asyncio.run(found.queue("shop.orders", "billing", True)) == "shop_orders__billing.fifo"
     with pytest.raises(ConfigError, match="ordered=False"):
         asyncio.run(found.queue("shop.orders", "billing", False))
-    with pytest.raises(ConfigError, match="'audit' is not there"):
+    with pytest.raises(ConfigError, match="'audit' does not exist"):
         asyncio.run(found.queue("shop.orders", "audit", True))
 
 
@@ -251,7 +251,7 @@ def test_a_queue_that_lost_its_subscription_is_subscribed_again(aws: Any, caplog
     client.subscriptions.clear()  # others have deleted the topic, and made it again
     found.keep("shop.orders", "billing")
     assert len(client.subscriptions) == 1
-    assert "shop.orders/billing: the queue was not subscribed" in caplog.text
+    assert "shop.orders/billing: the queue was no longer subscribed" in caplog.text
 
 
 def test_a_topic_that_is_gone_is_said_once_and_not_made(aws: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -263,7 +263,7 @@ def test_a_topic_that_is_gone_is_said_once_and_not_made(aws: Any, caplog: pytest
     found.keep("shop.orders", "billing")
     found.keep("shop.orders", "billing")
     assert client.topics == {}
-    assert caplog.text.count("SNS has no topic 'shop_orders.fifo' any more") == 1
+    assert caplog.text.count("the SNS topic 'shop_orders.fifo' was deleted") == 1
 
 
 def test_who_may_make_nothing_subscribes_nothing(aws: Any) -> None:

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anybroker.adapter import Foreign, Inbound, Lane, Outbound
+from anybroker.cloudevents import Event
 from anybroker.errors import Rejected
-from anybroker.event import Event
 from anybroker_sqs.names import HASHED
 from anybroker_sqs.wire import Message, Wire
 
@@ -116,8 +116,8 @@ def test_binary_mode_comes_back_equal(kit: SimpleNamespace, data: Any) -> None:
     [
         ({}, None, "absent, empty"),
         ({}, b"", "absent, empty"),
-        ({}, b"\xff", "no XML"),
-        ({}, b"a\x00b", "no XML"),
+        ({}, b"\xff", "not XML"),
+        ({}, b"a\x00b", "not XML"),
         ({"comment": ""}, b"{}", "'ce-comment' is empty"),
         ({f"ext{n}": "x" for n in range(7)}, b"{}", "11 message attributes"),
     ],
@@ -160,7 +160,7 @@ def test_what_is_no_event_keeps_body_and_attributes(kit: SimpleNamespace) -> Non
 @pytest.mark.parametrize(
     "text", ["{}", "[]", "no", '{"body": 1, "headers": [], "key": null}', '{"body":"%","headers":[],"key":null}']
 )
-def test_a_wrapper_that_is_none_is_foreign_itself(kit: SimpleNamespace, text: str) -> None:
+def test_a_wrapper_that_is_not_ours_is_foreign_itself(kit: SimpleNamespace, text: str) -> None:
     attributes = {"content-type": "application/vnd.anybroker.foreign+json"}
     inbound = Wire().read(kit.received(text, attributes), LANE)
     assert isinstance(inbound.event, Foreign)

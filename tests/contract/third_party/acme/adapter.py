@@ -1,9 +1,9 @@
-"""The adapter: 200 lines between the log and anybroker."""
+"""The adapter: 270 lines between the log and anybroker."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from anybroker.adapter import (
@@ -15,6 +15,8 @@ from anybroker.adapter import (
     Lane,
     LaneListener,
     Outbound,
+    Peek,
+    Peeked,
     Receipt,
     Report,
     Settlement,
@@ -24,9 +26,8 @@ from anybroker.adapter import (
     slot_of,
 )
 from anybroker.capabilities import Acknowledgement, Capabilities, Support
-from anybroker.cloudevents import format_json, parse_json
-from anybroker.errors import BrokerError, ConfigError, InvalidEvent, LeaseLost, Rejected
-from anybroker.event import Event
+from anybroker.cloudevents import Event, format_json, parse_json
+from anybroker.errors import BrokerError, ConfigError, InvalidEvent, LeaseLost, MissingGroup, Rejected
 
 from .log import AcmeServer, Group, Log, Member, Record, Topic
 
@@ -42,6 +43,7 @@ class AcmeAdapter:
         durable=Support.ABSENT,
         processes=Support.ABSENT,
         retains=Support.NATIVE,
+        inspect=Support.NATIVE,
         max_event_bytes=LIMIT,
     )
     Settings: ClassVar[type[AdapterSettings]] = AdapterSettings
@@ -71,12 +73,49 @@ class AcmeAdapter:
 
     async def open_receiver(self, subscription: SubscriptionSpec, listener: LaneListener, /) -> AcmeReceiver:
         """A member of the group."""
-        topic = self.native.topics.get(subscription.topic)
-        if topic is None or subscription.group not in topic.groups:
-            raise ConfigError(f"group {subscription.group!r} of topic {subscription.topic!r}", "does not exist")
-        receiver = AcmeReceiver(self.native, topic.groups[subscription.group], listener)
+        receiver = AcmeReceiver(self.native, self._group(subscription.topic, subscription.group), listener)
         await receiver.join()
         return receiver
+
+    async def groups(self) -> Mapping[str, Collection[str]]:
+        """ListsGroups.groups."""
+        return {name: list(topic.groups) for name, topic in self.native.topics.items()}
+
+    async def members(self, topic: str, group: str, /) -> int | None:
+        """Inspects.members."""
+        return len(self._group(topic, group).members)
+
+    async def peek(
+        self, topic: str, /, *, group: str | None, limit: int, newest: bool, beyond: Mapping[str, int]
+    ) -> Peek:
+        """Inspects.peek. The server does not say when it stored a record, so lanes come one after the other."""
+        if group is None:
+            logs, committed = self._topic(topic).logs, {}
+        else:
+            logs, committed = self._group(topic, group).logs, self._group(topic, group).committed
+        events: list[Peeked] = []
+        for name, log in logs.items():
+            positions = range(committed.get(name, (0, ""))[0], len(log.records))
+            if name in beyond and newest:
+                positions = range(positions.start, beyond[name])
+            elif name in beyond:
+                positions = range(max(positions.start, beyond[name] + 1), positions.stop)
+            for position in reversed(positions) if newest else positions:
+                inbound = inbound_of(log.records[position], Lane(name, 0), position)
+                events.append(Peeked(inbound.event, name, position, inbound.key, inbound.headers, None, inbound.raw))
+        return Peek(events[:limit], notes={name: note for name, (_, note) in committed.items()})
+
+    def _topic(self, name: str) -> Topic:
+        topic = self.native.topics.get(name)
+        if topic is None:
+            raise MissingGroup(f"topic {name!r}", "does not exist")
+        return topic
+
+    def _group(self, topic: str, name: str) -> Group:
+        group = self._topic(topic).groups.get(name)
+        if group is None:
+            raise MissingGroup(f"group {name!r} of topic {topic!r}", "does not exist")
+        return group
 
     async def close(self) -> None:
         """Nothing to close."""

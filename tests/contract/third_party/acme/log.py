@@ -73,7 +73,7 @@ class Group:
 
 
 class Topic:
-    """Some logs, and the groups that read them; each group also has a log of its own."""
+    """Some logs, and the groups that read them; each group also has its own log."""
 
     def __init__(self, name: str, lanes: int) -> None:
         self.logs = {f"{name}/{number}": Log() for number in range(lanes)}
@@ -106,7 +106,7 @@ class AcmeServer:
                 future.set_result(None)
 
     async def news(self, seconds: float) -> None:
-        """Return at the next record, or after so many seconds."""
+        """Return at the next record, or after this many seconds."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._news.append(future)
         await asyncio.wait([future], timeout=seconds)

@@ -17,7 +17,7 @@ __all__ = ["AcmeBroker", "BorrowedBroker", "LossyBroker", "SleepingBroker"]
 
 
 class AcmeBroker(BrokerHarness):
-    """Each test has a server of its own."""
+    """Each test has its own server."""
 
     name: ClassVar[str] = "acme"
     detail = "a log in this process"
@@ -32,7 +32,7 @@ class AcmeBroker(BrokerHarness):
 
 
 class SleepingBroker(AcmeBroker):
-    """One that cannot be had today."""
+    """A broker that is unavailable today."""
 
     name = "sleeping"
 

@@ -1,0 +1,81 @@
+"""What the harnesses of stores and outboxes on a server share: it is found or started by
+:mod:`anybroker_contract.brokers`."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from .brokers import Broker, Unavailable, start_brokers
+from .brokers.given import address_of
+from .harness import BrokerUnavailable
+
+__all__ = ["DISTURBANCES", "OnServer"]
+
+DISTURBANCES = frozenset({"restart", "kill", "start", "freeze", "thaw", "make_read_only", "make_writable"})
+"""What may be done to a server or file: a test that does one of them has it to itself."""
+
+
+class OnServer:
+    """Before the suite's harness in the list of bases. Subclasses name the ``kind`` of server."""
+
+    kind: ClassVar[str]
+    server: ClassVar[bool] = True
+    timeout: ClassVar[float] = 2.0
+    running: Broker | None = None
+    detail: str = ""
+    started: str = ""
+
+    def setup(self) -> str:
+        """Start it now, by itself."""
+        return self.take(start_brokers([self.kind])[self.kind])
+
+    def take(self, found: Broker | Unavailable) -> str:
+        """Use one that was started together with others."""
+        if isinstance(found, Unavailable):
+            raise BrokerUnavailable(found.reason, found.remedy)
+        self.running = found
+        self.detail = found.detail
+        return found.url
+
+    def teardown(self) -> None:
+        """End it, if it is ours."""
+        if self.running is not None:
+            self.running.stop()
+            self.running = None
+
+    def can(self) -> frozenset[str]:
+        """Without disturbances if the server is somebody else's; the rest stays."""
+        names: frozenset[str] = super().can()  # type: ignore[misc] # the harness's
+        if self.running is not None and not self.running.can_restart:
+            names -= DISTURBANCES
+        return names
+
+    def names(self, place: str) -> str:
+        """The port, however the host is written."""
+        address = address_of(self.started)
+        return "" if address is None else str(address[1])
+
+    def _own(self) -> Broker:
+        if self.running is None:
+            raise RuntimeError(f"the {self.kind} of this process was not set up")
+        return self.running
+
+    def restart(self, place: str) -> None:
+        """Gracefully, same port and data."""
+        self._own().restart()
+
+    def kill(self, place: str) -> None:
+        """SIGKILL."""
+        self._own().kill()
+
+    def start(self, place: str) -> None:
+        """After a kill."""
+        self._own().start()
+
+    def freeze(self, place: str) -> None:
+        """SIGSTOP."""
+        self._own().freeze()
+
+    def thaw(self, place: str) -> None:
+        """SIGCONT."""
+        self._own().thaw()
