@@ -116,6 +116,7 @@ def test_all_of_it_before_the_start_and_as_json() -> None:
         "lease": 7,
         "drain": 25,
         "publish_deadline": 30,
+        "max_hops": 50,
         "connect_timeout": 10,
         "publish_middleware": ["stamp"],
     }

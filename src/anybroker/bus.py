@@ -62,6 +62,8 @@ class Bus(LookingBus):
     :param publish_deadline: seconds by which every publish has ended.
     :param connect_timeout: seconds by which the broker must have answered at the start.
     :param slow_after: seconds after which a handler that still runs is logged (default: half the lease).
+    :param max_hops: handlers in a row that may lead to an event (default 50): one with more is dead-lettered, so that
+        services that answer each other do not run for ever.
     :param idempotency: the store of handlers with ``@idempotent()``, or its URL (``sqlite:///shop.db``, ``memory://``).
         Without it: memory under a broker in memory, else a file of this machine beside the embedded broker's.
     :param deduplication_key: a secret, alike in all services that publish to the same topics. Where the broker drops
@@ -91,6 +93,7 @@ class Bus(LookingBus):
         publish_deadline: float | None = None,
         connect_timeout: float | None = None,
         slow_after: float | None = None,
+        max_hops: int | None = None,
         idempotency: str | Store | None = None,
         deduplication_key: str | None = None,
         adapters: Mapping[str, Mapping[str, object]] | None = None,
@@ -106,6 +109,7 @@ class Bus(LookingBus):
                 "publish_deadline": publish_deadline,
                 "connect_timeout": connect_timeout,
                 "slow_after": slow_after,
+                "max_hops": max_hops,
                 "idempotency": idempotency if isinstance(idempotency, str) else None,
                 "outbox": outbox if isinstance(outbox, str) else None,
                 "deduplication_key": deduplication_key,

@@ -110,6 +110,7 @@ class BusDescription:
     drain: float
     publish_deadline: float
     connect_timeout: float
+    max_hops: int
     publish_middleware: tuple[str, ...]
     """Outermost first."""
     topics: tuple[TopicDescription, ...]
@@ -142,6 +143,7 @@ def describe(
         drain=settings.drain,
         publish_deadline=settings.publish_deadline,
         connect_timeout=settings.connect_timeout,
+        max_hops=settings.max_hops,
         publish_middleware=tuple(map(kind_of, publish_middleware)),
         topics=tuple(
             _topic(

@@ -22,6 +22,7 @@
     └── DeliveryError               why an event was dead-lettered, if its handler raised no exception that says so
         ├── AttemptsExhausted       the handler asked for another attempt, and none is left
         ├── ExpiredError            its expirytime has passed
+        ├── TooManyHops             too many handlers stand between it and what started it (max_hops)
         ├── UnhandledError          no handler takes events of its type
         ├── PoisonedError           the broker delivered it so often that it may be what kills the process
         └── HandlerExit             the handler raised what ends a program, a task or a generator
@@ -62,6 +63,7 @@ __all__ = [
     "Rejected",
     "Retry",
     "StateError",
+    "TooManyHops",
     "Unavailable",
     "UnhandledError",
 ]
@@ -203,6 +205,17 @@ class ExpiredError(DeliveryError):
 
     def __init__(self, moment: str) -> None:
         super().__init__(f"the event expired at {moment}")
+
+
+class TooManyHops(DeliveryError):
+    """The event goes back to more handlers than ``max_hops``: services probably answer each other for ever."""
+
+    def __init__(self, hops: int, limit: int, correlation: object, cause: object, path: object) -> None:
+        way = f", by way of {path}" if path else ""
+        super().__init__(
+            f"{hops} handlers in a row led to this event, more than max_hops={limit}: correlationid {correlation!r}, "
+            f"causationid {cause!r}{way}"
+        )
 
 
 class UnhandledError(DeliveryError):

@@ -20,6 +20,7 @@ from .deadletters.sending import send_dead_letter
 from .delivery import Delivery
 from .engine.batch import BatchCollector
 from .engine.core import Core
+from .engine.hops import DEPTH, too_many
 from .engine.progress import Progress
 from .engine.pump import Pump, PumpSettings
 from .engine.subscriptions import SubscriptionState
@@ -531,6 +532,7 @@ class Subscription:
                 default = bound
         rest = default or (self._unhandled, "")
         find = chains.get
+        max_hops = self._core.settings.max_hops
         foreign = self._foreign_wrapped if self.topic_settings.foreign == "wrap" else self._foreign_dead
 
         def dispatch(delivery: Delivery) -> Awaitable[None]:
@@ -540,6 +542,8 @@ class Subscription:
             handler, delivery.handler = find(event._attributes["type"], rest)  # type: ignore[arg-type] # a string
             if "expirytime" in event._attributes and _expired(event):
                 return self._dead(delivery, ExpiredError(str(event["expirytime"])))
+            if DEPTH in event._attributes and (failure := too_many(event, max_hops)) is not None:
+                return self._dead(delivery, failure)
             return handler(delivery)
 
         return dispatch

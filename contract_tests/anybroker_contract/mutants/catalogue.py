@@ -190,6 +190,7 @@ _ALL = (
         core.TakesAnIdForOneDeadLetter,
         ("test_an_id_that_several_dead_letters_have_is_refused",),
     ),
+    Mutant("counts-no-hops", core.CountsNoHops, ("test_an_endless_chain_is_dead_lettered_with_the_way_it_went",)),
     Mutant("passes-context-on-as-it-came", core.PassesContextOnAsItCame, ("test_hostile_context_is_not_passed_on",)),
     Mutant(
         "links-nothing",

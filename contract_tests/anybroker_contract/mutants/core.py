@@ -17,7 +17,7 @@ from anybroker import Delivery, Event, looking, names, printable, publishing
 from anybroker.adapter import Adapter, Outbound, Topology
 from anybroker.deadletters import letter, queue
 from anybroker.delivery import current_delivery
-from anybroker.engine import batch, intake, outgoing, pump, settle, signals, spans, starting
+from anybroker.engine import batch, context, intake, outgoing, pump, settle, signals, spans, starting
 from anybroker.engine.publisher import Publisher
 from anybroker.errors import Unavailable
 from anybroker.observe import flood, logs, metrics
@@ -345,6 +345,16 @@ class PassesContextOnAsItCame(CoreFlaw):
         for name in ("traceparent", "tracestate", "baggage"):
             if name in cause.headers:
                 headers.setdefault(name, cause.headers[name])
+
+
+class CountsNoHops(CoreFlaw):
+    """What a handler publishes does not say how many handlers led to it."""
+
+    module: ClassVar[Any] = context
+    replaced: ClassVar[Mapping[str, str]] = {"one_hop_more": "nothing"}
+
+    def nothing(self, _cause: Delivery, _extensions: dict[str, Any]) -> None:
+        """As it was before hops were counted."""
 
 
 class LinksNothing(CoreFlaw):

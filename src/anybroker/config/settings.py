@@ -103,6 +103,9 @@ class BusSettings(BaseSettings):
         gt=0,
         description="Seconds after which a handler that still runs is logged; none: half the lease.",
     )
+    max_hops: int = Field(
+        default=50, ge=1, description="Handlers in a row that may lead to an event; one with more is dead-lettered."
+    )
     idempotency: str | None = Field(
         default=None,
         repr=False,

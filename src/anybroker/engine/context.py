@@ -2,7 +2,8 @@
 
 ``traceparent`` and ``tracestate`` as CloudEvents extensions keep the starting trace and are copied unchanged; the
 context of each hop is in the transport headers of the same names, with ``baggage``. ``correlationid`` is copied from
-the cause (or is the cause's id), ``causationid`` is the cause's id. Values from other programs are limited here.
+the cause (or is the cause's id), ``causationid`` is the cause's id; ``hops.py`` counts them.
+Values from other programs are limited here.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from ..adapter import Foreign, Inbound
 from ..cloudevents.event import Event
 from ..delivery import Delivery
 from ..printable import logger
+from .hops import one_hop_more
 from .seldom import Seldom
 
 __all__ = ["CONTEXT_HEADERS", "LONGEST_ID", "caused", "incoming", "incoming_of", "starting"]
@@ -92,6 +94,7 @@ def caused(cause: Delivery, extensions: dict[str, Any], headers: dict[str, str])
         correlation = None
     if correlation := correlation or id_:
         extensions.setdefault("correlationid", correlation)
+    one_hop_more(cause, extensions)
     hop = cause.headers
     if hop or "traceparent" in attributes or "tracestate" in attributes:
         carrier = _context(hop, event)
