@@ -50,25 +50,26 @@ class OutboxBenchmark:
             gc.unfreeze()
 
     async def _run(self, relaying: Relaying) -> float:
-        schema = f"bench_{uuid4().hex[:12]}"
+        schema = f"bench{uuid4().hex[:12]}"
         topic = f"bench-{schema}"
         outbox = PostgresOutbox(self._database, schema=schema)
         bus = Bus(self._broker, source="bench", outbox=outbox, relay=False, topics={topic: {"groups": ["g"]}})
         await outbox.open()  # makes the tables
         await outbox.close()
-        async with bus, await psycopg.AsyncConnection.connect(self._database) as connection:
+        async with await psycopg.AsyncConnection.connect(self._database) as connection:
             await connection.execute(f"SET search_path TO {schema}".encode())
-            for first in range(0, EVENTS, 1_000):
-                events = [
-                    Event.create({"number": number}, type="bench.v1", source="bench", key=f"k{number % KEYS}")
-                    for number in range(first, first + 1_000)
-                ]
-                await bus.publish_many(topic, events, within=connection)
-                await connection.commit()
-            begun = time.perf_counter()
-            await relaying(bus, outbox, connection)
-            took = time.perf_counter() - begun
-            left = await (await connection.execute("SELECT count(*) FROM anybroker_outbox")).fetchone()
+            async with bus:
+                for first in range(0, EVENTS, 1_000):
+                    events = [
+                        Event.create({"number": number}, type="bench.v1", source="bench", key=f"k{number % KEYS}")
+                        for number in range(first, first + 1_000)
+                    ]
+                    await bus.publish_many(topic, events, within=connection)
+                    await connection.commit()
+                begun = time.perf_counter()
+                await relaying(bus, outbox, connection)
+                took = time.perf_counter() - begun
+                left = await (await connection.execute("SELECT count(*) FROM anybroker_outbox")).fetchone()
             await connection.execute(f"DROP SCHEMA {schema} CASCADE".encode())
             await connection.commit()
         if left != (0,):

@@ -12,7 +12,7 @@ from pathlib import Path
 from ._outcomes import Outcome, Outcomes
 from ._skips import SUITE, known_tests
 
-__all__ = ["check_table", "render", "write_table"]
+__all__ = ["check_table", "render", "reworded", "write_table"]
 
 START = "<!-- contract-table:start -->"
 END = "<!-- contract-table:end -->"
@@ -86,6 +86,12 @@ def render(adapters: list[str], cells: Cells, suite: Path = SUITE) -> str:
     return "\n".join(lines)
 
 
+def reworded(text: str, suite: Path = SUITE) -> str:
+    """The page with the tests that there are now, in their own words, and with the cells that it has."""
+    before, _, rest = text.partition(START)
+    return f"{before}{START}\n{render(*read(text), suite)}\n{END}{rest.partition(END)[2]}"
+
+
 def _merged(page: Path, outcomes: Outcomes, adapters: list[str], suite: Path) -> tuple[str, str, str | None]:
     """The page as it is, as it should be, and why it cannot be written."""
     text = page.read_text(encoding="utf-8") if page.exists() else ""
@@ -120,3 +126,9 @@ def check_table(page: Path, outcomes: Outcomes, adapters: list[str], suite: Path
     changed = [line for line in new if line not in set(old)]
     first = changed[0] if changed else "a row is gone"
     return f"is not current: renew it with --write-table; the first difference: {first}"
+
+
+if __name__ == "__main__":
+    for name, folder in (("contract.md", SUITE), ("stores.md", SUITE / "stores")):
+        page = SUITE.parents[1] / "docs" / name
+        page.write_text(reworded(page.read_text(encoding="utf-8"), folder), encoding="utf-8")

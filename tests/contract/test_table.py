@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from anybroker_contract._outcomes import Outcome, Outcomes, Verdict
-from anybroker_contract._skips import known_tests
-from anybroker_contract._table import END, START, check_table, read, write_table
+from anybroker_contract._skips import SUITE, known_tests
+from anybroker_contract._table import END, START, check_table, read, reworded, write_table
 
 EMPTY = f"# Title\n\n{START}\n{END}\n\nAfter.\n"
 
@@ -89,3 +91,12 @@ def test_no_test_of_the_suite_names_a_broker() -> None:
         if broker in path.read_text(encoding="utf-8").lower()
     ]
     assert found == []
+
+
+@pytest.mark.parametrize(("name", "suite"), [("contract.md", SUITE), ("stores.md", SUITE / "stores")])
+def test_the_pages_name_the_tests_that_there_are_as_they_describe_themselves(name: str, suite: Path) -> None:
+    """What a complete run finds at its end is found here at once. Renew a page with ``python -m
+    anybroker_contract._table``, and a new test's cells with a run."""
+    text = (Path(__file__).parents[2] / "docs" / name).read_text(encoding="utf-8")
+    assert reworded(text, suite) == text
+    assert "?" not in {cell for row in read(text)[1].values() for cell in row.values()}
