@@ -1,5 +1,4 @@
-"""What the harnesses of stores and outboxes on a server share: it is found or started by
-:mod:`anybroker_contract.brokers`."""
+"""What harnesses share whose server is found or started by :mod:`anybroker_contract.brokers`."""
 
 from __future__ import annotations
 
@@ -9,21 +8,20 @@ from .brokers import Broker, Unavailable, start_brokers
 from .brokers.given import address_of
 from .harness import BrokerUnavailable
 
-__all__ = ["DISTURBANCES", "OnServer"]
+__all__ = ["DISTURBANCES", "OnServer", "TakesServer"]
 
 DISTURBANCES = frozenset({"restart", "kill", "start", "freeze", "thaw", "make_read_only", "make_writable"})
 """What may be done to a server or file: a test that does one of them has it to itself."""
 
 
-class OnServer:
+class TakesServer:
     """Before the suite's harness in the list of bases. Subclasses name the ``kind`` of server."""
 
     kind: ClassVar[str]
-    server: ClassVar[bool] = True
-    timeout: ClassVar[float] = 2.0
+    disturbances: ClassVar[frozenset[str]]
+    """What may be done to it, where it is ours."""
     running: Broker | None = None
     detail: str = ""
-    started: str = ""
 
     def setup(self) -> str:
         """Start it now, by itself."""
@@ -47,18 +45,27 @@ class OnServer:
         """Without disturbances if the server is somebody else's; the rest stays."""
         names: frozenset[str] = super().can()  # type: ignore[misc] # the harness's
         if self.running is not None and not self.running.can_restart:
-            names -= DISTURBANCES
+            names -= self.disturbances
         return names
-
-    def names(self, place: str) -> str:
-        """The port, however the host is written."""
-        address = address_of(self.started)
-        return "" if address is None else str(address[1])
 
     def _own(self) -> Broker:
         if self.running is None:
             raise RuntimeError(f"the {self.kind} of this process was not set up")
         return self.running
+
+
+class OnServer(TakesServer):
+    """A server of stores and outboxes."""
+
+    disturbances: ClassVar[frozenset[str]] = DISTURBANCES
+    server: ClassVar[bool] = True
+    timeout: ClassVar[float] = 2.0
+    started: str = ""
+
+    def names(self, place: str) -> str:
+        """The port, however the host is written."""
+        address = address_of(self.started)
+        return "" if address is None else str(address[1])
 
     def restart(self, place: str) -> None:
         """Gracefully, same port and data."""

@@ -1,8 +1,9 @@
-"""A pytest plugin for a contract suite of what is beside the adapters: idempotency stores, outboxes.
+"""The pytest plugin of a contract suite: of adapters, of idempotency stores, of outboxes.
 
-Options, servers, the choice of tests by what a harness declares, and the summary. It works as the plugin of the
-adapters' suite does; no two of them are loaded together. Each suite's ``plugin.py`` makes one
-:class:`SubjectPlugin` and gives its hooks to pytest.
+Options, servers, the choice of tests by what a harness declares, and the summary. With pytest-xdist the controlling
+process starts the servers once and tells the workers; tests that disturb a server run one after the other on a separate
+one. Each suite's ``plugin.py`` makes one :class:`SubjectPlugin` and gives its hooks to pytest; no two of them are
+loaded together.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from ._subjects import Kind, Subjects
 from ._table import check_table, write_table
 from .harness import BrokerUnavailable
 
-__all__ = ["SubjectPlugin", "Suite"]
+__all__ = ["GRACE", "SubjectPlugin", "Suite"]
 
 TIERS = ("short", "full", "stress")
 REPEATS = 10
@@ -37,7 +38,7 @@ GRACE = 20.0
 
 
 class Applicable(Protocol):
-    """A broken store, or a broken outbox."""
+    """A broken adapter, store or outbox."""
 
     @property
     def name(self) -> str:
@@ -49,8 +50,8 @@ class Applicable(Protocol):
         """Tests of which at least one must fail."""
         raise NotImplementedError
 
-    def applies(self, harness: Any) -> bool:
-        """Whether what has this harness can be broken this way."""
+    def applies(self, declared: Any) -> bool:
+        """Whether what declares this can be broken this way."""
         raise NotImplementedError
 
 
@@ -70,6 +71,7 @@ class Suite:
     made: type[Any]
     """The class of what a test works with, made of a harness, a folder, ``size``, ``patience`` and ``mutant``."""
     mutants: Callable[[], Mapping[str, Applicable]]
+    title: str
 
 
 class SubjectPlugin:
@@ -78,12 +80,16 @@ class SubjectPlugin:
     def __init__(self, suite: Suite) -> None:
         self._suite = suite
         self._kind = suite.kind
-        self._subjects = Subjects(suite.kind, {})
+        self._subjects = self._found({})
         self._ledger: Ledger = {}
         self._outcomes = Outcomes()
         self._problems: list[str] = []
         self._session: pytest.Config | None = None
         """The configuration of the session's process: the hook that sees reports is given none."""
+
+    def _found(self, classes: dict[str, type[Any]]) -> Subjects:
+        """What these harnesses are of."""
+        return Subjects(self._kind, classes)
 
     def hooks(self) -> dict[str, Any]:
         """For the plugin's module: ``globals().update(plugin.hooks())``."""
@@ -127,7 +133,7 @@ class SubjectPlugin:
         group.addoption(
             "--outcomes", default=None, metavar="FILE", help="write each outcome to this file, one JSON a line"
         )
-        group.addoption("--write-table", default=None, metavar="FILE", help=f"write tests × {plural} into this page")
+        group.addoption("--write-table", default=None, metavar="FILE", help=f"write tests × {what}s into this page")
         group.addoption("--check-table", default=None, metavar="FILE", help="fail if that page is not current")
         group.addoption(
             "--mutant",
@@ -151,7 +157,7 @@ class SubjectPlugin:
         ):
             config.addinivalue_line("markers", line)
         chosen = getattr(config.option, self._kind.what) or [self._suite.default]
-        self._subjects = Subjects(self._kind, self._kind.find(chosen))
+        self._subjects = self._found(self._kind.find(chosen))
         ledgers = [self._suite.folder / "ledger.toml", *map(Path, config.option.ledger)]
         self._ledger = read_ledger(ledgers, of=self._kind.what, suite=self._suite.folder)
         path = config.option.outcomes
@@ -206,7 +212,7 @@ class SubjectPlugin:
         if self._is_worker(config) or config.option.collectonly:
             return []
         there = self._subjects
-        lines = [f"anybroker contract suite of {self._kind.plural}, tier {config.option.tier}"]
+        lines = [f"{self._suite.title}, tier {config.option.tier}"]
         for name, harness in there.shared.items():
             gone = there.unavailable.get(name)
             lines.append(
@@ -229,7 +235,7 @@ class SubjectPlugin:
             if name in there.unavailable and not config.option.collectonly:
                 continue
             extra, disturbs = self._marks_for(config, test, name, marks)
-            place = f"{name}{ALONE}" if disturbs else name
+            place = f"{name}{ALONE}" if disturbs else self._place(name, marks)
             repeats = range(REPEATS) if config.option.tier == "stress" else range(1)
             for mutant in self._mutants(config, test, name):
                 if mutant is not None and any(mark.name == "skip" for mark in extra):
@@ -247,9 +253,27 @@ class SubjectPlugin:
         return [
             mutant.name
             for mutant in wanted.values()
-            if mutant.applies(self._subjects.shared[name])
+            if mutant.applies(self._declared(name))
             and (not config.option.killers_only or test.partition("::")[2] in mutant.killers)
         ]
+
+    def _place(self, name: str, marks: list[pytest.Mark]) -> str:
+        """Of a test that disturbs nothing: tests of one place that must be together carry its mark."""
+        return name
+
+    def _declared(self, name: str) -> Any:
+        """By what tests and broken variants are chosen."""
+        return self._subjects.shared[name]
+
+    def _can(self, name: str) -> frozenset[str]:
+        """What tests may do to it."""
+        return self._subjects.can[name]
+
+    def _inapplicable(self, name: str, marks: list[pytest.Mark]) -> str | None:
+        """Why what it declares leaves the test out; None: it does not."""
+        declared = self._declared(name)
+        absent = [item for item in self._arguments(marks, "requires") if not getattr(declared, item)]
+        return f"not declared: {absent[0]}" if absent else None
 
     def _test_name(self, definition: Any) -> str:
         return f"{definition.path.name}::{definition.originalname}"
@@ -259,13 +283,12 @@ class SubjectPlugin:
     ) -> tuple[list[pytest.MarkDecorator | pytest.Mark], bool]:
         """What is added to the test on this one, and whether it runs on a separate server."""
         extra: list[pytest.MarkDecorator | pytest.Mark] = []
-        harness = self._subjects.shared[name]
         needs = set(self._arguments(marks, "needs_harness"))
-        absent = [item for item in self._arguments(marks, "requires") if not getattr(harness, item)]
-        cannot = sorted(needs - self._subjects.can[name])
+        reason = self._inapplicable(name, marks)
+        cannot = sorted(needs - self._can(name))
         smallest = self._arguments(marks, "tier")
-        if absent:
-            extra.append(pytest.mark.skip(reason=f"{NOT_APPLICABLE}not declared: {absent[0]}"))
+        if reason is not None:
+            extra.append(pytest.mark.skip(reason=f"{NOT_APPLICABLE}{reason}"))
         elif cannot:
             extra.append(pytest.mark.skip(reason=f"{NOT_APPLICABLE}the harness has no {cannot[0]}()"))
         elif smallest and TIERS.index(smallest[0]) > TIERS.index(config.option.tier):
@@ -305,7 +328,10 @@ class SubjectPlugin:
             harness = there.of_its_own(name) if disturbs else there.shared[name]
         except BrokerUnavailable as exc:
             pytest.fail(f"a second server for tests that disturb it: {exc.why}", pytrace=False)
-        return self._suite.made(harness, folder, size=option.tier, patience=option.patience, mutant=mutant)
+        return self._made(name, harness, folder, size=option.tier, patience=option.patience, mutant=mutant)
+
+    def _made(self, name: str, harness: Any, folder: Path, **options: Any) -> Any:
+        return self._suite.made(harness, folder, **options)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> bool | None:
@@ -363,7 +389,7 @@ class SubjectPlugin:
         there, outcomes = self._subjects, self._outcomes
         if not outcomes.all and not there.unavailable:
             return
-        terminalreporter.section(f"anybroker contract suite of {self._kind.plural}")
+        terminalreporter.section(self._suite.title)
         for name in there.shared:
             gone = there.unavailable.get(name)
             if gone is None:

@@ -1,21 +1,29 @@
-"""What a suite beside the adapters' is run on: finding the harnesses, starting the servers once, ending them."""
+"""What a suite is run on: finding the harnesses, starting the servers once, ending them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 import pytest
 
-from ._adapters import Told
-from ._on_server import OnServer
+from ._on_server import TakesServer
 from .brokers import start_brokers
 from .harness import BrokerUnavailable
 
-__all__ = ["Harness", "Kind", "Subjects"]
+__all__ = ["Harness", "Kind", "Subjects", "Told"]
+
+
+class Told(TypedDict):
+    """What a worker is told about a server."""
+
+    started: str
+    """What the harness's setup returned."""
+    can: list[str]
+    """What can be done to it."""
 
 
 class Harness(Protocol):
@@ -44,7 +52,7 @@ class Harness(Protocol):
 
 @dataclass(frozen=True)
 class Kind:
-    """What is tested: stores, outboxes."""
+    """What is tested: adapters, stores, outboxes."""
 
     what: str
     """As in the suite's option: ``store``."""
@@ -53,8 +61,10 @@ class Kind:
     """The class that all harnesses derive from."""
     built_in: Mapping[str, str]
     """Short name to ``module:Class``: what ``all`` means, as far as the packages are there."""
-    packages: Mapping[str, tuple[str, ...]]
+    packages: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Short name to the packages that must be installed."""
+    variants: Mapping[str, str] = field(default_factory=dict)
+    """More short names, which ``all`` leaves out."""
 
     def importable(self, name: str) -> bool:
         """Whether the packages of this one are installed."""
@@ -62,20 +72,21 @@ class Kind:
 
     def find(self, names: Iterable[str]) -> dict[str, type[Any]]:
         """Harness classes by name, for short names, ``all`` and ``module:Class``. UsageError for a wrong one."""
+        short = {**self.built_in, **self.variants}
         wanted: list[str] = []
         for name in names:
             if name == "all":
-                wanted += [path for short, path in self.built_in.items() if self.importable(short)]
-            elif name in self.built_in and not self.importable(name):
+                wanted += [path for each, path in self.built_in.items() if self.importable(each)]
+            elif name in short and not self.importable(name):
                 raise pytest.UsageError(f"--{self.what} {name}: not installed: pip install 'anybroker[{name}]'")
             else:
-                wanted.append(self.built_in.get(name, name))
+                wanted.append(short.get(name, name))
         found: dict[str, type[Any]] = {}
         for path in wanted:
             module, _, attribute = path.partition(":")
             if not attribute:
                 raise pytest.UsageError(
-                    f"--{self.what} {path}: is neither a short name ({', '.join(self.built_in)}, all) nor module:Class"
+                    f"--{self.what} {path}: is neither a short name ({', '.join(short)}, all) nor module:Class"
                 )
             try:
                 harness = getattr(import_module(module), attribute)
@@ -83,8 +94,7 @@ class Kind:
                 raise pytest.UsageError(f"--{self.what} {path}: cannot be imported: {exc}") from exc
             if not (isinstance(harness, type) and issubclass(harness, self.harness)):
                 raise pytest.UsageError(
-                    f"--{self.what} {path}: is not a subclass of anybroker_contract.{self.plural}."
-                    f"{self.harness.__name__}"
+                    f"--{self.what} {path}: is not a subclass of {self.harness.__module__}.{self.harness.__name__}"
                 )
             found[harness.name] = harness  # type: ignore[attr-defined] # every harness has one
         return found
@@ -97,17 +107,19 @@ class Subjects:
         self.kind = kind
         self.shared: dict[str, Any] = {name: harness() for name, harness in classes.items()}
         self.can: dict[str, frozenset[str]] = {name: harness.can() for name, harness in self.shared.items()}
+        """What can be done to each server, as the harness that set it up says: a worker's harness does not know whether
+        the server belongs to somebody else."""
         self.unavailable: dict[str, BrokerUnavailable] = {}
         self._own: dict[str, Any] = {}
         self._set_up: list[Any] = []
 
     def start(self, say: Callable[[str], None]) -> None:
         """Start every server, those of :mod:`anybroker_contract.brokers` side by side."""
-        servers = {harness.kind for harness in self.shared.values() if isinstance(harness, OnServer)}
+        servers = {harness.kind for harness in self.shared.values() if isinstance(harness, TakesServer)}
         found = start_brokers(sorted(servers), say=lambda name, text: say(f"{name}: {text}"))
         for name, harness in self.shared.items():
             try:
-                if isinstance(harness, OnServer):
+                if isinstance(harness, TakesServer):
                     self._set_up.append(harness)
                     started = harness.take(found[harness.kind])
                 else:

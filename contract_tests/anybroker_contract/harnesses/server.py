@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from ..brokers import Broker, Unavailable, start_brokers
+from .._on_server import TakesServer
+from ..brokers import Unavailable
 from ..brokers.cluster import Cluster, start_cluster
 from ..brokers.given import address_of
 from ..harness import DISTURBANCES, BrokerHarness, BrokerUnavailable, Route
@@ -13,36 +14,10 @@ from ..proxy import Rewrite
 __all__ = ["ServerHarness"]
 
 
-class ServerHarness(BrokerHarness):
+class ServerHarness(TakesServer, BrokerHarness):
     """Subclasses name the ``kind`` of server, and the URL's scheme where it is not their name."""
 
-    kind: ClassVar[str]
-    server: Broker | None = None
-
-    def setup(self) -> str:
-        """Start it now, by itself."""
-        return self.take(start_brokers([self.kind])[self.kind])
-
-    def take(self, found: Broker | Unavailable) -> str:
-        """Use one that was started together with others."""
-        if isinstance(found, Unavailable):
-            raise BrokerUnavailable(found.reason, found.remedy)
-        self.server = found
-        self.detail = found.detail
-        return found.url
-
-    def teardown(self) -> None:
-        """End it, if it is ours."""
-        if self.server is not None:
-            self.server.stop()
-            self.server = None
-
-    def can(self) -> frozenset[str]:
-        """Without disturbances if the server is somebody else's; the rest stays."""
-        names = super().can()
-        if self.server is not None and not self.server.can_restart:
-            names -= DISTURBANCES
-        return names
+    disturbances: ClassVar[frozenset[str]] = DISTURBANCES
 
     def start_servers(self) -> Cluster:
         """Three servers as one broker, besides the one of ``setup``."""
@@ -50,11 +25,6 @@ class ServerHarness(BrokerHarness):
         if isinstance(found, Unavailable):
             raise BrokerUnavailable(found.reason, found.remedy)
         return found
-
-    def _own(self) -> Broker:
-        if self.server is None:
-            raise RuntimeError(f"the {self.kind} of this process was not set up")
-        return self.server
 
     def restart(self) -> None:
         """Gracefully, same port and data."""

@@ -22,7 +22,18 @@ def _mutants() -> Any:
     return MUTANTS
 
 
-_plugin = SubjectPlugin(Suite(OUTBOXES, Path(__file__).parent, "outboxes", "sqlite", DISTURBANCES, OutboxKit, _mutants))
+_plugin = SubjectPlugin(
+    Suite(
+        OUTBOXES,
+        Path(__file__).parent,
+        "outboxes",
+        "sqlite",
+        DISTURBANCES,
+        OutboxKit,
+        _mutants,
+        "anybroker contract suite of outboxes",
+    )
+)
 globals().update(_plugin.hooks())
 
 

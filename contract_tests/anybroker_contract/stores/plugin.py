@@ -23,7 +23,16 @@ def _mutants() -> Any:
 
 
 _plugin = SubjectPlugin(
-    Suite(STORES, Path(__file__).parent, "idempotency stores", "memory", DISTURBANCES, StoreKit, _mutants)
+    Suite(
+        STORES,
+        Path(__file__).parent,
+        "idempotency stores",
+        "memory",
+        DISTURBANCES,
+        StoreKit,
+        _mutants,
+        "anybroker contract suite of stores",
+    )
 )
 globals().update(_plugin.hooks())
 
