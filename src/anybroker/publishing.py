@@ -198,20 +198,21 @@ class PublishingBus:
         deadline: float | None = None,
     ) -> Receipt:
         """Publish an event that has passed :meth:`publish` before, as it is, with the headers that it had then: for
-        relays. No middleware runs, and nothing is added. Raises what :meth:`publish` raises."""
+        relays. No middleware runs, and nothing is added; that this Bus knows no group of the topic is neither warned of
+        nor counted. Raises what :meth:`publish` raises."""
         core = self._core
         if running_loop() is not core.loop:
             raise core.elsewhere("forward")
         if topic not in self._topics.known:
-            await self._first_publish(topic, "forward")
+            await self._first_publish(topic, "forward", forwarded=True)
         if (publisher := core.publisher) is None:
             raise core.not_started("forward")
         return await publisher.send(Publishing(event, topic, None, headers or None, None, ""), deadline)
 
-    async def _first_publish(self, topic: str, what: str, count: int = 1) -> None:
+    async def _first_publish(self, topic: str, what: str, count: int = 1, *, forwarded: bool = False) -> None:
         if self._core.state in ("new", "closed"):
             raise self._core.not_started(what)
-        await self._topics.first_publish(topic, count)
+        await self._topics.first_publish(topic, count, forwarded=forwarded)
 
     def _connected(self) -> None:
         core, middleware = self._core, self._publish_middleware

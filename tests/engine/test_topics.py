@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Literal
 
+import pytest
 from tests.engine.scripted_adapter import run
 
 from anybroker import Bus, Event, MemoryBroker
@@ -74,5 +75,27 @@ def test_every_publish_without_a_group_is_counted() -> None:
             await bus.declare("nobody", groups=["somebody"])
             await bus.publish("nobody", 1, type="t")
             assert bus.stats.without_group == 5
+
+    run(main)
+
+
+def test_what_is_forwarded_without_a_group_is_neither_counted_nor_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    """A relay forwards what others have published, to groups that it need not know. A publish of its own is another
+    matter, before it and after it."""
+
+    def warned() -> int:
+        return sum("no group" in record.message for record in caplog.records)
+
+    async def main() -> None:
+        event = Event.create(1, type="t", source="s")
+        async with Bus(MemoryBroker(), source="test") as bus:
+            await bus.forward("first", event)
+            await bus.forward("first", event)
+            assert (bus.stats.without_group, warned()) == (0, 0)
+            await bus.publish("first", 1, type="t")
+            await bus.publish("first", 1, type="t")
+            assert (bus.stats.without_group, warned()) == (2, 1)
+            await bus.forward("first", event)
+            assert (bus.stats.without_group, warned()) == (2, 1)
 
     run(main)

@@ -187,11 +187,13 @@ class Topics:
             _log.warning("the dead-letter topic %r cannot be declared: %s", dead_letters, exc)
             raise refused from exc
 
-    async def first_publish(self, topic: str, count: int) -> None:
+    async def first_publish(self, topic: str, count: int, *, forwarded: bool = False) -> None:
         """On the first publish to a topic, check its name, declare it, and warn if no group will get the events. From
-        then on only count such events."""
+        then on only count such events. ``forwarded``: others have published them, so neither is done: a relay need not
+        know who gets them."""
         if topic in self._groupless:
-            self._stats.without_group += count
+            if not forwarded:
+                self._no_group(topic, count)
             return
         check_topic(topic)
         self._first[topic] = self._first.get(topic, 0) + 1
@@ -208,13 +210,16 @@ class Topics:
                 self._declaring.pop(topic, None)
                 if topic in self._declared:  # from now on nobody waits, so nobody can be overtaken
                     (self.known if self.groups_of(topic) else self._groupless).add(topic)
-        if not self.groups_of(topic):
-            self._stats.without_group += count
-            if topic not in self._warned:
-                self._warned.add(topic)
-                _log.warning(
-                    "topic %r has no group that this Bus knows: what is published may reach nobody. Declare its groups "
-                    "in the configuration (topics.%s.groups) or with bus.declare()",
-                    topic,
-                    topic,
-                )
+        if not forwarded and not self.groups_of(topic):
+            self._no_group(topic, count)
+
+    def _no_group(self, topic: str, count: int) -> None:
+        self._stats.without_group += count
+        if topic not in self._warned:
+            self._warned.add(topic)
+            _log.warning(
+                "topic %r has no group that this Bus knows: what is published may reach nobody. Declare its groups "
+                "in the configuration (topics.%s.groups) or with bus.declare()",
+                topic,
+                topic,
+            )
