@@ -12,7 +12,7 @@ from .deadletters.letter import DeadLetter
 from .delivery import Attempt, Delivery
 from .engine.observing import Observer
 from .engine.parts import Part
-from .engine.sinks import Sink
+from .engine.sinks import PutsMany, Sink
 from .errors import (
     AnybrokerError,
     BatchFailed,
@@ -60,6 +60,7 @@ __all__ = [
     "Observer",
     "Part",
     "PublishOutcomeUnknown",
+    "PutsMany",
     "Receipt",
     "Reject",
     "Rejected",

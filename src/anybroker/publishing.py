@@ -165,9 +165,14 @@ class PublishingBus:
     ) -> list[Receipt | BrokerError]:
         """Publish payloads or Events, and return one result for each, in order: a Receipt or the error.
 
-        Not atomic: one event's failure is its own, but with ``within``, where the first failure is raised. A wrong
-        payload raises before anything is sent. Cancelled, it raises ``CancelledError``, and the outcome of each is
-        unknown.
+        Not atomic: one event's failure is its own. A wrong payload raises before anything is sent. Cancelled, it raises
+        ``CancelledError``, and the outcome of each is unknown.
+
+        With ``within`` all of it is in the caller's transaction, in the order of the list, or it raises, and returns no
+        results: what the database's client raised, or ConfigError. Some of the events may be written then, as also
+        after a cancellation: roll back. In PostgreSQL a failure has ended the transaction anyway, up to the savepoint
+        if there is one. It takes few round trips, or with publish middleware, which sees one event at a time, one for
+        each event.
         """
         if isinstance(items, str | bytes | bytearray | Mapping | Event):  # its letters or keys are not meant
             raise ConfigError("publish_many(items)", f"is one {items.__class__.__name__}", "Give a list of payloads.")
@@ -183,7 +188,8 @@ class PublishingBus:
         if self._way_out is not None:
             return await self._way_out.publish_many(topic, ready, deadline, within)
         if within is not None:
-            return [await core.put(Publishing(event, topic, None, out, None, ""), within) for event, out in ready]
+            batch = [Publishing(event, topic, None, out, None, "") for event, out in ready]
+            return [*await core.put_many(topic, batch, within)]
         if core.publisher is None:
             raise core.not_started("publish_many")
         return await core.publisher.send_many(topic, ready, deadline)

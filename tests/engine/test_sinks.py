@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 
-from anybroker import Bus, Delivery, Event, MemoryBroker, Receipt, Sink
+from anybroker import Bus, Delivery, Event, MemoryBroker, PutsMany, Receipt, Sink
 from anybroker.adapter import Outbound
 from anybroker.errors import ConfigError, StateError
 from anybroker.middleware import publish_middleware
@@ -76,6 +76,72 @@ def test_many_at_once_raise_the_first_failure(run: Run, database: sqlite3.Connec
             assert [each.broker_id for each in receipts if isinstance(each, Receipt)] == ["1", "2", "3"]
             with pytest.raises(sqlite3.IntegrityError):
                 await bus.publish_many("orders", events[3:], within=database)
+
+    run(main())
+
+
+class BatchTable(Table):
+    """Writes a batch with one statement."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    async def put_many(self, batch: Sequence[Outbound], within: sqlite3.Connection, /) -> Sequence[Receipt]:
+        self.batches.append(len(batch))
+        return [await self.put(outbound, within) for outbound in batch]
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_a_batch_goes_to_a_sink_that_takes_it_whole(run: Run, database: sqlite3.Connection, count: int) -> None:
+    table = BatchTable()
+    bus = Bus(MemoryBroker(), source="shop", sinks=[table])
+    assert isinstance(table, PutsMany)
+    assert not isinstance(Table(), PutsMany)
+    events = [Event.create(str(n), type="t", source="shop", id=f"id-{n}") for n in range(count)]
+
+    async def main() -> None:
+        async with bus:
+            receipts = await bus.publish_many("orders", events, within=database)
+            assert [each.event for each in receipts if isinstance(each, Receipt)] == events
+
+    run(main())
+    assert table.batches == ([3] if count == 3 else []), "one event is put by put()"
+    assert [row[1] for row in rows(database)] == [event.data for event in events]
+
+
+def test_a_failure_of_a_batch_is_raised(run: Run, database: sqlite3.Connection) -> None:
+    bus = Bus(MemoryBroker(), source="shop", sinks=[BatchTable()])
+    events = [Event.create(str(n), type="t", source="shop", id=f"id-{n % 2}") for n in range(3)]
+
+    async def main() -> None:
+        async with bus:
+            with pytest.raises(sqlite3.IntegrityError):
+                await bus.publish_many("orders", events, within=database)
+            database.rollback()
+            with pytest.raises(ConfigError, match="topic"):
+                await bus.publish_many("no topic!", events, within=database)
+        with pytest.raises(StateError):
+            await bus.publish_many("orders", events, within=database)
+
+    run(main())
+    assert rows(database) == []
+
+
+@pytest.mark.parametrize("wrong", ["none", "few", "text"])
+def test_a_sink_that_returns_other_than_a_receipt_for_each_is_named(
+    run: Run, database: sqlite3.Connection, wrong: str
+) -> None:
+    class Forgets(BatchTable):
+        async def put_many(self, batch: Sequence[Outbound], within: sqlite3.Connection, /) -> Sequence[Receipt]:
+            found: Any = {"none": None, "few": list(await super().put_many(batch[1:], within)), "text": ["row", "row"]}
+            return found[wrong]  # type: ignore[no-any-return]
+
+    bus = Bus(MemoryBroker(), source="shop", sinks=[Forgets()])
+
+    async def main() -> None:
+        async with bus:
+            with pytest.raises(TypeError, match=r"Forgets.*receipt|Receipt"):
+                await bus.publish_many("orders", [Event.create("1", type="t", source="s")] * 2, within=database)
 
     run(main())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -316,9 +317,39 @@ class Outbox:
         return Receipt(outbound.topic, "row")
 
 
-def test_what_goes_into_an_outbox_is_created(run: Any, spans: InMemorySpanExporter) -> None:
+class BatchOutbox(Outbox):
+    fails = False
+
+    async def put_many(self, batch: Sequence[Outbound], within: object) -> Sequence[Receipt]:
+        if self.fails:
+            raise ValueError("not these")
+        return [await self.put(outbound, within) for outbound in batch]
+
+
+def test_a_batch_that_an_outbox_takes_whole_is_created_one_by_one(run: Any, spans: InMemorySpanExporter) -> None:
+    """Each row has the context of a span of its own, which fails if the batch fails."""
+    outbox = BatchOutbox()
+    bus = Bus(MemoryBroker(), source="shop", sinks=[outbox])
+    batch = [Event.create(n, type="t", source="shop") for n in range(3)]
+
+    async def main() -> None:
+        async with bus:
+            await bus.publish_many("orders", batch, within=outbox)
+            outbox.fails = True
+            with pytest.raises(ValueError, match="not these"):
+                await bus.publish_many("orders", batch[:2], within=outbox)
+
+    run(main())
+    created = of(spans, "create orders")
+    ids = [f"{span.context.span_id:016x}" for span in created[:3]]
+    assert [(row.headers or {})["traceparent"][36:52] for row in outbox.rows] == ids
+    expected = (StatusCode.ERROR, "ValueError", "ValueError", ["not these"])
+    assert [errors(span) for span in created[3:]] == [expected, expected]
+
+
+@pytest.mark.parametrize("outbox", [Outbox(), BatchOutbox()], ids=["one", "many"])
+def test_what_goes_into_an_outbox_is_created(run: Any, spans: InMemorySpanExporter, outbox: Outbox) -> None:
     """Its context is the event's, also when the relay sends it on."""
-    outbox = Outbox()
     bus = Bus(MemoryBroker(), source="shop", sinks=[outbox])
 
     async def main() -> None:

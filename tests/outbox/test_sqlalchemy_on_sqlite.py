@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
-from anybroker import Bus, ConfigError, MemoryBroker
+from anybroker import Bus, ConfigError, Event, MemoryBroker, Receipt
 from anybroker.outbox import SqliteOutbox
 from anybroker.testing import Recorder
 
@@ -88,6 +88,33 @@ def test_the_event_is_part_of_the_transaction(opened: Opened, tmp_path: Path, ru
     async def place_twice(bus: Bus, within: Any) -> None:
         await bus.publish("orders", "twice", type=TYPE, within=within)
         await done(within.execute(text("INSERT INTO shop_order VALUES ('o-1')")))
+
+    run(main())
+
+
+@every
+def test_a_batch_is_part_of_the_transaction(opened: Opened, tmp_path: Path, run: Run) -> None:
+    async def main() -> None:
+        bus = Bus(MemoryBroker(), source="shop", outbox=SqliteOutbox(tmp_path / "shop.db"))
+        seen = Recorder(bus, "orders")
+        batch = [Event.create(n, type=TYPE, source="shop", key="k") for n in range(100)]
+        async with bus, opened(tmp_path / "shop.db") as within:
+            await bus.publish_many("orders", batch, within=within)
+            await done(within.rollback())
+            await bus.publish("orders", -1, type=TYPE, key="k", within=within)
+            receipts = await bus.publish_many("orders", batch, within=within)
+            positions = [int(each.broker_id or "") for each in receipts if isinstance(each, Receipt)]
+            first = positions[0]
+            assert positions == list(range(first, first + 100))
+            rows = await done(
+                within.execute(
+                    text("SELECT position, id FROM anybroker_outbox WHERE position >= :first ORDER BY 1"),
+                    {"first": first},
+                )
+            )
+            assert [tuple(row) for row in rows] == [(first + n, event.id) for n, event in enumerate(batch)]
+            await done(within.commit())
+            assert [event.data for event in await seen.wait(101)] == list(range(-1, 100))
 
     run(main())
 

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, TypeVar
 
 import psycopg
+from pydantic_core import to_json
 
 from anybroker.adapter import BrokerUrl, Outbound, Receipt
 from anybroker.errors import StateError
@@ -18,7 +19,7 @@ from .options import OUTBOX, Target, checked_schema, from_url, seconds
 from .outbox_ddl import PART, TABLES, VERSION, channel, privileges, statements
 from .outbox_place import Place, Snapshot
 from .outbox_statements import AGAIN, OutboxStatements
-from .outbox_writing import taken_by, write
+from .outbox_writing import in_parts, taken_by, write
 from .schema import Tables, prepare
 
 __all__ = ["PostgresOutbox", "outbox_of_url"]
@@ -105,6 +106,14 @@ class PostgresOutbox:
         it; ConfigError where there is no such table."""
         position = await write(self._statements.insert, Entry.of(outbound), within)
         return Receipt(outbound.topic, str(position))
+
+    async def put_many(self, batch: Sequence[Outbound], within: Any, /) -> Sequence[Receipt]:
+        """PutsMany.put_many: one statement for up to 1,000 rows or eight million characters. Where one of them fails,
+        it has ended the caller's transaction, or the savepoint."""
+        positions: list[int] = []
+        for entries in in_parts([Entry.of(outbound) for outbound in batch]):
+            positions += await write(self._statements.insert_many, (to_json(entries).decode(),), within)
+        return [Receipt(each.topic, str(position)) for each, position in zip(batch, positions, strict=True)]
 
     # --------------------------------------------------------------------------------------------------- the table
 

@@ -9,7 +9,7 @@ import sys
 import time
 import warnings
 from asyncio.events import _get_running_loop as running_loop
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -199,6 +199,13 @@ class Core:
             raise self.not_started("publish")
         check_topic(outbound.topic)
         return await self.sinks.put(outbound, within)
+
+    async def put_many(self, topic: str, batch: Sequence[Outbound], within: object) -> list[Receipt]:
+        """Put events of one topic into a sink, as a part of the caller's transaction."""
+        if self.publisher is None:
+            raise self.not_started("publish_many")
+        check_topic(topic)
+        return await self.sinks.put_many(batch, within)
 
     # --------------------------------------------------------------------------------------------------------- looking
 

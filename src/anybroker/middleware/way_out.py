@@ -50,14 +50,33 @@ class WayOut:
     async def publish_many(
         self, topic: str, ready: Iterable[tuple[Event[Any], dict[str, str]]], deadline: float | None, within: object
     ) -> list[Receipt | BrokerError]:
-        """Events with their headers; one result for each, in order. ``within``: one after the other, and the first
-        failure is raised."""
+        """Events with their headers; one result for each, in order. ``within``: the first failure is raised, and with
+        middleware they go one after the other."""
         outgoing = [Outgoing(topic, *each, None, deadline, within) for each in ready]
         if within is not None:
-            return [await self.publish(each) for each in outgoing]
+            if self._takes_turns or self._spans is None:
+                return [await self.publish(each) for each in outgoing]
+            return [*await self._put_batch(topic, outgoing, self._spans, within)]
         if self._spans is None:
             return await self._go_all(outgoing)
         return await self._send_batch(topic, outgoing, self._spans, deadline)
+
+    async def _put_batch(self, topic: str, outgoing: list[Outgoing], spans: Spans, within: object) -> list[Receipt]:
+        """A ``create`` span for each, which lasts until all are written."""
+        batch: list[Publishing] = []
+        for each in outgoing:
+            each.publication = spans.publish("create", topic, each.event, each.headers)
+            batch.append(Publishing(each.event, topic, None, self._headers(each), None, ""))
+        created = [each.publication for each in outgoing if each.publication is not None]
+        try:
+            return await self._core.put_many(topic, batch, within)
+        except BaseException as exc:
+            for publication in created:
+                failed(publication.span, exc)
+            raise
+        finally:
+            for publication in created:
+                publication.end()
 
     async def _send_batch(
         self, topic: str, outgoing: list[Outgoing], spans: Spans, deadline: float | None

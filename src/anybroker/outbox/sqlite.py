@@ -44,8 +44,8 @@ class SqliteOutbox:
 
     ``within`` is a connection to this file, in the thread of the event loop or of ``bus.from_thread``, a session or
     connection of SQLAlchemy, asynchronous or not, or a :class:`~anybroker.idempotency.SqliteTransaction`, where each
-    publish is a step of its own. In a handler that has such a transaction, a plain ``publish`` writes into the outbox
-    too. The caller begins and commits.
+    publish is a step of its own, and so is each ``publish_many``. In a handler that has such a transaction, a plain
+    ``publish`` writes into the outbox too. The caller begins and commits.
 
     :param path: the application's file; created if it does not exist, but its folder must exist.
     :param create: make the tables when a relay starts. Without: ``anybroker db sql sqlite`` prints them.
@@ -78,7 +78,14 @@ class SqliteOutbox:
 
     async def put(self, outbound: Outbound, within: object, /) -> Receipt:
         """Sink.put. Raises ConfigError where the file has no such table."""
-        return Receipt(outbound.topic, str(await write(Entry.of(outbound), within)))
+        (position,) = await write([Entry.of(outbound)], within)
+        return Receipt(outbound.topic, str(position))
+
+    async def put_many(self, batch: Sequence[Outbound], within: object, /) -> Sequence[Receipt]:
+        """PutsMany.put_many: a statement for each row, all in one visit to the thread of the connection; of a
+        ``SqliteTransaction`` they are one step. Raises ConfigError where the file has no such table."""
+        positions = await write([Entry.of(outbound) for outbound in batch], within)
+        return [Receipt(each.topic, str(position)) for each, position in zip(batch, positions, strict=True)]
 
     # --------------------------------------------------------------------------------------------------- the table
 

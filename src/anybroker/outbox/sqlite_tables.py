@@ -15,6 +15,7 @@ __all__ = [
     "BEGINNING",
     "DDL",
     "INSERT",
+    "LAST",
     "VERSION",
     "Place",
     "connect",
@@ -83,6 +84,8 @@ CREATE TABLE IF NOT EXISTS anybroker_schema (
 INSERT INTO anybroker_schema (part, version) VALUES ('outbox', {VERSION}) ON CONFLICT (part) DO NOTHING;
 """
 INSERT: Final = f"INSERT INTO anybroker_outbox ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+LAST: Final = "SELECT last_insert_rowid()"
+"""The position of the row that this connection has written last."""
 _READ: Final = "position, shard, aggregatetype, aggregateid, payload, headers"
 
 

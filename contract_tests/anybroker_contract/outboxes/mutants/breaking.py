@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from anybroker import Event, Receipt
+from anybroker import Event, PutsMany, Receipt
 from anybroker.adapter import Outbound
 from anybroker.outbox import OutboxRelay, Parked, Row, Taken, Waiting
 from anybroker.outbox.relay import Forwards
@@ -38,6 +38,12 @@ class Flaw:
     async def put(self, outbox: Outbox, outbound: Outbound, within: Any) -> Receipt:
         """Sink.put."""
         return await outbox.put(outbound, within)
+
+    async def put_many(self, outbox: Outbox, batch: Sequence[Outbound], within: Any) -> Sequence[Receipt]:
+        """PutsMany.put_many. A flaw of ``put`` is one of this too."""
+        if type(self).put is not Flaw.put or not isinstance(outbox, PutsMany):
+            return [await self.put(outbox, each, within) for each in batch]
+        return await outbox.put_many(batch, within)
 
     # ------------------------------------------------------------------------------------------------ the table
 
@@ -127,6 +133,10 @@ class BrokenOutbox:
     async def put(self, outbound: Outbound, within: Any, /) -> Receipt:
         """Sink.put."""
         return await self.flaw.put(self.inner, outbound, within)
+
+    async def put_many(self, batch: Sequence[Outbound], within: Any, /) -> Sequence[Receipt]:
+        """PutsMany.put_many."""
+        return await self.flaw.put_many(self.inner, batch, within)
 
     async def open(self) -> None:
         """OutboxTable.open."""

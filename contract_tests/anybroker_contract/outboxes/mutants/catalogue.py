@@ -76,6 +76,10 @@ _ALL = (
         writing.SwallowsErrors,
         ("test_a_connection_that_is_closed", "test_publish_many_stops_at_the_first_failure"),
     ),
+    Mutant("writes-many-backwards", writing.WritesManyBackwards, ("test_every_kind_takes_many",)),
+    Mutant("mixes-receipts-up", writing.MixesReceiptsUp, ("test_a_receipt_names_the_row_of_its_event",)),
+    Mutant("writes-some-of-many", writing.WritesSomeOfMany, ("test_a_thousand_rows_in_one_transaction",)),
+    Mutant("commits-many", writing.CommitsMany, ("test_every_kind_takes_many",)),
     # --------------------------------------------------------------------------------------------------- reading
     Mutant(
         "loses-late-rows",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from anybroker import Event, Receipt
@@ -121,3 +122,40 @@ class SwallowsErrors(Flaw):
             return await super().put(outbox, outbound, within)
         except Exception:  # noqa: BLE001 - the flaw
             return Receipt(outbound.topic, "0")
+
+
+class WritesManyBackwards(Flaw):
+    """A batch is written from its end, with each receipt beside its event."""
+
+    async def put_many(self, outbox: Outbox, batch: Sequence[Outbound], within: Any) -> Sequence[Receipt]:
+        """PutsMany.put_many."""
+        return (await super().put_many(outbox, batch[::-1], within))[::-1]
+
+
+class MixesReceiptsUp(Flaw):
+    """The receipts of a batch are those of other events in it."""
+
+    async def put_many(self, outbox: Outbox, batch: Sequence[Outbound], within: Any) -> Sequence[Receipt]:
+        """PutsMany.put_many."""
+        return (await super().put_many(outbox, batch, within))[::-1]
+
+
+class WritesSomeOfMany(Flaw):
+    """Of a batch at most 500 rows are written."""
+
+    async def put_many(self, outbox: Outbox, batch: Sequence[Outbound], within: Any) -> Sequence[Receipt]:
+        """PutsMany.put_many."""
+        some = await super().put_many(outbox, batch[:500], within)
+        return [*some, *(Receipt(each.topic, f"-{number}") for number, each in enumerate(batch[500:]))]
+
+
+class CommitsMany(Flaw):
+    """A batch is committed at once, whatever becomes of the caller's transaction."""
+
+    async def put_many(self, outbox: Outbox, batch: Sequence[Outbound], within: Any) -> Sequence[Receipt]:
+        """PutsMany.put_many."""
+        receipts = await super().put_many(outbox, batch, within)
+        done = within.commit()
+        if hasattr(done, "__await__"):
+            await done
+        return receipts
