@@ -1,4 +1,4 @@
-"""``anybroker outbox`` and ``anybroker db sql``."""
+"""``anybroker outbox``."""
 
 from __future__ import annotations
 
@@ -122,15 +122,3 @@ def test_a_relay_of_its_own_brings_it_to_the_broker_and_ends_cleanly(outbox: str
     finally:
         relaying.kill()
         relaying.communicate()
-
-
-def test_the_statements_of_sqlite_make_what_the_outbox_needs(anybroker: Any, folder: Path) -> None:
-    shop = sqlite3.connect(folder / "new.db")
-    shop.executescript(anybroker("db", "sql", "sqlite").out)
-    shop.close()
-    assert anybroker("outbox", "list", "--outbox", "sqlite:///new.db").out == "0 waiting; 0 set aside\n"
-
-
-@pytest.mark.parametrize("arguments", [["oracle"], ["sqlite", "--schema", "x"], []])
-def test_wrong_usage_of_db_sql_is_2(anybroker: Any, arguments: list[str]) -> None:
-    assert anybroker("db", "sql", *arguments).code == 2

@@ -1,12 +1,37 @@
-"""The tables of the store and of the outbox together: for ``anybroker db sql postgres``."""
+"""The tables of the store and of the outbox: who needs which, and all of them for ``anybroker db sql postgres``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from . import ddl, outbox_ddl
+from anybroker.idempotency import StoreUnavailable
+from anybroker.outbox import OutboxUnavailable
 
-__all__ = ["all_tables"]
+from . import ddl, outbox_ddl
+from .schema import Tables
+
+__all__ = ["OUTBOX_TABLES", "STORE_TABLES", "all_tables"]
+
+STORE_TABLES = Tables(
+    ddl.PART,
+    ddl.VERSION,
+    ("anybroker_claim",),
+    ddl.statements,
+    ddl.privileges,
+    "idempotency",
+    "the idempotency store",
+    StoreUnavailable,
+)
+OUTBOX_TABLES = Tables(
+    outbox_ddl.PART,
+    outbox_ddl.VERSION,
+    outbox_ddl.TABLES,
+    outbox_ddl.statements,
+    outbox_ddl.privileges,
+    "PostgresOutbox",
+    "the outbox",
+    OutboxUnavailable,
+)
 
 
 def all_tables(schema: str | None = None) -> Sequence[str]:

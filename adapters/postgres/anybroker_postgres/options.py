@@ -14,7 +14,7 @@ from psycopg.conninfo import conninfo_to_dict
 from anybroker.adapter import BrokerUrl
 from anybroker.errors import ConfigError
 
-__all__ = ["OUTBOX", "STORE", "Reader", "Target", "checked_schema", "from_url", "seconds"]
+__all__ = ["DATABASE", "OUTBOX", "STORE", "Reader", "Target", "checked_schema", "from_url", "seconds"]
 
 
 class Reader(NamedTuple):
@@ -32,6 +32,8 @@ class Reader(NamedTuple):
 
 STORE = Reader("store", "PostgresStore", "idempotency", ("retain", "timeout", "schema", "pool"))
 OUTBOX = Reader("outbox", "PostgresOutbox", "outbox", ("timeout", "schema"))
+DATABASE = Reader("database", "PostgresDatabase", "URL", STORE.options)
+"""The URL of either may be given."""
 
 
 class Target:

@@ -13,20 +13,20 @@ from anybroker.adapter import BrokerUrl, Outbound, Receipt
 from anybroker.errors import StateError
 from anybroker.outbox import SHARDS, Entry, OutboxUnavailable, Parked, Row, Taken, Waiting, share_of
 
+from .all_tables import OUTBOX_TABLES
 from .connection import Connection, connect
 from .failures import failed, wrong_setup
 from .options import OUTBOX, Target, checked_schema, from_url, seconds
-from .outbox_ddl import PART, TABLES, VERSION, channel, privileges, statements
+from .outbox_ddl import channel
 from .outbox_place import Place, Snapshot
 from .outbox_statements import AGAIN, OutboxStatements
 from .outbox_writing import in_parts, taken_by, write
-from .schema import Tables, prepare
+from .schema import prepare
 
 __all__ = ["PostgresOutbox", "outbox_of_url"]
 
 _T = TypeVar("_T")
 
-_TABLES = Tables(PART, VERSION, TABLES, statements, privileges, "PostgresOutbox", "the outbox", OutboxUnavailable)
 _LONGEST_TIMEOUT = 600.0
 _SWEEP = 0.5
 """Seconds between two looks for rows that were committed late."""
@@ -129,7 +129,7 @@ class PostgresOutbox:
         }
         try:
             await self._links["share"].call(
-                lambda connection: prepare(connection, self._schema, self._target, _TABLES, create=self._create)
+                lambda connection: prepare(connection, self._schema, self._target, OUTBOX_TABLES, create=self._create)
             )
         except BaseException:
             await self.close()

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import psycopg
 from psycopg import errors
 
 from anybroker.errors import ConfigError, Unavailable
+from anybroker.kit.tables import Steps
 
 from .connection import Connection
 from .ddl import create_schema, qualified
 
-__all__ = ["Tables", "prepare"]
+__all__ = ["LOCK", "NEEDED", "Tables", "joined", "prepare", "script"]
 
-_LOCK = 7_165_308_221_941
-"""The advisory lock under which tables are created: any number that no other program is likely to use."""
-_NEEDED = ("SELECT", "INSERT", "UPDATE", "DELETE")
+LOCK = 7_165_308_221_941
+"""The advisory lock under which tables are created and changed: any number that no other program is likely to use."""
+NEEDED = ("SELECT", "INSERT", "UPDATE", "DELETE")
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Tables:
     whose: str
     """As in "the idempotency store"."""
     unavailable: type[Unavailable]
+    steps: Steps = field(default_factory=dict)
+    """What brings older versions to the next one, with ``{schema}`` before each table."""
 
 
 async def prepare(
@@ -52,7 +55,7 @@ async def prepare(
             raise ConfigError(
                 tables.setting,
                 f"{target}: {tables.whose} has no tables there",
-                f"Run: {_script(schema, await _user(connection), tables)}",
+                f"Run: {script(schema, await _user(connection), tables)}",
             )
         if version == tables.version:
             await _check_privileges(connection, schema, target, tables)
@@ -62,7 +65,7 @@ async def prepare(
             tables.setting,
             f"{target}: the role may neither read the tables of {tables.whose} nor create them "
             f"({exc.diag.message_primary})",
-            f"Run as a role that may: {_script(schema, await _user(connection), tables)}",
+            f"Run as a role that may: {script(schema, await _user(connection), tables)}",
         ) from exc
     except errors.InvalidSchemaName as exc:
         raise ConfigError(
@@ -78,7 +81,9 @@ async def prepare(
     raise ConfigError(
         tables.setting,
         f"{target}: its tables have version {version}, and this version of anybroker needs {tables.version}",
-        f"Run the same version of anybroker in all services, or give {tables.whose} a schema= of its own.",
+        "'anybroker db migrate' brings them to it, and 'anybroker db check' says what it would do."
+        if version < tables.version
+        else f"Run the same version of anybroker in all services, or give {tables.whose} a schema= of its own.",
     )
 
 
@@ -95,7 +100,7 @@ async def _version(connection: Connection, schema: str | None, tables: Tables) -
 
 async def _create(connection: Connection, schema: str | None, tables: Tables) -> int | None:
     async with connection.transaction():
-        await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+        await connection.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
         version = await _version(connection, schema, tables)  # another process may have been first
         if version is not None:
             return version
@@ -111,14 +116,14 @@ async def _create(connection: Connection, schema: str | None, tables: Tables) ->
 async def _check_privileges(connection: Connection, schema: str | None, target: object, tables: Tables) -> None:
     for name in tables.names:
         table = f"{qualified(schema)}{name}"
-        asked = ", ".join(f"has_table_privilege(%s, '{privilege}')" for privilege in _NEEDED)
-        cursor = await connection.execute(f"SELECT {asked}".encode(), (table,) * len(_NEEDED))
-        missing = [privilege for privilege, has in zip(_NEEDED, await _one(cursor), strict=True) if not has]
+        asked = ", ".join(f"has_table_privilege(%s, '{privilege}')" for privilege in NEEDED)
+        cursor = await connection.execute(f"SELECT {asked}".encode(), (table,) * len(NEEDED))
+        missing = [privilege for privilege, has in zip(NEEDED, await _one(cursor), strict=True) if not has]
         if missing:
             raise ConfigError(
                 tables.setting,
                 f"{target}: the role has no {', '.join(missing)} on {table}",
-                f"Run as the table's owner: {_joined(tables.privileges(await _user(connection), schema))}",
+                f"Run as the table's owner: {joined(tables.privileges(await _user(connection), schema))}",
             )
 
 
@@ -132,10 +137,12 @@ async def _user(connection: Connection) -> str:
     return str((await _one(await connection.execute("SELECT current_user")))[0])
 
 
-def _script(schema: str | None, role: str, tables: Tables) -> str:
+def script(schema: str | None, role: str, tables: Tables) -> str:
+    """All that somebody else has to run, so that this role can use the tables."""
     first = [] if schema is None else [create_schema(schema)]
-    return _joined([*first, *tables.statements(schema), *tables.privileges(role, schema)])
+    return joined([*first, *tables.statements(schema), *tables.privileges(role, schema)])
 
 
-def _joined(lines: Iterable[str]) -> str:
+def joined(lines: Iterable[str]) -> str:
+    """Statements, each on a line of its own."""
     return "".join(f"\n{line};" for line in lines)

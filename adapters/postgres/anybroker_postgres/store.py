@@ -12,31 +12,21 @@ from anybroker.adapter import BrokerUrl
 from anybroker.errors import ConfigError, StateError
 from anybroker.idempotency import Busy, Claim, Done, Key, Store, StoreUnavailable
 
+from .all_tables import STORE_TABLES
 from .batches import Batches, Job
 from .claiming import Claiming
 from .claims import PostgresClaim, plain
 from .connection import connect
-from .ddl import PART, VERSION, privileges, statements
 from .failures import not_open, unavailable, wrong_setup
 from .marking import Marking
 from .options import STORE, Target, checked_schema, from_url, seconds
 from .pool import Pool
-from .schema import Tables, prepare
+from .schema import prepare
 from .statements import SESSION, Statements
 from .transaction import PostgresTransaction
 
 __all__ = ["PostgresStore", "store_of_url"]
 
-_TABLES = Tables(
-    PART,
-    VERSION,
-    ("anybroker_claim",),
-    statements,
-    privileges,
-    "idempotency",
-    "the idempotency store",
-    StoreUnavailable,
-)
 _LONGEST = 100 * 365 * 86_400.0
 """Seconds, of a lease or of retain: more would be beyond the server's calendar, and fail a whole batch."""
 _LONGEST_TIMEOUT = 600.0
@@ -136,7 +126,7 @@ class PostgresStore:
             raise (wrong_setup(STORE.setting, self._target, exc) or unavailable(self._target, exc)) from exc
         timer = loop.call_at(deadline, connection.cut)
         try:
-            await prepare(connection, self._schema, self._target, _TABLES)
+            await prepare(connection, self._schema, self._target, STORE_TABLES)
             self._ascii_only = connection.info.parameter_status("server_encoding") != "UTF8"
         except BaseException as exc:
             connection.cut()

@@ -13,8 +13,9 @@ from importlib.metadata import version
 from typing import Any, NoReturn
 
 from ..errors import BrokerError, ConfigError, StateError
+from ..kit.tables import PARTS
 from ..printable import logger
-from . import _adapters, _backlog, _dead_letters, _describe, _observe, _outbox, _run
+from . import _adapters, _backlog, _db, _dead_letters, _describe, _observe, _outbox, _run
 from ._output import log_to_stderr, say, say_lines
 
 __all__ = ["main"]
@@ -240,20 +241,58 @@ def _outboxes(commands: Any) -> None:
             help="the outbox's database (default: ANYBROKER_OUTBOX, then anybroker.toml). Every user of the machine "
             "can see it in the list of processes: a URL with a password belongs in ANYBROKER_OUTBOX",
         )
+
+
+def _databases(commands: Any) -> None:
     database = commands.add_parser(
         "db",
-        help="print the statements that make the tables of a database",
+        help="print, check or migrate the tables of a database",
         description="The tables of idempotency stores and outboxes.",
+        epilog="examples:\n"
+        "  anybroker db sql postgres | psql shop\n"
+        "  anybroker db check postgresql://localhost/shop\n"
+        "  ANYBROKER_OUTBOX=sqlite:///shop.db anybroker db migrate\n"
+        "'anybroker db COMMAND --help' says more.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    actions = database.add_subparsers(required=True, metavar="COMMAND")
     statements = _add(
-        database.add_subparsers(required=True, metavar="COMMAND"),
+        actions,
         "sql",
         "Print the statements that make the tables, for psql, Alembic or Django.",
         "  anybroker db sql postgres | psql shop\n  anybroker db sql sqlite | sqlite3 shop.db",
-        _outbox.sql,
+        _db.sql,
     )
     statements.add_argument("database", metavar="DATABASE", help="postgres or sqlite")
     statements.add_argument("--schema", help="a schema for the tables (default: the first of the search_path)")
+    check = _add(
+        actions,
+        "check",
+        "Say which version of the tables is there, what is missing, and what to do; changes nothing. Ends with 1 where "
+        "they do not fit.",
+        "  anybroker db check postgresql://localhost/shop?schema=messaging\n"
+        "  anybroker db check --part outbox --json | jq .fits",
+        _db.check,
+    )
+    migrate = _add(
+        actions,
+        "migrate",
+        "Make the tables that are missing, and bring those of older releases to this one's version: one transaction.",
+        "  anybroker db migrate postgresql://localhost/shop\n  anybroker db migrate sqlite:///shop.db --part outbox",
+        _db.migrate,
+    )
+    for parser in (check, migrate):
+        parser.add_argument(
+            "url",
+            metavar="URL",
+            nargs="?",
+            help="the database (default: the outbox's, by ANYBROKER_OUTBOX, then anybroker.toml). Every user of the "
+            "machine can see it in the list of processes: a URL with a password belongs in ANYBROKER_OUTBOX",
+        )
+        parser.add_argument(
+            "--part", action="append", choices=PARTS, help="only the tables of this one (default: of both)"
+        )
+        parser.add_argument("--json", action="store_true", help="write JSON to stdout")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -268,7 +307,7 @@ def _parser() -> argparse.ArgumentParser:
         "  anybroker dlq list orders billing\n"
         "  anybroker observe rules > anybroker-rules.yml\n"
         "  anybroker outbox list --outbox sqlite:///shop.db\n"
-        "  anybroker db sql postgres\n"
+        "  anybroker db check postgresql://localhost/shop\n"
         "exit codes: 0 done, 1 the broker or the operation failed, 2 wrong usage or configuration",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -304,6 +343,7 @@ def _parser() -> argparse.ArgumentParser:
     describe.add_argument("--json", action="store_true", help="write JSON to stdout")
     _observed(commands)
     _outboxes(commands)
+    _databases(commands)
     run = _add(
         commands,
         "run",

@@ -1,4 +1,4 @@
-"""``anybroker outbox``: what waits there, what was set aside, and relaying. ``anybroker db sql``: the tables."""
+"""``anybroker outbox``: what waits there, what was set aside, and relaying."""
 
 from __future__ import annotations
 
@@ -7,25 +7,20 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
 from ..bus import Bus
-from ..config.settings import load_settings, nearest
+from ..config.settings import load_settings
 from ..errors import ConfigError
 from ..outbox import Outbox, Parked
 from ..outbox.choosing import make_outbox
-from ..outbox.sqlite_tables import DDL
 from ._connect import url_of
 from ._health import serve_health
 from ._output import CONSOLE, Progress, log_to_stderr, table, write, write_json
 
-__all__ = ["discard", "list_", "relay", "retry", "sql"]
+__all__ = ["discard", "list_", "relay", "retry"]
 
 _T = TypeVar("_T")
-
-_STATEMENTS = "anybroker.ddl"
-"""Entry points of the tables of databases: functions of a schema's name, or None, to statements without a semicolon."""
 
 
 def list_(options: argparse.Namespace) -> int:
@@ -80,28 +75,6 @@ def relay(options: argparse.Namespace) -> int:
         raise _none()
     serve_health(bus, options.health)
     bus.run()
-    return 0
-
-
-def sql(options: argparse.Namespace) -> int:
-    """The statements that make the tables."""
-    registered = {entry.name: entry for entry in entry_points(group=_STATEMENTS)}
-    if options.database == "sqlite":
-        if options.schema is not None:
-            raise ConfigError("--schema", "SQLite has none")
-        for line in DDL.splitlines():
-            write(line)
-        return 0
-    if options.database not in registered:
-        raise ConfigError(
-            "DATABASE",
-            f"{options.database!r} is not known",
-            nearest(options.database, {"sqlite", *registered}),
-        )
-    statements: Sequence[str] = registered[options.database].load()(options.schema)
-    for statement in statements:
-        for line in f"{statement};".splitlines():
-            write(line)
     return 0
 
 

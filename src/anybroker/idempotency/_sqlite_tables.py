@@ -30,7 +30,7 @@ NOTHING, DONE_JOB, RELEASE, EXTEND, CLAIM, STEP, PURGE = range(7)
 _PURGE = 500
 """The most rows that one transaction deletes, so that no claim waits long behind it."""
 
-_TABLES = (
+TABLES = (
     "CREATE TABLE anybroker_idempotency(version INTEGER NOT NULL)",
     # key: a hash of group, handler, source and id. since, until: the machine's monotonic clock. expires: seconds since
     # the epoch after which the row may be forgotten.
@@ -118,7 +118,7 @@ def connect(
 def _prepare(connection: sqlite3.Connection, path: Path, busy_timeout: float) -> None:
     # A mark has to survive a loss of power before the event is acknowledged.
     make_durable(connection, path, "idempotency", busy_timeout)
-    statements = (*_TABLES, f"INSERT INTO anybroker_idempotency VALUES ({VERSION})")
+    statements = (*TABLES, f"INSERT INTO anybroker_idempotency VALUES ({VERSION})")
     make_tables(connection, path, "idempotency", version=VERSION, read_version=_version, statements=statements)
 
 
