@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -72,8 +72,8 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
     entry = Entry(name, "x:y", "anybroker.transactions")
 
-    def entry_points(group: str, name: str) -> list[EntryPoint]:
-        return [entry] if (group, name) == (entry.group, entry.name) else []
+    def entry_points(group: str) -> list[EntryPoint]:
+        return [entry] if group == entry.group else []
 
     monkeypatch.setattr("anybroker.handlers.signature.entry_points", entry_points)
 
@@ -149,7 +149,7 @@ def test_it_needs_a_store_with_that_transaction(run: Run) -> None:
     async def main() -> None:
         await bus.start()
 
-    with pytest.raises(ConfigError, match=r"parameter 'session': asks for a SharedTransaction, and .* has none"):
+    with pytest.raises(ConfigError, match=r"asks for the Session of a SharedTransaction, and .* has none"):
         run(main())
 
 
@@ -181,3 +181,105 @@ def test_a_store_whose_client_is_not_installed_says_what_to_install(
     text = "idempotency: absent:// needs the package 'a_client_that_nobody_has', which is not installed. pip install"
     with pytest.raises(ConfigError, match=text):
         make_store("absent://user:secret@host")
+
+
+class OwnSession(Session):
+    """What an application may have."""
+
+
+class PickyTransaction(SharedTransaction):
+    """Says what it was asked, and fails when the handler has returned."""
+
+    asked: ClassVar[list[Any]] = []
+
+    @classmethod
+    def check(cls, annotation: object, is_async: bool, setting: str, /) -> None:
+        """Refuses plain handlers."""
+        cls.asked.append((annotation, is_async))
+        if not is_async:
+            raise ConfigError(setting, "is for 'async def'", "Write one.")
+
+    async def given(self, annotation: object, /) -> object:
+        """The same."""
+        self.asked.append(annotation)
+        return OwnSession()
+
+    async def finish(self) -> None:
+        """Fails."""
+        self.asked.append("finish")
+        raise OSError("it could not be written")
+
+
+class PickyStore(SharedStore):
+    transaction_type = PickyTransaction
+
+    def transaction(self, claim: Claim, /) -> PickyTransaction:
+        """A new one."""
+        made = self.made.setdefault(claim, PickyTransaction())
+        assert isinstance(made, PickyTransaction)
+        return made
+
+
+@pytest.fixture
+def picky(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """PickyTransaction serves Session; what it was asked."""
+
+    class Entry(EntryPoint):
+        def load(self) -> Any:
+            return PickyTransaction
+
+    entry = Entry(f"{Session.__module__}.{Session.__qualname__}", "x:y", "anybroker.transactions")
+    monkeypatch.setattr("anybroker.handlers.signature.entry_points", lambda group: [entry])
+    monkeypatch.setattr(PickyTransaction, "asked", [])
+    return PickyTransaction.asked
+
+
+def test_what_fails_when_the_handler_has_returned_is_its_failure_unless_the_database_did_it(
+    run: Run, picky: list[Any]
+) -> None:
+    bus = Bus(MemoryBroker(), source="shop")
+    PickyTransaction.reasons = (TransactionConflict("another"), None)
+
+    @bus.subscribe("orders", group="billing")
+    @dead_letter()
+    @retry(attempts=1)
+    @idempotent(PickyStore())
+    async def charge(number: int, session: OwnSession) -> None:
+        picky.append(type(session))
+
+    async def main() -> None:
+        async with bus:
+            await bus.publish("orders", 7, type="order.v1")
+            await settled(bus)
+            stats = bus.subscriptions[0].stats
+            assert (stats.postponed, stats.dead_lettered) == (1, 1)
+
+    run(main())
+    assert picky == [(OwnSession, True), *[OwnSession, OwnSession, "finish"] * 2]
+
+
+def test_a_handler_that_fails_is_not_finished(run: Run, picky: list[Any]) -> None:
+    bus = Bus(MemoryBroker(), source="shop")
+    PickyTransaction.reasons = (None,)
+
+    @bus.subscribe("orders", group="billing")
+    @dead_letter()
+    @retry(attempts=1)
+    @idempotent(PickyStore())
+    async def charge(number: int, session: Session) -> None:
+        raise OSError("it failed")
+
+    async def main() -> None:
+        async with bus:
+            await bus.publish("orders", 7, type="order.v1")
+            await settled(bus)
+
+    run(main())
+    assert picky == [(Session, True), Session]
+
+
+def test_a_transaction_may_refuse_a_parameter(picky: list[Any]) -> None:
+    def charge(number: int, session: Session) -> None: ...
+
+    with pytest.raises(ConfigError, match=r"parameter 'session': is for 'async def'\. Write one"):
+        Bus(MemoryBroker(), source="shop").subscribe("orders", group="billing")(charge)

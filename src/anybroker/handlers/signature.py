@@ -29,13 +29,14 @@ from ..delivery import Delivery
 from ..errors import ConfigError, HandlerExit
 from ..idempotency._store import Transaction
 from ..idempotency._transaction import current_transaction
+from ..kit.uncancelled import uncancelled
 from .annotations import signature
 from .provide import ProvidedStack, Providers
 
 __all__ = ["HandlerSpec", "Parameter", "Wants", "caller", "invoker", "leftover", "read_handler"]
 
 _TRANSACTIONS = "anybroker.transactions"
-"""Entry points of Transactions, by the full name of an annotation that they serve; see ``Transaction.given``."""
+"""Entry points of Transactions, by the full name of a class that they serve; see ``Transaction.given``."""
 Handler = Callable[[Delivery], Awaitable[None]]
 Decoders = Callable[[Any], Decode]
 """From a payload's annotation to what makes such payloads of events."""
@@ -167,6 +168,9 @@ def read_handler(
     made = [form for form in forms if inspect.isasyncgenfunction(form) or inspect.isgeneratorfunction(form)]
     if made and not inspect.iscoroutinefunction(forms[0]):
         raise ConfigError(where, "is a generator", "A handler is a function that ends: 'async def' without yield.")
+    for read in parameters:
+        if read.served is not None:
+            read.type.check(read.served, is_async, f"{where}, parameter {read.name!r}")
     return HandlerSpec(function, name, tuple(parameters), types_read, payload, is_async, batch)
 
 
@@ -230,11 +234,13 @@ def _read_parameter(
 
 
 def _serving(annotation: Any, where: str) -> Any:
-    """The Transaction that serves this annotation, a class of a client library, or None."""
+    """The Transaction that serves this annotation, a class of a client library or one that derives from it, or None."""
     kind = get_origin(annotation) or annotation
     if isinstance(kind, type):
-        for entry in entry_points(group=_TRANSACTIONS, name=f"{kind.__module__}.{kind.__qualname__}"):
-            return load_entry(entry, where, show(annotation))
+        entries = {entry.name: entry for entry in entry_points(group=_TRANSACTIONS)}
+        for base in kind.__mro__:
+            if (entry := entries.get(f"{base.__module__}.{base.__qualname__}")) is not None:
+                return load_entry(entry, where, show(annotation))
     return None
 
 
@@ -254,6 +260,13 @@ def _check_together(where: str, parameters: list[Parameter], batch: bool) -> Non
             f"{where}, parameter {second.name!r}",
             f"is a second payload beside {first.name!r}",
             "An event has one payload: put both into one model, or register one of the types with bus.provide().",
+        )
+    transactions = [parameter for parameter in parameters if parameter.wants is Wants.TRANSACTION]
+    if len(transactions) > 1:
+        raise ConfigError(
+            f"{where}, parameter {transactions[1].name!r}",
+            f"asks for the transaction a second time, beside {transactions[0].name!r}",
+            "Ask for one of the two, and reach the other through it.",
         )
     if batch:
         if Wants.PAYLOADS not in kinds and Wants.EVENTS not in kinds:
@@ -467,20 +480,3 @@ def _contained(function: Callable[[], Any]) -> tuple[Any, BaseException | None]:
 def _ordinary(exc: BaseException) -> bool:
     """Whether it can be raised in a coroutine and stays what it is."""
     return isinstance(exc, Exception) and not isinstance(exc, StopIteration | StopAsyncIteration)
-
-
-async def uncancelled(future: asyncio.Future[Any]) -> Any:
-    """Wait for the future to the end, however often this task is cancelled; then pass the cancellation on."""
-    cancelled: asyncio.CancelledError | None = None
-    while not future.done():
-        try:
-            await asyncio.shield(future)
-        except asyncio.CancelledError as exc:
-            if future.cancelled():
-                raise
-            cancelled = exc
-        except Exception:  # noqa: BLE001 - see the next line
-            break  # the future's own failure: raised below, by its result
-    if cancelled is not None:
-        raise cancelled
-    return future.result()

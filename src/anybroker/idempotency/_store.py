@@ -157,11 +157,20 @@ class Transaction:
 
     __slots__ = ()
 
+    @classmethod
+    def check(cls, annotation: object, is_async: bool, setting: str, /) -> None:
+        """``ConfigError(setting, …)`` if :meth:`given` has nothing for a parameter with this annotation, of a handler
+        that is ``async def``, or a plain ``def``. Called when the handler is subscribed. By default all is accepted."""
+
     async def given(self, annotation: object, /) -> object:
         """What a parameter gets whose annotation is not this class but one that it serves: an entry point in the group
-        ``anybroker.transactions`` has the annotation's full name (``psycopg.AsyncConnection``) and leads to this class.
-        Awaited before the handler starts."""
+        ``anybroker.transactions`` has the full name of that class, or of one that it derives from
+        (``psycopg.AsyncConnection``), and leads to this class. Awaited before the handler starts."""
         raise NotImplementedError(f"{type(self).__name__} serves no {annotation!r}")
+
+    async def finish(self) -> None:
+        """Write what the object that was :meth:`given` still holds back. Awaited when the handler has returned, before
+        :meth:`Store.done`: what this raises is the handler's failure. By default nothing."""
 
     def reason(self, failure: Exception, /) -> StoreUnavailable | TransactionConflict | None:
         """Why the handler really failed, if it was the database's doing and not the handler's: then no attempt is

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..adapter import Inbound
 from ..cloudevents.event import Event
+from ..codec.annotations import show
 from ..delivery import Delivery
 from ..errors import BrokerError, ConfigError, Reject
 from ..handlers.signature import Wants
@@ -179,6 +180,8 @@ class idempotent(Layer):  # noqa: N801 - used as a decorator
             token = current_transaction.set(given)
             try:
                 await call_next(delivery)
+                if served is not None:
+                    await transaction.finish()
             finally:
                 current_transaction.reset(token)
 
@@ -264,10 +267,17 @@ def _transaction_of(store: Store, chain: Chain) -> tuple[Callable[[Claim], Trans
     if wanted is None:
         return None, None
     if not isinstance(store, TransactionalStore) or not issubclass(store.transaction_type, wanted.type):
-        has = f"has a {store.transaction_type.__name__}" if isinstance(store, TransactionalStore) else "has none"
+        asks, own = f"asks for a {wanted.type.__name__}", "has none"
+        remedy = "Give @idempotent(store) the store whose transaction the effect shares."
+        if wanted.served is not None:
+            asks = f"asks for the {show(wanted.served)} of a {wanted.type.__name__}"
+        if isinstance(store, TransactionalStore):
+            own = f"has a {store.transaction_type.__name__}"
+            if wanted.served is not None:
+                remedy = f"Ask for 'transaction: {store.transaction_type.__name__}' instead, or g{remedy[1:]}"
         raise ConfigError(
             f"handler {handler.name}, parameter {wanted.name!r}",
-            f"asks for a {wanted.type.__name__}, and the handler's {type(store).__name__} {has}",
-            "Give @idempotent(store) the store whose transaction the effect shares.",
+            f"{asks}, and the handler's {type(store).__name__} {own}",
+            remedy,
         )
     return store.transaction, wanted.served
