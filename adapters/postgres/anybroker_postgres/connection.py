@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import pq
@@ -16,7 +16,10 @@ from anybroker.kit.client_logs import quiet
 from .options import Target
 from .statements import KEEPALIVE, settings
 
-__all__ = ["Connection", "connect"]
+if TYPE_CHECKING:
+    from psycopg.pq.abc import PGconn
+
+__all__ = ["Connection", "connect", "cut_off", "over", "refused"]
 
 quiet("psycopg")
 _GRACE = 1.0
@@ -31,13 +34,8 @@ class Connection(psycopg.AsyncConnection[Any]):
 
     def cut(self) -> None:
         """Let every call under way fail at once, also if the server does not answer any more."""
-        if self.closed:
-            return
-        try:
-            with socket.socket(fileno=os.dup(self.pgconn.socket)) as same:
-                same.shutdown(socket.SHUT_RDWR)
-        except (OSError, psycopg.Error):
-            pass  # it had ended before
+        if not self.closed:
+            cut_off(self.pgconn)
 
     def _cut_if_active(self) -> None:
         if not self.closed and self.pgconn.transaction_status == pq.TransactionStatus.ACTIVE:
@@ -70,11 +68,30 @@ class Connection(psycopg.AsyncConnection[Any]):
 
     def _refuse_if_lent(self, call: str) -> None:
         if self.lent:
-            raise StateError(
-                f"{call}: the connection is in the transaction of this event, which the store commits together with "
-                "its mark after the handler has returned. To undo a part of it, use 'async with "
-                "connection.transaction()'; to undo all, raise"
-            )
+            raise refused(call, "async with")
+
+
+def cut_off(pgconn: PGconn) -> None:
+    """Let every call under way on it fail at once."""
+    try:
+        with socket.socket(fileno=os.dup(pgconn.socket)) as same:
+            same.shutdown(socket.SHUT_RDWR)
+    except (OSError, psycopg.Error):
+        pass  # it had ended before
+
+
+def refused(call: str, block: str) -> StateError:
+    """The error of a handler that wants to end its transaction."""
+    return StateError(
+        f"{call}: the connection is in the transaction of this event, which the store commits together with its mark "
+        f"after the handler has returned. To undo a part of it, use '{block} connection.transaction()'; to undo all, "
+        "raise"
+    )
+
+
+def over() -> StateError:
+    """The error of a call after that."""
+    return StateError("the transaction is over: its handler has ended")
 
 
 async def connect(target: Target, deadline: float, session: tuple[tuple[str, str], ...] = ()) -> Connection:

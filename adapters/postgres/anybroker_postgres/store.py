@@ -18,6 +18,7 @@ from .claiming import Claiming
 from .claims import PostgresClaim, plain
 from .connection import connect
 from .failures import not_open, unavailable, wrong_setup
+from .lending import Lending
 from .marking import Marking
 from .options import STORE, Target, checked_schema, from_url, seconds
 from .pool import Pool
@@ -87,6 +88,7 @@ class PostgresStore:
         self._claims: Batches | None = None
         self._marks: Batches | None = None
         self._pool: Pool | None = None
+        self._lending: Lending | None = None
         self._ascii_only = False
         """Whether the database has not all characters."""
 
@@ -144,6 +146,7 @@ class PostgresStore:
         self._claims.start()
         self._marks.start(connection)
         self._pool = Pool(self._target, self._pool_size, self._timeout)
+        self._lending = Lending(self._pool)
 
     def _session(self) -> tuple[tuple[str, str], ...]:
         return *SESSION, ("statement_timeout", str(max(1, int(self._timeout * 1000))))
@@ -160,7 +163,7 @@ class PostgresStore:
                     await claims.stop()
             finally:  # in this order: a claim that nobody waits for is released
                 marks, self._marks = self._marks, None
-                pool, self._pool = self._pool, None
+                pool, self._pool, self._lending = self._pool, None, None
                 try:
                     if marks is not None:
                         await marks.stop()
@@ -219,11 +222,13 @@ class PostgresStore:
     def transaction(self, claim: Claim, /) -> PostgresTransaction:
         """TransactionalStore.transaction."""
         assert isinstance(claim, PostgresClaim)
-        if self._pool is None:
+        if self._pool is None or self._lending is None:
             raise not_open(self._target)
         transaction = claim.transaction
         if not isinstance(transaction, PostgresTransaction):  # one claim is one start of the handler
-            transaction = claim.transaction = PostgresTransaction(claim, self._pool, self._statements, self._mark)
+            transaction = claim.transaction = PostgresTransaction(
+                claim, self._pool, self._lending, self._statements, self._mark
+            )
         return transaction
 
     async def _mark(self, kind: str, value: Any) -> Any:

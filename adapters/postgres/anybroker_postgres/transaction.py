@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_origin
 
 import psycopg
 from psycopg.abc import QueryNoTemplate
@@ -14,10 +14,14 @@ from anybroker.errors import StateError
 from anybroker.idempotency import StoreUnavailable, Transaction, TransactionConflict
 
 from . import failures
+from .connection import over
+from .lending import check
 
 if TYPE_CHECKING:
     from .claims import PostgresClaim
     from .connection import Connection
+    from .lending import Lending
+    from .loan import Loan
     from .pool import Pool
     from .statements import Statements
 
@@ -46,6 +50,8 @@ class PostgresTransaction(Transaction):
         "_begun",
         "_claim",
         "_connection",
+        "_lending",
+        "_loan",
         "_lock",
         "_loop",
         "_lost",
@@ -60,11 +66,14 @@ class PostgresTransaction(Transaction):
         self,
         claim: PostgresClaim,
         pool: Pool,
+        lending: Lending,
         statements: Statements,
         mark: Callable[[str, Any], Awaitable[Any]],
     ) -> None:
         self._claim = claim
         self._pool = pool
+        self._lending = lending
+        self._loan: Loan | None = None
         self._statements = statements
         self._mark = mark
         self._connection: Connection | None = None
@@ -82,12 +91,12 @@ class PostgresTransaction(Transaction):
         savepoints, and may be used. Waits for a free connection of the store's pool. Raises ``StoreUnavailable``."""
         async with self._lock:
             if self._over:
-                raise StateError("the transaction is over: its handler has ended")
+                raise over()
             if self._connection is None:
                 connection = await self._pool.take(self._begin())
                 if self._over:  # its handler was cancelled, and went on in another task
                     await self._pool.give_back(connection, usable=False)
-                    raise StateError("the transaction is over: its handler has ended")
+                    raise over()
                 self._begun = True
                 connection.lent = True
                 self._connection = connection
@@ -114,9 +123,29 @@ class PostgresTransaction(Transaction):
         cursor = await self.execute(query, parameters)
         return [] if cursor.description is None else await cursor.fetchall()
 
+    @classmethod
+    def check(cls, annotation: object, is_async: bool, setting: str, /) -> None:
+        """Transaction.check: what blocks is for plain ``def`` handlers, what is awaited for ``async def`` ones."""
+        check(annotation, is_async, setting)
+
     async def given(self, annotation: object, /) -> object:
-        """Transaction.given: the connection, for a parameter that is annotated ``psycopg.AsyncConnection``."""
-        return await self.connection()
+        """Transaction.given: the connection, or a connection or session of another kind in the same transaction, which
+        the annotation says: ``psycopg.AsyncConnection`` or ``Connection``, ``AsyncSession``, ``Session``,
+        ``AsyncConnection`` or ``Connection`` of SQLAlchemy, a session class of one's own."""
+        kind = get_origin(annotation) or annotation
+        if kind is psycopg.AsyncConnection:
+            return await self.connection()
+        loan = await self._lending.loan(kind)
+        await self.connection()
+        if self._connection is None:
+            raise over()
+        self._loan = loan
+        return await loan.begin(self._connection)
+
+    async def finish(self) -> None:
+        """Transaction.finish: flushes a session of SQLAlchemy. Raises what it raises."""
+        if self._loan is not None:
+            await self._loan.finish()
 
     def reason(self, failure: Exception, /) -> StoreUnavailable | TransactionConflict | None:
         """Transaction.reason: serialization failures, deadlocks, and a server that ended or cannot write."""
@@ -146,10 +175,10 @@ class PostgresTransaction(Transaction):
         connection, self._connection = self._connection, None
         if connection is None:  # called again after it has ended
             return bool(await self._mark("settle", self._claim))
-        connection.lent = False
         timer = asyncio.get_running_loop().call_later(self._pool.timeout, connection.cut)
         usable = False
         try:
+            await self._end_loan(connection)
             result = await self._commit(connection)
             usable = connection.info.transaction_status == TransactionStatus.IDLE
         except failures.CONFLICTS:
@@ -197,17 +226,23 @@ class PostgresTransaction(Transaction):
             "together any more. Leave both to the store; for a part, use 'async with connection.transaction()'"
         )
 
+    async def _end_loan(self, connection: Connection) -> None:
+        loan, self._loan = self._loan, None
+        if loan is not None:
+            await loan.end()
+        connection.lent = False
+
     async def roll_back(self) -> None:
         """For the store: drop the handler's writes."""
         self._over = True
         connection, self._connection = self._connection, None
         if connection is None:
             return
-        connection.lent = False
         self._lost = connection.closed
         timer = asyncio.get_running_loop().call_later(self._pool.timeout, connection.cut)
         usable = False
         try:
+            await self._end_loan(connection)
             if not connection.closed and connection.info.transaction_status in (
                 TransactionStatus.INTRANS,
                 TransactionStatus.INERROR,

@@ -14,6 +14,8 @@ import pytest
 from anybroker_contract.brokers import Broker, start_brokers
 from anybroker_postgres import PostgresStore
 
+from .shop import Shop
+
 
 class Server:
     """The server, and what tests do on it beside the store."""
@@ -69,6 +71,12 @@ def server(broker: Broker) -> Iterator[Server]:
         (this.schema,),
     )
     this.sql(f"DROP SCHEMA IF EXISTS {this.schema} CASCADE")
+
+
+@pytest.fixture
+def shop(server: Server) -> Shop:
+    """A service with one handler."""
+    return Shop(server)
 
 
 @pytest.fixture

@@ -14,54 +14,11 @@ from anybroker.errors import ConfigError
 from anybroker.idempotency import DONE, Busy, Claim, MemoryStore, StoreUnavailable, Transaction
 from anybroker.middleware import dead_letter, idempotent, retry
 from anybroker.testing import Recorder, settled
-from anybroker_postgres import PostgresStore, PostgresTransaction
+from anybroker_postgres import PostgresTransaction
+
+from .shop import INSERT, LEASE, RETAIN, Shop
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
-LEASE, RETAIN = 20.0, 3_600.0
-quick = retry(attempts=4, first=0.001, cap=0.005)
-INSERT = "INSERT INTO charge (number) VALUES (%s)"
-
-
-class Shop:
-    """A service with one handler, and what it has charged."""
-
-    def __init__(self, server: Any, **options: Any) -> None:
-        self.server = server
-        server.sql(f"CREATE SCHEMA {server.schema}")
-        server.sql("CREATE TABLE charge (number integer, UNIQUE (number) DEFERRABLE INITIALLY DEFERRED)")
-        server.sql("CREATE TABLE account (id integer PRIMARY KEY, cents integer NOT NULL)")
-        server.sql("INSERT INTO account VALUES (1, 0), (2, 0)")
-        self.store: PostgresStore = server.store(**options)
-        # So that handlers find the tables.
-        self.store._target.parameters["options"] = f"-c search_path={server.schema}"
-        self.bus = Bus(MemoryBroker(), source="shop")
-        self.starts: list[int] = []
-
-    def charges(self) -> list[int]:
-        return [number for (number,) in self.server.sql("SELECT number FROM charge ORDER BY number")]
-
-    def handle(self, function: Any, *more: Any, lease: float | None = None) -> None:
-        for layer in (idempotent(self.store, lease=lease), *(more or (quick,))):
-            function = layer(function)
-        self.bus.subscribe("orders", group="billing", name="charge", ordered=False)(function)
-
-    async def publish(self, *numbers: int) -> None:
-        for number in numbers:
-            await self.bus.publish("orders", number, type="order.v1", id=f"o-{number}")
-
-    @property
-    def stats(self) -> Any:
-        return self.bus.subscriptions[0].stats
-
-    async def claim(self, key: str = "1", lease: float = LEASE, owner: str = "a") -> Claim:
-        claim = await self.store.claim(("g", "h", "s", key), owner, lease, RETAIN)
-        assert isinstance(claim, Claim)
-        return claim
-
-
-@pytest.fixture
-def shop(server: Any) -> Shop:
-    return Shop(server)
 
 
 # ------------------------------------------------------------------------------------------------ with a Bus
@@ -408,7 +365,10 @@ def test_the_connection_itself_needs_idempotent_and_this_store(run: Run, shop: S
     async def main() -> None:
         for layers, text in (
             ((), r"asks for a transaction, and has no @idempotent\(store\)"),
-            ((idempotent(MemoryStore()),), "asks for a PostgresTransaction, and the handler's MemoryStore has none"),
+            (
+                (idempotent(MemoryStore()),),
+                "asks for the AsyncConnection of a PostgresTransaction, and the handler's MemoryStore has none",
+            ),
         ):
             bus = Bus(MemoryBroker(), source="shop")
             function: Any = charge
