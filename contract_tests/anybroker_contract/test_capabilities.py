@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from anybroker.adapter import BalancesLanes, ExtendsLease, Inspects, Replays, ReportsBacklog, SubscriptionSpec
+from anybroker.adapter import (
+    BalancesLanes,
+    ExtendsLease,
+    Inspects,
+    ReadsHistory,
+    Replays,
+    ReportsBacklog,
+    SubscriptionSpec,
+)
 from anybroker.errors import ConfigError
 from anybroker.testing import adapter_of
 
@@ -15,8 +23,8 @@ from .test_settle import _Ears
 
 
 async def test_optional_protocols_are_there_exactly_when_declared(kit: Kit) -> None:
-    """``extend``, ``members``, ``backlog``, ``seek`` and ``peek`` exist where the capability is declared, and nowhere
-    else."""
+    """``extend``, ``members``, ``backlog``, ``seek``, ``peek`` and ``read_history`` exist where the capability is
+    declared, and nowhere else."""
     topic = kit.topic()
     await kit.declared(topic, "g")
     capabilities = kit.capabilities
@@ -25,6 +33,7 @@ async def test_optional_protocols_are_there_exactly_when_declared(kit: Kit) -> N
         assert isinstance(adapter, ReportsBacklog) == bool(capabilities.backlog)
         assert isinstance(adapter, Replays) == bool(capabilities.seek)
         assert isinstance(adapter, Inspects) == bool(capabilities.inspect)
+        assert isinstance(adapter, ReadsHistory) == bool(capabilities.history)
         receiver = await adapter.open_receiver(SubscriptionSpec(topic, "g", True, 4, "new", 10), _Ears())
         try:
             assert isinstance(receiver, ExtendsLease) == bool(capabilities.lease_extension)

@@ -50,6 +50,7 @@ __all__ = [
     "ExtendsLease",
     "Foreign",
     "GroupSpec",
+    "HistoryPage",
     "Inbound",
     "Inspects",
     "Lane",
@@ -58,6 +59,7 @@ __all__ = [
     "Outbound",
     "Peek",
     "Peeked",
+    "ReadsHistory",
     "Receipt",
     "Receiver",
     "Release",
@@ -822,6 +824,44 @@ class Inspects(ListsGroups, Protocol):
         ``beyond``: by lane, the position of the last event that was seen; only what comes after it in the order asked
         for is returned. ``MissingGroup`` if the topic or the group is not there.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryPage:
+    """What one call of :meth:`ReadsHistory.read_history` found."""
+
+    events: Sequence[Peeked]
+    following: int
+    """The position where the next page begins."""
+
+
+@runtime_checkable
+class ReadsHistory(Protocol):
+    """An Adapter that can read again what a topic keeps, whether it was consumed or not (capability ``history``).
+
+    As with :class:`Inspects`, nothing is joined, settled, locked or moved. Events for one group only (its inlet) are
+    not part of a topic's history."""
+
+    async def history_extent(
+        self, topic: str, /, *, since: datetime | None, until: datetime | None
+    ) -> Mapping[str, tuple[int, int]]:
+        """For each lane of the topic, the positions from the first to read up to, and not including, the second.
+
+        The first is that of the first event stored at ``since`` or later, None: of the first one that is kept. The
+        second is that of the first event stored at ``until`` or later; None, or a moment that nothing was stored after:
+        that of the next event to be stored. Both are the same where there is nothing between. Moments are those that
+        the broker keeps, as for :attr:`Backlog.age`. ``MissingGroup`` if the topic is not there.
+        """
+        ...
+
+    async def read_history(self, topic: str, lane: str, begin: int, end: int, limit: int, /) -> HistoryPage:
+        """The events of one lane from position ``begin`` on, before ``end``, in order: about ``limit`` (at least 1), or
+        more where they have been read anyway.
+
+        A page may have fewer events, or none, although more follow: ``following`` says where to go on, and is ``end``
+        or more when nothing is left. Positions without an event, such as what was deleted, are passed over. Reading a
+        lane page by page takes time in proportion to its length."""
         ...
 
 

@@ -80,6 +80,8 @@ class Capabilities:
     """It can also tell since when the oldest of them is stored, without taking it: ``Backlog.age`` is a number."""
     inspect: Support = ABSENT
     """Stored events can be looked at without being received: :class:`Inspects`."""
+    history: Support = ABSENT
+    """What a topic keeps can be read again, consumed or not, by time or position: :class:`ReadsHistory`."""
     balance: Support = ABSENT
     """Lanes stay with the first member unless it gives some back: :class:`BalancesLanes`."""
     verify: Support = NATIVE

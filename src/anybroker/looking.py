@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
 
 from .adapter import Adapter, Backlog, Start
+from .cloudevents.event import Event
 from .config.settings import BusSettings
 from .deadletters.queue import DeadLetterQueue
 from .describe import BusDescription, describe
@@ -13,6 +16,8 @@ from .engine.core import Core
 from .engine.inspector import Inspector
 from .engine.life import Life
 from .engine.subscriptions import Subscriptions
+from .history.outcome import Replayed, ReplayProgress
+from .history.replay import Wanted, replay
 from .middleware.outgoing import PublishMiddleware
 from .names import check_names
 from .observe.health import BLOCKED_LIMIT, Health
@@ -109,6 +114,70 @@ class LookingBus(PublishingBus):
     async def seek(self, topic: str, group: str, to: Start) -> None:
         """Move a group without members to the start, the end or a moment. CapabilityError where the broker cannot."""
         await self._core.seek(topic, group, to)
+
+    async def replay(
+        self,
+        topic: str,
+        *,
+        from_: datetime | Mapping[str, int] | None = None,
+        to: datetime | Mapping[str, int] | None = None,
+        group: str | None = None,
+        handler: Callable[..., object] | None = None,
+        into: str | None = None,
+        type: str | Iterable[str] = (),
+        key: str | Iterable[str] = (),
+        where: Callable[[Event[Any]], object] | None = None,
+        rate: float | None = None,
+        resume: str | Path | None = None,
+        dry_run: bool = False,
+        stop_on_failure: bool = False,
+        progress: Callable[[ReplayProgress], None] | None = None,
+    ) -> Replayed:
+        """Replay what a topic keeps, consumed or not, from one moment or position up to another, in order of each key.
+
+        No group's position changes. The end is fixed when this begins: what is published meanwhile does not count.
+
+        :param from_: the first to replay: stored at this moment or later; or the position of each lane, and then no
+            other lanes (``{"orders/3": 1204}``). None: the first that is kept.
+        :param to: the first not to replay, in the same way. None: up to now.
+        :param group: send copies to this group of the topic and to no other, through its inlet. It may have members.
+        :param handler: run this function here for one event after the other, with its decorators and the Bus's
+            middleware. It retries in place; what would be dead-lettered is a failure of the result. ``delivery.group``
+            is ``replay-`` with the name of this replay.
+        :param into: publish to another topic: the same events under the same ids.
+        :param type: only events of these types. A handler takes those of its own types in any case.
+        :param key: only events of these keys.
+        :param where: only events for which this returns something true.
+        :param rate: events a second, at most.
+        :param resume: a file that says how far it is. If it is there, the replay goes on where it was interrupted, also
+            by ``SIGKILL``; the other arguments have to be the same. Written, with ``fsync``, after each batch: up to
+            500 copies, or 20 starts of the handler, may be made twice. Of copies the broker drops those where it can
+            tell (capability ``deduplication``).
+        :param dry_run: send nothing, and count exactly what would be sent, or what is left.
+        :param stop_on_failure: stop at the first event that fails, before it. Otherwise it is logged and passed.
+        :param progress: called at the start and after each batch.
+
+        Raises ``CapabilityError`` where the broker cannot read again what was consumed (capability ``history``),
+        ``MissingGroup``, ``ConfigError``, before anything is sent; a ``BrokerError`` where the broker takes nothing for
+        longer than the publish deadline. After that, as after a cancellation, it can go on with ``resume``.
+        """
+        wanted = Wanted(
+            topic=topic,
+            from_=from_,
+            to=to,
+            group=group,
+            handler=handler,
+            into=into,
+            types=type,
+            keys=key,
+            where=where,
+            rate=rate,
+            resume=resume,
+            dry_run=dry_run,
+            stop_on_failure=stop_on_failure,
+            progress=progress,
+        )
+        return await replay(self._core, wanted)
 
     def dead_letters(self, topic: str, group: str) -> DeadLetterQueue:
         """The dead letters of a group: list, show, replay, discard."""

@@ -16,6 +16,7 @@ import asyncio
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from importlib.util import find_spec
 from typing import Any, ClassVar, Generic, Literal, TypedDict, TypeVar, Unpack, cast, overload
 
@@ -27,6 +28,7 @@ from .adapter import (
     BalancesLanes,
     BoundsLanes,
     ExtendsLease,
+    HistoryPage,
     Inbound,
     Inspects,
     Lane,
@@ -34,6 +36,7 @@ from .adapter import (
     ListsGroups,
     Outbound,
     Peek,
+    ReadsHistory,
     Receipt,
     Receiver,
     Replays,
@@ -232,6 +235,22 @@ class _Inspects:
         return page
 
 
+class _Reads:
+    inner: ReadsHistory
+
+    async def history_extent(
+        self, topic: str, /, *, since: datetime | None, until: datetime | None
+    ) -> Mapping[str, tuple[int, int]]:
+        """As the wrapped one."""
+        extent: Mapping[str, tuple[int, int]] = await self.inner.history_extent(topic, since=since, until=until)
+        return extent
+
+    async def read_history(self, topic: str, lane: str, begin: int, end: int, limit: int, /) -> HistoryPage:
+        """As the wrapped one."""
+        page: HistoryPage = await self.inner.read_history(topic, lane, begin, end, limit)
+        return page
+
+
 _OPTIONAL: tuple[tuple[type, type], ...] = (
     (ExtendsLease, _Extends),
     (BalancesLanes, _Balances),
@@ -240,6 +259,7 @@ _OPTIONAL: tuple[tuple[type, type], ...] = (
     (Replays, _Moves),
     (ListsGroups, _Lists),
     (Inspects, _Inspects),
+    (ReadsHistory, _Reads),
 )
 
 

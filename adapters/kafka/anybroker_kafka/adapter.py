@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -19,6 +20,7 @@ from anybroker.adapter import (
     AdapterSettings,
     Backlog,
     BrokerUrl,
+    HistoryPage,
     LaneListener,
     Peek,
     Start,
@@ -30,6 +32,7 @@ from anybroker.errors import ConfigError, Unavailable
 from anybroker.kit.client_logs import quiet
 from anybroker.printable import logger
 
+from . import history
 from . import peek as looking
 from . import topology as topologies
 from .client_log import hide_passwords, limit_warnings
@@ -75,6 +78,7 @@ class KafkaAdapter:
         backlog=Support.NATIVE,
         backlog_age=Support.NATIVE,
         inspect=Support.NATIVE,
+        history=Support.NATIVE,
         max_event_bytes=MESSAGE_BYTES,
         settle_interval=0.05,
     )
@@ -261,6 +265,19 @@ class KafkaAdapter:
         with kafka_errors(f"looking at {topic!r}"):
             isolation = int(self._settings.isolation == "read_committed")
             return await looking.peek(self._connected(), self._wire, isolation, topic, group, limit, newest, beyond)
+
+    async def history_extent(
+        self, topic: str, /, *, since: datetime | None, until: datetime | None
+    ) -> Mapping[str, tuple[int, int]]:
+        """See :meth:`anybroker.adapter.ReadsHistory.history_extent`."""
+        with kafka_errors(f"looking at {topic!r}"):
+            return await history.extent(self._connected(), topic, since, until)
+
+    async def read_history(self, topic: str, lane: str, begin: int, end: int, limit: int, /) -> HistoryPage:
+        """See :meth:`anybroker.adapter.ReadsHistory.read_history`."""
+        with kafka_errors(f"reading {topic!r}"):
+            isolation = int(self._settings.isolation == "read_committed")
+            return await history.read(self._connected(), self._wire, isolation, topic, lane, begin, end)
 
     async def close(self) -> None:
         """See :meth:`anybroker.adapter.Adapter.close`. A client that Kafka keeps waiting is ended in the background."""

@@ -283,12 +283,15 @@ class Cluster:
         return {tp: offset for tp, offset in offsets.items() if offset != _NO_OFFSET}
 
     @_patient
-    async def fetch(self, places: Mapping[TopicPartition, int]) -> dict[TopicPartition, Stored]:
-        """What is stored from the batch on that has this offset; a partition may be left out, or have no bytes."""
+    async def fetch(
+        self, places: Mapping[TopicPartition, int], look: int = _LOOK_BYTES
+    ) -> dict[TopicPartition, Stored]:
+        """What is stored from the batch on that has this offset; a partition may be left out, or have no bytes.
+        ``look``: bytes of each partition; a broker gives one whole batch at least."""
         stored: dict[TopicPartition, Stored] = {}
-        entries_of = self._by_leader((tp, (tp.partition, at, _LOOK_BYTES)) for tp, at in places.items())
+        entries_of = self._by_leader((tp, (tp.partition, at, look)) for tp, at in places.items())
         for leader, entries in entries_of.items():
-            size = _LOOK_BYTES * len(entries)
+            size = look * len(entries)
             request = FetchRequest(0, 0, size, self.isolation, _by_topic(entries), rack_id="")
             reply = await self._ask(request, leader)
             for topic, partitions in reply.topics:

@@ -17,7 +17,7 @@ from .topology import check_group
 from .unreadable import read_leniently
 from .wire import Wire
 
-__all__ = ["members", "peek"]
+__all__ = ["Look", "members", "peek"]
 
 _Range = tuple[int, int]
 """Offsets from the first up to, not including, the second."""
@@ -61,7 +61,7 @@ async def peek(
             low, high = (low, min(high, last)) if newest else (max(low, last + 1), high)
         if low < high:
             ranges[tp] = low, high
-    look = _Look(cluster, wire, isolation)
+    look = Look(cluster, wire, isolation)
     by_lane = await (look.last if newest else look.first)(ranges, limit)
     events = merge(*by_lane.values(), key=_stored, reverse=newest)
     notes = {lane_name(tp): commit.metadata for tp, commit in commits.items()}
@@ -72,7 +72,7 @@ def _stored(event: Peeked) -> float:
     return event.stored or 0.0
 
 
-class _Look:
+class Look:
     """Reads parts of partitions over the adapter's own connection."""
 
     def __init__(self, cluster: Cluster, wire: Wire, isolation: int) -> None:
@@ -89,7 +89,7 @@ class _Look:
             following: dict[TopicPartition, int] = {}
             for tp, at in places.items():
                 high = ranges[tp][1]
-                events, after = self._read(tp, at, *fetched.get(tp, (b"", None)))
+                events, after = self.read(tp, at, *fetched.get(tp, (b"", None)))
                 found[tp] += [event for event in events if event.position < high]
                 if after < high and len(found[tp]) < limit:
                     following[tp] = after
@@ -113,7 +113,7 @@ class _Look:
             width *= 4
         return found
 
-    def _read(
+    def read(
         self, tp: TopicPartition, at: int, written: bytes, aborted: Sequence[tuple[int, int]] | None
     ) -> tuple[list[Peeked], int]:
         """The events in these batches from this offset on, and the offset behind them."""

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, ClassVar, Final, Literal, TypeVar
 
 from anybroker.adapter import (
@@ -14,6 +15,7 @@ from anybroker.adapter import (
     Backlog,
     BrokerUrl,
     GroupSpec,
+    HistoryPage,
     LaneListener,
     Peek,
     SubscriptionSpec,
@@ -23,6 +25,7 @@ from anybroker.adapter import (
 from anybroker.capabilities import Acknowledgement, Capabilities, Support
 from anybroker.errors import ConfigError, Unavailable
 
+from . import history
 from . import peek as looking
 from .failures import CLIENT_ERRORS, FORBIDDEN, ApiError, said
 from .groups import Group
@@ -65,6 +68,7 @@ class NatsAdapter:
         backlog=Support.NATIVE,
         backlog_age=Support.NATIVE,
         inspect=Support.NATIVE,
+        history=Support.NATIVE,
         balance=Support.NATIVE,
         max_event_bytes=MAX_PAYLOAD,
     )
@@ -214,6 +218,16 @@ class NatsAdapter:
     ) -> Peek:
         """See :meth:`anybroker.adapter.Inspects.peek`."""
         return await looking.peek(self._link, self._wire, topic, group, limit, newest, beyond)
+
+    async def history_extent(
+        self, topic: str, /, *, since: datetime | None, until: datetime | None
+    ) -> Mapping[str, tuple[int, int]]:
+        """See :meth:`anybroker.adapter.ReadsHistory.history_extent`."""
+        return await history.extent(self._link, topic, since, until)
+
+    async def read_history(self, topic: str, lane: str, begin: int, end: int, limit: int, /) -> HistoryPage:
+        """See :meth:`anybroker.adapter.ReadsHistory.read_history`."""
+        return await history.read(self._link, self._wire, topic, begin, end, limit)
 
     async def close(self) -> None:
         """See :meth:`anybroker.adapter.Adapter.close`."""

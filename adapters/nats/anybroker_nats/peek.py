@@ -16,7 +16,7 @@ from .names import consumer_name, inlet, members_consumer, stream_name
 from .stored import Progress, consumer_of, messages
 from .wire import Wire
 
-__all__ = ["members", "peek"]
+__all__ = ["members", "peek", "peeked", "state_of"]
 
 _NOT_FOUND: Final = 404
 _COUNTED: Final = 1_000
@@ -47,7 +47,7 @@ async def peek(
     be, they are all shown, and the page is not ``exact``.
     """
     with nats_errors(f"looking at {topic!r}"):
-        state = await _state(link, topic)
+        state = await state_of(link, topic)
         low, high = max(1, int(state["first_seq"])), int(state["last_seq"]) + 1
         subjects = [f"{topic}.*"]
         consumers: Sequence[Progress] = ()
@@ -63,10 +63,11 @@ async def peek(
         messages = await (chosen.last if newest else chosen.first)(low, high, limit)
         client = await link.client()
     lane = Lane(topic, 0)
-    return Peek([_peeked(wire, client, lane, message) for message in messages], exact)
+    return Peek([peeked(wire, client, lane, message) for message in messages], exact)
 
 
-def _peeked(wire: Wire, client: Any, lane: Lane, message: Mapping[str, Any]) -> Peeked:
+def peeked(wire: Wire, client: Any, lane: Lane, message: Mapping[str, Any]) -> Peeked:
+    """A stored message, as the server answers with it."""
     body = b64decode(message.get("data") or "")
     headers = b64decode(message["hdrs"]) if message.get("hdrs") else None
     inbound = wire.read(client, message["subject"].encode(), b"", body, headers, lane, int(message["seq"]))
@@ -74,7 +75,8 @@ def _peeked(wire: Wire, client: Any, lane: Lane, message: Mapping[str, Any]) -> 
     return Peeked(inbound.event, lane.name, inbound.position, inbound.key, inbound.headers, stored, inbound.raw)
 
 
-async def _state(link: Link, topic: str) -> Mapping[str, Any]:
+async def state_of(link: Link, topic: str) -> Mapping[str, Any]:
+    """The state of the topic's stream."""
     try:
         info = await link.api(f"STREAM.INFO.{stream_name(topic)}")
     except ApiError as exc:

@@ -6,6 +6,7 @@ import secrets
 import sqlite3
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -15,6 +16,7 @@ from anybroker.adapter import (
     AdapterSettings,
     Backlog,
     BrokerUrl,
+    HistoryPage,
     LaneListener,
     Peek,
     Start,
@@ -56,6 +58,7 @@ class SqliteAdapter:
         backlog=Support.NATIVE,
         backlog_age=Support.NATIVE,
         inspect=Support.NATIVE,
+        history=Support.NATIVE,
         max_event_bytes=SqliteSettings().max_event_bytes,
     )
 
@@ -137,6 +140,16 @@ class SqliteAdapter:
     ) -> Peek:
         """Inspects.peek."""
         return await self._opened.call(partial(looking.peek, topic, group, limit, newest, beyond))
+
+    async def history_extent(
+        self, topic: str, /, *, since: datetime | None, until: datetime | None
+    ) -> Mapping[str, tuple[int, int]]:
+        """ReadsHistory.history_extent."""
+        return await self._opened.call(partial(looking.history_extent, topic, since, until))
+
+    async def read_history(self, topic: str, lane: str, begin: int, end: int, limit: int, /) -> HistoryPage:
+        """ReadsHistory.read_history."""
+        return await self._opened.call(partial(looking.read_history, topic, begin, end, limit))
 
     async def seek(self, topic: str, group: str, to: Start, /) -> None:
         """Replays.seek: claims and parked events of the group are dropped, and it continues from there."""

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from itertools import chain, islice
 
-from anybroker.adapter import Peek, Peeked
+from anybroker.adapter import HistoryPage, Peek, Peeked
 from anybroker.errors import MissingGroup
 
 from .schema import SEGMENT_EVENTS, SHIFT
-from .store import Store
-from .topology import find_group
+from .store import Store, Topic
+from .topology import before, find_group
 from .wire import Segment, decode
 
-__all__ = ["members", "peek"]
+__all__ = ["history_extent", "members", "peek", "read_history"]
 
 
 def members(topic: str, group: str, store: Store) -> int:
@@ -25,9 +26,7 @@ def members(topic: str, group: str, store: Store) -> int:
 
 def peek(topic: str, group: str | None, limit: int, newest: bool, beyond: Mapping[str, int], store: Store) -> Peek:
     """See :meth:`anybroker.adapter.Inspects.peek`. The topic is one lane; its name is the topic's."""
-    row = store.topic(topic)
-    if row is None:
-        raise MissingGroup(f"topic {topic!r}", f"is not in {store.path}", "Declare it, or use provision='create'.")
+    row = _topic(topic, store)
     base = row.id << SHIFT
     low, high = base, row.last + 1  # both exclusive
     if topic in beyond:
@@ -39,6 +38,31 @@ def peek(topic: str, group: str | None, limit: int, newest: bool, beyond: Mappin
     passed = look.passed(low, min(high, cursor + 1), group_id, limit)
     ahead = look.stored(max(low, cursor), high, group_id)
     return Peek(list(islice(chain(ahead, passed) if newest else chain(passed, ahead), limit)))
+
+
+def history_extent(
+    topic: str, since: datetime | None, until: datetime | None, store: Store
+) -> dict[str, tuple[int, int]]:
+    """See :meth:`anybroker.adapter.ReadsHistory.history_extent`. The topic is one lane."""
+    row = _topic(topic, store)
+    base = row.id << SHIFT
+    begin = before(store, row, since or "earliest") + 1 - base
+    end = before(store, row, until or "new") + 1 - base
+    return {topic: (begin, max(begin, end))}
+
+
+def read_history(topic: str, begin: int, end: int, limit: int, store: Store) -> HistoryPage:
+    """See :meth:`anybroker.adapter.ReadsHistory.read_history`."""
+    base = _topic(topic, store).id << SHIFT
+    events = list(islice(_Look(store, topic, False).stored(base + begin - 1, base + end, None), limit))
+    return HistoryPage(events, events[-1].position + 1 if len(events) == limit else end)
+
+
+def _topic(topic: str, store: Store) -> Topic:
+    row = store.topic(topic)
+    if row is None:
+        raise MissingGroup(f"topic {topic!r}", f"is not in {store.path}", "Declare it, or use provision='create'.")
+    return row
 
 
 class _Look:

@@ -13,7 +13,7 @@ from .claims import release_dead
 from .schema import SEGMENT_EVENTS, SHIFT
 from .store import Store, Topic
 
-__all__ = ["backlog", "declare", "find_group", "groups", "join", "seek"]
+__all__ = ["backlog", "before", "declare", "find_group", "groups", "join", "seek"]
 
 
 def declare(topology: Topology, create: bool, store: Store) -> None:
@@ -65,7 +65,7 @@ def _declare_group(store: Store, topic: Topic, spec: GroupSpec, create: bool) ->
             raise ConfigError(name, f"is not in {store.path}", "Start with provision='create'.")
         store.execute(
             "INSERT INTO ab_group(topic, name, ordered, cursor) VALUES (?, ?, ?, ?)",
-            (topic.id, spec.name, spec.ordered, _before(store, topic, spec.start)),
+            (topic.id, spec.name, spec.ordered, before(store, topic, spec.start)),
         )
     elif bool(row[0]) != spec.ordered:
         raise ConfigError(
@@ -75,8 +75,8 @@ def _declare_group(store: Store, topic: Topic, spec: GroupSpec, create: bool) ->
         )
 
 
-def _before(store: Store, topic: Topic, start: Start) -> int:
-    """The sequence number after which a group begins."""
+def before(store: Store, topic: Topic, start: Start) -> int:
+    """The sequence number after which what was stored at this moment, or later, begins."""
     if start == "new":
         return topic.last
     at = 0.0 if start == "earliest" else start.timestamp()
@@ -142,7 +142,7 @@ def seek(topic: str, group: str, to: Start, store: Store) -> None:
         raise ConfigError("to", f"topic {topic!r} does not reach back to {to}: events up to {oldest} are deleted")
     for table in ("ab_claim", "ab_parked", "ab_delayed"):
         store.execute(f"DELETE FROM {table} WHERE grp = ?", (id_,))
-    store.execute("UPDATE ab_group SET cursor = ? WHERE id = ?", (_before(store, row, to), id_))
+    store.execute("UPDATE ab_group SET cursor = ? WHERE id = ?", (before(store, row, to), id_))
 
 
 def groups(store: Store) -> dict[str, list[str]]:

@@ -532,6 +532,18 @@ _ALL = (
         lambda capabilities: inspects(capabilities) and cumulative(capabilities),
     ),
     Mutant(
+        "history-ignores-the-moment",
+        inspecting.HistoryIgnoresTheMoment,
+        ("test_a_replay_is_bounded_by_time",),
+        lambda capabilities: bool(capabilities.history),
+    ),
+    Mutant(
+        "history-reads-past-the-end",
+        inspecting.HistoryReadsPastTheEnd,
+        ("test_a_replay_is_bounded_by_position", "test_history_ends_where_it_is_told"),
+        lambda capabilities: bool(capabilities.history),
+    ),
+    Mutant(
         "forgets-the-age",
         inspecting.ForgetsTheAge,
         ("test_the_age_grows_and_falls_to_that_of_the_next", "test_what_waits_in_the_inlet_has_an_age"),

@@ -7,7 +7,7 @@ from dataclasses import replace
 from time import time
 from typing import Any
 
-from anybroker.adapter import Adapter, Backlog, Lane, Outbound, Peek, Report, Sender, SubscriptionSpec
+from anybroker.adapter import Adapter, Backlog, HistoryPage, Lane, Outbound, Peek, Report, Sender, SubscriptionSpec
 from anybroker.testing import AdapterWrapper
 
 from .breaking import Flaw
@@ -16,6 +16,8 @@ from .consuming import settlements
 __all__ = [
     "CountsTheAgeFromTheNewest",
     "ForgetsTheAge",
+    "HistoryIgnoresTheMoment",
+    "HistoryReadsPastTheEnd",
     "PeekIgnoresTheGroup",
     "PeekIgnoresThePlace",
     "PeekLosesNotes",
@@ -99,6 +101,55 @@ class PeekSettles(_PeekFlaw):
             await receiver.stop()
             await receiver.close()
         return page
+
+
+class _Remembering(AdapterWrapper):
+    """Asks the flaw what a topic keeps."""
+
+    def __init__(self, inner: Adapter, flaw: _HistoryFlaw) -> None:
+        super().__init__(inner)
+        self._flaw = flaw
+
+    async def history_extent(self, topic: str, /, **moments: Any) -> Mapping[str, tuple[int, int]]:
+        """ReadsHistory.history_extent."""
+        return await self._flaw.extent(self.inner, topic, **moments)
+
+    async def read_history(self, topic: str, lane: str, begin: int, end: int, limit: int, /) -> HistoryPage:
+        """ReadsHistory.read_history."""
+        return await self._flaw.read(self.inner, topic, lane, begin, end, limit)
+
+
+class _HistoryFlaw(Flaw):
+    def of_adapter(self, adapter: Adapter) -> Adapter:
+        """With a broken history."""
+        return _Remembering(adapter, self)
+
+    async def extent(self, adapter: Any, topic: str, **moments: Any) -> Mapping[str, tuple[int, int]]:
+        """ReadsHistory.history_extent."""
+        extent: Mapping[str, tuple[int, int]] = await adapter.history_extent(topic, **moments)
+        return extent
+
+    async def read(self, adapter: Any, topic: str, lane: str, begin: int, end: int, limit: int) -> HistoryPage:
+        """ReadsHistory.read_history."""
+        page: HistoryPage = await adapter.read_history(topic, lane, begin, end, limit)
+        return page
+
+
+class HistoryIgnoresTheMoment(_HistoryFlaw):
+    """Everything that is kept was stored between any two moments."""
+
+    async def extent(self, adapter: Any, topic: str, **moments: Any) -> Mapping[str, tuple[int, int]]:
+        """ReadsHistory.history_extent."""
+        return await super().extent(adapter, topic, since=None, until=None)
+
+
+class HistoryReadsPastTheEnd(_HistoryFlaw):
+    """A page has what was stored behind the end, too."""
+
+    async def read(self, adapter: Any, topic: str, lane: str, begin: int, end: int, limit: int) -> HistoryPage:
+        """ReadsHistory.read_history."""
+        _, now = (await super().extent(adapter, topic, since=None, until=None))[lane]
+        return await super().read(adapter, topic, lane, begin, now, limit)
 
 
 class _Counting(AdapterWrapper):

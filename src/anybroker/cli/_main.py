@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from ..errors import BrokerError, ConfigError, StateError
 from ..kit.tables import PARTS
 from ..printable import logger
-from . import _adapters, _backlog, _db, _dead_letters, _describe, _observe, _outbox, _run
+from . import _adapters, _backlog, _db, _dead_letters, _describe, _observe, _outbox, _replay, _run
 from ._output import log_to_stderr, say, say_lines
 
 __all__ = ["main"]
@@ -48,6 +48,11 @@ def _seconds(text: str) -> float:
     return number
 
 
+def _rate(text: str) -> float:
+    return _seconds(text)
+
+
+_rate.__name__ = "number over 0"
 _count.__name__ = "number of 1 or more"  # argparse writes: invalid … value
 _seconds.__name__ = "number of seconds over 0"
 
@@ -138,6 +143,45 @@ def _dlq(commands: Any) -> None:
             "--patience", type=_seconds, default=3.0, help="stop after this many seconds without one (default: 3)"
         )
         _broker(parser)
+
+
+def _replayed(commands: Any) -> None:
+    replay = _add(
+        commands,
+        "replay",
+        "Replay what a topic keeps, consumed or not, into one group, a handler or another topic.",
+        "  anybroker replay orders --from 2026-11-01 --to 2026-11-08 --group audit --dry-run\n"
+        "  anybroker replay orders --from 2026-11-01 --group audit --resume audit.json --rate 500\n"
+        "  anybroker replay orders --key customer-7 --handler shop.audit:rebuild --stop-on-failure\n"
+        "  anybroker replay orders --from orders/3@1204 --to orders/3@1300 --into orders-again",
+        _replay.replay,
+    )
+    replay.add_argument("topic", metavar="TOPIC")
+    for name, into, which in (("--from", "since", "first"), ("--to", "until", "first that is not replayed")):
+        replay.add_argument(
+            name,
+            dest=into,
+            metavar="WHEN",
+            action="append",
+            default=[],
+            help=f"the {which}: when the broker stored it (UTC unless it says otherwise), or LANE@POSITION, which may "
+            "be given for several lanes and leaves the others out (default: all that is kept, up to now)",
+        )
+    target = replay.add_mutually_exclusive_group()
+    target.add_argument("--group", help="to this group, and to no other; it may have members")
+    target.add_argument("--handler", metavar="MODULE:FUNCTION", help="run this function here, with its decorators")
+    target.add_argument("--into", metavar="TOPIC", help="publish to this topic, under the same ids")
+    replay.add_argument("--type", action="append", default=[], help="only events of this type (may be repeated)")
+    replay.add_argument("--key", action="append", default=[], help="only events of this key (may be repeated)")
+    replay.add_argument("--rate", type=_rate, metavar="NUMBER", help="events a second, at most")
+    replay.add_argument(
+        "--resume",
+        metavar="FILE",
+        help="write into this file how far it is; if the file is there, go on where it was interrupted",
+    )
+    replay.add_argument("--dry-run", action="store_true", help="count exactly what would be replayed, and send nothing")
+    replay.add_argument("--stop-on-failure", action="store_true", help="stop before the first event that fails")
+    _broker(replay)
 
 
 def _observed(commands: Any) -> None:
@@ -305,6 +349,7 @@ def _parser() -> argparse.ArgumentParser:
         "  anybroker describe shop.service:bus\n"
         "  anybroker backlog orders billing --url sqlite:///shop.db\n"
         "  anybroker dlq list orders billing\n"
+        "  anybroker replay orders --from 2026-11-01 --group audit --dry-run\n"
         "  anybroker observe rules > anybroker-rules.yml\n"
         "  anybroker outbox list --outbox sqlite:///shop.db\n"
         "  anybroker db check postgresql://localhost/shop\n"
@@ -324,6 +369,7 @@ def _parser() -> argparse.ArgumentParser:
     backlog.add_argument("topic", metavar="TOPIC")
     backlog.add_argument("group", metavar="GROUP")
     _broker(backlog)
+    _replayed(commands)
     adapters = _add(
         commands,
         "adapters",

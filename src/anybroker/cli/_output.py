@@ -93,12 +93,20 @@ class Progress:
     def __init__(self, what: str) -> None:
         self._what = what
         self.count = 0
+        self._part = (0, 0)
+        self._first: int | None = None
         self._task: asyncio.Task[None] | None = None
         self._shown = False
 
     def __call__(self, more: int) -> None:
         """This many more are done."""
         self.count += more
+
+    def reach(self, part: int, whole: int) -> None:
+        """So much of the whole is done, where that is known: in any unit. The first call says what was done before."""
+        self._part = part, whole
+        if self._first is None:
+            self._first = part
 
     async def __aenter__(self) -> Progress:
         self._task = asyncio.create_task(self._tick())
@@ -121,7 +129,12 @@ class Progress:
         while True:
             seconds = loop.time() - begin
             line = f"{self._what}, {seconds:.0f} s"
-            if self.count:
+            if self._first is not None and self._part[1]:
+                part, whole = self._part
+                line = f"{self._what}: {self.count:,} ({part / whole:.0%}) in {seconds:.0f} s"
+                if (new := part - self._first) and part < whole:
+                    line += f", {seconds * (whole - part) / new:.0f} s left"
+            elif self.count:
                 line = f"{self._what}: {self.count:,} in {seconds:.0f} s ({self.count / seconds:,.0f}/s)"
             self._shown = True
             if sys.stderr.isatty():

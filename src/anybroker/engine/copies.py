@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from time import time as wall_clock
 from typing import Any
 
-from ..adapter import Foreign, Inbound
+from ..adapter import Foreign, Inbound, Receipt
 from ..cloudevents.event import Event
 from ..delivery import Delivery
 from ..errors import EventTooLarge, PublishOutcomeUnknown, Unavailable
@@ -75,6 +75,21 @@ class Copies:
             raise PublishOutcomeUnknown(f"{what}: its adapter does not tell copies apart by their hop")
         _log.warning("%s: sending it again under another name", what)
         await self.send(event, topic, group, headers, not_before, hop, None, cause)
+
+    async def send_as(
+        self, event: Event[Any] | Foreign, topic: str, group: str | None, headers: dict[str, str], hop: str
+    ) -> Receipt:
+        """Send a copy of what the topic keeps, confirmed, under exactly this hop: sent again, also by another process,
+        it may be a duplicate. Nobody else may know the hop. It is queued when this is first stepped. Raises
+        BrokerError."""
+        publisher = self._publisher()
+        if publisher is None:
+            raise Unavailable("the Bus is closing")
+        publishing = Publishing(event, topic, group, headers or None, None, hop, 0)
+        if (spans := self._spans()) is None:
+            return await publisher.send(publishing)
+        with spans.copy(publishing, None):
+            return await publisher.send(publishing)
 
     def go_on(self, delivery: Delivery, headers: dict[str, str]) -> None:
         """Where there are traces, let the headers of a copy lead from the start that was the reason for it."""
