@@ -131,17 +131,15 @@ async def test_a_replay_into_a_handler_touches_no_group(kit: Kit) -> None:
     (failure,) = replayed.failures
     assert failure.id == "w-4"
     assert "not this one" in failure.error
-    assert [start for start in starts if start[0] in ("w-2", "w-4")] == sorted(
-        [("w-2", 1), ("w-2", 2), ("w-4", 1), ("w-4", 2)], key=lambda start: starts.index(start)
-    )
+    for id_ in ("w-2", "w-4"):
+        assert [start for start in starts if start[0] == id_] == [(id_, 1), (id_, 2)]
     for key in ("k0", "k1", "k2"):
         of_key = list(dict.fromkeys(id_ for id_, _ in starts if (key, id_) in published))
         assert of_key == [id_ for of, id_ in published if of == key]
     (group,) = groups
     assert group.startswith("replay-")
     assert await lag(bus, topic, "g") == 0
-    if await bus.inspect.topics() and bus.dead_letters(topic, "g").dead_letter_topic in await bus.inspect.topics():
-        assert await bus.dead_letters(topic, "g").list() == []
+    assert await bus.dead_letters(topic, "g").list() == []
 
 
 @requires("history")
@@ -413,14 +411,15 @@ async def test_what_cannot_be_replayed_is_an_error(kit: Kit) -> None:
         await bus.replay(kit.topic(), dry_run=True)
     with pytest.raises(MissingGroup):
         await bus.replay(topic, group="nobody")
-    for wrong in (
+    wrongs: list[dict[str, Any]] = [
         {},
         {"group": "g", "into": "elsewhere"},
         {"into": topic},
         {"group": "g", "from_": datetime(2026, 1, 1)},
         {"group": "g", "to": {}},
         {"group": "g", "rate": 0.0},
-    ):
+    ]
+    for wrong in wrongs:
         with pytest.raises(ConfigError):
             await bus.replay(topic, **wrong)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from aiokafka.structs import TopicPartition
@@ -20,6 +20,8 @@ __all__ = ["extent", "read"]
 _LOOK_BYTES: Final = 1_048_576
 """How much of a partition is fetched at once."""
 
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
 
 async def extent(
     cluster: Cluster, topic: str, since: datetime | None, until: datetime | None
@@ -33,10 +35,15 @@ async def extent(
     ends = await cluster.offsets(dict.fromkeys(tps, END))
     begins = await cluster.offsets(dict.fromkeys(tps, BEGINNING))
     if since is not None:
-        begins = ends | await cluster.offsets(dict.fromkeys(tps, int(since.timestamp() * 1000)))
+        begins = ends | await cluster.offsets(dict.fromkeys(tps, _milliseconds(since)))
     if until is not None:
-        ends |= await cluster.offsets(dict.fromkeys(tps, int(until.timestamp() * 1000)))
+        ends |= await cluster.offsets(dict.fromkeys(tps, _milliseconds(until)))
     return {lane_name(tp): (begins[tp], max(begins[tp], ends[tp])) for tp in tps}
+
+
+def _milliseconds(moment: datetime) -> int:
+    """The first whole one since the epoch that is not before that moment."""
+    return -((_EPOCH - moment) // timedelta(milliseconds=1))
 
 
 async def read(

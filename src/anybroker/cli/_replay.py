@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import re
 import signal
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -48,11 +49,12 @@ async def _replay(
 ) -> Replayed:
     task = asyncio.current_task()
     assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    if threading.current_thread() is threading.main_thread():  # signals come nowhere else
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     async with outside(options, "counted" if options.dry_run else "replayed") as (bus, progress):
 
         def show(now: ReplayProgress) -> None:
-            progress.count = now.replayed
+            progress.count = now.matched if options.dry_run else now.replayed
             progress.reach(now.passed, now.total)
 
         return await bus.replay(

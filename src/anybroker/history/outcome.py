@@ -28,8 +28,10 @@ class ReplayProgress:
     """Positions that it has passed."""
     total: int
     """Positions from the start to the end: on some brokers not each of them has an event."""
+    matched: int
+    """Events that the filters let through."""
     replayed: int
-    """Events."""
+    """Those that reached the target."""
 
 
 @dataclass(frozen=True)

@@ -292,7 +292,9 @@ class _Run:
     def _tell(self) -> None:
         if self._wanted.progress is not None:
             cursor = self._cursor
-            self._wanted.progress(ReplayProgress(cursor.passed, cursor.total, cursor.counts["replayed"]))
+            self._wanted.progress(
+                ReplayProgress(cursor.passed, cursor.total, cursor.counts["matched"], cursor.counts["replayed"])
+            )
 
     def _result(self, complete: bool) -> Replayed:
         return Replayed(
