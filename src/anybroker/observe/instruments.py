@@ -121,7 +121,7 @@ INSTRUMENTS: Final = (
         "{circuit}",
         (*_GROUP, "anybroker.name"),
         "1 while this circuit is open or half-open, so that its handlers pause, else 0.",
-        "1 for 5 minutes",
+        "1 for 2 minutes",
         "max",
     ),
     _of_group(
