@@ -46,7 +46,8 @@ async def test_an_open_circuit_uses_up_no_attempt(kit: Kit) -> None:
         await log.wait_done(id_ for _, id_ in published)
         await kit.well(bus)
     assert subscription.stats.dead_lettered == 0
-    assert max(handling.attempt for handling in log.handlings) <= 2
+    counted = sum(max(log.attempts(id_)) - 1 for _, id_ in published)
+    assert counted <= opened + 4  # those that ran already when it opened may have failed too; at least five probes did
     for key in {key for key, _ in published}:
         assert [h.id for h in log.handlings if h.done and h.event.key == key] == [i for k, i in published if k == key]
 
@@ -92,7 +93,7 @@ async def test_what_waits_for_an_open_circuit_is_another_members_after_close(kit
     kit.subscribe(second, topic, behave=needed, log=log)
     async with second:
         await log.wait_done(id_ for _, id_ in published)
-    assert max(handling.attempt for handling in log.handlings) <= 2
+    assert max(handling.attempt for handling in log.handlings) <= 3  # two failures opened it, perhaps of one event
     assert first.subscriptions[0].stats.dead_lettered == 0
 
 
@@ -174,7 +175,8 @@ async def test_no_more_than_n_at_once_for_each_key(kit: Kit) -> None:
             await free.wait()
 
     layer = concurrency(2, key=lambda event: tenant(event.data["n"]))
-    log = kit.subscribe(bus, topic, behave=wait, middleware=[layer], max_in_flight=5)
+    # Fewer workers than wait; and room for all of them where the broker bounds what it hands over of a lane.
+    log = kit.subscribe(bus, topic, behave=wait, middleware=[layer], max_in_flight=25)
     async with bus:
         big = await kit.publish(bus, topic, 30, keys=1000)
         small = await kit.publish(bus, topic, 10, keys=1000, first=30)
