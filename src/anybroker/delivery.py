@@ -99,6 +99,7 @@ class Delivery:
         "published",
         "span_context",
         "starts_allowed",
+        "suppressed",
         "topic",
         "verdict",
     )
@@ -133,6 +134,7 @@ class Delivery:
         self.letter_stored: bool  # set once its dead letter is stored, and not before: most never have one
         self.failures: tuple[Attempt, ...]  # set once a start has failed: see anybroker.engine.failures
         self.starts_allowed: int  # set by retry once a start has failed, and not before: most never need it
+        self.suppressed: bool  # set where the handler was not run, because the event is a copy of one that is done
         self.verdict: Exception | None = None
         """The failure whose dead letter could not be sent yet: the handler is not run again until it is sent."""
         self.span_context: Any  # set where an OpenTelemetry SDK is set up, and not elsewhere
@@ -141,6 +143,11 @@ class Delivery:
     def is_dead_lettered(self) -> bool:
         """Whether its dead letter is stored."""
         return getattr(self, "letter_stored", False)
+
+    @property
+    def is_suppressed(self) -> bool:
+        """Whether it is a copy of what was done already, so that its handler was not run."""
+        return getattr(self, "suppressed", False)
 
     @property
     def last_span(self) -> SpanContext | None:

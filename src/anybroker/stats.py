@@ -41,7 +41,10 @@ class SubscriptionStats:
     retried: int = 0
     """Starts that failed and are to be made again."""
     postponed: int = 0
-    """Put off without counting an attempt, because another owner has the event or the idempotency store is down."""
+    """Put off without counting an attempt: another owner has the event, the idempotency store is down, or the event
+    waits for its turn in ``circuit``, ``rate_limit`` or ``concurrency``."""
+    circuits_opened: int = 0
+    """How often a circuit of its handlers opened."""
     released: int = 0
     """Given back to the broker with a delay."""
     returned: int = 0

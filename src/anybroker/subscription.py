@@ -109,8 +109,12 @@ class Subscription:
         self._leaving: Pump | None = None
         self._executor: ThreadPoolExecutor | None = None
         self._collectors: list[BatchCollector] = []
-        self._handler_problems: dict[str, tuple[str, bool]] = {}
-        """By handler: why it cannot go on, and whether that is because something it needs is away."""
+        self._handler_problems: dict[tuple[str, str], tuple[str, bool]] = {}
+        """By handler and kind of middleware: why it cannot go on, and whether that is because something it needs is
+        away."""
+        self._holding_back: dict[str, set[str]] = {}
+        """By handler, the kinds of middleware to which more events are of no use now."""
+        self._circuits: dict[str, Callable[[], bool]] = {}
         self._paused = False
         self._changing = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -363,6 +367,8 @@ class Subscription:
         )
         self._collectors.clear()
         self._handler_problems.clear()
+        self._holding_back.clear()
+        self._circuits.clear()
         if numbers.in_threads:
             self._executor = ThreadPoolExecutor(in_flight, thread_name_prefix=f"anybroker {self.topic}/{self.group}")
         pump: Pump
@@ -380,6 +386,7 @@ class Subscription:
         )
         if self._paused:
             pump.pause()
+        pump.hold_back(self._holds_back)
         self._starting = pump
         try:
             await core.stores.open()
@@ -457,7 +464,18 @@ class Subscription:
             return "stopped"
         if not pump.is_connected:
             return "reconnecting"
-        return "paused" if self._paused else "running"
+        return "paused" if self._paused or self._holds_back else "running"
+
+    @property
+    def circuits(self) -> dict[str, bool]:
+        """The circuits of its handlers by name, each with whether it is open (a half-open one is)."""
+        return {name: is_open() for name, is_open in list(self._circuits.items())}
+
+    @property
+    def waiting(self) -> int:
+        """Events that wait for their turn in ``circuit``, ``rate_limit`` or ``concurrency``, now."""
+        pump = self._running
+        return pump.in_line if pump is not None else 0
 
     @property
     def held_lanes(self) -> int:
@@ -512,11 +530,22 @@ class Subscription:
         pump = self._pump
         return pump is not None and pump.has_died
 
-    def _report(self, handler: str, problem: str | None, /, *, unavailable: bool = False) -> None:
+    def _report(self, handler: str, problem: str | None, /, *, unavailable: bool = False, kind: str = "") -> None:
         if problem is None:
-            self._handler_problems.pop(handler, None)
+            self._handler_problems.pop((handler, kind), None)
         else:
-            self._handler_problems[handler] = problem, unavailable
+            self._handler_problems[handler, kind] = problem, unavailable
+
+    def _hold_back(self, handler: str, kind: str, on: bool, /) -> None:
+        kinds = self._holding_back.setdefault(handler, set())
+        (kinds.add if on else kinds.discard)(kind)
+        if (pump := self._pump or self._starting) is not None:
+            pump.hold_back(self._holds_back)
+
+    @property
+    def _holds_back(self) -> bool:
+        """Whether none of its handlers can use more events now."""
+        return bool(self._holding_back) and all(self._holding_back.get(entry.spec.name) for entry in self._entries)
 
     # ------------------------------------------------------------------------------------------ dispatch
 
@@ -568,6 +597,8 @@ class Subscription:
             stores=core.stores,
             problem=partial(self._report, entry.spec.name),
             giving_up=lambda: pump().is_giving_up(),
+            hold_back=partial(self._hold_back, entry.spec.name),
+            circuits=self._circuits,
             spans=core.spans,
         )
         return compose(innermost, chain, self.arranged(entry))

@@ -188,8 +188,8 @@ class TestErrors:
             arranged(bus=[wrong])
         assert str(caught.value) == (
             "handler charge: its middleware stands in a circle: "
-            "@retry inside @noting inside @idempotent inside @timeout inside @retry. "
-            "Change before or after of one of them."
+            "@retry inside @noting inside @idempotent inside @timeout inside @circuit inside @concurrency "
+            "inside @retry. Change before or after of one of them."
         )
 
     def test_one_that_stands_before_itself(self) -> None:

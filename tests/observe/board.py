@@ -302,12 +302,19 @@ def _members(made: dashboard.Dashboard) -> None:
         ("Lanes held", "By each member.", "anybroker_lanes_held"),
         ("Handlers running", "At each member.", "anybroker_handlers_running"),
         ("Buffered", "Received by each member and not finished.", "anybroker_deliveries_buffered"),
+        (
+            "Waiting for a turn",
+            "Of those, what waits for circuit, rate_limit or concurrency.",
+            "anybroker_deliveries_waiting",
+        ),
+        ("Open circuits", "At each member: its handlers pause.", "anybroker_circuit_open"),
     ):
         curve = f"sum by ({BY_MEMBER}) ({metric}{{{GROUP}}})", MEMBER_NAME
         made.with_panel(_curves(title, description, "short", curve))
     for title, description, metric in (
         ("Starts", "A second, at each member; retries too.", "anybroker_starts_total"),
         ("Reconnects", "A second: a receiver had died.", "anybroker_reconnects_total"),
+        ("Circuits opened", "A second, at each member.", "anybroker_circuits_opened_total"),
         ("Leases lost", "A second: another member may have had the event too.", "anybroker_leases_lost_total"),
     ):
         made.with_panel(_curves(title, description, "cps", (_rate(metric, GROUP, BY_MEMBER), MEMBER_NAME)))

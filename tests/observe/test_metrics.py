@@ -40,7 +40,7 @@ class FakeBus:
 
 def subscribed(**values: Any) -> Any:
     """As much of a subscription as is measured."""
-    now = {"running": 0, "buffered": 0, "held_lanes": 1, "unfinished_age": None}
+    now = {"running": 0, "buffered": 0, "held_lanes": 1, "unfinished_age": None, "waiting": 0, "circuits": {}}
     return SimpleNamespace(topic="orders", group="g", stats=SubscriptionStats(), **{**now, **values})
 
 

@@ -83,6 +83,8 @@ def test_the_configuration_in_the_docs_loads_the_rules(promtool: str, tmp_path: 
             "anybroker_publish_unknown_total",
         ),
         ("AnybrokerKeyStuck", "> 300", ">= 300"),
+        ("AnybrokerCircuitOpen", "for: 2m", "for: 0m"),
+        ("AnybrokerCircuitOpen", "max by", "min by"),
         ("AnybrokerNotReady", "for: 2m", "for: 0m"),
         ("AnybrokerOutboxOld", "> 300", ">= 300"),
         ("AnybrokerOutboxOld", "max by", "sum by"),

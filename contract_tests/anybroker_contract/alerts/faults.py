@@ -69,6 +69,13 @@ FAULTS = (
         says=r"WARNING anybroker\.handler: stuck/stuck: the handler .* has been running for",
     ),
     Fault(
+        "interrupted",
+        "what the handler depends on is down",
+        ("AnybrokerCircuitOpen",),
+        (*_BEHIND, "AnybrokerKeyStuck", "AnybrokerErrorRate"),
+        says=r"ERROR anybroker\.handler: the circuit 'dependency' opens, .*ConnectionError: it is down",
+    ),
+    Fault(
         "blocked",
         "a handler blocks the event loop",
         ("AnybrokerNotReady",),

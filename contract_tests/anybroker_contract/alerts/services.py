@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from anybroker import Bus
 from anybroker.adapter import Adapter, AdapterContext, Inbound, Lane, Receiver, SubscriptionSpec
 from anybroker.errors import PublishOutcomeUnknown, Unavailable
-from anybroker.middleware import Layer, dead_letter, retry
+from anybroker.middleware import Layer, circuit, dead_letter, retry
 from anybroker.observe import HealthServer, PrometheusMetrics
 from anybroker.testing import AdapterWrapper, FaultyBroker, ReceiverWrapper, adapter_of, fail
 
@@ -150,6 +150,15 @@ async def stuck(name: str, url: str, port: int) -> None:
     await _serve(_bus(name, url, port), name, handle)
 
 
+async def interrupted(name: str, url: str, port: int) -> None:
+    """What its handler depends on is down."""
+
+    async def handle(event: dict[str, int]) -> None:
+        raise ConnectionError("it is down")
+
+    await _serve(_bus(name, url, port), name, handle, [circuit(failures=3, name="dependency")])
+
+
 async def blocked(name: str, url: str, port: int) -> None:
     """Its handler waits for something for ever, and the event loop with it."""
 
@@ -228,7 +237,20 @@ async def cut(name: str, url: str, port: int) -> None:
 
 SERVICES: dict[str, Service] = {
     service.__name__: service
-    for service in (healthy, failing, mistyped, slow, behind, deserted, stuck, blocked, unsure, jammed, cut)
+    for service in (
+        healthy,
+        failing,
+        mistyped,
+        slow,
+        behind,
+        deserted,
+        stuck,
+        interrupted,
+        blocked,
+        unsure,
+        jammed,
+        cut,
+    )
 }
 
 

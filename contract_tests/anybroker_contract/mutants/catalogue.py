@@ -573,6 +573,8 @@ _ALL = (
         ("test_what_happened_is_shown_by_name_label_and_value",),
     ),
     Mutant("measures-no-errors", core.MeasuresNoErrors, ("test_what_happened_is_shown_by_name_label_and_value",)),
+    Mutant("counts-waiting", core.CountsWaiting, ("test_an_open_circuit_uses_up_no_attempt",)),
+    Mutant("fetches-for-nobody", core.FetchesForNobody, ("test_an_open_circuit_fetches_nothing_more",)),
     Mutant("stops-delivering", consuming.StopsDelivering, ("test_members_of_a_group_share_its_events",)),
 )
 

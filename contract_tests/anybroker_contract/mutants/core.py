@@ -17,7 +17,7 @@ from anybroker import Delivery, Event, looking, names, printable, publishing
 from anybroker.adapter import Adapter, Outbound, Topology
 from anybroker.deadletters import letter, queue
 from anybroker.delivery import current_delivery
-from anybroker.engine import batch, context, intake, outgoing, pump, settle, signals, spans, starting
+from anybroker.engine import batch, context, intake, outgoing, pump, settle, signals, spans, starting, waiting
 from anybroker.engine.publisher import Publisher
 from anybroker.errors import Unavailable
 from anybroker.observe import flood, logs, metrics
@@ -474,3 +474,21 @@ class MeasuresNoErrors(CoreFlaw):
 
     def nothing(self, _: BaseException) -> None:
         """As if it had not failed."""
+
+
+class CountsWaiting(CoreFlaw):
+    """Waiting for a turn in a middleware uses up an attempt."""
+
+    module: ClassVar[Any] = waiting.Waiting
+    replaced: ClassVar[Mapping[str, str]] = {"counted": "always"}
+    always: ClassVar[bool] = True
+
+
+class FetchesForNobody(CoreFlaw):
+    """More is fetched although no handler of the subscription can use it."""
+
+    module: ClassVar[Any] = pump.Pump
+    replaced: ClassVar[Mapping[str, str]] = {"hold_back": "nothing"}
+
+    def nothing(self, *_: object) -> None:
+        """Go on."""

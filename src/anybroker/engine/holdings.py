@@ -10,6 +10,7 @@ from ..stats import SubscriptionStats
 from .lanes import LaneState, Strands
 from .lease import LeaseKeeper
 from .settle import Settler
+from .waiting import Line, Place
 
 if TYPE_CHECKING:
     from ..delivery import Delivery
@@ -27,6 +28,7 @@ class Holdings:
         "name",
         "not_ours",
         "outstanding",
+        "places",
         "problem",
         "ready",
         "room_changed",
@@ -55,6 +57,8 @@ class Holdings:
         """Events whose lease was lost: another member may have them, so they are not started here any more."""
         self.stuck: dict[Inbound, int] = {}
         """Events that could be neither finished nor dead-lettered, and how often that was tried."""
+        self.places: dict[Inbound, Place] = {}
+        """Of what waits in a line, or was called and has not ended its start since."""
         self.settler: Settler | None = None
         """None while no receiver is open."""
         self.lease: LeaseKeeper | None = None
@@ -97,6 +101,8 @@ class Holdings:
     def give_back(self, delivery: Delivery, starts: int) -> None:
         """Back to the broker, for the member that gets it next, with the number of starts it had."""
         state = delivery.lane_state
+        if self.places:
+            self.leave_lines(delivery.inbound)
         self.stats.returned += 1
         state.outstanding -= 1
         self.outstanding -= 1
@@ -114,6 +120,7 @@ class Holdings:
         if delivery.lane_state.lost or delivery.inbound in self.not_ours:
             self.not_ours.discard(delivery.inbound)
             self.recovered(delivery)
+            self.leave_lines(delivery.inbound)
             delivery.lane_state.outstanding -= 1
             self.outstanding -= 1
         else:
@@ -129,6 +136,36 @@ class Holdings:
         dead-letter topic, is away."""
         self.problem = problem
         self.unavailable = problem is not None and unavailable
+
+    # ---------------------------------------------------------------------------------------------------------- lines
+
+    def line_up(self, delivery: Delivery, line: Line) -> None:
+        """The head of a strand waits in this line until it is called. What other lines keep for it stays."""
+        inbound = delivery.inbound
+        before = self.places.get(inbound)
+        others = () if before is None else tuple(each for each in before.lines if each.owner is not line.owner)
+        place = self.places[inbound] = Place(delivery, (*others, line), self._call_up)
+        self.strands.line_up(delivery)
+        line.join(place)
+
+    def _call_up(self, inbound: Inbound) -> None:
+        delivery = self.strands.call_up(inbound)
+        if delivery is not None:
+            self.ready.append(delivery)
+            self.wake_workers()
+
+    def leave_lines(self, inbound: Inbound) -> None:
+        """It is not started here any more: tell the lines that know it."""
+        place = self.places.pop(inbound, None)
+        if place is not None:
+            for line in place.lines:
+                line.left(inbound)
+
+    def start_ended(self, delivery: Delivery) -> None:
+        """What had been called has started, and that has ended. Lines whose turn it did not reach have to know."""
+        place = self.places.get(delivery.inbound)
+        if place is not None and place.delivery is delivery:  # else it waits again
+            self.leave_lines(delivery.inbound)
 
     # ---------------------------------------------------------------------------------------------------------- lanes
 

@@ -19,12 +19,24 @@ LOOK_AGAIN = 5.0
 class Strands:
     """The deliveries of one subscription: ready, waiting behind another of the same key, or held until a time.
 
-    A strand is the queue of one key. Only its head is ready, running or held; the deliveries behind it wait in order. A
-    delivery without a key is its own strand, and so is every delivery of an unordered subscription. Keys without a
-    delivery take no memory.
+    A strand is the queue of one key. Only its head is ready, running or held; the deliveries behind it wait in order.
+    What is held has a time, or waits in a line (:mod:`anybroker.engine.waiting`) until it is called. A delivery without
+    a key is its own strand, and so is every delivery of an unordered subscription. Keys without a delivery take no
+    memory.
     """
 
-    __slots__ = ("_held", "_held_keys", "_ordered", "_outside", "_sequence", "_waiting", "blocked", "parked", "ready")
+    __slots__ = (
+        "_held",
+        "_held_keys",
+        "_in_line",
+        "_ordered",
+        "_outside",
+        "_sequence",
+        "_waiting",
+        "blocked",
+        "parked",
+        "ready",
+    )
 
     def __init__(self, ordered: bool) -> None:
         self._ordered = ordered
@@ -33,6 +45,7 @@ class Strands:
         self._waiting: dict[str, deque[Delivery] | None] = {}
         self._held: list[tuple[float, int, Delivery]] = []
         self._held_keys: set[str] = set()
+        self._in_line: dict[Inbound, Delivery] = {}
         self._outside: dict[Inbound, float] = {}
         self._sequence = 0
         self.blocked = 0
@@ -44,6 +57,11 @@ class Strands:
     def held(self) -> int:
         """How many are held until a time."""
         return len(self._held)
+
+    @property
+    def in_line(self) -> int:
+        """How many are held until they are called."""
+        return len(self._in_line)
 
     def enter(self, delivery: Delivery) -> bool:
         """Join the strand of its key. True: it is the head, and may start; False: it waits."""
@@ -80,10 +98,26 @@ class Strands:
         """Hold the head of a strand until a time of the loop's clock; its key stays blocked."""
         self._sequence += 1
         heappush(self._held, (until, self._sequence, delivery))
+        self._close_key(delivery)
+
+    def line_up(self, delivery: Delivery) -> None:
+        """Hold the head of a strand until it is called; its key stays blocked."""
+        self._in_line[delivery.inbound] = delivery
+        self._close_key(delivery)
+
+    def _close_key(self, delivery: Delivery) -> None:
         key = delivery.key
         if key is not None and self._ordered:
             self._held_keys.add(key)
             self.parked += len(self._waiting[key] or ())
+
+    def call_up(self, inbound: Inbound) -> Delivery | None:
+        """Take out what was held until it is called. It stays the head, and its key stays blocked. None: it is not
+        there any more."""
+        delivery = self._in_line.pop(inbound, None)
+        if delivery is not None:
+            self._unheld(delivery)
+        return delivery
 
     def put_off(self, delivery: Delivery, now: float, wall: float, not_before: float) -> float:
         """Hold a delivery that has not entered its strand until that time of the wall clock; its key is not blocked.
@@ -123,6 +157,11 @@ class Strands:
         )
         return min(waiting, key=lambda delivery: delivery.inbound.position, default=None)
 
+    def first_in_line(self, lanes: Collection[Lane] | None) -> Delivery | None:
+        """The oldest in these lanes, or in all, that is held until it is called."""
+        waiting = (each for each in self._in_line.values() if lanes is None or each.lane_state.lane in lanes)
+        return min(waiting, key=lambda delivery: delivery.inbound.position, default=None)
+
     def next_due(self) -> float | None:
         """The loop time at which the first held delivery is due."""
         return self._held[0][0] if self._held else None
@@ -154,7 +193,7 @@ class Strands:
         """All that are not running and may start now, or when what is before them has ended."""
         held = [delivery for _, _, delivery in self._held if delivery.inbound not in self._outside]
         behind = [delivery for waiting in self._waiting.values() for delivery in waiting or ()]
-        return [*self.ready, *held, *behind]
+        return [*self.ready, *held, *self._in_line.values(), *behind]
 
     def clear(self) -> list[Delivery]:
         """Take out everything that was not started, in order within each key. Running heads keep their keys blocked."""
@@ -164,6 +203,8 @@ class Strands:
             if self._unheld(delivery):
                 heads.append(delivery)
         self._held.clear()
+        heads += [delivery for delivery in self._in_line.values() if self._unheld(delivery)]
+        self._in_line.clear()
         taken: list[Delivery] = []
         for delivery in heads:
             taken.append(delivery)
@@ -189,4 +230,8 @@ class Strands:
             self._held = [item for item in self._held if not item[2].lane_state.gone]
             heapify(self._held)
             gone += [item[2] for item in held if self._unheld(item[2])]
+        in_line = [delivery for delivery in self._in_line.values() if delivery.lane_state.gone]
+        for delivery in in_line:
+            self.call_up(delivery.inbound)
+        gone += in_line
         return gone

@@ -14,6 +14,7 @@ from .held import Held
 from .holdings import Holdings
 from .inlet import LONGEST_RELEASE
 from .observing import Observers, StartOutcome
+from .waiting import Waiting
 
 __all__ = ["Outcome", "ReleaseCopy"]
 
@@ -38,7 +39,8 @@ class Outcome:
         """Copies on their way to the inlet."""
 
     def failed(self, delivery: Delivery, exc: Exception) -> StartOutcome:
-        """The chain raised. ``Retry`` holds or releases; anything else nothing has handled: keep it and report it."""
+        """The chain raised. ``Retry`` holds, releases or lines up; anything else nothing has handled: keep it and
+        report it."""
         holdings = self._holdings
         state = delivery.lane_state
         if state.lost or (holdings.not_ours and delivery.inbound in holdings.not_ours):
@@ -78,7 +80,10 @@ class Outcome:
         else:
             if state.ledger is not None and starts:
                 state.ledger.attempts[delivery.inbound.position] = starts
-            self._held.hold(following, delay)
+            if isinstance(exc, Waiting):
+                holdings.line_up(following, exc.line)
+            else:
+                self._held.hold(following, delay)
         return outcome
 
     def _stuck(self, delivery: Delivery, exc: Exception) -> tuple[float, Delivery]:

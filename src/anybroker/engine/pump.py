@@ -116,6 +116,7 @@ class Pump:
         """Workers that were woken and have not run yet."""
         self._room_waiter: asyncio.Future[None] | None = None
         self._paused = False
+        self._holds_back = False
         self._resumed = asyncio.Event()
         self._resumed.set()
         self._giving_up = False
@@ -235,6 +236,18 @@ class Pump:
         self._paused = False
         self._resumed.set()
         self._wake_workers()
+
+    def hold_back(self, on: bool) -> None:
+        """Whether to fetch nothing more. What was received, and what a call of the receiver brings that waits already,
+        goes on."""
+        self._holds_back = on
+        if not on:
+            self._resumed.set()
+
+    @property
+    def in_line(self) -> int:
+        """Deliveries that wait for their turn in a middleware."""
+        return self._holdings.strands.in_line
 
     def give_up(self) -> None:
         """Cancel the handlers in flight now instead of after the drain time; :meth:`close` goes on from there."""
@@ -376,7 +389,7 @@ class Pump:
             if session.broken is not None:
                 await session.reopen(session.broken)
                 continue
-            if self._paused:
+            if self._paused or self._holds_back:
                 self._resumed.clear()  # _wake_fetcher sets it too, without a resume
                 await self._resumed.wait()
                 continue
@@ -472,6 +485,7 @@ class Pump:
         holdings, handle = self._holdings, self._handle
         ready, strands, not_ours, stuck = holdings.ready, holdings.strands, holdings.not_ours, holdings.stuck
         stats, cumulative, starts, unusual = holdings.stats, holdings.cumulative, self._starts, self._unusual
+        places = holdings.places
         loop = asyncio.get_running_loop()
         task = asyncio.current_task()
         assert task is not None
@@ -549,6 +563,8 @@ class Pump:
                     starts.succeeded(delivery, began)
             finally:
                 delivery.ended = True
+                if places:
+                    holdings.start_ended(delivery)
                 self._busy_workers -= 1
                 state.running -= 1
                 if state.drained is not None and not state.running:

@@ -324,7 +324,7 @@ class Session:
         if self._observers.lease_lost is not None:
             self._observers.lease_lost(holdings.spec.topic, holdings.spec.group, inbound.event)
         holdings.not_ours.add(inbound)
-        held = holdings.strands.take_held(inbound)
+        held = holdings.strands.take_held(inbound) or holdings.strands.call_up(inbound)
         if held is not None:  # the worker drops it, and its key goes on
             holdings.ready.append(held)
             holdings.wake_workers()

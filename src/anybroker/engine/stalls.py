@@ -42,7 +42,8 @@ class Stalls:
         if self.problem is not None:
             return
         failing = holdings.strands.first_held(full or None)
-        first = failing or holdings.strands.first_put_off(full or None)
+        put_off = holdings.strands.first_put_off(full or None)
+        first = failing or put_off or holdings.strands.first_in_line(full or None)
         if first is None:  # the handlers are just slow
             return
         holdings.stats.stalled += 1
@@ -50,8 +51,10 @@ class Stalls:
         what = f"the lane {first.lane_state.lane.name}" if full else "everything"
         if failing is not None:
             why = f"a failing event of {digest}, attempt {failing.attempt}"
-        else:
+        elif put_off is not None:
             why = f"an event of {digest} that may not start yet"
+        else:
+            why = f"events that wait for their turn in a middleware, the oldest of {digest}"
         self.problem = f"{reached}: {what} waits behind {why}"
         _log.warning("%s: %s", holdings.name, self.problem)
 

@@ -8,10 +8,13 @@ from ..config.settings import nearest
 from ..engine.starting import contained
 from ..errors import ConfigError
 from ..names import one_or_several
+from .circuit import circuit
+from .concurrency import concurrency
 from .dead_letter import dead_letter
 from .function import FunctionMiddleware
 from .idempotent import idempotent
 from .layer import Chain, Handler, Layer, kind_of, kinds
+from .rate_limit import rate_limit
 from .retry import retry
 from .timeout import timeout
 from .trace import trace
@@ -20,7 +23,16 @@ __all__ = ["Item", "arrange", "compose"]
 
 Item = Layer | FunctionMiddleware
 
-_BUILT_IN: Sequence[type[Layer]] = (trace, dead_letter, retry, timeout, idempotent)
+_BUILT_IN: Sequence[type[Layer]] = (
+    trace,
+    dead_letter,
+    retry,
+    concurrency,
+    rate_limit,
+    circuit,
+    timeout,
+    idempotent,
+)
 _PER_ATTEMPT = "retry"
 """Functions of the Bus, and its layers without a place, are put directly inside of it."""
 

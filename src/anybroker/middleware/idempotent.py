@@ -142,6 +142,7 @@ class idempotent(Layer):  # noqa: N801 - used as a decorator
             if not isinstance(claim, Claim):
                 if isinstance(claim, Busy):
                     raise Uncounted(_wait(claim), "another owner has the event")
+                delivery.suppressed = True
                 stats.suppressed += 1
                 stats.started -= 1
                 return

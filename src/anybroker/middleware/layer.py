@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from dataclasses import dataclass, field
 from inspect import isroutine
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar
 
@@ -50,9 +50,14 @@ class SendDeadLetter(Protocol):
 
 class ReportsProblem(Protocol):
     """Says why a handler cannot go on now; None: it can again. ``unavailable=True``: what it needs is away for every
-    event, so the Bus is not ready (``bus.health()``)."""
+    event, so the Bus is not ready (``bus.health()``). ``kind``: of the layer that says so, which has a problem of its
+    own then."""
 
-    def __call__(self, problem: str | None, /, *, unavailable: bool = False) -> None: ...
+    def __call__(self, problem: str | None, /, *, unavailable: bool = False, kind: str = "") -> None: ...
+
+
+def _fetch_on(_kind: str, _on: bool, /) -> None:
+    """Where nothing is fetched."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,11 @@ class Chain:
     """Reports why the handler cannot go on now: ``subscription.problem``, for health checks. None: it can again."""
     giving_up: Callable[[], bool] = lambda: False
     """Whether the engine is cancelling the handlers: a CancelledError is its own then, else the handler's."""
+    hold_back: Callable[[str, bool], None] = _fetch_on
+    """Says, with the kind of the layer, whether more events are of no use to the handler now. While that holds for all
+    handlers of the subscription, it fetches nothing."""
+    circuits: MutableMapping[str, Callable[[], bool]] = field(default_factory=dict)
+    """The circuits of the subscription by name, each with whether it is open."""
     spans: Spans | None = None
     """Where an OpenTelemetry SDK is set up: what makes the spans of the Bus."""
 
@@ -112,10 +122,10 @@ class Layer:
     else the subscription's, else the Bus's, else the default. A layer of your own with the kind of a built-in takes the
     built-in's place.
 
-    The built-ins stand in this order, outermost first: ``trace``, ``dead_letter``, ``retry``, ``timeout``,
-    ``idempotent``. Decorators keep the order in which they are written, which has to agree with their places. A layer
-    of the Bus or of the subscription is put as far out as its places allow; one without a place is put directly inside
-    ``retry``.
+    The built-ins stand in this order, outermost first: ``trace``, ``dead_letter``, ``retry``, ``concurrency``,
+    ``rate_limit``, ``circuit``, ``timeout``, ``idempotent``. Decorators keep the order in which they are written, which
+    has to agree with their places. A layer of the Bus or of the subscription is put as far out as its places allow; one
+    without a place is put directly inside ``retry``.
 
     The constructor's own functions are passed by keyword: ``@name(function)`` is taken for ``@name`` without brackets.
     """

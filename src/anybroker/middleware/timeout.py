@@ -18,7 +18,7 @@ class timeout(Layer):  # noqa: N801 - used as a decorator
     """
 
     kind = "timeout"
-    after = "retry"
+    after = ("retry", "concurrency", "rate_limit", "circuit")
     waits_after = False
 
     def __init__(self, seconds: float) -> None:

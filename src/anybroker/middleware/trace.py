@@ -11,6 +11,7 @@ from opentelemetry import context as otel_context
 
 from ..delivery import Delivery
 from ..engine.spans import HANDLER, Spans, end, failed, start_failed
+from ..engine.waiting import Waiting
 from ..errors import Retry, cause_of
 from .layer import Chain, Handler, Layer
 
@@ -59,7 +60,9 @@ def traced(
             if delivery.verdict is not None:
                 failed(span, delivery.verdict, "dead-lettered")
         except Retry as exc:
-            failed(span, exc if (cause := cause_of(exc)) is None else cause, f"retry: {exc.reason}")
+            cause = cause_of(exc)
+            if cause is not None or not isinstance(exc, Waiting):  # what only waits for its turn has not failed
+                failed(span, exc if cause is None else cause, f"retry: {exc.reason}")
             raise
         except BaseException as exc:
             start_failed(span, exc, giving_up)

@@ -110,6 +110,28 @@ INSTRUMENTS: Final = (
     _of_group("anybroker.handlers.running", "gauge", "{handler}", "Handlers in flight.", "it stays at max_in_flight"),
     _of_group("anybroker.deliveries.buffered", "gauge", "{event}", "Deliveries received and not finished."),
     _of_group(
+        "anybroker.deliveries.waiting",
+        "gauge",
+        "{event}",
+        "Deliveries that wait for their turn in circuit, rate_limit or concurrency; among the buffered ones.",
+    ),
+    Instrument(
+        "anybroker.circuit.open",
+        "gauge",
+        "{circuit}",
+        (*_GROUP, "anybroker.name"),
+        "1 while this circuit is open or half-open, so that its handlers pause, else 0.",
+        "1 for 2 minutes",
+        "max",
+    ),
+    _of_group(
+        "anybroker.circuits.opened",
+        "counter",
+        "{circuit}",
+        "How often a circuit of the group's handlers opened.",
+        "it grows again and again: what the handlers depend on comes and goes",
+    ),
+    _of_group(
         "anybroker.lag.events",
         "gauge",
         "{event}",

@@ -63,6 +63,8 @@ _LAG_AGE: Final = by_name("anybroker.lag.age")
 _UNFINISHED: Final = by_name("anybroker.unfinished.age")
 _DEPTH: Final = by_name("anybroker.dead_letters.depth")
 _OUTBOX: Final = tuple(by_name(f"anybroker.outbox.{name}") for name in ("waiting", "age", "set_aside", "sent"))
+_WAITING: Final = by_name("anybroker.deliveries.waiting")
+_CIRCUIT: Final = by_name("anybroker.circuit.open")
 _LANES: Final = by_name("anybroker.lanes.held")
 _UNKNOWN: Final = by_name("anybroker.publish.unknown")
 _PROBLEM: Final = by_name("anybroker.problem")
@@ -79,6 +81,7 @@ _COUNTED: Final = tuple(
         ("anybroker.foreign", "foreign"),
         ("anybroker.leases.lost", "leases_lost"),
         ("anybroker.reconnects", "reconnects"),
+        ("anybroker.circuits.opened", "circuits_opened"),
     )
 )
 """What is one of a subscription's counters."""
@@ -104,6 +107,16 @@ class MeasuredSubscription(Protocol):
     @property
     def held_lanes(self) -> int:
         """Lanes that this member has."""
+        ...
+
+    @property
+    def waiting(self) -> int:
+        """Deliveries that wait for their turn in a middleware."""
+        ...
+
+    @property
+    def circuits(self) -> Mapping[str, bool]:
+        """The circuits of its handlers, each with whether it is open."""
         ...
 
     @property
@@ -391,6 +404,9 @@ class BusMetrics(Observer):
         yield _BUFFERED, attributes, subscription.buffered
         yield _UNFINISHED, attributes, subscription.unfinished_age or 0.0
         yield _LANES, attributes, subscription.held_lanes
+        yield _WAITING, attributes, subscription.waiting
+        for name, is_open in subscription.circuits.items():
+            yield _CIRCUIT, (*attributes, _label(name)), int(is_open)
 
     def _never_less(self, instrument: Instrument, attributes: Attributes, value: float) -> float:
         """A start that turns out not to count is taken back. A counter that falls would be one that began anew."""
