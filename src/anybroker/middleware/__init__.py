@@ -1,18 +1,20 @@
 """Behaviour around handlers and around publishing, one a file.
 
 Decorators attach behaviour and return the function itself. The built-ins have fixed places in the chain, outermost
-first: ``trace``, ``dead_letter``, ``retry``, ``timeout``, ``idempotent``; stacked in another order they are a
-ConfigError at the start that shows the right one. :func:`middleware` makes one of a function; a :class:`Layer` of your
-own has what the built-ins have: a kind, a place, and what the :class:`Chain` says.
+first: ``trace``, ``dead_letter``, ``retry_budget``, ``deadline``, ``retry``, ``timeout``, ``idempotent``; stacked in
+another order they are a ConfigError at the start that shows the right one. :func:`middleware` makes one of a function;
+a :class:`Layer` of your own has what the built-ins have: a kind, a place, and what the :class:`Chain` says.
 """
 
 from ..engine.starting import cancelled_from_outside
 from .dead_letter import dead_letter
+from .deadline import deadline
 from .function import AnyMiddleware, middleware
 from .idempotent import idempotent
 from .layer import Chain, Handler, Layer, Middleware
 from .outgoing import Outgoing, PublishHandler, PublishMiddleware, publish_middleware
 from .retry import Uncounted, retry
+from .retry_budget import retry_budget
 from .timeout import timeout
 from .trace import trace
 
@@ -28,10 +30,12 @@ __all__ = [
     "Uncounted",
     "cancelled_from_outside",
     "dead_letter",
+    "deadline",
     "idempotent",
     "middleware",
     "publish_middleware",
     "retry",
+    "retry_budget",
     "timeout",
     "trace",
 ]

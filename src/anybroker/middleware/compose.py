@@ -9,10 +9,12 @@ from ..engine.starting import contained
 from ..errors import ConfigError
 from ..names import one_or_several
 from .dead_letter import dead_letter
+from .deadline import deadline
 from .function import FunctionMiddleware
 from .idempotent import idempotent
 from .layer import Chain, Handler, Layer, kind_of, kinds
 from .retry import retry
+from .retry_budget import retry_budget
 from .timeout import timeout
 from .trace import trace
 
@@ -20,7 +22,7 @@ __all__ = ["Item", "arrange", "compose"]
 
 Item = Layer | FunctionMiddleware
 
-_BUILT_IN: Sequence[type[Layer]] = (trace, dead_letter, retry, timeout, idempotent)
+_BUILT_IN: Sequence[type[Layer]] = (trace, dead_letter, retry_budget, deadline, retry, timeout, idempotent)
 _PER_ATTEMPT = "retry"
 """Functions of the Bus, and its layers without a place, are put directly inside of it."""
 
