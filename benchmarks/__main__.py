@@ -18,7 +18,7 @@ from rich.table import Table
 
 from anybroker_contract.brokers import Broker, start_brokers
 
-from . import in_process, observing, sqlite
+from . import in_process, observing, policies, sqlite
 from .kafka import Kafka
 from .measure import Figure, interleave
 from .nats import Nats
@@ -82,6 +82,18 @@ def _observing(rounds: int, console: Console) -> tuple[list[Figure], list[Aim]]:
     return list(figures.values()), aims
 
 
+def _policies(rounds: int, console: Console) -> tuple[list[Figure], list[Aim]]:
+    figures = interleave(policies.CANDIDATES, rounds, console, "policies")
+    nothing = figures[policies.NOTHING]
+    aims = []
+    for name, figure in figures.items():
+        if figure is not nothing:
+            more = statistics.median(a - b for a, b in zip(figure.rounds, nothing.rounds, strict=True))
+            most = policies.MOST
+            aims.append(Aim(f"{name} with nothing to do: µs an event", more, f"<= {most:g}", more <= most))
+    return list(figures.values()), aims
+
+
 def _sqlite(rounds: int, console: Console) -> tuple[list[Figure], list[Aim]]:
     figures = interleave(
         {
@@ -133,7 +145,7 @@ def _outbox(rounds: int, console: Console, database: str, broker: str) -> tuple[
 def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    known = ("process", "observing", "sqlite", *SERVERS, *STORES, "outbox")
+    known = ("process", "observing", "policies", "sqlite", *SERVERS, *STORES, "outbox")
     parser.add_argument("which", nargs="*", help=f"{', '.join(known)} (default: all)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds that count; the median is quoted (default: 5)")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
@@ -148,7 +160,12 @@ def main() -> int:
     wanted = [name for name in (*SERVERS, *STORES) if name in which or ("outbox" in which and name in OUTBOX)]
     brokers = start_brokers(wanted, say=lambda name, text: console.print(f"{name}: {text}")) if wanted else {}
     try:
-        for name, run in (("process", _in_process), ("observing", _observing), ("sqlite", _sqlite)):
+        for name, run in (
+            ("process", _in_process),
+            ("observing", _observing),
+            ("policies", _policies),
+            ("sqlite", _sqlite),
+        ):
             if name in which:
                 more, held = run(arguments.rounds, console)
                 figures += more

@@ -90,6 +90,7 @@ class Delivery:
         "ended",
         "event",
         "failures",
+        "first_failed",
         "group",
         "handler",
         "inbound",
@@ -133,6 +134,7 @@ class Delivery:
         """For the core: how many events its handler has published so far, by their content; None: none yet."""
         self.letter_stored: bool  # set once its dead letter is stored, and not before: most never have one
         self.failures: tuple[Attempt, ...]  # set once a start has failed: see anybroker.engine.failures
+        self.first_failed: float  # set with it: when the first one failed, in seconds since the epoch
         self.starts_allowed: int  # set by retry once a start has failed, and not before: most never need it
         self.suppressed: bool  # set where the handler was not run, because the event is a copy of one that is done
         self.verdict: Exception | None = None
@@ -180,6 +182,7 @@ class Delivery:
         again = Delivery(event, self.topic, self.group, attempt, self.key, self.inbound, self.lane_state)
         if hasattr(self, "failures"):
             again.failures = self.failures
+            again.first_failed = self.first_failed
         if (span_context := self.last_span) is not None:
             again.span_context = span_context
         return again

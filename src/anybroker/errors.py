@@ -194,17 +194,23 @@ class DeliveryError(AnybrokerError):
 
 
 class AttemptsExhausted(DeliveryError):
-    """The handler asked for another attempt, and none is left."""
+    """The handler asked for another attempt, and none is left: of a number, or ``within`` so many seconds."""
 
-    def __init__(self, attempts: int, reason: str) -> None:
-        super().__init__(f"no attempt left of {attempts}: {reason}")
+    def __init__(self, attempts: int | None, reason: str, *, within: float | None = None) -> None:
+        left = f"of {attempts}" if within is None else f"within {within:g} s of the first failure"
+        super().__init__(f"no attempt left {left}: {reason}")
 
 
 class ExpiredError(DeliveryError):
-    """The event's ``expirytime`` has passed."""
+    """The event's ``expirytime`` has passed, or passes before its next start."""
 
-    def __init__(self, moment: str) -> None:
-        super().__init__(f"the event expired at {moment}")
+    def __init__(self, moment: str, *, wait: float | None = None) -> None:
+        """``wait``: seconds until that start."""
+        super().__init__(
+            f"the event expired at {moment}"
+            if wait is None
+            else f"the event expires at {moment}, before its next start in {wait:.1f} s"
+        )
 
 
 class TooManyHops(DeliveryError):

@@ -15,7 +15,7 @@ from .cloudevents.attributes import AttributeValue
 from .cloudevents.event import ABSENT, Event
 from .delivery import current_cause
 from .engine.core import Core
-from .engine.making import EventMaker
+from .engine.making import EventMaker, expire
 from .engine.outgoing import continue_cause
 from .engine.publisher import Publishing
 from .errors import BrokerError, ConfigError
@@ -96,6 +96,7 @@ class PublishingBus:
         extensions: Mapping[str, AttributeValue | datetime] | None = None,
         headers: Mapping[str, str] | None = None,
         delay: float | None = None,
+        expires_in: float | None = None,
         deadline: float | None = None,
         within: object = None,
     ) -> Receipt:
@@ -105,7 +106,8 @@ class PublishingBus:
         given, what the payload's class or the topic's configuration says. ``headers`` are transport headers beside the
         event: strings without line breaks under names of printable ASCII, which travel in lower case; names that the
         event, a broker or the library owns (``ce-…``, ``content-type``, ``nats-…``, ``anybroker-…``, ``x-death``,
-        ``cc``, …) are refused. ``delay``: seconds before which no group gets it, where the broker can. ``deadline``:
+        ``cc``, …) are refused. ``delay``: seconds before which no group gets it, where the broker can. ``expires_in``:
+        seconds after which no handler starts with it (CloudEvents' ``expirytime``: :class:`deadline`). ``deadline``:
         seconds by which this publish has ended (default: the Bus's). ``within``: a database connection, session or
         transaction that the event becomes a part of, where the Bus has a :class:`Sink` for it: it returns when the
         event is written there, and a relay sends it after the commit; ``deadline`` is not used then. In a handler that
@@ -151,6 +153,8 @@ class PublishingBus:
         if cause is not None and not isinstance(data, Event):
             out = {} if out is None else out
             continue_cause(event, cause, topic, id is not None, out, time is not None)
+        if expires_in is not None:
+            expire(event, expires_in, data.__class__ is Event)
         not_before = None if delay is None else self._events.not_before(topic, event, delay, within is not None)
         if self._way_out is None:
             if within is not None:

@@ -40,6 +40,8 @@ class SubscriptionStats:
     acked: int = 0
     retried: int = 0
     """Starts that failed and are to be made again."""
+    retries_slowed: int = 0
+    """How many of those wait longer, because ``retry_budget`` is used up."""
     postponed: int = 0
     """Put off without counting an attempt: another owner has the event, the idempotency store is down, or the event
     waits for its turn in ``circuit``, ``rate_limit`` or ``concurrency``."""
@@ -56,6 +58,8 @@ class SubscriptionStats:
     """Copies of events that the idempotency store had marked done."""
     unhandled: int = 0
     """Of a type that no handler takes."""
+    expired: int = 0
+    """Skipped by ``deadline(expired="skip")``."""
     foreign: int = 0
     """Messages that are not CloudEvents."""
     not_believed: int = 0

@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
+from time import time as wall_clock
 from typing import Any, Literal, TypeVar, overload
 
 from .adapter import DEFAULT_LANES, Adapter, Foreign, GroupSpec, Inbound, Lane, Start, SubscriptionSpec
@@ -27,6 +28,7 @@ from .engine.subscriptions import SubscriptionState
 from .errors import ConfigError, EventError, ExpiredError, InvalidEvent, UnhandledError
 from .handlers.signature import HandlerSpec, invoker, read_handler
 from .middleware.compose import Item, arrange, compose
+from .middleware.deadline import deadline, expiry_of
 from .middleware.function import AnyMiddleware, FunctionMiddleware, from_callable
 from .middleware.layer import Chain, Handler, Layer, attached
 from .middleware.trace import trace, traced
@@ -373,13 +375,12 @@ class Subscription:
             self._executor = ThreadPoolExecutor(in_flight, thread_name_prefix=f"anybroker {self.topic}/{self.group}")
         pump: Pump
         dispatch = self._dispatcher(lambda delivery: pump.recovered(delivery), lambda: pump)
-        emulated = adapter.capabilities.release.value == "emulated"
         pump = Pump(
             adapter,
             spec,
             numbers,
             dispatch,
-            self._copy_to_inlet if emulated else None,
+            self._copy_to_inlet if adapter.capabilities.supports("release") else None,
             self.stats,
             core.observers,
             self._handed_over(),
@@ -553,8 +554,11 @@ class Subscription:
         """The function from a delivery to its chain's coroutine."""
         chains: dict[str, tuple[Handler, str]] = {}
         default: tuple[Handler, str] | None = None
+        keep_time: set[Handler] = set()
         for entry in self._entries:
             bound = (self._compose(entry, recovered, pump), entry.spec.name)
+            if any(isinstance(item, deadline) for item in self.arranged(entry)):
+                keep_time.add(bound[0])
             for name in entry.spec.types:
                 chains[name] = bound
             if not entry.spec.types:
@@ -569,7 +573,7 @@ class Subscription:
             if event.__class__ is not Event:
                 return foreign(delivery, dispatch)
             handler, delivery.handler = find(event._attributes["type"], rest)  # type: ignore[arg-type] # a string
-            if "expirytime" in event._attributes and _expired(event):
+            if "expirytime" in event._attributes and handler not in keep_time and _expired(event):
                 return self._dead(delivery, ExpiredError(str(event["expirytime"])))
             if DEPTH in event._attributes and (failure := too_many(event, max_hops)) is not None:
                 return self._dead(delivery, failure)
@@ -708,10 +712,5 @@ class Subscription:
 
 
 def _expired(event: Event[Any]) -> bool:
-    try:
-        moment = datetime.fromisoformat(str(event["expirytime"]))
-    except ValueError:
-        return False
-    if moment.tzinfo is None:
-        return False
-    return moment < datetime.now(UTC)
+    moment = expiry_of(event)
+    return moment is not None and moment < wall_clock()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from tests.engine.scripted_adapter import ScriptedBroker, inbound, until
 
 from anybroker import Bus, Event, Reject
 from anybroker.capabilities import Acknowledgement
+from anybroker.engine.failures import first_failure, note_failure
 from anybroker.middleware import dead_letter, retry
 
 PER_MESSAGE: dict[str, Any] = {"acknowledgement": Acknowledgement.PER_MESSAGE}
@@ -36,6 +38,33 @@ def test_a_failure_in_a_thread_keeps_its_cause() -> None:
             assert headers["anybroker-dead-error"] == "builtins.ValueError: no <- builtins.KeyError: 'the cause'"
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("text", "inlet", "first"),
+    [
+        ("999.500", True, 999.5),
+        ("1059.999", True, 1059.999),  # the clock of another member may be ahead
+        ("1060.001", True, None),
+        ("999.500", False, None),  # anybody may have written it
+        ("", True, None),
+        ("999", True, None),
+        ("-999.500", True, None),
+        ("nan", True, None),
+        ("1e3", True, None),
+        ("9999999999999.000", True, None),
+    ],
+)
+def test_when_it_failed_first_is_believed_from_an_inlet_if_the_library_may_have_written_it(
+    text: str, inlet: bool, first: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anybroker.kit.not_before.time.time", lambda: 1000.0)
+    delivery: Any = SimpleNamespace(
+        inbound=SimpleNamespace(inlet=inlet, headers={"anybroker-first-failure": text}), attempt=3
+    )
+    assert first_failure(delivery) == first
+    note_failure(delivery, OSError("no"))
+    assert first_failure(delivery) == delivery.first_failed == (1000.0 if first is None else first)
 
 
 class Wordless(Exception):

@@ -87,6 +87,7 @@ def test_what_is_released_for_longer_than_that_is_held(monkeypatch: pytest.Monke
                 sent.append(given)
 
             pump._outcome._release_copy = copy
+            pump._outcome._released_by_broker = False
             await bus.publish("orders", 1, type="t")
             await until(lambda: subscription.stats.retried == 1)
             assert (sent, subscription.stats.released, pump._holdings.strands.held) == ([], 0, 1)

@@ -17,9 +17,11 @@ from anybroker.middleware import (
     Uncounted,
     cancelled_from_outside,
     dead_letter,
+    deadline,
     idempotent,
     middleware,
     retry,
+    retry_budget,
     timeout,
     trace,
 )
@@ -412,8 +414,8 @@ class TestWhatItCanDo:
         assert asyncio.run(charge(1)) == 2
 
 
-BUILT_IN = [trace, dead_letter, retry, lambda: timeout(1), idempotent]
-NAMES = ["trace", "dead_letter", "retry", "timeout", "idempotent"]
+BUILT_IN = [trace, dead_letter, retry_budget, deadline, retry, lambda: timeout(1), idempotent]
+NAMES = ["trace", "dead_letter", "retry_budget", "deadline", "retry", "timeout", "idempotent"]
 
 
 @given(st.data())

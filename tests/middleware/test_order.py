@@ -8,7 +8,17 @@ from typing import Any
 import pytest
 
 from anybroker import Bus, ConfigError, Delivery, MemoryBroker
-from anybroker.middleware import Handler, dead_letter, idempotent, middleware, retry, timeout, trace
+from anybroker.middleware import (
+    Handler,
+    dead_letter,
+    deadline,
+    idempotent,
+    middleware,
+    retry,
+    retry_budget,
+    timeout,
+    trace,
+)
 
 
 @middleware
@@ -35,7 +45,7 @@ def start(run: Any, bus: Bus) -> None:
 @pytest.mark.parametrize(
     "items",
     [
-        (trace(), dead_letter(), retry(), timeout(1), idempotent()),
+        (trace(), dead_letter(), retry_budget(), deadline(), retry(), timeout(1), idempotent()),
         (dead_letter(), retry(), idempotent()),
         (audit, dead_letter(), audit, retry(), audit, timeout(1), audit, idempotent(), audit),
         (idempotent(),),

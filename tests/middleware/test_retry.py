@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
@@ -11,7 +12,17 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from anybroker import AnybrokerError, Bus, CapabilityError, ConfigError, Delivery, MemoryBroker, Reject, Retry
+from anybroker import (
+    AnybrokerError,
+    Bus,
+    CapabilityError,
+    ConfigError,
+    Delivery,
+    EventError,
+    MemoryBroker,
+    Reject,
+    Retry,
+)
 from anybroker.capabilities import Acknowledgement, Capabilities, Support
 from anybroker.middleware import dead_letter, retry
 from anybroker.middleware.retry import AttemptsExhausted, Uncounted
@@ -102,6 +113,63 @@ def test_which_exceptions(bus: Bus, run: Any, handled: Any, options: Any, error:
     assert len(seen) == letter.attempts == starts
 
 
+class Status(Exception):
+    def __init__(self, status: int) -> None:
+        super().__init__(f"status {status}")
+        self.status = status
+
+
+def is_unavailable(exc: Exception) -> bool:
+    return exc.status >= 500  # type: ignore[attr-defined, no-any-return] # raises where there is none
+
+
+async def is_async(exc: Exception) -> bool:
+    return True
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "starts"),
+    [
+        ({"on": is_unavailable}, Status(503), 3),
+        ({"on": is_unavailable}, Status(404), 1),
+        ({"on": (is_unavailable, OSError)}, OSError("a class beside a function"), 3),
+        ({"give_up_on": is_unavailable}, Status(503), 1),
+        ({"give_up_on": is_unavailable}, Status(404), 3),
+        ({"per": {OSError: retry(2, delays=0)}}, OSError("x"), 2),
+        ({"per": {OSError: retry(2, delays=0)}}, ValueError("x"), 3),
+        ({"per": {OSError: retry(2, delays=0)}}, ConnectionResetError("a subclass"), 2),
+        ({"per": {ConnectionError: retry(4, delays=0), OSError: retry(2)}}, ConnectionResetError("the first"), 4),
+        ({"per": {(KeyError, is_unavailable): retry(2, delays=0)}}, Status(500), 2),
+        ({"per": {OSError: retry(delays=[0, 0], then=retry(2, delays=0))}}, OSError("x"), 5),
+        ({"per": {OSError: retry(2, delays=0)}, "on": ValueError}, OSError("what on does not name"), 2),
+        ({"per": {OSError: retry(5)}, "give_up_on": OSError}, OSError("x"), 1),
+        ({"per": {EventError: retry(5)}}, EventError("never"), 1),
+        ({"per": {OSError: retry(9)}}, Retry(after=0.0), 3),
+    ],
+)
+def test_which_policy(bus: Bus, run: Any, handled: Any, options: Any, error: Exception, starts: int) -> None:
+    seen = failing(bus, lambda: error, dead_letter(), retry(3, first=0.0, cap=0.0, **options))
+    (letter,) = run(handled(bus, 1))
+    assert len(seen) == letter.attempts == starts
+
+
+def test_a_function_that_raises_does_not_match_and_is_logged_once(
+    bus: Bus, run: Any, handled: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen = failing(bus, lambda: OSError("no"), retry(3, first=0.0, cap=0.0, give_up_on=is_unavailable))
+    run(handled(bus, 1, 2))
+    assert sorted(seen) == [1, 1, 2, 2, 3, 3]
+    assert [each.getMessage() for each in caplog.records if "retry(give_up_on=)" in each.getMessage()] == [
+        "retry(give_up_on=): the function is_unavailable failed with AttributeError, which counts as false. This is "
+        "said once"
+    ]
+
+
+def test_an_async_function_would_always_match() -> None:
+    with pytest.raises(ConfigError, match=r"retry\(on=\): <function is_async .* is neither"):
+        retry(on=is_async)
+
+
 class Order(BaseModel):
     cents: int
 
@@ -153,7 +221,13 @@ class Asked(Exception):
     pass
 
 
-def waits_of(middleware: retry, attempts: int, draws: list[float], monkeypatch: pytest.MonkeyPatch) -> list[float]:
+def waits_of(
+    middleware: retry,
+    attempts: int,
+    draws: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+    first_failed: float | None = None,
+) -> list[float]:
     """What the middleware tells the engine to wait after each start."""
     capabilities = Capabilities(
         adapter="test",
@@ -175,7 +249,9 @@ def waits_of(middleware: retry, attempts: int, draws: list[float], monkeypatch: 
     monkeypatch.setattr("anybroker.engine.backoff.random", iter(draws * attempts).__next__)
     waits = []
     for attempt in range(1, attempts + 1):
-        delivery: Any = SimpleNamespace(attempt=attempt)
+        delivery: Any = SimpleNamespace(attempt=attempt, inbound=SimpleNamespace(inlet=False))
+        if first_failed is not None:
+            delivery.first_failed = first_failed
         with pytest.raises(Retry) as caught:
             asyncio.run(handler(delivery))  # type: ignore[arg-type] # the chain's are coroutines
         assert caught.value.after is not None
@@ -216,6 +292,78 @@ def test_what_is_put_off_passes_through_uncounted(bus: Bus, run: Any, handled: A
     assert (stats.postponed, stats.retried, stats.started, stats.acked) == (3, 0, 1, 1)
 
 
+def test_delays_are_as_given_and_the_last_one_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert waits_of(retry(delays=[1, 10.5, 60]), 3, [0.5], monkeypatch) == [1.0, 10.5, 60.0]
+    assert waits_of(retry(6, delays=[1, 2]), 5, [0.5], monkeypatch) == [1.0, 2.0, 2.0, 2.0, 2.0]
+    assert waits_of(retry(delays=3), 4, [0.5], monkeypatch) == [3.0] * 4
+
+
+@pytest.mark.parametrize(
+    ("policy", "starts"),
+    [
+        (retry(delays=[1, 10, 60]), 4),
+        (retry(3, delays=[1, 10, 60]), 3),
+        (retry(delays=1), 5),
+        (retry(), 5),
+        (retry(3, then=retry(5)), 8),
+        (retry(3, then=retry(delays=[1, 2])), 5),
+        (retry(3, then=retry()), 8),
+        (retry(2, then=retry(1, then=retry(delays=[7]))), 4),
+        (retry(for_=60, attempts=2), 2),
+        (retry(for_=60, delays=[1, 1]), 3),
+    ],
+)
+def test_how_many_starts_a_policy_has(policy: retry, starts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits_of(policy, starts - 1, [0.5], monkeypatch)
+    with pytest.raises(Asked):
+        waits_of(policy, starts, [0.5], monkeypatch)
+
+
+def test_each_level_has_its_own_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = retry(3, first=0.1, then=retry(2, delays=[60, 300], then=retry(3, first=1.0, factor=2.0)))
+    assert waits_of(policy, 7, [1.0], monkeypatch) == pytest.approx([0.1, 0.3, 60.0, 300.0, 1.0, 2.0, 4.0])
+
+
+def test_in_time_there_is_no_other_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anybroker.middleware.schedule.time.time", lambda: 1000.0)
+    assert waits_of(retry(for_=600, delays=1), 500, [0.5], monkeypatch) == [1.0] * 500
+    assert waits_of(retry(2, for_=600, then=retry(delays=[7], then=retry(delays=5))), 50, [0.5], monkeypatch)[1:3] == [
+        7.0,
+        5.0,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("first", "wait", "given_up"), [(400.0, 0.0, False), (400.0, 0.5, True), (401.0, 1.0, False), (None, 601.0, True)]
+)
+def test_no_wait_ends_after_the_budget_in_time(
+    first: float | None, wait: float, given_up: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anybroker.middleware.schedule.time.time", lambda: 1000.0)
+    policy = retry(for_=600, delays=wait)
+    if given_up:
+        with pytest.raises(Asked):
+            waits_of(policy, 1, [0.5], monkeypatch, first)
+    else:
+        assert waits_of(policy, 1, [0.5], monkeypatch, first) == [wait]
+
+
+def test_a_start_that_was_asked_for_and_has_no_time_left(bus: Bus, run: Any, handled: Any) -> None:
+    seen = failing(bus, lambda: Retry(after=61, reason="the bank sleeps"), dead_letter(), retry(for_=60))
+    (letter,) = run(handled(bus, 1))
+    assert seen == [1]
+    assert letter.reason == "AttemptsExhausted: no attempt left within 60 s of the first failure: the bank sleeps"
+
+
+@pytest.mark.parametrize(
+    ("options", "wait"),
+    [({}, 7.0), ({"longest_after": 3}, 3.0), ({"retry_after": False}, 0.25), ({"longest_after": 0}, 0.0)],
+)
+def test_what_a_server_asks_for(options: Any, wait: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Asked, "headers", {"Retry-After": "7"}, raising=False)
+    assert waits_of(retry(first=0.5, **options), 1, [0.5], monkeypatch) == [wait]
+
+
 # ----------------------------------------------------------------------------------------------------------- where
 
 
@@ -248,6 +396,55 @@ def test_release_gives_the_event_back_with_its_count(bus: Bus, run: Any, handled
     assert seen == [1, 2, 3]
     assert letter.attempts == 3
     assert bus.subscriptions[0].stats.released == 2
+
+
+@pytest.mark.parametrize("where", ["outside", "in then"])
+def test_a_second_level_that_releases_is_refused_on_an_ordered_subscription_unless_confirmed(
+    bus: Bus, run: Any, handled: Any, where: str
+) -> None:
+    failing(bus, lambda: OSError("no"), retry(2, then=retry(1, mode="release")))
+    with pytest.raises(ConfigError, match=r"retry\(mode='release'\) on handler charge: .* is ordered"):
+        run(handled(bus, 1))
+    confirmed = Bus(MemoryBroker(), source="shop")
+    policy = retry(
+        2,
+        first=0.001,
+        then=retry(1, mode="release", first=0.001, gives_up_order=where == "in then"),
+        gives_up_order=where == "outside",
+    )
+    seen = failing(confirmed, lambda: OSError("no"), policy)
+    run(handled(confirmed, 1))
+    assert seen == [1, 2, 3]
+    assert confirmed.subscriptions[0].stats.released == 1
+
+
+@pytest.mark.parametrize(("ordered", "released"), [(True, 0), (False, 2)])
+def test_of_two_levels_the_first_holds_and_the_second_releases_where_there_is_no_order(
+    bus: Bus, run: Any, handled: Any, ordered: bool, released: int
+) -> None:
+    seen = failing(bus, lambda: OSError("no"), retry(3, first=0.001, then=retry(2, first=0.001)), ordered=ordered)
+    run(handled(bus, 1))
+    assert seen == [1, 2, 3, 4, 5]
+    assert bus.subscriptions[0].stats.released == released
+
+
+def test_a_released_event_with_a_budget_in_time_is_a_copy_that_says_when_it_failed_first(
+    bus: Bus, run: Any, handled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headers: list[Any] = []
+
+    @bus.subscribe("orders", group="billing", ordered=False)
+    @retry(3, delays=0.001, for_=60)
+    async def charge(delivery: Delivery) -> None:
+        headers.append(delivery.inbound.headers.get("anybroker-first-failure"))
+        raise OSError("no")
+
+    begun = time.time()
+    run(handled(bus, 1))
+    first, second, third = headers
+    assert first is None
+    assert second == third
+    assert begun - 0.001 <= float(second) <= time.time()
 
 
 def test_hold_can_be_asked_for_on_an_unordered_subscription(bus: Bus, run: Any, handled: Any) -> None:
@@ -338,10 +535,23 @@ def test_a_wait_ends_at_shutdown_without_using_up_an_attempt(run: Any, until: An
         ({"first": float("nan")}, "retry(first=): nan is not a number of seconds"),
         ({"cap": float("inf")}, "retry(cap=): inf is not a number of seconds"),
         ({"factor": 0.5}, "retry(factor=): 0.5 makes waits shorter. Use 1 or more."),
-        ({"on": "OSError"}, "retry(on=): 'O' is not an exception class. Give classes, such as ValueError."),
-        ({"on": [OSError("x")]}, "retry(on=): OSError('x') is not an exception class"),
-        ({"give_up_on": int}, "retry(give_up_on=): <class 'int'> is not an exception class"),
-        ({"on": KeyboardInterrupt}, "retry(on=): <class 'KeyboardInterrupt'> is not an exception class"),
+        ({"on": "OSError"}, "retry(on=): 'O' is neither an exception class nor a function. Give classes, such as"),
+        ({"on": [OSError("x")]}, "retry(on=): OSError('x') is neither an exception class nor a function"),
+        ({"give_up_on": int}, "retry(give_up_on=): <class 'int'> is neither an exception class nor a function"),
+        ({"on": KeyboardInterrupt}, "retry(on=): <class 'KeyboardInterrupt'> is neither an exception class nor a"),
+        ({"per": {int: retry()}}, "retry(per=): <class 'int'> is neither an exception class nor a function"),
+        ({"per": {OSError: 3}}, "retry(per=): 3 is not a retry. Give retry(…)."),
+        ({"per": {OSError: retry(on=OSError)}}, "retry(per=): has on, give_up_on or per of its own"),
+        ({"then": 60}, "retry(then=): 60 is not a retry"),
+        ({"then": retry(give_up_on=OSError)}, "retry(then=): has on, give_up_on or per of its own"),
+        ({"then": retry(for_=60)}, "retry(then=): has for_ of its own. Give for_ to the outer retry: it bounds both."),
+        ({"delays": []}, "retry(delays=): is empty. Give a number of seconds, or a list of them."),
+        ({"delays": -1}, "retry(delays=): -1 is not a number of seconds. Use 0 or more."),
+        ({"delays": [1, "2"]}, "retry(delays=): '2' is not a number of seconds"),
+        ({"delays": "60"}, "retry(delays=): '6' is not a number of seconds"),
+        ({"delays": 1, "cap": 60.0}, "retry(delays=): is given with first, factor or cap"),
+        ({"for_": float("inf")}, "retry(for_=): inf is not a number of seconds"),
+        ({"longest_after": True}, "retry(longest_after=): True is not a number of seconds"),
     ],
 )
 def test_wrong_arguments(arguments: dict[str, Any], text: str) -> None:

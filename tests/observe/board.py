@@ -227,12 +227,15 @@ def _consume(made: dashboard.Dashboard) -> None:
     made.with_panel(
         _curves(
             "Unusual",
-            "A second: starts made again, copies that were left out, events of unknown types, foreign messages.",
+            "A second: starts made again, those that a retry budget slowed, copies and expired events that were left "
+            "out, events of unknown types, foreign messages.",
             "cps",
             *(
                 (_rate(f"anybroker_{metric}_total", GROUP, BY_GROUP), f"{GROUP_NAME} {name}")
                 for metric, name in (
                     ("retries", "retries"),
+                    ("retries_slowed", "slowed retries"),
+                    ("expired", "expired"),
                     ("duplicates_suppressed", "duplicates"),
                     ("unhandled", "unhandled"),
                     ("foreign", "foreign"),

@@ -191,6 +191,11 @@ _ALL = (
         ("test_an_id_that_several_dead_letters_have_is_refused",),
     ),
     Mutant("counts-no-hops", core.CountsNoHops, ("test_an_endless_chain_is_dead_lettered_with_the_way_it_went",)),
+    Mutant(
+        "forgets-the-first-failure",
+        core.ForgetsTheFirstFailure,
+        ("test_a_budget_in_time_goes_with_a_released_event_to_another_member",),
+    ),
     Mutant("passes-context-on-as-it-came", core.PassesContextOnAsItCame, ("test_hostile_context_is_not_passed_on",)),
     Mutant(
         "links-nothing",

@@ -17,7 +17,7 @@ from anybroker import Delivery, Event, looking, names, printable, publishing
 from anybroker.adapter import Adapter, Outbound, Topology
 from anybroker.deadletters import letter, queue
 from anybroker.delivery import current_delivery
-from anybroker.engine import batch, context, intake, outgoing, pump, settle, signals, spans, starting, waiting
+from anybroker.engine import batch, context, copies, intake, outgoing, pump, settle, signals, spans, starting, waiting
 from anybroker.engine.publisher import Publisher
 from anybroker.errors import Unavailable
 from anybroker.observe import flood, logs, metrics
@@ -355,6 +355,16 @@ class CountsNoHops(CoreFlaw):
 
     def nothing(self, _cause: Delivery, _extensions: dict[str, Any]) -> None:
         """As it was before hops were counted."""
+
+
+class ForgetsTheFirstFailure(CoreFlaw):
+    """A released copy does not say when its event failed first."""
+
+    module: ClassVar[Any] = copies
+    replaced: ClassVar[Mapping[str, str]] = {"first_failure": "never"}
+
+    def never(self, _delivery: Delivery) -> None:
+        """As if nothing had failed yet."""
 
 
 class LinksNothing(CoreFlaw):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import random
 
-__all__ = ["Backoff"]
+__all__ = ["Backoff", "Delays"]
 
 
 class Backoff:
@@ -38,3 +39,20 @@ class Backoff:
     def reset(self) -> None:
         """The last try succeeded."""
         self.tries = 0
+
+
+class Delays:
+    """The n-th wait is the n-th of these, in seconds, and then always the last one. Without jitter."""
+
+    __slots__ = ("_seconds",)
+
+    def __init__(self, seconds: Sequence[float]) -> None:
+        """At least one."""
+        self._seconds = tuple(map(float, seconds))
+
+    def __len__(self) -> int:
+        return len(self._seconds)
+
+    def wait(self, tries: int) -> float:
+        """The wait after this many tries, in seconds."""
+        return self._seconds[min(tries, len(self._seconds)) - 1]

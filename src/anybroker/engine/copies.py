@@ -13,8 +13,8 @@ from ..delivery import Delivery
 from ..errors import EventTooLarge, PublishOutcomeUnknown, Unavailable
 from ..kit.not_before import NOT_BEFORE
 from ..printable import logger
-from .failures import failures_of, written
-from .inlet import ATTEMPTS_HEADER, FAILURES_HEADER
+from .failures import failures_of, first_failure, written
+from .inlet import ATTEMPTS_HEADER, FAILURES_HEADER, FIRST_FAILURE_HEADER
 from .publisher import Publisher, Publishing
 from .spans import Spans
 
@@ -111,6 +111,8 @@ class Copies:
         event, inbound = delivery.event, delivery.inbound
         if failures := failures_of(delivery):
             told = {**headers, FAILURES_HEADER: written(failures)}
+            if (first := first_failure(delivery)) is not None:
+                told[FIRST_FAILURE_HEADER] = f"{first:.3f}"
             try:
                 await self.send(event, delivery.topic, delivery.group, told, not_before, hop, inbound, delivery)
             except EventTooLarge:  # of another program, at the broker's limit: it goes without

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from time import time as wall_clock
 from typing import Any
 
 from ..cloudevents.event import Event, create_encoded
+from ..cloudevents.timestamps import format_timestamp
 from ..delivery import current_cause
 from ..errors import ConfigError
 from ..names import check_key
 from .core import Core
 from .outgoing import continue_cause, key_reader
 
-__all__ = ["EventMaker"]
+__all__ = ["EventMaker", "expire"]
 
 _NOTHING_GIVEN = (None,) * 8
 
@@ -127,3 +128,24 @@ class EventMaker:
                 f"{delay:g} s is more than the {capabilities.adapter} adapter allows",
                 f"Use {capabilities.max_delay:g} s at most.",
             )
+
+
+def expire(event: Event[Any], seconds: float, given: bool) -> None:
+    """Let a new event expire in so many seconds. Called when it has its id, which must be the same in the next run of
+    the handler that publishes it. ``given``: it is the caller's own Event. ConfigError for what cannot be."""
+    problem, remedy = "", "Give one of the two."
+    if isinstance(seconds, bool) or not 0 < seconds < float("inf"):
+        problem, remedy = f"{seconds!r} is not a time", "Use a number of seconds over 0."
+    elif given:
+        problem, remedy = "is given with an Event", 'Use event.replace(extensions={"expirytime": …}).'
+    elif "expirytime" in event._attributes:
+        problem = "is given, and expirytime in extensions too"
+    else:
+        try:
+            moment = datetime.now(UTC) + timedelta(seconds=seconds)
+        except OverflowError:
+            problem, remedy = f"{seconds!r} s end after the year 9999", "Leave it out."
+        else:
+            event._attributes["expirytime"] = format_timestamp("expirytime", moment)
+            return
+    raise ConfigError("publish(expires_in=)", problem, remedy)

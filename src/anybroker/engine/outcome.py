@@ -27,11 +27,20 @@ ReleaseCopy = Callable[[Delivery, int, float], Awaitable[None]]
 class Outcome:
     """Decides by what the chain raised, of one subscription."""
 
-    def __init__(self, holdings: Holdings, held: Held, release_copy: ReleaseCopy | None, observers: Observers) -> None:
-        """``release_copy``: None where the broker releases with a delay by itself."""
+    def __init__(
+        self,
+        holdings: Holdings,
+        held: Held,
+        release_copy: ReleaseCopy | None,
+        released_by_broker: bool,
+        observers: Observers,
+    ) -> None:
+        """``released_by_broker``: it releases with a delay and a count of starts. ``release_copy`` is for the others,
+        and for an event that has to carry more."""
         self._holdings = holdings
         self._held = held
         self._release_copy = release_copy
+        self._released_by_broker = released_by_broker
         self._retried = observers.retried
         self._tell_stuck = observers.stuck
         self._stuck_backoff = Backoff(first=0.5, cap=10.0, floor=0.1)
@@ -74,9 +83,9 @@ class Outcome:
         if state.gone or holdings.stopping:
             holdings.give_back(delivery, starts)
             holdings.next_of(delivery)
-        elif released and (self._release_copy is None or delay <= LONGEST_RELEASE):
+        elif released and ((copy := self._copy_for(exc)) is None or delay <= LONGEST_RELEASE):
             holdings.stats.released += 1
-            self._release(delivery, starts, delay)
+            self._release(delivery, starts, delay, copy)
         else:
             if state.ledger is not None and starts:
                 state.ledger.attempts[delivery.inbound.position] = starts
@@ -105,13 +114,19 @@ class Outcome:
             self._tell_stuck(delivery, exc, delay)
         return delay, following
 
-    def _release(self, delivery: Delivery, starts: int, delay: float) -> None:
-        if self._release_copy is None:
+    def _copy_for(self, exc: Exception) -> ReleaseCopy | None:
+        """What sends the copy that its release is; None: the broker releases it by itself."""
+        if self._released_by_broker and not getattr(exc, "by_copy", False):
+            return None
+        return self._release_copy
+
+    def _release(self, delivery: Delivery, starts: int, delay: float, copy: ReleaseCopy | None) -> None:
+        if copy is None:
             if self._holdings.settler is not None:
                 self._holdings.settler.release(delivery, starts, delay, failed=True)
             self._holdings.remove(delivery)
             return
-        task = asyncio.create_task(self._copy_to_inlet(self._release_copy, delivery, starts, delay))
+        task = asyncio.create_task(self._copy_to_inlet(copy, delivery, starts, delay))
         self.copies.add(task)
         task.add_done_callback(self.copies.discard)
 

@@ -27,6 +27,7 @@ class PublishOptions(TypedDict, total=False):
     extensions: Mapping[str, AttributeValue | datetime] | None
     headers: Mapping[str, str] | None
     delay: float | None
+    expires_in: float | None
     deadline: float | None
     within: object
 

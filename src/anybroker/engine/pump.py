@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..adapter import Adapter, Inbound, Lane, SubscriptionSpec
-from ..capabilities import Acknowledgement
+from ..capabilities import Acknowledgement, Support
 from ..delivery import Delivery, current_delivery
 from ..errors import BrokerError, HandlerExit, Retry, exc_info_of
 from ..printable import logger
@@ -99,7 +99,8 @@ class Pump:
         holdings.room_changed = self._room_changed
         self._held = Held(holdings)
         self._intake = Intake(holdings, self._held, settings.poison_after, adapter.capabilities.max_delay)
-        self._outcome = Outcome(holdings, self._held, release_copy, observers)
+        by_broker = adapter.capabilities.release is Support.NATIVE
+        self._outcome = Outcome(holdings, self._held, release_copy, by_broker, observers)
         self._stalls = Stalls(holdings, settings.max_ahead)
         self._session = Session(adapter, holdings, settings.lease, settings.drain, self._wake_fetcher, observers)
         self._starts = observers.of_starts()

@@ -11,11 +11,13 @@ from ..names import one_or_several
 from .circuit import circuit
 from .concurrency import concurrency
 from .dead_letter import dead_letter
+from .deadline import deadline
 from .function import FunctionMiddleware
 from .idempotent import idempotent
 from .layer import Chain, Handler, Layer, kind_of, kinds
 from .rate_limit import rate_limit
 from .retry import retry
+from .retry_budget import retry_budget
 from .timeout import timeout
 from .trace import trace
 
@@ -26,6 +28,8 @@ Item = Layer | FunctionMiddleware
 _BUILT_IN: Sequence[type[Layer]] = (
     trace,
     dead_letter,
+    retry_budget,
+    deadline,
     retry,
     concurrency,
     rate_limit,

@@ -122,10 +122,10 @@ class Layer:
     else the subscription's, else the Bus's, else the default. A layer of your own with the kind of a built-in takes the
     built-in's place.
 
-    The built-ins stand in this order, outermost first: ``trace``, ``dead_letter``, ``retry``, ``concurrency``,
-    ``rate_limit``, ``circuit``, ``timeout``, ``idempotent``. Decorators keep the order in which they are written, which
-    has to agree with their places. A layer of the Bus or of the subscription is put as far out as its places allow; one
-    without a place is put directly inside ``retry``.
+    The built-ins stand in this order, outermost first: ``trace``, ``dead_letter``, ``retry_budget``, ``deadline``,
+    ``retry``, ``concurrency``, ``rate_limit``, ``circuit``, ``timeout``, ``idempotent``. Decorators keep the order in
+    which they are written, which has to agree with their places. A layer of the Bus or of the subscription is put as
+    far out as its places allow; one without a place is put directly inside ``retry``.
 
     The constructor's own functions are passed by keyword: ``@name(function)`` is taken for ``@name`` without brackets.
     """

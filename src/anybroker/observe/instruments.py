@@ -167,6 +167,14 @@ INSTRUMENTS: Final = (
         "Starts, those too in which an event was skipped or dead-lettered without a handler.",
     ),
     _of_group("anybroker.retries", "counter", "{start}", "Starts that failed and are made again."),
+    _of_group(
+        "anybroker.retries.slowed",
+        "counter",
+        "{start}",
+        "How many of those wait longer, because a retry_budget is used up.",
+        "it grows for 15 minutes: what handlers need is overloaded or away",
+    ),
+    _of_group("anybroker.expired", "counter", "{event}", "Events that deadline(expired='skip') did not handle."),
     _of_group("anybroker.duplicates.suppressed", "counter", "{event}", "Copies that @idempotent() did not handle."),
     _of_group(
         "anybroker.unhandled",

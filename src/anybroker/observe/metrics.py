@@ -76,6 +76,8 @@ _COUNTED: Final = tuple(
         ("anybroker.dead_letters", "dead_lettered"),
         ("anybroker.starts", "started"),
         ("anybroker.retries", "retried"),
+        ("anybroker.retries.slowed", "retries_slowed"),
+        ("anybroker.expired", "expired"),
         ("anybroker.duplicates.suppressed", "suppressed"),
         ("anybroker.unhandled", "unhandled"),
         ("anybroker.foreign", "foreign"),
