@@ -13,6 +13,7 @@ import pytest
 
 from anybroker import Bus
 from anybroker.adapter import Foreign
+from anybroker.deadletters.reason import fingerprint_of
 from anybroker.deadletters.sending import replay
 from anybroker.errors import InvalidEvent
 
@@ -33,13 +34,18 @@ def dlq(anybroker: Any, shop: Any) -> Any:
 
 
 def test_list_shows_what_died_and_no_data(shop: Any, dlq: Any) -> None:
-    shop.fill({"card": "4111", "refuse": "the bank says no"}, {"fine": 1}, {"card": "4222", "refuse": "expired"})
+    shop.fill(
+        {"card": "4111", "refuse": "the bank says no"}, {"fine": 1}, {"card": "4222", "refuse": "expired"}, key="k-1"
+    )
     ended = dlq("list")
     assert (ended.code, ended.err) == (0, "")
     head, *rows = ended.out.splitlines()
-    assert head.split() == ["id", "type", "attempts", "died", "reason"]
-    assert [row.split(maxsplit=4)[:3] for row in rows] == [["o-0", "order.v1", "1"], ["o-2", "order.v1", "1"]]
-    assert [row.split(maxsplit=4)[4] for row in rows] == ["the bank says no", "expired"]
+    assert head.split() == ["id", "type", "key", "attempts", "died", "reason"]
+    assert [row.split(maxsplit=5)[:4] for row in rows] == [
+        ["o-0", "order.v1", "k-1", "1"],
+        ["o-2", "order.v1", "k-1", "1"],
+    ]
+    assert [row.split(maxsplit=5)[5] for row in rows] == ["the bank says no", "expired"]
     assert "4111" not in ended.out
     assert dlq("list").out == ended.out  # they stay where they are
 
@@ -60,6 +66,8 @@ def test_list_as_json(shop: Any, dlq: Any) -> None:
         "id": "o-0",
         "source": "shop",
         "type": "order.v1",
+        "key": None,
+        "reason_fingerprint": fingerprint_of("anybroker.errors.Reject", "charge", "no"),
         "reason": "no",
         "attempts": 1,
         "replays": 0,
@@ -101,6 +109,40 @@ def test_a_long_reason_is_cut_in_the_table_only(shop: Any, dlq: Any) -> None:
     shop.fill({"refuse": "n" * 500})
     assert dlq("list").out.rstrip().endswith("n" * 99 + "…")
     assert dlq("list", "--json").json[0]["reason"] == "n" * 500
+
+
+# ------------------------------------------------------------------------------------------------------------ stats
+
+
+def test_stats_count_by_what_they_died_of(shop: Any, dlq: Any) -> None:
+    cards = [{"card": f"{number}", "refuse": f"card of c{number} declined"} for number in range(4)]
+    shop.fill(*cards, {"refuse": "expired"}, {"fine": 1})
+    ended = dlq("stats")
+    assert (ended.code, ended.err) == (0, "")
+    head, declined, expired, total = ended.out.splitlines()
+    assert head.split() == ["count", "first", "last", "type", "handler", "reason", "example", "what"]
+    count, first, last, *rest = declined.split(maxsplit=7)
+    assert first < last
+    reason = fingerprint_of("anybroker.errors.Reject", "charge", "card of c1 declined")
+    assert (count, rest) == ("4", ["order.v1", "charge", reason, "o-0", "card of * declined"])
+    assert expired.split(maxsplit=7)[-1] == "expired"
+    assert total == "5 dead letters of 2 reasons"
+    assert dlq("stats").out == ended.out  # they stay where they are
+    counted = dlq("stats", "--json").json
+    assert (counted["total"], counted["types"], counted["more"]) == (5, {"order.v1": 5}, False)
+    assert [each["reason"] for each in counted["reasons"]] == ["card of c0 declined", "expired"]
+    assert (counted["first"], counted["last"]) == (first, counted["reasons"][1]["last"])
+
+
+def test_stats_of_nothing_and_of_a_part(shop: Any, dlq: Any) -> None:
+    shop.fill({"fine": 1})
+    ended = dlq("stats")
+    assert (ended.code, ended.out, ended.err) == (0, "", "orders/billing: no dead letters\n")
+    assert dlq("stats", "--json").json["reasons"] == []
+    shop.fill(*({"refuse": "no"} for _ in range(5)))
+    ended = dlq("stats", "--limit", 3)
+    assert ended.out.endswith("3 dead letters of 1 reason\n")
+    assert ended.err == "anybroker: there may be more than were looked at: raise --limit\n"
 
 
 # ------------------------------------------------------------------------------------------------------------- show
@@ -266,8 +308,8 @@ def test_looking_makes_nothing(shop: Any, anybroker: Any) -> None:
 
 def test_another_member_that_has_all_of_it(shop: Any, dlq: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.fill({"refuse": "no"})
-    monkeypatch.setattr("anybroker.deadletters.queue._JOIN", 0.05)
-    monkeypatch.setattr("anybroker.deadletters.queue._Reader.assigned", lambda *_: None)
+    monkeypatch.setattr("anybroker.deadletters.reader._JOIN", 0.05)
+    monkeypatch.setattr("anybroker.deadletters.reader.Reader.assigned", lambda *_: None)
     ended = dlq("discard", "o-0")
     assert (ended.code, ended.out) == (1, "")
     assert "another member of its group 'dlq' has all of it. Stop that member first" in ended.err

@@ -6,7 +6,8 @@ import argparse
 import asyncio
 import json
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from ..adapter import Foreign
@@ -14,19 +15,22 @@ from ..bus import Bus
 from ..cloudevents.attributes import canonical
 from ..deadletters.letter import DeadLetter, ambiguous
 from ..deadletters.queue import DeadLetterQueue
+from ..deadletters.tally import LetterStats
 from ..errors import ConfigError, EventError
 from ..printable import printable
 from ._connect import outside
 from ._output import say, table, write, write_json
 
-__all__ = ["discard", "list_", "replay", "show"]
+__all__ = ["discard", "list_", "replay", "show", "stats"]
 
 _LIST = 100
+_STATS = 100_000
 _FIND = 10_000
 _SHOWN = 10
 """Most ids in one message."""
 _LINES = (
-    *("id", "fingerprint", "topic", "group", "handler", "reason", "error", "attempts", "died", "replays"),
+    *("id", "fingerprint", "topic", "group", "handler", "reason", "reason_fingerprint", "error", "attempts", "died"),
+    "replays",
     *("host", "version", "pid"),
 )
 """What a dead letter shows in one line each."""
@@ -54,15 +58,57 @@ def list_(options: argparse.Namespace) -> int:
     elif not letters:
         say(f"{options.topic}/{options.group}: no dead letters")
     else:
-        rows = [(item["id"], item["type"] or "(not a CloudEvent)", *_end(item)) for item in map(_facts, letters)]
-        table(("id", "type", "attempts", "died", "reason"), rows)
+        rows = [(item["id"], _type(item["type"]), item["key"] or "", *_end(item)) for item in map(_facts, letters)]
+        table(("id", "type", "key", "attempts", "died", "reason"), rows)
     _more(letters, limit)
     return 0
 
 
 def _end(facts: dict[str, Any]) -> tuple[object, object, str]:
-    reason = printable(facts["reason"])
-    return facts["attempts"], facts["died"], reason if len(reason) <= 100 else f"{reason[:99]}…"
+    return facts["attempts"], facts["died"], _short(facts["reason"])
+
+
+def _short(reason: str) -> str:
+    shown = printable(reason)
+    return shown if len(shown) <= 100 else f"{shown[:99]}…"
+
+
+def _type(name: str | None) -> str:
+    return name or "(not a CloudEvent)"
+
+
+def stats(options: argparse.Namespace) -> int:
+    """Count them by what they died of."""
+    limit = options.limit or _STATS
+
+    async def count() -> LetterStats:
+        async with outside(options, "counting") as (bus, _):
+            return await _queue(bus, options).stats(limit)
+
+    counted = asyncio.run(count())
+    if options.json:
+        write_json(asdict(counted))
+    elif not counted.total:
+        say(f"{options.topic}/{options.group}: no dead letters")
+    else:
+        rows = [
+            (
+                *(each.count, each.first, each.last, _types(each.types), each.handler),
+                *(each.fingerprint, each.example, _short(each.pattern)),
+            )
+            for each in counted.reasons
+        ]
+        table(("count", "first", "last", "type", "handler", "reason", "example", "what"), rows)
+        reasons = len(counted.reasons)
+        write(f"{counted.total} dead letters of {reasons} {'reason' if reasons == 1 else 'reasons'}")
+    if counted.more:
+        say("anybroker: there may be more than were looked at: raise --limit")
+    return 0
+
+
+def _types(types: Mapping[str, int]) -> str:
+    names = [_type(name) for name in sorted(types, key=lambda name: (-types[name], name))]
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 def _facts(letter: DeadLetter) -> dict[str, Any]:
@@ -72,6 +118,8 @@ def _facts(letter: DeadLetter) -> dict[str, Any]:
         "fingerprint": letter.fingerprint,
         "source": event and event.source,
         "type": event and event.type,
+        "key": letter.key,
+        "reason_fingerprint": letter.reason_fingerprint,
         "reason": letter.reason,
         "attempts": letter.attempts,
         "died": letter.died,

@@ -86,19 +86,27 @@ def _group(parser: argparse.ArgumentParser) -> None:
 def _dlq(commands: Any) -> None:
     dlq = commands.add_parser(
         "dlq",
-        help="list, show, replay or discard dead letters",
+        help="count, list, show, replay or discard dead letters",
         description="The dead letters of one group of one topic.",
         epilog="examples:\n"
+        "  anybroker dlq stats orders billing\n"
         "  anybroker dlq list orders billing\n"
         "  anybroker dlq replay orders billing 6f1c9a --url sqlite:///shop.db\n"
         "'anybroker dlq COMMAND --help' says more.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     actions = dlq.add_subparsers(required=True, metavar="COMMAND")
+    stats = _add(
+        actions,
+        "stats",
+        "Count dead letters by what they died of: exception, handler, and reason without its values.",
+        "  anybroker dlq stats orders billing\n  anybroker dlq stats orders billing --json | jq .total",
+        _dead_letters.stats,
+    )
     listing = _add(
         actions,
         "list",
-        "List ids, types, reasons, attempts and times; no data, since it may be secret.",
+        "List ids, types, keys, reasons, attempts and times; no data, since it may be secret.",
         "  anybroker dlq list orders billing\n  anybroker dlq list orders billing --limit 1000 --json | jq -r '.[].id'",
         _dead_letters.list_,
     )
@@ -123,16 +131,20 @@ def _dlq(commands: Any) -> None:
         "  anybroker dlq discard orders billing 6f1c9a\n  anybroker dlq discard orders billing --all --limit 500",
         _dead_letters.discard,
     )
-    for parser in (listing, show, replay, discard):
+    for parser in (stats, listing, show, replay, discard):
         _group(parser)
-        if parser is not listing:
+        if parser not in (stats, listing):
             parser.add_argument(
                 "ids", metavar="ID", nargs="*", help="which dead letters: ids, fingerprints, or their beginnings"
             )
         if parser in (replay, discard):
             parser.add_argument("--all", action="store_true", help="all of them, up to --limit")
         parser.add_argument(
-            "--limit", type=_count, help="look at this many dead letters (default: 100, and 10000 for ids and --all)"
+            "--limit",
+            type=_count,
+            help="look at this many dead letters (default: 100000)"
+            if parser is stats
+            else "look at this many dead letters (default: 100, and 10000 for ids and --all)",
         )
         parser.add_argument(
             "--patience", type=_seconds, default=3.0, help="stop after this many seconds without one (default: 3)"

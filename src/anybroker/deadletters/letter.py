@@ -20,6 +20,7 @@ from ..engine import failures
 from ..engine.failures import failures_of, now, titled
 from ..errors import ConfigError, DecodeError, EventTooLarge, InvalidEvent, Reject, origin_of, text_of
 from ..printable import clip, lines_again
+from .reason import fingerprint_of
 from .stack import Stack, stack_of
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
 _PREFIX = "anybroker-dead-"
 _REPLAYS, _REPLAYED_AT = "anybroker-replays", "anybroker-replayed-at"
 _MOMENT = re.compile("[0-9]{1,12}[.][0-9]{3}")
+_CLASS = re.compile(r"[\w.<>]{1,200}")
 _REASON_LIMIT = 1024
 _ERROR_LIMIT = 4096
 _TRACEBACK_LIMIT = 8192
@@ -322,6 +324,29 @@ class DeadLetter:
     def id(self) -> str:
         """The event's id; for a foreign message the lane and position where it failed."""
         return self.place if isinstance(self.event, Foreign) else self.event.id
+
+    @property
+    def type(self) -> str:
+        """The event's type; empty for a foreign message."""
+        return "" if isinstance(self.event, Foreign) else self.event.type
+
+    @property
+    def key(self) -> str | None:
+        """The ordering key."""
+        return self.event.key
+
+    @property
+    def kind(self) -> str:
+        """The class of the exception that it died of, with its module; empty where that is not known."""
+        error = self.error or (self.history[-1].error if self.history else "")
+        kind = error.partition(":")[0]
+        return kind if _CLASS.fullmatch(kind) else ""
+
+    @property
+    def reason_fingerprint(self) -> str:
+        """The same for all that died of the same thing: ``r-`` and 10 hexadecimal digits, a hash of the exception's
+        class, the handler, and the reason without values. "card of c4 declined" and "card of c5 declined" are one."""
+        return fingerprint_of(self.kind, self.handler, self.reason)
 
     @property
     def place(self) -> str:

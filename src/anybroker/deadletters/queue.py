@@ -4,157 +4,34 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Protocol
 
-from ..adapter import (
-    Ack,
-    Commit,
-    ExtendsLease,
-    Inbound,
-    Lane,
-    Peeked,
-    Receiver,
-    Release,
-    Settlement,
-    SubscriptionSpec,
-)
+from ..adapter import Inbound, SubscriptionSpec
 from ..capabilities import Acknowledgement
 from ..engine.calls import as_failure
 from ..engine.core import Core
-from ..engine.inspector import Inspector
-from ..engine.lease import LeaseKeeper
-from ..engine.ledger import LaneLedger
-from ..errors import BrokerError, LeaseLost, MissingGroup, Unavailable
+from ..errors import BrokerError, MissingGroup
 from ..names import DEAD_LETTER_GROUP, dead_letter_topic, one_or_several
-from .letter import DeadLetter, named
-from .sending import replay
-
-if TYPE_CHECKING:
-    pass
 from ..printable import logger
+from .letter import DeadLetter, named
+from .pages import NotExact, pages
+from .reader import Reader
+from .sending import replay
+from .tally import LetterStats, Tally
 
 __all__ = ["DeadLetterQueue"]
 
 _log = logger("anybroker.dead_letters")
 
 
-class _Reader:
-    """A member of the dead-letter group that reads without a pump, settles one by one, and extends the leases of what
-    it holds."""
-
-    def __init__(self, cumulative: bool) -> None:
-        self._cumulative = cumulative
-        self.ledgers: dict[Lane, LaneLedger] = {}
-        self.receiver: Receiver | None = None
-        self.not_ours: set[Inbound] = set()
-        """Deliveries whose lease was lost: another member may have them by now."""
-        self._lease: LeaseKeeper | None = None
-        self._extending: asyncio.Task[None] | None = None
-
-    def begin(self, receiver: Receiver, lease: float | None) -> None:
-        """Read from this receiver. ``lease``: seconds, where the broker has leases."""
-        self.receiver = receiver
-        if lease is not None and isinstance(receiver, ExtendsLease):
-            self._lease = LeaseKeeper(receiver, lease, self.not_ours.add)
-            self._extending = asyncio.create_task(self._lease.run(), name="anybroker dead letters lease")
-
-    async def leave(self) -> None:
-        """Leave the group. Idempotent."""
-        extending, self._extending = self._extending, None
-        if extending is not None:
-            extending.cancel()
-            await asyncio.wait((extending,))
-        receiver, self.receiver = self.receiver, None
-        if receiver is not None:
-            try:
-                await as_failure("leaving the dead letters", receiver.stop())
-            finally:
-                await as_failure("leaving the dead letters", receiver.close())
-
-    def assigned(self, lane: Lane, note: str = "") -> None:
-        """LaneListener."""
-        self.ledgers[lane] = LaneLedger(note)
-
-    async def revoked(self, lanes: Collection[Lane], /) -> None:
-        """LaneListener."""
-        self.lost(lanes)
-
-    def lost(self, lanes: Collection[Lane], /) -> None:
-        """LaneListener."""
-        for lane in lanes:
-            self.ledgers.pop(lane, None)
-
-    async def read(self, limit: int, patience: float) -> list[Inbound]:
-        """Up to ``limit`` messages; ends when none arrived for ``patience`` seconds, or soon after the last one.
-
-        The patience starts when this member has its part of the topic; ``Unavailable`` if it gets none.
-        """
-        assert self.receiver is not None
-        received: list[Inbound] = []
-        loop = asyncio.get_running_loop()
-        joined_by = loop.time() + _JOIN
-        end: float | None = None
-        while len(received) < limit:
-            now = loop.time()
-            if end is None and self.ledgers:
-                end = now + patience
-            if end is None and now >= joined_by:
-                raise Unavailable(
-                    f"this reader got no part of the dead-letter topic within {_JOIN:g} s: another member of its group "
-                    f"{DEAD_LETTER_GROUP!r} has all of it. Stop that member first"
-                )
-            if end is not None and now >= end:
-                break
-            left = (end or joined_by) - now
-            receiving = self.receiver.receive(limit - len(received), lanes=None, timeout=min(left, 0.5))
-            batch = await as_failure("reading dead letters", receiving)
-            if batch and self.ledgers:
-                end = loop.time() + min(patience, 0.5)
-            for inbound in batch:
-                ledger = self.ledgers.get(inbound.lane)
-                if ledger is None or (self._cumulative and ledger.receive(inbound.position) < 0):
-                    continue
-                received.append(inbound)
-                if self._lease is not None:
-                    self._lease.received((inbound,))
-        return received
-
-    async def settle(self, done: Iterable[Inbound], back: Iterable[Inbound]) -> None:
-        """Finish some and give back the others. Raises the first BrokerError."""
-        assert self.receiver is not None
-        done, back = list(done), list(back)
-        if self._lease is not None:
-            self._lease.settled((*done, *back))
-        batch: list[Settlement] = []
-        failure: BrokerError | None = None
-        if self._cumulative:
-            lanes: dict[Lane, LaneLedger] = {}
-            for inbound in done:
-                ledger = self.ledgers.get(inbound.lane)
-                if ledger is None:
-                    failure = LeaseLost(f"{inbound.lane.name} went to another member of {DEAD_LETTER_GROUP!r}")
-                else:
-                    ledger.finish(inbound.position)
-                    lanes[inbound.lane] = ledger
-            for lane, ledger in lanes.items():
-                note = ledger.note()
-                if ledger.position is not None:
-                    batch.append(Commit(lane, ledger.position, note))
-        else:
-            batch += [Ack(inbound) for inbound in done]
-            batch += [Release(inbound, inbound.attempts) for inbound in back if inbound not in self.not_ours]
-        if batch:
-            for result in await as_failure("settling dead letters", self.receiver.settle(batch)):
-                failure = failure or result
-        if failure is not None:
-            raise failure
-
-
 _Which = str | DeadLetter | Iterable[str | DeadLetter]
 _Letters = list[DeadLetter]  # inside the class below, `list` is its method
-_JOIN = 20.0
-"""Seconds within which a new member must get its part of the topic."""
+_Inbounds = list[Inbound]
+_MOST_HELD = 10_000
+"""Most messages that are held for counting, where the broker cannot show them."""
+_BRIEF = 0.3
+"""Seconds to wait for a message where the broker says that there is none."""
 _AT_ONCE = 100
 """Most replays in progress at once: this many may be replayed twice after a crash."""
 
@@ -162,9 +39,18 @@ Progress = Callable[[int], None]
 """Called with the number that were replayed or discarded since the last call."""
 
 
+class _Into(Protocol):
+    """A list of letters, or what counts them."""
+
+    def extend(self, letters: Iterable[DeadLetter], /) -> None: ...
+
+    def clear(self) -> None: ...
+
+
 class DeadLetterQueue:
     """The dead letters of one group. :meth:`replay` and :meth:`discard` join the group ``dlq`` of the dead-letter topic
-    while they run; :meth:`list` only looks, where the broker can (capability ``inspect``), and else joins too.
+    while they run; :meth:`list` and :meth:`stats` only look, where the broker can (capability ``inspect``), and else
+    join too.
 
     ``patience``: seconds without a message after which a member counts the queue as read.
     """
@@ -177,27 +63,81 @@ class DeadLetterQueue:
         self.patience = patience
 
     async def list(self, limit: int = 100) -> Sequence[DeadLetter]:
-        """Up to ``limit`` dead letters, oldest first in each lane; they stay where they are."""
-        found = await self._peek(limit) if self._core.adapter.capabilities.inspect else None
-        if found is None:
-            found = await self._read_and_give_back(limit)
-        letters = self._oldest_first(found)
-        if not letters:
-            await self._check_shared()
-        return letters
+        """The dead letters among the first ``limit`` messages of the topic, oldest first in each lane; they stay where
+        they are."""
+        letters = _Letters()
+        await self._look(limit, letters)
+        return self._sorted(letters)
 
-    async def _peek(self, limit: int) -> Sequence[Inbound] | None:
-        """What waits for the group ``dlq``; None where the broker cannot tell what of it is settled already."""
+    async def stats(self, limit: int = 100_000) -> LetterStats:
+        """How many there are, and of what they died: one :class:`LetterReason` for each class of exceptions, handler,
+        and reason without its values.
+
+        They stay where they are. ``limit``: how many are looked at. Where the broker can show them without handing
+        them over (capability ``inspect``), memory does not grow with their number, and it works while a replay runs:
+        what that takes away meanwhile may be counted or not. Elsewhere at most 10,000 are looked at, and all of them
+        are held for that time.
+        """
+        if not self._core.adapter.capabilities.inspect:
+            limit = min(limit, _MOST_HELD)
+        tally = Tally()
+        looked = await self._look(limit, tally)
+        return tally.stats(more=looked >= limit)
+
+    async def _look(self, limit: int, into: _Into) -> int:
+        """Put the dead letters of this group into ``into``, page by page where the broker can. Returns how many
+        messages were looked at."""
+        looked = 0
+        found = 0
         try:
-            page = await Inspector(self._core).peek(self.dead_letter_topic, group=DEAD_LETTER_GROUP, limit=limit)
+            if not self._core.adapter.capabilities.inspect:
+                raise NotExact
+            async for page in pages(self._core, self.dead_letter_topic, limit):
+                looked += len(page)
+                letters = self._own(page)
+                found += len(letters)
+                into.extend(letters)
+        except NotExact:
+            into.clear()
+            received = await self._read_and_give_back(limit)
+            looked, letters = len(received), self._own(received)
+            found = len(letters)
+            into.extend(letters)
         except MissingGroup as exc:
             raise await self._missing() from exc
-        return [_inbound(item) for item in page.events] if page.exact else None
+        if not found:
+            await self._check_shared()
+        return looked
 
-    async def _read_and_give_back(self, limit: int) -> Sequence[Inbound]:
+    async def _is_empty(self) -> bool:
+        """Whether the broker says, of all messages and at once, that there are none."""
+        if not self._core.adapter.capabilities.inspect:
+            return False
+        try:
+            async for page in pages(self._core, self.dead_letter_topic, 1):
+                return not page
+        except NotExact:
+            return False
+        except MissingGroup as exc:
+            raise await self._missing() from exc
+        return False
+
+    async def _patience_now(self) -> float:
+        """Seconds to wait for a message; few where the broker says that there is none."""
+        if self._core.adapter.capabilities.backlog:
+            try:
+                backlog = await self._core.backlog(self.dead_letter_topic, DEAD_LETTER_GROUP)
+            except MissingGroup as exc:
+                raise await self._missing() from exc
+            if backlog.exact and not backlog.lag:
+                return min(self.patience, _BRIEF)  # what another reader gave back may be on its way
+        return self.patience
+
+    async def _read_and_give_back(self, limit: int) -> _Inbounds:
+        patience = await self._patience_now()
         reader = await self._join(limit)
         try:
-            received = await reader.read(limit, self.patience)
+            received = await reader.read(limit, patience)
             await reader.settle((), received)
         finally:
             await reader.leave()
@@ -209,11 +149,14 @@ class DeadLetterQueue:
         if self.dead_letter_topic != dead_letter_topic(self.topic, self.group):
             await self._core.check_group(self.topic, self.group)
 
-    def _oldest_first(self, received: Iterable[Inbound]) -> _Letters:
+    def _own(self, received: Iterable[Inbound]) -> _Letters:
         """The dead letters of this group. The topic may hold those of several groups, because it is configured so or
         because names coincide (``a`` with ``b.c``, ``a.b`` with ``c``)."""
         read = (DeadLetter.read(inbound, self.topic, self.group) for inbound in received)
-        letters = [letter for letter in read if (letter.topic, letter.group) == (self.topic, self.group)]
+        return [letter for letter in read if (letter.topic, letter.group) == (self.topic, self.group)]
+
+    def _sorted(self, letters: _Letters) -> _Letters:
+        """Oldest first."""
         if self._core.adapter.capabilities.acknowledgement is Acknowledgement.PER_MESSAGE:
             letters.sort(key=lambda letter: letter.died)  # several members, or several queues, may have written them
         return letters
@@ -256,12 +199,16 @@ class DeadLetterQueue:
         progress: Progress | None,
     ) -> Sequence[DeadLetter]:
         names = None if ids is None else _names(what, ids)
+        if await self._is_empty():
+            await self._check_shared()
+            return []
+        patience = await self._patience_now()
         reader = await self._join(limit)
         done = _Letters()
         left: dict[Inbound, None] = {}
         try:
-            left = dict.fromkeys(await reader.read(limit, self.patience))
-            letters = self._oldest_first(left)
+            left = dict.fromkeys(await reader.read(limit, patience))
+            letters = self._sorted(self._own(left))
             if names is not None:
                 letters = named(what, letters, names)
             await self._settle_each(reader, letters, action, progress, done, left)
@@ -276,7 +223,7 @@ class DeadLetterQueue:
 
     async def _settle_each(
         self,
-        reader: _Reader,
+        reader: Reader,
         letters: Iterable[DeadLetter],
         action: Callable[[DeadLetter], Awaitable[None]],
         progress: Progress | None,
@@ -338,9 +285,9 @@ class DeadLetterQueue:
             "(topics.<name>.dead_letter).",
         )
 
-    async def _join(self, limit: int) -> _Reader:
+    async def _join(self, limit: int) -> Reader:
         capabilities = self._core.adapter.capabilities
-        reader = _Reader(capabilities.acknowledgement is Acknowledgement.CUMULATIVE)
+        reader = Reader(capabilities.acknowledgement is Acknowledgement.CUMULATIVE)
         spec = SubscriptionSpec(self.dead_letter_topic, DEAD_LETTER_GROUP, True, 1, "new", limit)
         try:
             receiver = await as_failure("reading dead letters", self._core.adapter.open_receiver(spec, reader))
@@ -360,11 +307,6 @@ def _names(what: str, which: _Which) -> tuple[str, ...]:
     if isinstance(which, Iterable):
         given = [item.fingerprint if isinstance(item, DeadLetter) else item for item in which]
     return one_or_several(what, given)
-
-
-def _inbound(item: Peeked) -> Inbound:
-    """As a delivery that nobody holds."""
-    return Inbound(item.event, Lane(item.lane, 0), item.position, item.key, item.headers, item.raw)
 
 
 async def _drop(_: DeadLetter) -> None:
