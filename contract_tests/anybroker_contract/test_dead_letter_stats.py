@@ -6,11 +6,12 @@ import asyncio
 
 import pytest
 
-from anybroker import Delivery, Reject
+from anybroker import ConfigError, Delivery, Reject
+from anybroker.deadletters import LetterFilter
 from anybroker.middleware import retry
 from anybroker.names import DEAD_LETTER_GROUP
 
-from ._kit import TYPE, Kit
+from ._kit import TYPE, FailsUntilFixed, Kit
 from .marks import requires
 from .test_dead_letter import letters
 
@@ -94,3 +95,55 @@ async def test_no_command_waits_on_an_empty_queue(kit: Kit) -> None:
             assert (await queue.stats()).total == 0
             assert await queue.replay() == []
             assert await queue.discard("w-0") == []
+
+
+async def test_what_fits_a_filter_is_replayed_in_order(kit: Kit) -> None:
+    """``only`` lists, replays and discards what fits, at a rate, and each key in order; the others stay."""
+    topic = kit.topic()
+    bus = kit.bus()
+    handler = FailsUntilFixed()
+    log = kit.subscribe(bus, topic, behave=handler, middleware=[retry(attempts=1)])
+    async with bus:
+        published = [id_ for _, id_ in await kit.publish(bus, topic, 10, keys=2)]
+        await letters(kit, bus, topic, 10)
+        handler.fixed = True
+        queue = bus.dead_letters(topic, "g")
+        queue.patience = kit.brief
+        late = LetterFilter(where="data.n>=4", since="1h", type=TYPE)
+        assert sorted(letter.id for letter in await queue.list(only=late)) == published[4:]
+        one_key = LetterFilter(where="data.n>=4", key="k1")
+        began = asyncio.get_running_loop().time()
+        replayed = [letter.id for letter in await queue.replay(only=one_key, rate=50)]
+        assert asyncio.get_running_loop().time() - began >= (len(replayed) - 1) / 50
+        await log.wait_done(replayed)
+        assert log.done == replayed == [f"w-{n}" for n in range(4, 10) if f"w-{n}" in replayed]
+        assert replayed
+        dropped = [letter.id for letter in await queue.discard(only=late)]
+        assert sorted([*dropped, *replayed]) == published[4:]
+        assert sorted(letter.id for letter in await queue.list()) == published[:4]
+        with pytest.raises(ConfigError, match="which ones"):
+            await queue.discard(only=LetterFilter())
+
+
+async def test_what_was_replayed_often_enough_stays(kit: Kit) -> None:
+    """``max_rounds`` leaves a letter that failed again after so many replays, and tells of it; the others go."""
+    topic = kit.topic()
+    bus = kit.bus()
+
+    async def broken(_: Delivery) -> None:
+        raise Reject("still broken")
+
+    log = kit.subscribe(bus, topic, behave=broken)
+    async with bus:
+        await kit.publish(bus, topic, 2)
+        queue = bus.dead_letters(topic, "g")
+        queue.patience = kit.brief
+        await letters(kit, bus, topic, 2)
+        assert len(await queue.replay("w-0")) == 1
+        await log.wait_started(3)
+        await letters(kit, bus, topic, 2)
+        stay: list[str] = []
+        replayed = await queue.replay(max_rounds=1, left=lambda letter: stay.append(letter.id))
+        assert ([letter.id for letter in replayed], stay) == (["w-1"], ["w-0"])
+        await log.wait_started(4)
+        assert {letter.replays for letter in await letters(kit, bus, topic, 2)} == {1}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import time
 from importlib.metadata import version
 from socket import gethostname
 from typing import Any
@@ -257,8 +258,96 @@ def test_discard(shop: Any, dlq: Any) -> None:
 def test_which_ones_must_be_said(dlq: Any, action: str) -> None:
     ended = dlq(action)
     assert ended.code == 2
-    assert ended.err == ("anybroker: ID: neither an id nor --all is given. Name the dead letters, or write --all.\n")
+    assert ended.err == (
+        "anybroker: ID: neither an id, a filter nor --all is given. Name the dead letters, say what they have in "
+        "common, or write --all.\n"
+    )
     assert "both ids and --all are given" in dlq(action, "o-1", "--all").err
+    assert "both --all and a filter are given" in dlq(action, "--all", "--key", "k").err
+    assert "both ids and a filter are given" in dlq(action, "o-1", "--since", "2h").err
+
+
+# ---------------------------------------------------------------------------------------------------------- filters
+
+
+@pytest.fixture
+def five(shop: Any) -> None:
+    """Two reasons, and data that differ."""
+    shop.fill(*({"cents": 100 * n, "refuse": f"card of c{n} declined" if n % 2 else "expired"} for n in range(5)))
+
+
+@pytest.mark.usefixtures("five")
+@pytest.mark.parametrize(
+    ("given", "ids"),
+    [
+        (("--reason", "DECLINED"), [1, 3]),
+        (("--reason", fingerprint_of("anybroker.errors.Reject", "charge", "card of c7 declined")), [1, 3]),
+        (("--reason", "expired", "--where", "data.cents>0"), [2, 4]),
+        (("--where", "data.cents>=200", "--where", "data.cents<400"), [2, 3]),
+        (("--type", "order.v1", "--handler", "charge", "--since", "1h"), [0, 1, 2, 3, 4]),
+        (("--until", "1h"), []),
+        (("--key", "k"), []),
+    ],
+)
+def test_filters(shop: Any, dlq: Any, given: tuple[str, ...], ids: list[int]) -> None:
+    expected = [f"o-{number}" for number in ids]
+    assert [item["id"] for item in dlq("list", *given, "--json").json] == expected
+    assert [item["id"] for item in dlq("show", *given, "--json").json] == expected
+    assert dlq("stats", *given, "--json").json["total"] == len(ids)
+    would = dlq("replay", *given, "--dry-run", "--json")
+    assert would.json == {"would_be_replayed": expected, "missing": []}
+    assert len(dlq("list", "--json").json) == 5
+    assert dlq("discard", *given, "--json").json == {"discarded": expected, "missing": []}
+    assert len(dlq("list", "--json").json) == 5 - len(ids)
+    assert shop.work() == []
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--where", "nothing here"), "anybroker: --where: 'nothing here' is not a comparison of a field."),
+        (("--since", "soon"), "anybroker: --since: 'soon' is neither a time nor how long ago."),
+    ],
+)
+def test_a_filter_that_cannot_be_understood(dlq: Any, given: tuple[str, ...], said: str) -> None:
+    for action in ("stats", "list", "show", "replay", "discard"):
+        ended = dlq(action, *given)
+        assert (ended.code, ended.out) == (2, "")
+        assert ended.err.startswith(said)
+
+
+@pytest.mark.usefixtures("five")
+def test_a_dry_run_says_what_would_be_done(shop: Any, dlq: Any) -> None:
+    ended = dlq("discard", "o-1", "o-9", "--dry-run")
+    assert ended.code == 1
+    head, row, total = ended.out.splitlines()
+    assert head.split() == ["id", "type", "key", "replays", "died", "reason"]
+    assert (row.split()[0], total) == ("o-1", "would be discarded: 1")
+    assert ended.err == "anybroker: not among the first 10000 dead letters: o-9\n"
+    assert len(dlq("list", "--json").json) == 5
+    assert dlq("replay", "--reason", "declined").out == "replayed: 2\n"
+    assert [order["cents"] for order in shop.work()] == [100, 300]
+
+
+@pytest.mark.usefixtures("five")
+def test_what_was_replayed_often_enough_is_left(shop: Any, dlq: Any, caplog: pytest.LogCaptureFixture) -> None:
+    dlq("replay", "o-0", "o-1")
+    shop.fill()  # they fail again
+    would = dlq("replay", "--all", "--max-rounds", 1, "--dry-run", "--json").json
+    assert would == {"would_be_replayed": ["o-2", "o-3", "o-4"], "missing": [], "left": ["o-0", "o-1"]}
+    ended = dlq("replay", "o-1", "o-2", "--max-rounds", 1)
+    assert ended.out == "replayed: 1\nleft, because of --max-rounds 1: 1\n"
+    assert caplog.messages[-1] == "orders.billing.dlq: 1 left, because of max_rounds=1: o-1"
+    assert ended.code == 0
+    assert dlq("replay", "--all", "--max-rounds", 2, "--json").json["replayed"] == ["o-3", "o-4", "o-0", "o-1"]
+
+
+@pytest.mark.usefixtures("five")
+def test_a_rate(shop: Any, dlq: Any) -> None:
+    began = time.monotonic()
+    assert dlq("replay", "--all", "--rate", 5).out == "replayed: 5\n"
+    assert time.monotonic() - began >= 4 / 5
+    assert "--rate: invalid number over 0 value: '0'" in dlq("replay", "--all", "--rate", 0).err
 
 
 def test_the_dead_letter_topic_of_the_configuration(folder: Any, shop: Any, anybroker: Any) -> None:

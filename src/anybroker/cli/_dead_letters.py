@@ -13,6 +13,7 @@ from typing import Any
 from ..adapter import Foreign
 from ..bus import Bus
 from ..cloudevents.attributes import canonical
+from ..deadletters.filters import LetterFilter
 from ..deadletters.letter import DeadLetter, ambiguous
 from ..deadletters.queue import DeadLetterQueue
 from ..deadletters.tally import LetterStats
@@ -44,14 +45,31 @@ def _queue(bus: Bus, options: argparse.Namespace) -> DeadLetterQueue:
     return queue
 
 
+def _only(options: argparse.Namespace) -> LetterFilter:
+    """What the filters say. Raises ConfigError that names the option."""
+    given = {name: getattr(options, name) for name in ("reason", "type", "key", "handler", "since", "until")}
+    try:
+        return LetterFilter(**given, where=tuple(options.where or ()))
+    except ConfigError as exc:
+        raise ConfigError(f"--{exc.setting}", exc.problem, exc.remedy) from None
+
+
 async def _read(options: argparse.Namespace, limit: int) -> Sequence[DeadLetter]:
+    only = _only(options)
     async with outside(options, "reading") as (bus, _):
-        return await _queue(bus, options).list(limit)
+        return await _queue(bus, options).list(limit, only=only)
+
+
+def _limit(options: argparse.Namespace) -> int:
+    """How many are looked at: all that can be, where only some are meant."""
+    named = bool(getattr(options, "ids", None)) or bool(_only(options).given)
+    limit: int = options.limit or (_FIND if named else _LIST)
+    return limit
 
 
 def list_(options: argparse.Namespace) -> int:
     """Ids, types, reasons, attempts, times; as JSON with tracebacks; no data."""
-    limit = options.limit or _LIST
+    limit = _limit(options)
     letters = asyncio.run(_read(options, limit))
     if options.json:
         write_json([_facts(letter) for letter in letters])
@@ -80,10 +98,11 @@ def _type(name: str | None) -> str:
 def stats(options: argparse.Namespace) -> int:
     """Count them by what they died of."""
     limit = options.limit or _STATS
+    only = _only(options)
 
     async def count() -> LetterStats:
         async with outside(options, "counting") as (bus, _):
-            return await _queue(bus, options).stats(limit)
+            return await _queue(bus, options).stats(limit, only=only)
 
     counted = asyncio.run(count())
     if options.json:
@@ -173,7 +192,7 @@ def _body(body: bytes | None) -> dict[str, Any]:
 
 def show(options: argparse.Namespace) -> int:
     """Show whole dead letters."""
-    limit = options.limit or (_FIND if options.ids else _LIST)
+    limit = _limit(options)
     letters = asyncio.run(_read(options, limit))
     missing: list[str] = []
     if options.ids:
@@ -230,33 +249,70 @@ def discard(options: argparse.Namespace) -> int:
 
 
 async def _take(options: argparse.Namespace, done: str) -> int:
-    if bool(options.ids) == options.all:
-        problem = "both ids and --all are given" if options.all else "neither an id nor --all is given"
-        raise ConfigError("ID", problem, "Name the dead letters, or write --all.")
+    only = _only(options)
+    ways = [bool(options.ids), options.all, bool(only.given)]
+    if sum(ways) != 1:
+        named = [way for way, given in zip(("ids", "--all", "a filter"), ways, strict=True) if given]
+        problem = f"both {' and '.join(named)} are given" if named else "neither an id, a filter nor --all is given"
+        raise ConfigError("ID", problem, "Name the dead letters, say what they have in common, or write --all.")
     limit = options.limit or _FIND
     missing: list[str] = []
+    stay: list[DeadLetter] = []
     letters: Sequence[DeadLetter] = ()
+    rounds: int | None = getattr(options, "max_rounds", None)
     async with outside(options, done) as (bus, progress):
         queue = _queue(bus, options)
-        if options.ids:  # all are looked up before anything is done: an ambiguous one stops the command
-            chosen, missing = _chosen(options, await queue.list(limit))
-            if chosen:
-                act = queue.replay if done == "replayed" else queue.discard
-                letters = await act(chosen, limit, progress=progress)
-            done_with = {letter.fingerprint for letter in letters}
-            gone = {id_ for fingerprint, id_ in chosen.items() if fingerprint not in done_with}
-            missing += sorted(gone)  # somebody else took them in the meantime
-        elif done == "replayed":
-            letters = await queue.replay(None, limit, progress=progress)
-        elif every := await queue.list(limit):
-            letters = await queue.discard(every, limit, progress=progress)
-    if options.json:
-        write_json({done: [letter.id for letter in letters], "missing": missing})
-    else:
-        write(f"{done}: {len(letters)}")
+        ids: dict[str, str] | None = None
+        if options.ids or options.dry_run:  # all are looked up first: an ambiguous one stops the command
+            found = await queue.list(limit, only=only)
+            if options.ids:
+                ids, missing = _chosen(options, found)
+                found = [letter for letter in found if letter.fingerprint in ids]
+            if options.dry_run:
+                stay = [letter for letter in found if rounds is not None and letter.replays >= rounds]
+                letters = [letter for letter in found if rounds is None or letter.replays < rounds]
+        if not options.dry_run and ids != {}:
+            if done == "replayed":
+                letters = await queue.replay(
+                    ids,
+                    limit,
+                    only=only,
+                    rate=options.rate,
+                    max_rounds=rounds,
+                    left=stay.append,
+                    progress=progress,
+                )
+            elif ids is None and not only.given:
+                if every := await queue.list(limit):
+                    letters = await queue.discard(every, limit, rate=options.rate, progress=progress)
+            else:
+                letters = await queue.discard(ids, limit, only=only, rate=options.rate, progress=progress)
+            if ids is not None:
+                there = {letter.fingerprint for letter in (*letters, *stay)}
+                missing += sorted({id_ for fingerprint, id_ in ids.items() if fingerprint not in there})  # taken since
+    _tell_done(options, f"would be {done}" if options.dry_run else done, letters, stay, missing)
     if options.all:
-        _more(letters, limit, "do it again, or ")
+        _more([*letters, *stay], limit, "do it again, or ")
     return _tell_missing(missing, limit)
+
+
+def _tell_done(
+    options: argparse.Namespace,
+    done: str,
+    letters: Sequence[DeadLetter],
+    stay: Sequence[DeadLetter],
+    missing: Sequence[str],
+) -> None:
+    if options.json:
+        told = {done.replace(" ", "_"): [letter.id for letter in letters], "missing": missing}
+        write_json(told | ({"left": [letter.id for letter in stay]} if stay else {}))
+        return
+    if options.dry_run and letters:
+        rows = [(each.id, _type(each.type), each.key or "", each.replays, *_end(_facts(each))[1:]) for each in letters]
+        table(("id", "type", "key", "replays", "died", "reason"), rows)
+    write(f"{done}: {len(letters)}")
+    if stay:
+        write(f"left, because of --max-rounds {options.max_rounds}: {len(stay)}")
 
 
 def _chosen(options: argparse.Namespace, letters: Sequence[DeadLetter]) -> tuple[dict[str, str], list[str]]:

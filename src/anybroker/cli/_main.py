@@ -48,6 +48,11 @@ def _seconds(text: str) -> float:
     return number
 
 
+def _rate(text: str) -> float:
+    return _seconds(text)
+
+
+_rate.__name__ = "number over 0"
 _count.__name__ = "number of 1 or more"  # argparse writes: invalid … value
 _seconds.__name__ = "number of seconds over 0"
 
@@ -76,6 +81,25 @@ def _broker(parser: argparse.ArgumentParser, *, json: bool = True) -> None:
     broker.add_argument("--url-file", metavar="FILE", help="a file that holds the broker's URL, and nothing else")
     if json:
         parser.add_argument("--json", action="store_true", help="write JSON to stdout")
+
+
+def _filters(parser: argparse.ArgumentParser) -> None:
+    filters = parser.add_argument_group("which ones", "Those to which all of these apply.")
+    filters.add_argument(
+        "--reason", metavar="REASON", help="a reason's fingerprint, as 'dlq stats' shows it, or a part of the text"
+    )
+    filters.add_argument("--type", metavar="TYPE", help="the event's type ('' for what is not a CloudEvent)")
+    filters.add_argument("--key", metavar="KEY", help="the ordering key")
+    filters.add_argument("--handler", metavar="NAME")
+    filters.add_argument("--since", metavar="TIME", help="died then or later: 2026-11-30T12:00:00Z, or 15m, 2h, 7d ago")
+    filters.add_argument("--until", metavar="TIME", help="died before then")
+    filters.add_argument(
+        "--where",
+        metavar="FIELD",
+        action="append",
+        help="compares a field: 'data.cents>100', 'subject=o-7', 'data.items[0].sku~A-', 'headers.x-tenant=north'; may "
+        "be given several times",
+    )
 
 
 def _group(parser: argparse.ArgumentParser) -> None:
@@ -121,14 +145,17 @@ def _dlq(commands: Any) -> None:
         actions,
         "replay",
         "Send dead letters back to the group that failed, and to no other.",
-        "  anybroker dlq replay orders billing 6f1c9a 77d0e2\n  anybroker dlq replay orders billing --all",
+        "  anybroker dlq replay orders billing 6f1c9a 77d0e2\n"
+        "  anybroker dlq replay orders billing --reason r-1f3a9c0b2d --dry-run\n"
+        "  anybroker dlq replay orders billing --all --rate 50 --max-rounds 3",
         _dead_letters.replay,
     )
     discard = _add(
         actions,
         "discard",
         "Drop dead letters for good.",
-        "  anybroker dlq discard orders billing 6f1c9a\n  anybroker dlq discard orders billing --all --limit 500",
+        "  anybroker dlq discard orders billing 6f1c9a\n"
+        "  anybroker dlq discard orders billing --type order.v1 --where 'data.cents=0' --until 7d",
         _dead_letters.discard,
     )
     for parser in (stats, listing, show, replay, discard):
@@ -139,12 +166,22 @@ def _dlq(commands: Any) -> None:
             )
         if parser in (replay, discard):
             parser.add_argument("--all", action="store_true", help="all of them, up to --limit")
+            parser.add_argument("--dry-run", action="store_true", help="do nothing, and list what would be done")
+            parser.add_argument("--rate", metavar="N", type=_rate, help="at most so many a second")
+        if parser is replay:
+            parser.add_argument(
+                "--max-rounds",
+                metavar="N",
+                type=_count,
+                help="leave what was replayed so often already, and failed again",
+            )
+        _filters(parser)
         parser.add_argument(
             "--limit",
             type=_count,
             help="look at this many dead letters (default: 100000)"
             if parser is stats
-            else "look at this many dead letters (default: 100, and 10000 for ids and --all)",
+            else "look at this many dead letters (default: 100, and 10000 for ids, filters and --all)",
         )
         parser.add_argument(
             "--patience", type=_seconds, default=3.0, help="stop after this many seconds without one (default: 3)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..names import DEAD_LETTER_GROUP, dead_letter_topic
+from .filters import LetterFilter
 from .letter import DeadLetter, reason_of
 from .queue import DeadLetterQueue
 from .tally import LetterReason, LetterStats
@@ -11,6 +12,7 @@ __all__ = [
     "DEAD_LETTER_GROUP",
     "DeadLetter",
     "DeadLetterQueue",
+    "LetterFilter",
     "LetterReason",
     "LetterStats",
     "dead_letter_topic",

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from ..adapter import Inbound, SubscriptionSpec
 from ..capabilities import Acknowledgement
 from ..engine.calls import as_failure
 from ..engine.core import Core
-from ..errors import BrokerError, MissingGroup
+from ..errors import ConfigError, MissingGroup
 from ..names import DEAD_LETTER_GROUP, dead_letter_topic, one_or_several
 from ..printable import logger
+from .each import Action, Progress, settle_each
+from .filters import LetterFilter
 from .letter import DeadLetter, named
+from .pace import Pace
 from .pages import NotExact, pages
 from .reader import Reader
 from .sending import replay
@@ -30,13 +31,39 @@ _Letters = list[DeadLetter]  # inside the class below, `list` is its method
 _Inbounds = list[Inbound]
 _MOST_HELD = 10_000
 """Most messages that are held for counting, where the broker cannot show them."""
+_SHOWN = 10
+"""Most ids in one line of the log."""
 _BRIEF = 0.3
 """Seconds to wait for a message where the broker says that there is none."""
-_AT_ONCE = 100
-"""Most replays in progress at once: this many may be replayed twice after a crash."""
 
-Progress = Callable[[int], None]
-"""Called with the number that were replayed or discarded since the last call."""
+
+class _Rounds:
+    """Leaves those that were replayed often enough."""
+
+    def __init__(self, topic: str, most: int, left: Callable[[DeadLetter], None] | None) -> None:
+        if most < 1:
+            raise ConfigError(
+                "max_rounds", f"{most!r} lets nothing be replayed", "Give a number of 1 or more, or None."
+            )
+        self._topic = topic
+        self._most = most
+        self._left = left
+
+    def allowed(self, letters: _Letters) -> _Letters:
+        """The others."""
+        stay = [letter for letter in letters if letter.replays >= self._most]
+        if stay:
+            _log.warning(
+                "%s: %d left, because of max_rounds=%d: %s",
+                self._topic,
+                len(stay),
+                self._most,
+                ", ".join(letter.id for letter in stay[:_SHOWN]) + (", …" if len(stay) > _SHOWN else ""),
+            )
+        for letter in stay:
+            if self._left is not None:
+                self._left(letter)
+        return [letter for letter in letters if letter.replays < self._most]
 
 
 class _Into(Protocol):
@@ -62,47 +89,47 @@ class DeadLetterQueue:
         self.dead_letter_topic = dead_letter_topic
         self.patience = patience
 
-    async def list(self, limit: int = 100) -> Sequence[DeadLetter]:
+    async def list(self, limit: int = 100, *, only: LetterFilter | None = None) -> Sequence[DeadLetter]:
         """The dead letters among the first ``limit`` messages of the topic, oldest first in each lane; they stay where
-        they are."""
+        they are. ``only``: those that fit."""
         letters = _Letters()
-        await self._look(limit, letters)
+        await self._look(limit, letters, only)
         return self._sorted(letters)
 
-    async def stats(self, limit: int = 100_000) -> LetterStats:
+    async def stats(self, limit: int = 100_000, *, only: LetterFilter | None = None) -> LetterStats:
         """How many there are, and of what they died: one :class:`LetterReason` for each class of exceptions, handler,
         and reason without its values.
 
-        They stay where they are. ``limit``: how many are looked at. Where the broker can show them without handing
-        them over (capability ``inspect``), memory does not grow with their number, and it works while a replay runs:
-        what that takes away meanwhile may be counted or not. Elsewhere at most 10,000 are looked at, and all of them
-        are held for that time.
+        They stay where they are. ``limit``: how many are looked at; ``only``: count those that fit. Where the broker
+        can show them without handing them over (capability ``inspect``), memory does not grow with their number, and it
+        works while a replay runs: what that takes away meanwhile may be counted or not. Elsewhere at most 10,000 are
+        looked at, and all of them are held for that time.
         """
         if not self._core.adapter.capabilities.inspect:
             limit = min(limit, _MOST_HELD)
         tally = Tally()
-        looked = await self._look(limit, tally)
+        looked = await self._look(limit, tally, only)
         return tally.stats(more=looked >= limit)
 
-    async def _look(self, limit: int, into: _Into) -> int:
-        """Put the dead letters of this group into ``into``, page by page where the broker can. Returns how many
-        messages were looked at."""
+    async def _look(self, limit: int, into: _Into, only: LetterFilter | None) -> int:
+        """Put the dead letters of this group that fit into ``into``, page by page where the broker can. Returns how
+        many messages were looked at."""
         looked = 0
-        found = 0
+        found = False
         try:
             if not self._core.adapter.capabilities.inspect:
                 raise NotExact
             async for page in pages(self._core, self.dead_letter_topic, limit):
                 looked += len(page)
                 letters = self._own(page)
-                found += len(letters)
-                into.extend(letters)
+                found = found or bool(letters)
+                into.extend(_fitting(letters, only))
         except NotExact:
             into.clear()
             received = await self._read_and_give_back(limit)
             looked, letters = len(received), self._own(received)
-            found = len(letters)
-            into.extend(letters)
+            found = bool(letters)
+            into.extend(_fitting(letters, only))
         except MissingGroup as exc:
             raise await self._missing() from exc
         if not found:
@@ -162,23 +189,47 @@ class DeadLetterQueue:
         return letters
 
     async def replay(
-        self, ids: _Which | None = None, limit: int = 100, *, progress: Progress | None = None
+        self,
+        ids: _Which | None = None,
+        limit: int = 100,
+        *,
+        only: LetterFilter | None = None,
+        rate: float | None = None,
+        max_rounds: int | None = None,
+        left: Callable[[DeadLetter], None] | None = None,
+        progress: Progress | None = None,
     ) -> Sequence[DeadLetter]:
         """Send dead letters back to the group that failed, and to no other; all, or those with one of these ids.
 
-        ``ids``: one id or several; dead letters, or their fingerprints. ``limit``: how many dead letters are looked at.
+        ``ids``: one id or several; dead letters, or their fingerprints. ``only``: those of them that fit. ``limit``:
+        how many dead letters are looked at. ``rate``: at most so many a second. ``max_rounds``: one that was replayed
+        so often already, and failed again, stays; how many do is logged, and ``left`` is called with each.
         Each is settled, in order, as soon as its replay is confirmed: a crash in between replays up to 100 of them
         twice, and never loses one. Their leases are extended until then. ``progress`` is called with the number
         replayed since its last call. Returns those replayed. Raises BrokerError, after settling what was already
         replayed. Raises ConfigError, before anything is replayed, for ids that are not text and for an id that several
         events have; the error names the fingerprint of each.
         """
-        return await self._take("replay(ids=)", ids, limit, self._send_back, progress)
+        rounds = None if max_rounds is None else _Rounds(self.dead_letter_topic, max_rounds, left)
+        return await self._take("replay(ids=)", ids, limit, only, self._send_back, Pace(rate), progress, rounds)
 
-    async def discard(self, ids: _Which, limit: int = 100, *, progress: Progress | None = None) -> Sequence[DeadLetter]:
-        """Drop the dead letters with these ids (one or several; dead letters, or their fingerprints) for good, among
-        the first ``limit``. Returns them. ConfigError as for :meth:`replay`, before any is dropped."""
-        return await self._take("discard(ids=)", ids, limit, _drop, progress)
+    async def discard(
+        self,
+        ids: _Which | None = None,
+        limit: int = 100,
+        *,
+        only: LetterFilter | None = None,
+        rate: float | None = None,
+        progress: Progress | None = None,
+    ) -> Sequence[DeadLetter]:
+        """Drop dead letters for good, among the first ``limit``: those with these ids (one or several; dead letters, or
+        their fingerprints), those that fit ``only``, or those of which both are true. Returns them. ConfigError as for
+        :meth:`replay`, and where neither says which ones, before any is dropped. ``rate``: as for :meth:`replay`."""
+        if ids is None and (only is None or not only.given):
+            raise ConfigError(
+                "discard(ids=)", "neither ids nor a filter say which ones", "For all: discard(await queue.list(limit))."
+            )
+        return await self._take("discard(ids=)", ids, limit, only, _drop, Pace(rate), progress)
 
     async def _send_back(self, letter: DeadLetter) -> None:
         headers = letter.replay_headers()
@@ -195,8 +246,11 @@ class DeadLetterQueue:
         what: str,
         ids: _Which | None,
         limit: int,
-        action: Callable[[DeadLetter], Awaitable[None]],
+        only: LetterFilter | None,
+        action: Action,
+        pace: Pace,
         progress: Progress | None,
+        rounds: _Rounds | None = None,
     ) -> Sequence[DeadLetter]:
         names = None if ids is None else _names(what, ids)
         if await self._is_empty():
@@ -206,74 +260,25 @@ class DeadLetterQueue:
         reader = await self._join(limit)
         done = _Letters()
         left: dict[Inbound, None] = {}
+        found = False
         try:
             left = dict.fromkeys(await reader.read(limit, patience))
             letters = self._sorted(self._own(left))
+            found = bool(letters)
             if names is not None:
                 letters = named(what, letters, names)
-            await self._settle_each(reader, letters, action, progress, done, left)
+            letters = _fitting(letters, only)
+            if rounds is not None:
+                letters = rounds.allowed(letters)
+            await settle_each(reader, self.dead_letter_topic, letters, action, pace, progress, done, left)
         finally:
             try:
                 await reader.settle((), left)
             finally:
                 await reader.leave()
-        if not done:
+        if not found:
             await self._check_shared()
         return done
-
-    async def _settle_each(
-        self,
-        reader: Reader,
-        letters: Iterable[DeadLetter],
-        action: Callable[[DeadLetter], Awaitable[None]],
-        progress: Progress | None,
-        done: _Letters,
-        left: dict[Inbound, None],
-    ) -> None:
-        """Process each, several at once, and settle each in order when it is done. Raises the first failure; no other
-        is started after it."""
-        rest = iter(letters)
-        under_way: deque[tuple[DeadLetter, asyncio.Future[None]]] = deque()
-        failure: BaseException | None = None
-        try:
-            while True:
-                while failure is None and len(under_way) < _AT_ONCE and (letter := next(rest, None)) is not None:
-                    if letter.inbound not in reader.not_ours:
-                        under_way.append((letter, asyncio.ensure_future(action(letter))))
-                if not under_way:
-                    break
-                await asyncio.wait((under_way[0][1],))
-                ended = _Letters()
-                while under_way and under_way[0][1].done():
-                    letter, doing = under_way.popleft()
-                    error = asyncio.CancelledError() if doing.cancelled() else doing.exception()
-                    if error is None:
-                        ended.append(letter)
-                        left.pop(letter.inbound, None)
-                    else:
-                        failure = failure or error
-                if not ended:
-                    continue
-                done += ended
-                try:
-                    await reader.settle([letter.inbound for letter in ended], ())
-                except BrokerError as exc:
-                    _log.warning(
-                        "%s: replayed or discarded letters may still be there: %s", self.dead_letter_topic, exc
-                    )
-                    failure = failure or exc
-                if progress is not None:
-                    try:  # the caller's function: its exception is raised once what is in progress is settled
-                        progress(len(ended))
-                    except Exception as exc:  # noqa: BLE001 - raised later
-                        failure, progress = failure or exc, None
-        finally:
-            for _, doing in under_way:
-                doing.cancel()
-            if under_way:
-                await asyncio.wait([doing for _, doing in under_way])
-        if failure is not None:
-            raise failure
 
     async def _missing(self) -> MissingGroup:
         """What to raise where the dead-letter topic is not there; raises it for the group itself if that is not."""
@@ -307,6 +312,10 @@ def _names(what: str, which: _Which) -> tuple[str, ...]:
     if isinstance(which, Iterable):
         given = [item.fingerprint if isinstance(item, DeadLetter) else item for item in which]
     return one_or_several(what, given)
+
+
+def _fitting(letters: _Letters, only: LetterFilter | None) -> _Letters:
+    return letters if only is None else [letter for letter in letters if only.matches(letter)]
 
 
 async def _drop(_: DeadLetter) -> None:
