@@ -66,6 +66,8 @@ class Bus(LookingBus):
         services that answer each other do not run for ever.
     :param idempotency: the store of handlers with ``@idempotent()``, or its URL (``sqlite:///shop.db``, ``memory://``).
         Without it: memory under a broker in memory, else a file of this machine beside the embedded broker's.
+    :param audit: the file to which every change of dead letters is written, one JSON line before it and one after it:
+        who, when, which, how many. Without it they are only in the log (``anybroker.audit``).
     :param deduplication_key: a secret, alike in all services that publish to the same topics. Where the broker drops
         copies by id (NATS, SQS), nobody without it can know an event's id there in advance, and publish something else
         under it so that the event itself is dropped.
@@ -95,6 +97,7 @@ class Bus(LookingBus):
         slow_after: float | None = None,
         max_hops: int | None = None,
         idempotency: str | Store | None = None,
+        audit: str | None = None,
         deduplication_key: str | None = None,
         adapters: Mapping[str, Mapping[str, object]] | None = None,
     ) -> None:
@@ -112,6 +115,7 @@ class Bus(LookingBus):
                 "max_hops": max_hops,
                 "idempotency": idempotency if isinstance(idempotency, str) else None,
                 "outbox": outbox if isinstance(outbox, str) else None,
+                "audit": audit,
                 "deduplication_key": deduplication_key,
                 "adapters": adapters,
             }

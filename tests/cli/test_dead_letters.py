@@ -72,6 +72,7 @@ def test_list_as_json(shop: Any, dlq: Any) -> None:
         "reason": "no",
         "attempts": 1,
         "replays": 0,
+        "edited": "",
         "handler": "charge",
         "topic": "orders",
         "group": "billing",

@@ -22,16 +22,27 @@ from ..printable import printable
 from ._connect import outside
 from ._output import say, table, write, write_json
 
-__all__ = ["discard", "list_", "replay", "show", "stats"]
+__all__ = [
+    "FIND",
+    "chosen",
+    "discard",
+    "list_",
+    "queue_of",
+    "replay",
+    "show",
+    "stats",
+    "tell_missing",
+]
 
 _LIST = 100
 _STATS = 100_000
-_FIND = 10_000
+FIND = 10_000
+"""Dead letters that are looked at to find some."""
 _SHOWN = 10
 """Most ids in one message."""
 _LINES = (
     *("id", "fingerprint", "topic", "group", "handler", "reason", "reason_fingerprint", "error", "attempts", "died"),
-    "replays",
+    *("replays", "edited"),
     *("host", "version", "pid"),
 )
 """What a dead letter shows in one line each."""
@@ -39,9 +50,11 @@ _LONG = ("anybroker-dead-traceback", "anybroker-dead-history")
 """Headers that are shown line by line, and not again among the headers."""
 
 
-def _queue(bus: Bus, options: argparse.Namespace) -> DeadLetterQueue:
+def queue_of(bus: Bus, options: argparse.Namespace) -> DeadLetterQueue:
+    """The dead letters of the group that the command names."""
     queue: DeadLetterQueue = bus.dead_letters(options.topic, options.group)
     queue.patience = options.patience
+    queue.who = getattr(options, "as_", None) or queue.who
     return queue
 
 
@@ -57,13 +70,13 @@ def _only(options: argparse.Namespace) -> LetterFilter:
 async def _read(options: argparse.Namespace, limit: int) -> Sequence[DeadLetter]:
     only = _only(options)
     async with outside(options, "reading") as (bus, _):
-        return await _queue(bus, options).list(limit, only=only)
+        return await queue_of(bus, options).list(limit, only=only)
 
 
 def _limit(options: argparse.Namespace) -> int:
     """How many are looked at: all that can be, where only some are meant."""
     named = bool(getattr(options, "ids", None)) or bool(_only(options).given)
-    limit: int = options.limit or (_FIND if named else _LIST)
+    limit: int = options.limit or (FIND if named else _LIST)
     return limit
 
 
@@ -102,7 +115,7 @@ def stats(options: argparse.Namespace) -> int:
 
     async def count() -> LetterStats:
         async with outside(options, "counting") as (bus, _):
-            return await _queue(bus, options).stats(limit, only=only)
+            return await queue_of(bus, options).stats(limit, only=only)
 
     counted = asyncio.run(count())
     if options.json:
@@ -143,6 +156,7 @@ def _facts(letter: DeadLetter) -> dict[str, Any]:
         "attempts": letter.attempts,
         "died": letter.died,
         "replays": letter.replays,
+        "edited": letter.edited,
         "handler": letter.handler,
         "topic": letter.topic,
         "group": letter.group,
@@ -196,8 +210,8 @@ def show(options: argparse.Namespace) -> int:
     letters = asyncio.run(_read(options, limit))
     missing: list[str] = []
     if options.ids:
-        chosen, missing = _chosen(options, letters)
-        letters = [letter for letter in letters if letter.fingerprint in chosen]
+        shown, missing = chosen(options, letters)
+        letters = [letter for letter in letters if letter.fingerprint in shown]
     if options.json:
         write_json([_whole(letter) for letter in letters])
     else:
@@ -207,7 +221,7 @@ def show(options: argparse.Namespace) -> int:
             _show(_whole(letter))
         if not letters and not missing:
             say(f"{options.topic}/{options.group}: no dead letters")
-    return _tell_missing(missing, limit)
+    return tell_missing(missing, limit)
 
 
 def _show(letter: dict[str, Any]) -> None:
@@ -255,18 +269,18 @@ async def _take(options: argparse.Namespace, done: str) -> int:
         named = [way for way, given in zip(("ids", "--all", "a filter"), ways, strict=True) if given]
         problem = f"both {' and '.join(named)} are given" if named else "neither an id, a filter nor --all is given"
         raise ConfigError("ID", problem, "Name the dead letters, say what they have in common, or write --all.")
-    limit = options.limit or _FIND
+    limit = options.limit or FIND
     missing: list[str] = []
     stay: list[DeadLetter] = []
     letters: Sequence[DeadLetter] = ()
     rounds: int | None = getattr(options, "max_rounds", None)
     async with outside(options, done) as (bus, progress):
-        queue = _queue(bus, options)
+        queue = queue_of(bus, options)
         ids: dict[str, str] | None = None
         if options.ids or options.dry_run:  # all are looked up first: an ambiguous one stops the command
             found = await queue.list(limit, only=only)
             if options.ids:
-                ids, missing = _chosen(options, found)
+                ids, missing = chosen(options, found)
                 found = [letter for letter in found if letter.fingerprint in ids]
             if options.dry_run:
                 stay = [letter for letter in found if rounds is not None and letter.replays >= rounds]
@@ -293,7 +307,7 @@ async def _take(options: argparse.Namespace, done: str) -> int:
     _tell_done(options, f"would be {done}" if options.dry_run else done, letters, stay, missing)
     if options.all:
         _more([*letters, *stay], limit, "do it again, or ")
-    return _tell_missing(missing, limit)
+    return tell_missing(missing, limit)
 
 
 def _tell_done(
@@ -315,7 +329,7 @@ def _tell_done(
         write(f"left, because of --max-rounds {options.max_rounds}: {len(stay)}")
 
 
-def _chosen(options: argparse.Namespace, letters: Sequence[DeadLetter]) -> tuple[dict[str, str], list[str]]:
+def chosen(options: argparse.Namespace, letters: Sequence[DeadLetter]) -> tuple[dict[str, str], list[str]]:
     """The selected letters by fingerprint, with their ids, and the names that select none. A letter is selected by its
     fingerprint, by its id, or by a prefix of either that no other letter has.
 
@@ -361,7 +375,8 @@ def _chosen(options: argparse.Namespace, letters: Sequence[DeadLetter]) -> tuple
     return chosen, missing
 
 
-def _tell_missing(missing: Sequence[str], limit: int) -> int:
+def tell_missing(missing: Sequence[str], limit: int) -> int:
+    """Say which were not found; the exit code."""
     if not missing:
         return 0
     say(f"anybroker: not among the first {limit} dead letters: {', '.join(missing)}")

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from ..errors import BrokerError, ConfigError, StateError
 from ..kit.tables import PARTS
 from ..printable import logger
-from . import _adapters, _backlog, _db, _dead_letters, _describe, _observe, _outbox, _run
+from . import _adapters, _backlog, _db, _dead_letters, _describe, _edit, _observe, _outbox, _run
 from ._output import log_to_stderr, say, say_lines
 
 __all__ = ["main"]
@@ -110,7 +110,7 @@ def _group(parser: argparse.ArgumentParser) -> None:
 def _dlq(commands: Any) -> None:
     dlq = commands.add_parser(
         "dlq",
-        help="count, list, show, replay or discard dead letters",
+        help="count, list, show, replay, edit or discard dead letters",
         description="The dead letters of one group of one topic.",
         epilog="examples:\n"
         "  anybroker dlq stats orders billing\n"
@@ -150,6 +150,22 @@ def _dlq(commands: Any) -> None:
         "  anybroker dlq replay orders billing --all --rate 50 --max-rounds 3",
         _dead_letters.replay,
     )
+    edit = _add(
+        actions,
+        "edit",
+        "Correct the data of one dead letter, and send it back to the group that failed, under the same id.",
+        "  anybroker dlq edit orders billing 6f1c9a\n"
+        "  anybroker dlq edit orders billing 6f1c9a --set data.cents=250\n"
+        "  anybroker dlq edit orders billing 6f1c9a --data @corrected.json --as anna",
+        _edit.edit,
+    )
+    edit.add_argument("--data", metavar="DATA", help="the new data: a text, @file, or - for stdin (default: $EDITOR)")
+    edit.add_argument(
+        "--set",
+        metavar="PATH=VALUE",
+        action="append",
+        help="change one field: data.cents=5; may be given several times",
+    )
     discard = _add(
         actions,
         "discard",
@@ -158,15 +174,16 @@ def _dlq(commands: Any) -> None:
         "  anybroker dlq discard orders billing --type order.v1 --where 'data.cents=0' --until 7d",
         _dead_letters.discard,
     )
-    for parser in (stats, listing, show, replay, discard):
+    for parser in (stats, listing, show, replay, edit, discard):
         _group(parser)
-        if parser not in (stats, listing):
+        if parser is edit:
+            parser.add_argument("ids", metavar="ID", nargs=1, help="which one: an id, a fingerprint, or its beginning")
+        elif parser not in (stats, listing):
             parser.add_argument(
                 "ids", metavar="ID", nargs="*", help="which dead letters: ids, fingerprints, or their beginnings"
             )
         if parser in (replay, discard):
             parser.add_argument("--all", action="store_true", help="all of them, up to --limit")
-            parser.add_argument("--dry-run", action="store_true", help="do nothing, and list what would be done")
             parser.add_argument("--rate", metavar="N", type=_rate, help="at most so many a second")
         if parser is replay:
             parser.add_argument(
@@ -175,7 +192,13 @@ def _dlq(commands: Any) -> None:
                 type=_count,
                 help="leave what was replayed so often already, and failed again",
             )
-        _filters(parser)
+        if parser in (replay, edit, discard):
+            parser.add_argument("--dry-run", action="store_true", help="do nothing, and say what would be done")
+            parser.add_argument(
+                "--as", dest="as_", metavar="NAME", help="who does it, for the audit (default: user@host)"
+            )
+        if parser is not edit:
+            _filters(parser)
         parser.add_argument(
             "--limit",
             type=_count,

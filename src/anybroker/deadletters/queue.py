@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ..adapter import Inbound, SubscriptionSpec
 from ..capabilities import Acknowledgement
+from ..cloudevents.event import Event
 from ..engine.calls import as_failure
 from ..engine.core import Core
 from ..errors import ConfigError, MissingGroup
 from ..names import DEAD_LETTER_GROUP, dead_letter_topic, one_or_several
 from ..printable import logger
+from .audit import Audit, this_user
 from .each import Action, Progress, settle_each
+from .edit import event_of
 from .filters import LetterFilter
-from .letter import DeadLetter, named
+from .letter import DeadLetter, digest_of, named
 from .pace import Pace
 from .pages import NotExact, pages
 from .reader import Reader
@@ -66,6 +70,19 @@ class _Rounds:
         return [letter for letter in letters if letter.replays < self._most]
 
 
+@dataclass(frozen=True)
+class _Change:
+    """What is done to letters."""
+
+    name: str
+    act: Action
+    pace: Pace
+    progress: Progress | None = None
+    rounds: _Rounds | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """For the audit."""
+
+
 class _Into(Protocol):
     """A list of letters, or what counts them."""
 
@@ -79,7 +96,8 @@ class DeadLetterQueue:
     while they run; :meth:`list` and :meth:`stats` only look, where the broker can (capability ``inspect``), and else
     join too.
 
-    ``patience``: seconds without a message after which a member counts the queue as read.
+    ``patience``: seconds without a message after which a member counts the queue as read. ``who``: who makes the
+    changes, for the audit (``Bus(audit=)``); by default ``user@host``.
     """
 
     def __init__(self, core: Core, topic: str, group: str, dead_letter_topic: str, patience: float = 3.0) -> None:
@@ -88,6 +106,8 @@ class DeadLetterQueue:
         self.group = group
         self.dead_letter_topic = dead_letter_topic
         self.patience = patience
+        self.who = this_user()
+        self._audit = Audit(core.settings.audit)
 
     async def list(self, limit: int = 100, *, only: LetterFilter | None = None) -> Sequence[DeadLetter]:
         """The dead letters among the first ``limit`` messages of the topic, oldest first in each lane; they stay where
@@ -211,7 +231,8 @@ class DeadLetterQueue:
         events have; the error names the fingerprint of each.
         """
         rounds = None if max_rounds is None else _Rounds(self.dead_letter_topic, max_rounds, left)
-        return await self._take("replay(ids=)", ids, limit, only, self._send_back, Pace(rate), progress, rounds)
+        change = _Change("replay", self._send_back, Pace(rate), progress, rounds)
+        return await self._take(change, ids, limit, only)
 
     async def discard(
         self,
@@ -229,11 +250,38 @@ class DeadLetterQueue:
             raise ConfigError(
                 "discard(ids=)", "neither ids nor a filter say which ones", "For all: discard(await queue.list(limit))."
             )
-        return await self._take("discard(ids=)", ids, limit, only, _drop, Pace(rate), progress)
+        return await self._take(_Change("discard", _drop, Pace(rate), progress), ids, limit, only)
 
-    async def _send_back(self, letter: DeadLetter) -> None:
+    async def edit(self, letter: DeadLetter, event: Event[Any], limit: int = 10_000) -> DeadLetter | None:
+        """Replay another event in place of a letter's own, which it corrects: it has the same id and source.
+
+        The letter is settled once the replay is confirmed; a crash in between may replay it twice. The header
+        ``anybroker-edited`` goes with it; if it fails again, ``letter.edited`` says when it was edited. Returns the
+        letter; None if it is not among the first ``limit`` any more. ConfigError for another id or source, and for a
+        letter that is not a CloudEvent; else as :meth:`replay`.
+        """
+        before = event_of(letter)
+        if (before.id, before.source) != (event.id, event.source):
+            raise ConfigError(
+                "edit(event=)",
+                "has another id or source than the letter's event",
+                "Make it with letter.event.replace(…).",
+            )
+
+        async def send(there: DeadLetter) -> None:
+            await self._send_back(there, event)
+
+        facts = {"before": digest_of(before), "after": digest_of(event)}
+        done = await self._take(_Change("edit", send, Pace(None), facts=facts), letter, limit, None)
+        return done[0] if done else None
+
+    async def _send_back(self, letter: DeadLetter, edited: Event[Any] | None = None) -> None:
         headers = letter.replay_headers()
-        missing = await replay(self._core.copies, letter.event, letter.topic, letter.group, headers, letter.inbound)
+        event, digest = letter.event, ""
+        if edited is not None:
+            event, digest = edited, digest_of(edited)
+            headers |= letter.edited_now()
+        missing = await replay(self._core.copies, event, letter.topic, letter.group, headers, letter.inbound, digest)
         if missing:
             _log.warning(
                 "%s: a replay is near the broker's size limit, and these of its headers were cut or left out: %s",
@@ -242,16 +290,9 @@ class DeadLetterQueue:
             )
 
     async def _take(
-        self,
-        what: str,
-        ids: _Which | None,
-        limit: int,
-        only: LetterFilter | None,
-        action: Action,
-        pace: Pace,
-        progress: Progress | None,
-        rounds: _Rounds | None = None,
+        self, change: _Change, ids: _Which | None, limit: int, only: LetterFilter | None
     ) -> Sequence[DeadLetter]:
+        what = f"{change.name}(ids=)"
         names = None if ids is None else _names(what, ids)
         if await self._is_empty():
             await self._check_shared()
@@ -268,9 +309,10 @@ class DeadLetterQueue:
             if names is not None:
                 letters = named(what, letters, names)
             letters = _fitting(letters, only)
-            if rounds is not None:
-                letters = rounds.allowed(letters)
-            await settle_each(reader, self.dead_letter_topic, letters, action, pace, progress, done, left)
+            if change.rounds is not None:
+                letters = change.rounds.allowed(letters)
+            if letters:
+                await self._change(reader, change, letters, names, only, done, left)
         finally:
             try:
                 await reader.settle((), left)
@@ -279,6 +321,30 @@ class DeadLetterQueue:
         if not found:
             await self._check_shared()
         return done
+
+    async def _change(
+        self,
+        reader: Reader,
+        change: _Change,
+        letters: _Letters,
+        names: tuple[str, ...] | None,
+        only: LetterFilter | None,
+        done: _Letters,
+        left: dict[Inbound, None],
+    ) -> None:
+        facts = {
+            "selected": len(letters),
+            "named": names is not None,
+            "filter": {} if only is None else only.given,
+            **change.facts,
+        }
+        async with self._audit.change(change.name, self.topic, self.group, self.who, facts) as entry:
+            try:
+                await settle_each(
+                    reader, self.dead_letter_topic, letters, change.act, change.pace, change.progress, done, left
+                )
+            finally:
+                entry.done += [letter.id for letter in done]
 
     async def _missing(self) -> MissingGroup:
         """What to raise where the dead-letter topic is not there; raises it for the group itself if that is not."""

@@ -57,10 +57,12 @@ async def replay(
     group: str,
     headers: dict[str, str],
     letter: Inbound | None = None,
+    edit: str = "",
 ) -> list[str]:
     """Send an event to one group only; returns the names of the headers that did not fit. ``letter``: its dead letter;
-    without one, each call sends a separate copy. Raises BrokerError."""
-    hop = f"replay|{group}|{headers['anybroker-replays']}"
+    without one, each call sends a separate copy. ``edit``: the digest of an event that differs from the one that
+    failed, so that it does not count as a copy of that. Raises BrokerError."""
+    hop = f"replay|{group}|{headers['anybroker-replays']}" + (f"|{edit}" if edit else "")
 
     async def send(event: Event[Any] | Foreign, extra: dict[str, str]) -> None:
         await copies.send(event, topic, group, extra, None, hop, letter)
