@@ -27,6 +27,7 @@ __all__ = [
     "chosen",
     "discard",
     "list_",
+    "only_of",
     "queue_of",
     "replay",
     "show",
@@ -58,7 +59,7 @@ def queue_of(bus: Bus, options: argparse.Namespace) -> DeadLetterQueue:
     return queue
 
 
-def _only(options: argparse.Namespace) -> LetterFilter:
+def only_of(options: argparse.Namespace) -> LetterFilter:
     """What the filters say. Raises ConfigError that names the option."""
     given = {name: getattr(options, name) for name in ("reason", "type", "key", "handler", "since", "until")}
     try:
@@ -68,14 +69,14 @@ def _only(options: argparse.Namespace) -> LetterFilter:
 
 
 async def _read(options: argparse.Namespace, limit: int) -> Sequence[DeadLetter]:
-    only = _only(options)
+    only = only_of(options)
     async with outside(options, "reading") as (bus, _):
         return await queue_of(bus, options).list(limit, only=only)
 
 
 def _limit(options: argparse.Namespace) -> int:
     """How many are looked at: all that can be, where only some are meant."""
-    named = bool(getattr(options, "ids", None)) or bool(_only(options).given)
+    named = bool(getattr(options, "ids", None)) or bool(only_of(options).given)
     limit: int = options.limit or (FIND if named else _LIST)
     return limit
 
@@ -111,7 +112,7 @@ def _type(name: str | None) -> str:
 def stats(options: argparse.Namespace) -> int:
     """Count them by what they died of."""
     limit = options.limit or _STATS
-    only = _only(options)
+    only = only_of(options)
 
     async def count() -> LetterStats:
         async with outside(options, "counting") as (bus, _):
@@ -263,7 +264,7 @@ def discard(options: argparse.Namespace) -> int:
 
 
 async def _take(options: argparse.Namespace, done: str) -> int:
-    only = _only(options)
+    only = only_of(options)
     ways = [bool(options.ids), options.all, bool(only.given)]
     if sum(ways) != 1:
         named = [way for way, given in zip(("ids", "--all", "a filter"), ways, strict=True) if given]

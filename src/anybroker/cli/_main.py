@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from ..errors import BrokerError, ConfigError, StateError
 from ..kit.tables import PARTS
 from ..printable import logger
-from . import _adapters, _backlog, _db, _dead_letters, _describe, _edit, _observe, _outbox, _run
+from . import _adapters, _archive, _backlog, _db, _dead_letters, _describe, _edit, _observe, _outbox, _run
 from ._output import log_to_stderr, say, say_lines
 
 __all__ = ["main"]
@@ -102,6 +102,13 @@ def _filters(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _looking(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument("--limit", type=_count, help=f"look at this many dead letters (default: {default})")
+    parser.add_argument(
+        "--patience", type=_seconds, default=3.0, help="stop after this many seconds without one (default: 3)"
+    )
+
+
 def _group(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("topic", metavar="TOPIC")
     parser.add_argument("group", metavar="GROUP", help="the group that failed")
@@ -110,7 +117,7 @@ def _group(parser: argparse.ArgumentParser) -> None:
 def _dlq(commands: Any) -> None:
     dlq = commands.add_parser(
         "dlq",
-        help="count, list, show, replay, edit or discard dead letters",
+        help="count, list, show, replay, edit, discard, export or import dead letters",
         description="The dead letters of one group of one topic.",
         epilog="examples:\n"
         "  anybroker dlq stats orders billing\n"
@@ -174,17 +181,34 @@ def _dlq(commands: Any) -> None:
         "  anybroker dlq discard orders billing --type order.v1 --where 'data.cents=0' --until 7d",
         _dead_letters.discard,
     )
-    for parser in (stats, listing, show, replay, edit, discard):
+    export = _add(
+        actions,
+        "export",
+        "Write dead letters to a new file, one JSON line each, with their data; they stay where they are.",
+        "  anybroker dlq export orders billing letters.jsonl\n"
+        "  anybroker dlq export orders billing - --reason declined | gzip > declined.jsonl.gz",
+        _archive.export,
+    )
+    imports = _add(
+        actions,
+        "import",
+        "Put exported dead letters into the dead-letter topic of a group, of the same one or of another.",
+        "  anybroker dlq import orders billing letters.jsonl --dry-run\n"
+        "  anybroker dlq import orders billing letters.jsonl --rate 100",
+        _archive.import_,
+    )
+    for parser in (stats, listing, show, replay, edit, discard, export, imports):
         _group(parser)
+        if parser in (export, imports):
+            parser.add_argument("file", metavar="FILE", help="- for stdout" if parser is export else "- for stdin")
         if parser is edit:
             parser.add_argument("ids", metavar="ID", nargs=1, help="which one: an id, a fingerprint, or its beginning")
-        elif parser not in (stats, listing):
+        elif parser in (show, replay, discard):
             parser.add_argument(
                 "ids", metavar="ID", nargs="*", help="which dead letters: ids, fingerprints, or their beginnings"
             )
         if parser in (replay, discard):
             parser.add_argument("--all", action="store_true", help="all of them, up to --limit")
-            parser.add_argument("--rate", metavar="N", type=_rate, help="at most so many a second")
         if parser is replay:
             parser.add_argument(
                 "--max-rounds",
@@ -192,23 +216,19 @@ def _dlq(commands: Any) -> None:
                 type=_count,
                 help="leave what was replayed so often already, and failed again",
             )
-        if parser in (replay, edit, discard):
+        if parser in (replay, discard, imports):
+            parser.add_argument("--rate", metavar="N", type=_rate, help="at most so many a second")
+        if parser in (replay, edit, discard, imports):
             parser.add_argument("--dry-run", action="store_true", help="do nothing, and say what would be done")
             parser.add_argument(
                 "--as", dest="as_", metavar="NAME", help="who does it, for the audit (default: user@host)"
             )
-        if parser is not edit:
+        if parser not in (edit, imports):
             _filters(parser)
-        parser.add_argument(
-            "--limit",
-            type=_count,
-            help="look at this many dead letters (default: 100000)"
-            if parser is stats
-            else "look at this many dead letters (default: 100, and 10000 for ids, filters and --all)",
-        )
-        parser.add_argument(
-            "--patience", type=_seconds, default=3.0, help="stop after this many seconds without one (default: 3)"
-        )
+        if parser is imports:
+            parser.set_defaults(patience=3.0)
+        else:
+            _looking(parser, "100000" if parser in (stats, export) else "100, and 10000 for ids, filters and --all")
         _broker(parser)
 
 

@@ -9,11 +9,12 @@ from collections.abc import Awaitable, Callable, Iterable
 from ..adapter import Inbound
 from ..errors import BrokerError
 from ..printable import logger
+from .archive import Archived
 from .letter import DeadLetter
 from .pace import Pace
 from .reader import Reader
 
-__all__ = ["Action", "Progress", "settle_each"]
+__all__ = ["Action", "Progress", "do_each", "settle_each"]
 
 _log = logger("anybroker.dead_letters")
 
@@ -86,3 +87,42 @@ async def settle_each(
             await asyncio.wait([doing for _, doing in under_way])
     if failure is not None:
         raise failure
+
+
+async def do_each(
+    letters: Iterable[Archived],
+    action: Callable[[Archived], Awaitable[None]],
+    pace: Pace,
+    progress: Progress | None,
+    done: list[str],
+) -> None:
+    """Process each, several at once, without a queue to settle them in; the ids of those that are done, in order, are
+    in ``done``. Raises the first failure; no other is started after it."""
+    under_way: deque[tuple[Archived, asyncio.Future[None]]] = deque()
+
+    async def end_first() -> None:
+        letter, doing = under_way[0]
+        await asyncio.wait((doing,))
+        under_way.popleft()
+        doing.result()
+        done.append(letter.id)
+        if progress is not None:
+            progress(1)
+
+    try:
+        for letter in letters:
+            while len(under_way) >= _AT_ONCE:
+                await end_first()
+            if wait := pace.wait():
+                await asyncio.sleep(wait)
+            while under_way and under_way[0][1].done():
+                await end_first()
+            pace.started()
+            under_way.append((letter, asyncio.ensure_future(action(letter))))
+        while under_way:
+            await end_first()
+    finally:
+        for _, doing in under_way:
+            doing.cancel()
+        if under_way:
+            await asyncio.wait([doing for _, doing in under_way])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol, TextIO
 
 from ..adapter import Inbound, SubscriptionSpec
 from ..capabilities import Acknowledgement
@@ -14,15 +14,16 @@ from ..engine.core import Core
 from ..errors import ConfigError, MissingGroup
 from ..names import DEAD_LETTER_GROUP, dead_letter_topic, one_or_several
 from ..printable import logger
+from .archive import Archived, line_of
 from .audit import Audit, this_user
-from .each import Action, Progress, settle_each
+from .each import Action, Progress, do_each, settle_each
 from .edit import event_of
 from .filters import LetterFilter
 from .letter import DeadLetter, digest_of, named
 from .pace import Pace
 from .pages import NotExact, pages
 from .reader import Reader
-from .sending import replay
+from .sending import replay, restore
 from .tally import LetterStats, Tally
 
 __all__ = ["DeadLetterQueue"]
@@ -81,6 +82,31 @@ class _Change:
     rounds: _Rounds | None = None
     facts: Mapping[str, str] = field(default_factory=dict)
     """For the audit."""
+
+
+class _Lines:
+    """Writes letters to a file."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+        self.count = 0
+
+    def extend(self, letters: Iterable[DeadLetter], /) -> None:
+        for letter in letters:
+            self._file.write(line_of(letter) + "\n")
+            self.count += 1
+
+    def clear(self) -> None:
+        if self.count:
+            self._file.seek(0)
+            self._file.truncate()
+            self.count = 0
+
+
+def _not_archived(letter: object) -> NoReturn:
+    raise ConfigError(
+        "restore(letters)", f"{type(letter).__name__} is not an exported letter", "Read lines with read_line."
+    )
 
 
 class _Into(Protocol):
@@ -274,6 +300,37 @@ class DeadLetterQueue:
         facts = {"before": digest_of(before), "after": digest_of(event)}
         done = await self._take(_Change("edit", send, Pace(None), facts=facts), letter, limit, None)
         return done[0] if done else None
+
+    async def export(self, file: TextIO, limit: int = 100_000, *, only: LetterFilter | None = None) -> int:
+        """Write the dead letters that fit to a text file, one JSON line each: nothing of them is lost, and
+        :func:`anybroker.deadletters.read_line` reads them. They stay where they are. Returns how many were written.
+
+        ``limit``: how many are looked at; as for :meth:`stats`. OSError where the file cannot be written.
+        """
+        lines = _Lines(file)
+        await self._look(limit, lines, only)
+        return lines.count
+
+    async def restore(
+        self, letters: Iterable[Archived], *, rate: float | None = None, progress: Progress | None = None
+    ) -> int:
+        """Put exported dead letters into the dead-letter topic of this group, in order, as the same letters; if another
+        group exported them, as this group's. Returns how many are confirmed.
+
+        ``rate``: at most so many a second. Done again, it puts each there again. Raises BrokerError at the first that
+        fails: those before it are there, and some after it may be.
+        """
+        sent = [letter if isinstance(letter, Archived) else _not_archived(letter) for letter in letters]
+        await self._patience_now()  # raises if there is no such topic
+        facts = {"selected": len(sent)}
+        async with self._audit.change("import", self.topic, self.group, self.who, facts) as entry:
+            await do_each(sent, self._restore, Pace(rate), progress, entry.done)
+        return len(entry.done)
+
+    async def _restore(self, letter: Archived) -> None:
+        missing = await restore(self._core.copies, self.dead_letter_topic, self.topic, self.group, letter)
+        if missing:
+            _log.warning("%s: these headers of an import did not fit: %s", self.dead_letter_topic, ", ".join(missing))
 
     async def _send_back(self, letter: DeadLetter, edited: Event[Any] | None = None) -> None:
         headers = letter.replay_headers()

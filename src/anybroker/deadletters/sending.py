@@ -10,9 +10,10 @@ from ..delivery import Delivery
 from ..engine.copies import Copies
 from ..engine.topics import Topics
 from ..errors import EventTooLarge, Rejected
+from .archive import Archived
 from .letter import dead_letter_headers, left_behind, send_fitting
 
-__all__ = ["replay", "send_dead_letter"]
+__all__ = ["replay", "restore", "send_dead_letter"]
 
 
 async def send_dead_letter(
@@ -68,3 +69,14 @@ async def replay(
         await copies.send(event, topic, group, extra, None, hop, letter)
 
     return await send_fitting(send, event, headers)
+
+
+async def restore(copies: Copies, dead_letters: str, topic: str, group: str, letter: Archived) -> list[str]:
+    """Put an exported dead letter into this group's topic; returns the names of the headers that did not fit. Each call
+    sends a separate copy. Raises BrokerError."""
+    headers = {**letter.headers, "anybroker-dead-topic": topic, "anybroker-dead-group": group}
+
+    async def send(event: Event[Any] | Foreign, extra: dict[str, str]) -> None:
+        await copies.send(event, dead_letters, None, extra, None, f"dead|{group}|import", None)
+
+    return await send_fitting(send, letter.event, headers)
