@@ -59,14 +59,16 @@ async def replay(
     headers: dict[str, str],
     letter: Inbound | None = None,
     edit: str = "",
+    name: str = "",
 ) -> list[str]:
     """Send an event to one group only; returns the names of the headers that did not fit. ``letter``: its dead letter;
     without one, each call sends a separate copy. ``edit``: the digest of an event that differs from the one that
-    failed, so that it does not count as a copy of that. Raises BrokerError."""
+    failed, so that it does not count as a copy of that. ``name``: of this letter alone; a replay that another process
+    has sent under it is the same one. Raises BrokerError."""
     hop = f"replay|{group}|{headers['anybroker-replays']}" + (f"|{edit}" if edit else "")
 
     async def send(event: Event[Any] | Foreign, extra: dict[str, str]) -> None:
-        await copies.send(event, topic, group, extra, None, hop, letter)
+        await copies.send(event, topic, group, extra, None, hop, letter, None, name)
 
     return await send_fitting(send, event, headers)
 
