@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 
-from anybroker import ConfigError, Delivery, Event, Reject
+from anybroker import ConfigError, Delivery, Event, Reject, Unavailable
+from anybroker.adapter import Inbound
+from anybroker.deadletters.reader import Reader
+from anybroker.middleware import retry
 
-from ._kit import Kit, counted
+from ._kit import FailsUntilFixed, Kit, counted
 from .marks import requires
 from .test_dead_letter import letters
+from .test_equal_ids import SECRET
 
 
 async def refuse_small(delivery: Delivery) -> None:
@@ -76,3 +81,41 @@ async def test_an_edited_event_that_fails_again_says_so(kit: Kit) -> None:
         await log.wait_started(4)
         (letter,) = await letters(kit, bus, topic, 1)
         assert (letter.edited, letter.replays) == (before, 3)
+
+
+@requires("deduplication")
+async def test_a_replay_that_was_cut_off_sends_nothing_twice(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a ``deduplication_key``, a replay that was confirmed and not settled is not sent again by the next command,
+    in another process or Bus; an edited event still is, because it is another one."""
+    topic = kit.topic()
+    bus = kit.bus(deduplication_key=SECRET)
+    handler = FailsUntilFixed()
+    log = kit.subscribe(bus, topic, behave=handler, middleware=[retry(attempts=1)])
+    settle = Reader.settle
+
+    async def cut_off(reader: Reader, done: Iterable[Inbound], back: Iterable[Inbound]) -> None:
+        await settle(reader, (), back)
+        if list(done):
+            raise Unavailable("cut off")
+
+    async with bus:
+        published = [id_ for _, id_ in await kit.publish(bus, topic, 6, keys=2)]
+        found = await letters(kit, bus, topic, 6)
+        handler.fixed = True
+        async with kit.bus(consume=False, deduplication_key=SECRET) as first:
+            queue = first.dead_letters(topic, "g")
+            queue.patience = kit.brief
+            monkeypatch.setattr(Reader, "settle", cut_off)
+            with pytest.raises(Unavailable, match="cut off"):
+                await queue.replay()
+            monkeypatch.undo()
+        await log.wait_done(published)
+        async with kit.bus(consume=False, deduplication_key=SECRET) as second:
+            queue = second.dead_letters(topic, "g")
+            queue.patience = kit.patience
+            letter = found[0]
+            assert await queue.edit(letter, event_of(letter).replace(data={"n": 100})) is not None
+            assert len(await queue.replay()) == 5
+        await log.until(lambda: len(log.done) == 7, "the edited one")
+        await log.quiet()
+    assert sorted(log.done) == sorted([*published, letter.id])
