@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from socket import gethostname
-from typing import Any
 
 from ..engine.failures import now
 from ..errors import ConfigError, text_of
@@ -37,7 +36,7 @@ def this_user() -> str:
 class Entry:
     """What one change did; filled while it is made."""
 
-    facts: dict[str, Any]
+    facts: dict[str, object]
     done: list[str] = field(default_factory=list)
     """The ids of those that were changed."""
 
@@ -51,7 +50,7 @@ class Audit:
 
     @asynccontextmanager
     async def change(
-        self, action: str, topic: str, group: str, who: str, facts: Mapping[str, Any]
+        self, action: str, topic: str, group: str, who: str, facts: Mapping[str, object]
     ) -> AsyncIterator[Entry]:
         """Around one change: a line before it, and one after it, which says how many were changed and what it failed
         with. A process that is killed in between leaves the first line alone.
@@ -81,7 +80,7 @@ class Audit:
             except ConfigError as exc:
                 _log.error("what was done is not in the audit file: %s", exc)
 
-    async def _write(self, facts: Mapping[str, Any]) -> None:
+    async def _write(self, facts: Mapping[str, object]) -> None:
         if self._path is None:
             return
         writing = asyncio.to_thread(_append, self._path, (json.dumps(facts) + "\n").encode())
