@@ -14,7 +14,7 @@ from typing import TextIO
 from ..deadletters.archive import Archived, read_line
 from ..errors import ConfigError
 from ._connect import outside
-from ._dead_letters import only_of, queue_of
+from ._dead_letters import FIND, only_of, queue_of
 from ._output import say, write, write_json
 
 __all__ = ["export", "import_"]
@@ -34,8 +34,8 @@ def export(options: argparse.Namespace) -> int:
     with _new_file(options.file) as file:
         count = asyncio.run(write_all(file))
     say(f"exported: {count}")
-    if count >= limit:
-        say(f"anybroker: there may be more than these {limit}: raise --limit")
+    if count in (limit, FIND):  # where the broker cannot show them, no more than that are looked at
+        say(f"anybroker: there may be more than these {count}: raise --limit, or do it again after some are gone")
     return 0
 
 

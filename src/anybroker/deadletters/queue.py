@@ -308,6 +308,8 @@ class DeadLetterQueue:
 
         ``limit``: how many are looked at; as for :meth:`stats`. OSError where the file cannot be written.
         """
+        if not self._core.adapter.capabilities.inspect:
+            limit = min(limit, _MOST_HELD)
         lines = _Lines(file)
         await self._look(limit, lines, only)
         return lines.count
