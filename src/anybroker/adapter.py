@@ -726,6 +726,10 @@ class Backlog:
     first stored; or, where the library sends a copy to the inlet (capability ``release`` is emulated), from when the
     broker stored the copy."""
 
+    exact: bool = True
+    """False: the broker's counts may be behind what was just stored or settled, so that 0 need not mean that nothing is
+    there."""
+
     @property
     def lag(self) -> int:
         """Everything that is not done: waiting and in flight."""

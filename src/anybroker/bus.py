@@ -13,6 +13,7 @@ from .codec.choice import Codecs
 from .codec.port import Codec
 from .config.registry import AdapterFactory, check_factory
 from .config.settings import DEFAULT_URL, TopicSettings, load_settings, parse_url
+from .deadletters.hook import DeadLetterHook, OnDeadLetter
 from .engine.core import Core
 from .engine.observing import Observer
 from .engine.offline import Offline
@@ -66,6 +67,10 @@ class Bus(LookingBus):
         services that answer each other do not run for ever.
     :param idempotency: the store of handlers with ``@idempotent()``, or its URL (``sqlite:///shop.db``, ``memory://``).
         Without it: memory under a broker in memory, else a file of this machine beside the embedded broker's.
+    :param audit: the file to which every change of dead letters is written, one JSON line before it and one after it:
+        who, when, which, how many. Without it they are only in the log (``anybroker.audit``).
+    :param on_dead_letter: an async function, called with the delivery and what it died of once a dead letter is stored;
+        one after the other, and nothing waits for it. Failures are logged and counted (``stats.hooks_failed``).
     :param deduplication_key: a secret, alike in all services that publish to the same topics. Where the broker drops
         copies by id (NATS, SQS), nobody without it can know an event's id there in advance, and publish something else
         under it so that the event itself is dropped.
@@ -95,6 +100,8 @@ class Bus(LookingBus):
         slow_after: float | None = None,
         max_hops: int | None = None,
         idempotency: str | Store | None = None,
+        audit: str | None = None,
+        on_dead_letter: OnDeadLetter | None = None,
         deduplication_key: str | None = None,
         adapters: Mapping[str, Mapping[str, object]] | None = None,
     ) -> None:
@@ -112,6 +119,7 @@ class Bus(LookingBus):
                 "max_hops": max_hops,
                 "idempotency": idempotency if isinstance(idempotency, str) else None,
                 "outbox": outbox if isinstance(outbox, str) else None,
+                "audit": audit,
                 "deduplication_key": deduplication_key,
                 "adapters": adapters,
             }
@@ -136,6 +144,10 @@ class Bus(LookingBus):
         super().__init__(core, publish_middleware, subscriptions, consume)
         if outbox is not None and relay:
             self.add(OutboxRelay(outbox))
+        if on_dead_letter is not None:
+            hook = DeadLetterHook(on_dead_letter, self._hook_failed)
+            self.observe(hook)
+            self.add(hook)
 
     # --------------------------------------------------------------------------------------------- declaring
 

@@ -11,6 +11,7 @@ from .adapter import Adapter, Backlog, Start
 from .cloudevents.event import Event
 from .config.settings import BusSettings
 from .deadletters.queue import DeadLetterQueue
+from .delivery import Delivery
 from .describe import BusDescription, describe
 from .engine.core import Core
 from .engine.inspector import Inspector
@@ -78,6 +79,10 @@ class LookingBus(PublishingBus):
         """Those that the handlers of a subscription take."""
         subscription = self._subscriptions.get(topic, group)
         return [] if subscription is None else sorted({t for each in subscription.handlers for t in each.spec.types})
+
+    def _hook_failed(self, delivery: Delivery) -> None:
+        if (subscription := self._subscriptions.get(delivery.topic, delivery.group)) is not None:
+            subscription.stats.hooks_failed += 1
 
     @property
     def state(self) -> Literal["new", "starting", "started", "closing", "closed"]:

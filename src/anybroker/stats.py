@@ -54,6 +54,8 @@ class SubscriptionStats:
     dead_lettered: int = 0
     dead_letters_cut: int = 0
     """How many of those had headers cut or left out because of the broker's size limit."""
+    hooks_failed: int = 0
+    """How often ``on_dead_letter`` failed for a dead letter, or was not called for one."""
     suppressed: int = 0
     """Copies of events that the idempotency store had marked done."""
     unhandled: int = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import time
 from importlib.metadata import version
 from socket import gethostname
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from anybroker import Bus
 from anybroker.adapter import Foreign
+from anybroker.deadletters.reason import fingerprint_of
 from anybroker.deadletters.sending import replay
 from anybroker.errors import InvalidEvent
 
@@ -33,13 +35,18 @@ def dlq(anybroker: Any, shop: Any) -> Any:
 
 
 def test_list_shows_what_died_and_no_data(shop: Any, dlq: Any) -> None:
-    shop.fill({"card": "4111", "refuse": "the bank says no"}, {"fine": 1}, {"card": "4222", "refuse": "expired"})
+    shop.fill(
+        {"card": "4111", "refuse": "the bank says no"}, {"fine": 1}, {"card": "4222", "refuse": "expired"}, key="k-1"
+    )
     ended = dlq("list")
     assert (ended.code, ended.err) == (0, "")
     head, *rows = ended.out.splitlines()
-    assert head.split() == ["id", "type", "attempts", "died", "reason"]
-    assert [row.split(maxsplit=4)[:3] for row in rows] == [["o-0", "order.v1", "1"], ["o-2", "order.v1", "1"]]
-    assert [row.split(maxsplit=4)[4] for row in rows] == ["the bank says no", "expired"]
+    assert head.split() == ["id", "type", "key", "attempts", "died", "reason"]
+    assert [row.split(maxsplit=5)[:4] for row in rows] == [
+        ["o-0", "order.v1", "k-1", "1"],
+        ["o-2", "order.v1", "k-1", "1"],
+    ]
+    assert [row.split(maxsplit=5)[5] for row in rows] == ["the bank says no", "expired"]
     assert "4111" not in ended.out
     assert dlq("list").out == ended.out  # they stay where they are
 
@@ -60,9 +67,12 @@ def test_list_as_json(shop: Any, dlq: Any) -> None:
         "id": "o-0",
         "source": "shop",
         "type": "order.v1",
+        "key": None,
+        "reason_fingerprint": fingerprint_of("anybroker.errors.Reject", "charge", "no"),
         "reason": "no",
         "attempts": 1,
         "replays": 0,
+        "edited": "",
         "handler": "charge",
         "topic": "orders",
         "group": "billing",
@@ -101,6 +111,40 @@ def test_a_long_reason_is_cut_in_the_table_only(shop: Any, dlq: Any) -> None:
     shop.fill({"refuse": "n" * 500})
     assert dlq("list").out.rstrip().endswith("n" * 99 + "…")
     assert dlq("list", "--json").json[0]["reason"] == "n" * 500
+
+
+# ------------------------------------------------------------------------------------------------------------ stats
+
+
+def test_stats_count_by_what_they_died_of(shop: Any, dlq: Any) -> None:
+    cards = [{"card": f"{number}", "refuse": f"card of c{number} declined"} for number in range(4)]
+    shop.fill(*cards, {"refuse": "expired"}, {"fine": 1})
+    ended = dlq("stats")
+    assert (ended.code, ended.err) == (0, "")
+    head, declined, expired, total = ended.out.splitlines()
+    assert head.split() == ["count", "first", "last", "type", "handler", "reason", "example", "what"]
+    count, first, last, *rest = declined.split(maxsplit=7)
+    assert first < last
+    reason = fingerprint_of("anybroker.errors.Reject", "charge", "card of c1 declined")
+    assert (count, rest) == ("4", ["order.v1", "charge", reason, "o-0", "card of * declined"])
+    assert expired.split(maxsplit=7)[-1] == "expired"
+    assert total == "5 dead letters of 2 reasons"
+    assert dlq("stats").out == ended.out  # they stay where they are
+    counted = dlq("stats", "--json").json
+    assert (counted["total"], counted["types"], counted["more"]) == (5, {"order.v1": 5}, False)
+    assert [each["reason"] for each in counted["reasons"]] == ["card of c0 declined", "expired"]
+    assert (counted["first"], counted["last"]) == (first, counted["reasons"][1]["last"])
+
+
+def test_stats_of_nothing_and_of_a_part(shop: Any, dlq: Any) -> None:
+    shop.fill({"fine": 1})
+    ended = dlq("stats")
+    assert (ended.code, ended.out, ended.err) == (0, "", "orders/billing: no dead letters\n")
+    assert dlq("stats", "--json").json["reasons"] == []
+    shop.fill(*({"refuse": "no"} for _ in range(5)))
+    ended = dlq("stats", "--limit", 3)
+    assert ended.out.endswith("3 dead letters of 1 reason\n")
+    assert ended.err == "anybroker: there may be more than were looked at: raise --limit\n"
 
 
 # ------------------------------------------------------------------------------------------------------------- show
@@ -215,8 +259,96 @@ def test_discard(shop: Any, dlq: Any) -> None:
 def test_which_ones_must_be_said(dlq: Any, action: str) -> None:
     ended = dlq(action)
     assert ended.code == 2
-    assert ended.err == ("anybroker: ID: neither an id nor --all is given. Name the dead letters, or write --all.\n")
+    assert ended.err == (
+        "anybroker: ID: neither an id, a filter nor --all is given. Name the dead letters, say what they have in "
+        "common, or write --all.\n"
+    )
     assert "both ids and --all are given" in dlq(action, "o-1", "--all").err
+    assert "both --all and a filter are given" in dlq(action, "--all", "--key", "k").err
+    assert "both ids and a filter are given" in dlq(action, "o-1", "--since", "2h").err
+
+
+# ---------------------------------------------------------------------------------------------------------- filters
+
+
+@pytest.fixture
+def five(shop: Any) -> None:
+    """Two reasons, and data that differ."""
+    shop.fill(*({"cents": 100 * n, "refuse": f"card of c{n} declined" if n % 2 else "expired"} for n in range(5)))
+
+
+@pytest.mark.usefixtures("five")
+@pytest.mark.parametrize(
+    ("given", "ids"),
+    [
+        (("--reason", "DECLINED"), [1, 3]),
+        (("--reason", fingerprint_of("anybroker.errors.Reject", "charge", "card of c7 declined")), [1, 3]),
+        (("--reason", "expired", "--where", "data.cents>0"), [2, 4]),
+        (("--where", "data.cents>=200", "--where", "data.cents<400"), [2, 3]),
+        (("--type", "order.v1", "--handler", "charge", "--since", "1h"), [0, 1, 2, 3, 4]),
+        (("--until", "1h"), []),
+        (("--key", "k"), []),
+    ],
+)
+def test_filters(shop: Any, dlq: Any, given: tuple[str, ...], ids: list[int]) -> None:
+    expected = [f"o-{number}" for number in ids]
+    assert [item["id"] for item in dlq("list", *given, "--json").json] == expected
+    assert [item["id"] for item in dlq("show", *given, "--json").json] == expected
+    assert dlq("stats", *given, "--json").json["total"] == len(ids)
+    would = dlq("replay", *given, "--dry-run", "--json")
+    assert would.json == {"would_be_replayed": expected, "missing": []}
+    assert len(dlq("list", "--json").json) == 5
+    assert dlq("discard", *given, "--json").json == {"discarded": expected, "missing": []}
+    assert len(dlq("list", "--json").json) == 5 - len(ids)
+    assert shop.work() == []
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--where", "nothing here"), "anybroker: --where: 'nothing here' is not a comparison of a field."),
+        (("--since", "soon"), "anybroker: --since: 'soon' is neither a time nor how long ago."),
+    ],
+)
+def test_a_filter_that_cannot_be_understood(dlq: Any, given: tuple[str, ...], said: str) -> None:
+    for action in ("stats", "list", "show", "replay", "discard"):
+        ended = dlq(action, *given)
+        assert (ended.code, ended.out) == (2, "")
+        assert ended.err.startswith(said)
+
+
+@pytest.mark.usefixtures("five")
+def test_a_dry_run_says_what_would_be_done(shop: Any, dlq: Any) -> None:
+    ended = dlq("discard", "o-1", "o-9", "--dry-run")
+    assert ended.code == 1
+    head, row, total = ended.out.splitlines()
+    assert head.split() == ["id", "type", "key", "replays", "died", "reason"]
+    assert (row.split()[0], total) == ("o-1", "would be discarded: 1")
+    assert ended.err == "anybroker: not among the first 10000 dead letters: o-9\n"
+    assert len(dlq("list", "--json").json) == 5
+    assert dlq("replay", "--reason", "declined").out == "replayed: 2\n"
+    assert [order["cents"] for order in shop.work()] == [100, 300]
+
+
+@pytest.mark.usefixtures("five")
+def test_what_was_replayed_often_enough_is_left(shop: Any, dlq: Any, caplog: pytest.LogCaptureFixture) -> None:
+    dlq("replay", "o-0", "o-1")
+    shop.fill()  # they fail again
+    would = dlq("replay", "--all", "--max-rounds", 1, "--dry-run", "--json").json
+    assert would == {"would_be_replayed": ["o-2", "o-3", "o-4"], "missing": [], "left": ["o-0", "o-1"]}
+    ended = dlq("replay", "o-1", "o-2", "--max-rounds", 1)
+    assert ended.out == "replayed: 1\nleft, because of --max-rounds 1: 1\n"
+    assert caplog.messages[-1] == "orders.billing.dlq: 1 left, because of max_rounds=1: o-1"
+    assert ended.code == 0
+    assert dlq("replay", "--all", "--max-rounds", 2, "--json").json["replayed"] == ["o-3", "o-4", "o-0", "o-1"]
+
+
+@pytest.mark.usefixtures("five")
+def test_a_rate(shop: Any, dlq: Any) -> None:
+    began = time.monotonic()
+    assert dlq("replay", "--all", "--rate", 5).out == "replayed: 5\n"
+    assert time.monotonic() - began >= 4 / 5
+    assert "--rate: invalid number over 0 value: '0'" in dlq("replay", "--all", "--rate", 0).err
 
 
 def test_the_dead_letter_topic_of_the_configuration(folder: Any, shop: Any, anybroker: Any) -> None:
@@ -266,8 +398,8 @@ def test_looking_makes_nothing(shop: Any, anybroker: Any) -> None:
 
 def test_another_member_that_has_all_of_it(shop: Any, dlq: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.fill({"refuse": "no"})
-    monkeypatch.setattr("anybroker.deadletters.queue._JOIN", 0.05)
-    monkeypatch.setattr("anybroker.deadletters.queue._Reader.assigned", lambda *_: None)
+    monkeypatch.setattr("anybroker.deadletters.reader._JOIN", 0.05)
+    monkeypatch.setattr("anybroker.deadletters.reader.Reader.assigned", lambda *_: None)
     ended = dlq("discard", "o-0")
     assert (ended.code, ended.out) == (1, "")
     assert "another member of its group 'dlq' has all of it. Stop that member first" in ended.err

@@ -247,7 +247,7 @@ def test_the_file_in_use_is_named_in_the_log(
 
 
 def test_the_marks() -> None:
-    assert security_settings(BusSettings) == {"url", "idempotency", "outbox"}
+    assert security_settings(BusSettings) == {"audit", "url", "idempotency", "outbox"}
     assert security_settings(TlsSettings) == set(TlsSettings.model_fields)
 
 

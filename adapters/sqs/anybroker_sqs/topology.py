@@ -81,7 +81,7 @@ class Places:
             names: Any = _COUNTS
             counts: Any = self._link.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
             visible, delayed, hidden = (int(counts.get(name, 0)) for name in _COUNTS)
-            return Backlog(visible + delayed, hidden)
+            return Backlog(visible + delayed, hidden, exact=False)
 
         return await self._link.call(f"counting what waits for {group!r} of {topic!r}", count)
 

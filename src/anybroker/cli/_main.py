@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from ..errors import BrokerError, ConfigError, StateError
 from ..kit.tables import PARTS
 from ..printable import logger
-from . import _adapters, _backlog, _db, _dead_letters, _describe, _observe, _outbox, _replay, _run
+from . import _adapters, _archive, _backlog, _db, _dead_letters, _describe, _edit, _observe, _outbox, _replay, _run
 from ._output import log_to_stderr, say, say_lines
 
 __all__ = ["main"]
@@ -83,6 +83,32 @@ def _broker(parser: argparse.ArgumentParser, *, json: bool = True) -> None:
         parser.add_argument("--json", action="store_true", help="write JSON to stdout")
 
 
+def _filters(parser: argparse.ArgumentParser) -> None:
+    filters = parser.add_argument_group("which ones", "Those to which all of these apply.")
+    filters.add_argument(
+        "--reason", metavar="REASON", help="a reason's fingerprint, as 'dlq stats' shows it, or a part of the text"
+    )
+    filters.add_argument("--type", metavar="TYPE", help="the event's type ('' for what is not a CloudEvent)")
+    filters.add_argument("--key", metavar="KEY", help="the ordering key")
+    filters.add_argument("--handler", metavar="NAME")
+    filters.add_argument("--since", metavar="TIME", help="died then or later: 2026-11-30T12:00:00Z, or 15m, 2h, 7d ago")
+    filters.add_argument("--until", metavar="TIME", help="died before then")
+    filters.add_argument(
+        "--where",
+        metavar="FIELD",
+        action="append",
+        help="compares a field: 'data.cents>100', 'subject=o-7', 'data.items[0].sku~A-', 'headers.x-tenant=north'; may "
+        "be given several times",
+    )
+
+
+def _looking(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument("--limit", type=_count, help=f"look at this many dead letters (default: {default})")
+    parser.add_argument(
+        "--patience", type=_seconds, default=3.0, help="stop after this many seconds without one (default: 3)"
+    )
+
+
 def _group(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("topic", metavar="TOPIC")
     parser.add_argument("group", metavar="GROUP", help="the group that failed")
@@ -91,19 +117,27 @@ def _group(parser: argparse.ArgumentParser) -> None:
 def _dlq(commands: Any) -> None:
     dlq = commands.add_parser(
         "dlq",
-        help="list, show, replay or discard dead letters",
+        help="count, list, show, replay, edit, discard, export or import dead letters",
         description="The dead letters of one group of one topic.",
         epilog="examples:\n"
+        "  anybroker dlq stats orders billing\n"
         "  anybroker dlq list orders billing\n"
         "  anybroker dlq replay orders billing 6f1c9a --url sqlite:///shop.db\n"
         "'anybroker dlq COMMAND --help' says more.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     actions = dlq.add_subparsers(required=True, metavar="COMMAND")
+    stats = _add(
+        actions,
+        "stats",
+        "Count dead letters by what they died of: exception, handler, and reason without its values.",
+        "  anybroker dlq stats orders billing\n  anybroker dlq stats orders billing --json | jq .total",
+        _dead_letters.stats,
+    )
     listing = _add(
         actions,
         "list",
-        "List ids, types, reasons, attempts and times; no data, since it may be secret.",
+        "List ids, types, keys, reasons, attempts and times; no data, since it may be secret.",
         "  anybroker dlq list orders billing\n  anybroker dlq list orders billing --limit 1000 --json | jq -r '.[].id'",
         _dead_letters.list_,
     )
@@ -118,30 +152,83 @@ def _dlq(commands: Any) -> None:
         actions,
         "replay",
         "Send dead letters back to the group that failed, and to no other.",
-        "  anybroker dlq replay orders billing 6f1c9a 77d0e2\n  anybroker dlq replay orders billing --all",
+        "  anybroker dlq replay orders billing 6f1c9a 77d0e2\n"
+        "  anybroker dlq replay orders billing --reason r-1f3a9c0b2d --dry-run\n"
+        "  anybroker dlq replay orders billing --all --rate 50 --max-rounds 3",
         _dead_letters.replay,
+    )
+    edit = _add(
+        actions,
+        "edit",
+        "Correct the data of one dead letter, and send it back to the group that failed, under the same id.",
+        "  anybroker dlq edit orders billing 6f1c9a\n"
+        "  anybroker dlq edit orders billing 6f1c9a --set data.cents=250\n"
+        "  anybroker dlq edit orders billing 6f1c9a --data @corrected.json --as anna",
+        _edit.edit,
+    )
+    edit.add_argument("--data", metavar="DATA", help="the new data: a text, @file, or - for stdin (default: $EDITOR)")
+    edit.add_argument(
+        "--set",
+        metavar="PATH=VALUE",
+        action="append",
+        help="change one field: data.cents=5; may be given several times",
     )
     discard = _add(
         actions,
         "discard",
         "Drop dead letters for good.",
-        "  anybroker dlq discard orders billing 6f1c9a\n  anybroker dlq discard orders billing --all --limit 500",
+        "  anybroker dlq discard orders billing 6f1c9a\n"
+        "  anybroker dlq discard orders billing --type order.v1 --where 'data.cents=0' --until 7d",
         _dead_letters.discard,
     )
-    for parser in (listing, show, replay, discard):
+    export = _add(
+        actions,
+        "export",
+        "Write dead letters to a new file, one JSON line each, with their data; they stay where they are.",
+        "  anybroker dlq export orders billing letters.jsonl\n"
+        "  anybroker dlq export orders billing - --reason declined | gzip > declined.jsonl.gz",
+        _archive.export,
+    )
+    imports = _add(
+        actions,
+        "import",
+        "Put exported dead letters into the dead-letter topic of a group, of the same one or of another.",
+        "  anybroker dlq import orders billing letters.jsonl --dry-run\n"
+        "  anybroker dlq import orders billing letters.jsonl --rate 100",
+        _archive.import_,
+    )
+    for parser in (stats, listing, show, replay, edit, discard, export, imports):
         _group(parser)
-        if parser is not listing:
+        if parser in (export, imports):
+            parser.add_argument("file", metavar="FILE", help="- for stdout" if parser is export else "- for stdin")
+        if parser is edit:
+            parser.add_argument("ids", metavar="ID", nargs=1, help="which one: an id, a fingerprint, or its beginning")
+        elif parser in (show, replay, discard):
             parser.add_argument(
                 "ids", metavar="ID", nargs="*", help="which dead letters: ids, fingerprints, or their beginnings"
             )
         if parser in (replay, discard):
             parser.add_argument("--all", action="store_true", help="all of them, up to --limit")
-        parser.add_argument(
-            "--limit", type=_count, help="look at this many dead letters (default: 100, and 10000 for ids and --all)"
-        )
-        parser.add_argument(
-            "--patience", type=_seconds, default=3.0, help="stop after this many seconds without one (default: 3)"
-        )
+        if parser is replay:
+            parser.add_argument(
+                "--max-rounds",
+                metavar="N",
+                type=_count,
+                help="leave what was replayed so often already, and failed again",
+            )
+        if parser in (replay, discard, imports):
+            parser.add_argument("--rate", metavar="N", type=_rate, help="at most so many a second")
+        if parser in (replay, edit, discard, imports):
+            parser.add_argument("--dry-run", action="store_true", help="do nothing, and say what would be done")
+            parser.add_argument(
+                "--as", dest="as_", metavar="NAME", help="who does it, for the audit (default: user@host)"
+            )
+        if parser not in (edit, imports):
+            _filters(parser)
+        if parser is imports:
+            parser.set_defaults(patience=3.0)
+        else:
+            _looking(parser, "100000" if parser in (stats, export) else "100, and 10000 for ids, filters and --all")
         _broker(parser)
 
 

@@ -118,6 +118,11 @@ class BusSettings(BaseSettings):
         json_schema_extra=SECURITY,
         description="The outbox of publish(within=): postgresql://host/database, sqlite:///file.db.",
     )
+    audit: str | None = Field(
+        default=None,
+        json_schema_extra=SECURITY,
+        description="The file to which changes of dead letters are written, one JSON line each; none: only the log.",
+    )
     deduplication_key: SecretStr | None = Field(
         default=None,
         min_length=16,

@@ -20,12 +20,14 @@ from ..engine import failures
 from ..engine.failures import failures_of, now, titled
 from ..errors import ConfigError, DecodeError, EventTooLarge, InvalidEvent, Reject, origin_of, text_of
 from ..printable import clip, lines_again
+from .reason import fingerprint_of
 from .stack import Stack, stack_of
 
 __all__ = [
     "DeadLetter",
     "ambiguous",
     "dead_letter_headers",
+    "digest_of",
     "left_behind",
     "named",
     "reason_of",
@@ -34,8 +36,10 @@ __all__ = [
 ]
 
 _PREFIX = "anybroker-dead-"
-_REPLAYS, _REPLAYED_AT = "anybroker-replays", "anybroker-replayed-at"
+_REPLAYS, _REPLAYED_AT, _EDITED = "anybroker-replays", "anybroker-replayed-at", "anybroker-edited"
 _MOMENT = re.compile("[0-9]{1,12}[.][0-9]{3}")
+_EDIT = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]{8,12}Z from [0-9a-f]{16}")
+_CLASS = re.compile(r"[\w.<>]{1,200}")
 _REASON_LIMIT = 1024
 _ERROR_LIMIT = 4096
 _TRACEBACK_LIMIT = 8192
@@ -91,6 +95,7 @@ def dead_letter_headers(delivery: Delivery, error: Exception) -> tuple[dict[str,
     ``reason`` is cut at 1 KiB, ``error`` (the exception with its causes) at 4 KiB, and ``traceback`` at 8 KiB.
     """
     stack = stack_of(error)
+    replayed = replay_facts(delivery)
     headers = dict(delivery.headers)
     facts = {
         "reason": reason_of(error),
@@ -102,7 +107,8 @@ def dead_letter_headers(delivery: Delivery, error: Exception) -> tuple[dict[str,
         "at": now(),
         "lane": delivery.lane_state.lane.name,
         "position": str(delivery.inbound.position),
-        "replays": replay_facts(delivery).get(_REPLAYS, "0"),
+        "replays": replayed.get(_REPLAYS, "0"),
+        "edited": replayed.get(_EDITED, ""),
         "traceback": "" if stack is None else stack.within(_TRACEBACK_LIMIT),
         "history": failures.written(failures_of(delivery)),
         "pid": str(os.getpid()),
@@ -124,7 +130,14 @@ def replay_facts(delivery: Delivery) -> dict[str, str]:
         facts[_REPLAYS] = str(replays)
     if _MOMENT.fullmatch(moment := headers.get(_REPLAYED_AT, "")) is not None:
         facts[_REPLAYED_AT] = moment
+    if _EDIT.fullmatch(edited := headers.get(_EDITED, "")) is not None:
+        facts[_EDITED] = edited
     return facts
+
+
+def digest_of(event: Event[Any] | Foreign) -> str:
+    """16 hexadecimal digits: a hash of the whole event."""
+    return _hashed(event, [])
 
 
 Send = Callable[[Event[Any] | Foreign, dict[str, str]], Awaitable[Any]]
@@ -222,6 +235,14 @@ def _of_failure(name: str) -> bool:
 
 def _short(text: str) -> str:
     return repr(text if len(text) <= 60 else text[:59] + "…")
+
+
+def _hashed(event: Event[Any] | Foreign, headers: list[tuple[str, str]]) -> str:
+    own = event.headers if isinstance(event, Foreign) else sorted(event.attributes.items())
+    text = repr((isinstance(event, Foreign), list(own), event.body is None, headers))
+    hashed = blake2b(text.encode(), digest_size=8)  # repr escapes what cannot be encoded
+    hashed.update(event.body or b"")
+    return hashed.hexdigest()
 
 
 def named(what: str, letters: Sequence[DeadLetter], names: Iterable[str]) -> list[DeadLetter]:
@@ -324,6 +345,29 @@ class DeadLetter:
         return self.place if isinstance(self.event, Foreign) else self.event.id
 
     @property
+    def type(self) -> str:
+        """The event's type; empty for a foreign message."""
+        return "" if isinstance(self.event, Foreign) else self.event.type
+
+    @property
+    def key(self) -> str | None:
+        """The ordering key."""
+        return self.event.key
+
+    @property
+    def kind(self) -> str:
+        """The class of the exception that it died of, with its module; empty where that is not known."""
+        error = self.error or (self.history[-1].error if self.history else "")
+        kind = error.partition(":")[0]
+        return kind if _CLASS.fullmatch(kind) else ""
+
+    @property
+    def reason_fingerprint(self) -> str:
+        """The same for all that died of the same thing: ``r-`` and 10 hexadecimal digits, a hash of the exception's
+        class, the handler, and the reason without values. "card of c4 declined" and "card of c5 declined" are one."""
+        return fingerprint_of(self.kind, self.handler, self.reason)
+
+    @property
     def place(self) -> str:
         """The lane and position where it failed, such as ``orders/3@1204``. The letter itself says so: not unique."""
         lane = self.headers.get(_PREFIX + "lane", self.inbound.lane.name)
@@ -341,19 +385,27 @@ class DeadLetter:
         return self._hash(sorted(pair for pair in self.headers.items() if not _of_failure(pair[0])))
 
     def _hash(self, headers: list[tuple[str, str]]) -> str:
-        event = self.event
-        own = event.headers if isinstance(event, Foreign) else sorted(event.attributes.items())
-        text = repr((isinstance(event, Foreign), list(own), event.body is None, headers))
-        hashed = blake2b(text.encode(), digest_size=8)  # repr escapes what cannot be encoded
-        hashed.update(event.body or b"")
-        return hashed.hexdigest()
+        return _hashed(self.event, headers)
 
     def described(self) -> str:
         """For error messages: its fingerprint, source, id and place, each at most 60 characters."""
         source = "not a CloudEvent" if isinstance(self.event, Foreign) else f"source {_short(self.event.source)}"
         return f"{self.fingerprint} ({source}, id {_short(self.id)}, {_short(self.place)})"
 
+    @property
+    def edited(self) -> str:
+        """When its event was edited last, before it failed again, and the digest that it had before:
+        ``2026-11-30T12:00:00.000Z from 0123456789abcdef``. Empty if it never was."""
+        edited = self.headers.get(_PREFIX + "edited", "")
+        return edited if _EDIT.fullmatch(edited) is not None else ""
+
+    def edited_now(self) -> dict[str, str]:
+        """The header of a replay with another event in place of this one."""
+        return {_EDITED: f"{now()} from {digest_of(self.event)}"}
+
     def replay_headers(self) -> dict[str, str]:
         """The transport headers of its replay, without the facts about its failure."""
         kept = {name: value for name, value in self.headers.items() if not name.startswith("anybroker-")}
+        if self.edited:
+            kept[_EDITED] = self.edited
         return {**kept, _REPLAYS: str(self.replays + 1), _REPLAYED_AT: f"{time.time():.3f}"}

@@ -2,171 +2,128 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, Protocol, TextIO
 
-from ..adapter import (
-    Ack,
-    Commit,
-    ExtendsLease,
-    Inbound,
-    Lane,
-    Peeked,
-    Receiver,
-    Release,
-    Settlement,
-    SubscriptionSpec,
-)
+from ..adapter import Inbound, SubscriptionSpec
 from ..capabilities import Acknowledgement
+from ..cloudevents.event import Event
 from ..engine.calls import as_failure
 from ..engine.core import Core
-from ..engine.inspector import Inspector
-from ..engine.lease import LeaseKeeper
-from ..engine.ledger import LaneLedger
-from ..errors import BrokerError, LeaseLost, MissingGroup, Unavailable
+from ..errors import ConfigError, MissingGroup
 from ..names import DEAD_LETTER_GROUP, dead_letter_topic, one_or_several
-from .letter import DeadLetter, named
-from .sending import replay
-
-if TYPE_CHECKING:
-    pass
 from ..printable import logger
+from .archive import Archived, line_of
+from .audit import Audit, this_user
+from .each import Action, Progress, do_each, settle_each
+from .edit import event_of
+from .filters import LetterFilter
+from .letter import DeadLetter, digest_of, named
+from .pace import Pace
+from .pages import NotExact, pages
+from .reader import Reader
+from .sending import replay, restore
+from .tally import LetterStats, Tally
 
 __all__ = ["DeadLetterQueue"]
 
 _log = logger("anybroker.dead_letters")
 
 
-class _Reader:
-    """A member of the dead-letter group that reads without a pump, settles one by one, and extends the leases of what
-    it holds."""
-
-    def __init__(self, cumulative: bool) -> None:
-        self._cumulative = cumulative
-        self.ledgers: dict[Lane, LaneLedger] = {}
-        self.receiver: Receiver | None = None
-        self.not_ours: set[Inbound] = set()
-        """Deliveries whose lease was lost: another member may have them by now."""
-        self._lease: LeaseKeeper | None = None
-        self._extending: asyncio.Task[None] | None = None
-
-    def begin(self, receiver: Receiver, lease: float | None) -> None:
-        """Read from this receiver. ``lease``: seconds, where the broker has leases."""
-        self.receiver = receiver
-        if lease is not None and isinstance(receiver, ExtendsLease):
-            self._lease = LeaseKeeper(receiver, lease, self.not_ours.add)
-            self._extending = asyncio.create_task(self._lease.run(), name="anybroker dead letters lease")
-
-    async def leave(self) -> None:
-        """Leave the group. Idempotent."""
-        extending, self._extending = self._extending, None
-        if extending is not None:
-            extending.cancel()
-            await asyncio.wait((extending,))
-        receiver, self.receiver = self.receiver, None
-        if receiver is not None:
-            try:
-                await as_failure("leaving the dead letters", receiver.stop())
-            finally:
-                await as_failure("leaving the dead letters", receiver.close())
-
-    def assigned(self, lane: Lane, note: str = "") -> None:
-        """LaneListener."""
-        self.ledgers[lane] = LaneLedger(note)
-
-    async def revoked(self, lanes: Collection[Lane], /) -> None:
-        """LaneListener."""
-        self.lost(lanes)
-
-    def lost(self, lanes: Collection[Lane], /) -> None:
-        """LaneListener."""
-        for lane in lanes:
-            self.ledgers.pop(lane, None)
-
-    async def read(self, limit: int, patience: float) -> list[Inbound]:
-        """Up to ``limit`` messages; ends when none arrived for ``patience`` seconds, or soon after the last one.
-
-        The patience starts when this member has its part of the topic; ``Unavailable`` if it gets none.
-        """
-        assert self.receiver is not None
-        received: list[Inbound] = []
-        loop = asyncio.get_running_loop()
-        joined_by = loop.time() + _JOIN
-        end: float | None = None
-        while len(received) < limit:
-            now = loop.time()
-            if end is None and self.ledgers:
-                end = now + patience
-            if end is None and now >= joined_by:
-                raise Unavailable(
-                    f"this reader got no part of the dead-letter topic within {_JOIN:g} s: another member of its group "
-                    f"{DEAD_LETTER_GROUP!r} has all of it. Stop that member first"
-                )
-            if end is not None and now >= end:
-                break
-            left = (end or joined_by) - now
-            receiving = self.receiver.receive(limit - len(received), lanes=None, timeout=min(left, 0.5))
-            batch = await as_failure("reading dead letters", receiving)
-            if batch and self.ledgers:
-                end = loop.time() + min(patience, 0.5)
-            for inbound in batch:
-                ledger = self.ledgers.get(inbound.lane)
-                if ledger is None or (self._cumulative and ledger.receive(inbound.position) < 0):
-                    continue
-                received.append(inbound)
-                if self._lease is not None:
-                    self._lease.received((inbound,))
-        return received
-
-    async def settle(self, done: Iterable[Inbound], back: Iterable[Inbound]) -> None:
-        """Finish some and give back the others. Raises the first BrokerError."""
-        assert self.receiver is not None
-        done, back = list(done), list(back)
-        if self._lease is not None:
-            self._lease.settled((*done, *back))
-        batch: list[Settlement] = []
-        failure: BrokerError | None = None
-        if self._cumulative:
-            lanes: dict[Lane, LaneLedger] = {}
-            for inbound in done:
-                ledger = self.ledgers.get(inbound.lane)
-                if ledger is None:
-                    failure = LeaseLost(f"{inbound.lane.name} went to another member of {DEAD_LETTER_GROUP!r}")
-                else:
-                    ledger.finish(inbound.position)
-                    lanes[inbound.lane] = ledger
-            for lane, ledger in lanes.items():
-                note = ledger.note()
-                if ledger.position is not None:
-                    batch.append(Commit(lane, ledger.position, note))
-        else:
-            batch += [Ack(inbound) for inbound in done]
-            batch += [Release(inbound, inbound.attempts) for inbound in back if inbound not in self.not_ours]
-        if batch:
-            for result in await as_failure("settling dead letters", self.receiver.settle(batch)):
-                failure = failure or result
-        if failure is not None:
-            raise failure
-
-
 _Which = str | DeadLetter | Iterable[str | DeadLetter]
 _Letters = list[DeadLetter]  # inside the class below, `list` is its method
-_JOIN = 20.0
-"""Seconds within which a new member must get its part of the topic."""
-_AT_ONCE = 100
-"""Most replays in progress at once: this many may be replayed twice after a crash."""
+_Inbounds = list[Inbound]
+_MOST_HELD = 10_000
+"""Most messages that are held for counting, where the broker cannot show them."""
+_SHOWN = 10
+"""Most ids in one line of the log."""
+_BRIEF = 0.3
+"""Seconds to wait for a message where the broker says that there is none."""
 
-Progress = Callable[[int], None]
-"""Called with the number that were replayed or discarded since the last call."""
+
+class _Rounds:
+    """Leaves those that were replayed often enough."""
+
+    def __init__(self, topic: str, most: int, left: Callable[[DeadLetter], None] | None) -> None:
+        if most < 1:
+            raise ConfigError(
+                "max_rounds", f"{most!r} lets nothing be replayed", "Give a number of 1 or more, or None."
+            )
+        self._topic = topic
+        self._most = most
+        self._left = left
+
+    def allowed(self, letters: _Letters) -> _Letters:
+        """The others."""
+        stay = [letter for letter in letters if letter.replays >= self._most]
+        if stay:
+            _log.warning(
+                "%s: %d left, because of max_rounds=%d: %s",
+                self._topic,
+                len(stay),
+                self._most,
+                ", ".join(letter.id for letter in stay[:_SHOWN]) + (", …" if len(stay) > _SHOWN else ""),
+            )
+        for letter in stay:
+            if self._left is not None:
+                self._left(letter)
+        return [letter for letter in letters if letter.replays < self._most]
+
+
+@dataclass(frozen=True)
+class _Change:
+    """What is done to letters."""
+
+    name: str
+    act: Action
+    pace: Pace
+    progress: Progress | None = None
+    rounds: _Rounds | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """For the audit."""
+
+
+class _Lines:
+    """Writes letters to a file."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+        self.count = 0
+
+    def extend(self, letters: Iterable[DeadLetter], /) -> None:
+        for letter in letters:
+            self._file.write(line_of(letter) + "\n")
+            self.count += 1
+
+    def clear(self) -> None:
+        if self.count:
+            self._file.seek(0)
+            self._file.truncate()
+            self.count = 0
+
+
+def _not_archived(letter: object) -> NoReturn:
+    raise ConfigError(
+        "restore(letters)", f"{type(letter).__name__} is not an exported letter", "Read lines with read_line."
+    )
+
+
+class _Into(Protocol):
+    """A list of letters, or what counts them."""
+
+    def extend(self, letters: Iterable[DeadLetter], /) -> None: ...
+
+    def clear(self) -> None: ...
 
 
 class DeadLetterQueue:
     """The dead letters of one group. :meth:`replay` and :meth:`discard` join the group ``dlq`` of the dead-letter topic
-    while they run; :meth:`list` only looks, where the broker can (capability ``inspect``), and else joins too.
+    while they run; :meth:`list` and :meth:`stats` only look, where the broker can (capability ``inspect``), and else
+    join too.
 
-    ``patience``: seconds without a message after which a member counts the queue as read.
+    ``patience``: seconds without a message after which a member counts the queue as read. ``who``: who makes the
+    changes, for the audit (``Bus(audit=)``); by default ``user@host``.
     """
 
     def __init__(self, core: Core, topic: str, group: str, dead_letter_topic: str, patience: float = 3.0) -> None:
@@ -175,29 +132,85 @@ class DeadLetterQueue:
         self.group = group
         self.dead_letter_topic = dead_letter_topic
         self.patience = patience
+        self.who = this_user()
+        self._audit = Audit(core.settings.audit)
 
-    async def list(self, limit: int = 100) -> Sequence[DeadLetter]:
-        """Up to ``limit`` dead letters, oldest first in each lane; they stay where they are."""
-        found = await self._peek(limit) if self._core.adapter.capabilities.inspect else None
-        if found is None:
-            found = await self._read_and_give_back(limit)
-        letters = self._oldest_first(found)
-        if not letters:
-            await self._check_shared()
-        return letters
+    async def list(self, limit: int = 100, *, only: LetterFilter | None = None) -> Sequence[DeadLetter]:
+        """The dead letters among the first ``limit`` messages of the topic, oldest first in each lane; they stay where
+        they are. ``only``: those that fit."""
+        letters = _Letters()
+        await self._look(limit, letters, only)
+        return self._sorted(letters)
 
-    async def _peek(self, limit: int) -> Sequence[Inbound] | None:
-        """What waits for the group ``dlq``; None where the broker cannot tell what of it is settled already."""
+    async def stats(self, limit: int = 100_000, *, only: LetterFilter | None = None) -> LetterStats:
+        """How many there are, and of what they died: one :class:`LetterReason` for each class of exceptions, handler,
+        and reason without its values.
+
+        They stay where they are. ``limit``: how many are looked at; ``only``: count those that fit. Where the broker
+        can show them without handing them over (capability ``inspect``), memory does not grow with their number, and it
+        works while a replay runs: what that takes away meanwhile may be counted or not. Elsewhere at most 10,000 are
+        looked at, and all of them are held for that time.
+        """
+        if not self._core.adapter.capabilities.inspect:
+            limit = min(limit, _MOST_HELD)
+        tally = Tally()
+        looked = await self._look(limit, tally, only)
+        return tally.stats(more=looked >= limit)
+
+    async def _look(self, limit: int, into: _Into, only: LetterFilter | None) -> int:
+        """Put the dead letters of this group that fit into ``into``, page by page where the broker can. Returns how
+        many messages were looked at."""
+        looked = 0
+        found = False
         try:
-            page = await Inspector(self._core).peek(self.dead_letter_topic, group=DEAD_LETTER_GROUP, limit=limit)
+            if not self._core.adapter.capabilities.inspect:
+                raise NotExact
+            async for page in pages(self._core, self.dead_letter_topic, limit):
+                looked += len(page)
+                letters = self._own(page)
+                found = found or bool(letters)
+                into.extend(_fitting(letters, only))
+        except NotExact:
+            into.clear()
+            received = await self._read_and_give_back(limit)
+            looked, letters = len(received), self._own(received)
+            found = bool(letters)
+            into.extend(_fitting(letters, only))
         except MissingGroup as exc:
             raise await self._missing() from exc
-        return [_inbound(item) for item in page.events] if page.exact else None
+        if not found:
+            await self._check_shared()
+        return looked
 
-    async def _read_and_give_back(self, limit: int) -> Sequence[Inbound]:
+    async def _is_empty(self) -> bool:
+        """Whether the broker says, of all messages and at once, that there are none."""
+        if not self._core.adapter.capabilities.inspect:
+            return False
+        try:
+            async for page in pages(self._core, self.dead_letter_topic, 1):
+                return not page
+        except NotExact:
+            return False
+        except MissingGroup as exc:
+            raise await self._missing() from exc
+        return False
+
+    async def _patience_now(self) -> float:
+        """Seconds to wait for a message; few where the broker says that there is none."""
+        if self._core.adapter.capabilities.backlog:
+            try:
+                backlog = await self._core.backlog(self.dead_letter_topic, DEAD_LETTER_GROUP)
+            except MissingGroup as exc:
+                raise await self._missing() from exc
+            if backlog.exact and not backlog.lag:
+                return min(self.patience, _BRIEF)  # what another reader gave back may be on its way
+        return self.patience
+
+    async def _read_and_give_back(self, limit: int) -> _Inbounds:
+        patience = await self._patience_now()
         reader = await self._join(limit)
         try:
-            received = await reader.read(limit, self.patience)
+            received = await reader.read(limit, patience)
             await reader.settle((), received)
         finally:
             await reader.leave()
@@ -209,37 +222,130 @@ class DeadLetterQueue:
         if self.dead_letter_topic != dead_letter_topic(self.topic, self.group):
             await self._core.check_group(self.topic, self.group)
 
-    def _oldest_first(self, received: Iterable[Inbound]) -> _Letters:
+    def _own(self, received: Iterable[Inbound]) -> _Letters:
         """The dead letters of this group. The topic may hold those of several groups, because it is configured so or
         because names coincide (``a`` with ``b.c``, ``a.b`` with ``c``)."""
         read = (DeadLetter.read(inbound, self.topic, self.group) for inbound in received)
-        letters = [letter for letter in read if (letter.topic, letter.group) == (self.topic, self.group)]
+        return [letter for letter in read if (letter.topic, letter.group) == (self.topic, self.group)]
+
+    def _sorted(self, letters: _Letters) -> _Letters:
+        """Oldest first."""
         if self._core.adapter.capabilities.acknowledgement is Acknowledgement.PER_MESSAGE:
             letters.sort(key=lambda letter: letter.died)  # several members, or several queues, may have written them
         return letters
 
     async def replay(
-        self, ids: _Which | None = None, limit: int = 100, *, progress: Progress | None = None
+        self,
+        ids: _Which | None = None,
+        limit: int = 100,
+        *,
+        only: LetterFilter | None = None,
+        rate: float | None = None,
+        max_rounds: int | None = None,
+        left: Callable[[DeadLetter], None] | None = None,
+        progress: Progress | None = None,
     ) -> Sequence[DeadLetter]:
         """Send dead letters back to the group that failed, and to no other; all, or those with one of these ids.
 
-        ``ids``: one id or several; dead letters, or their fingerprints. ``limit``: how many dead letters are looked at.
-        Each is settled, in order, as soon as its replay is confirmed: a crash in between replays up to 100 of them
-        twice, and never loses one. Their leases are extended until then. ``progress`` is called with the number
+        ``ids``: one id or several; dead letters, or their fingerprints. ``only``: those of them that fit. ``limit``:
+        how many dead letters are looked at. ``rate``: at most so many a second. ``max_rounds``: one that was replayed
+        so often already, and failed again, stays; how many do is logged, and ``left`` is called with each.
+        Each is settled, in order, as soon as its replay is confirmed: done again after a crash, it goes on there. Up to
+        100 are sent twice then, and none is lost; with a ``deduplication_key``, a broker that drops copies drops these,
+        for some minutes at least. Their leases are extended until then. ``progress`` is called with the number
         replayed since its last call. Returns those replayed. Raises BrokerError, after settling what was already
         replayed. Raises ConfigError, before anything is replayed, for ids that are not text and for an id that several
         events have; the error names the fingerprint of each.
         """
-        return await self._take("replay(ids=)", ids, limit, self._send_back, progress)
+        rounds = None if max_rounds is None else _Rounds(self.dead_letter_topic, max_rounds, left)
+        change = _Change("replay", self._send_back, Pace(rate), progress, rounds)
+        return await self._take(change, ids, limit, only)
 
-    async def discard(self, ids: _Which, limit: int = 100, *, progress: Progress | None = None) -> Sequence[DeadLetter]:
-        """Drop the dead letters with these ids (one or several; dead letters, or their fingerprints) for good, among
-        the first ``limit``. Returns them. ConfigError as for :meth:`replay`, before any is dropped."""
-        return await self._take("discard(ids=)", ids, limit, _drop, progress)
+    async def discard(
+        self,
+        ids: _Which | None = None,
+        limit: int = 100,
+        *,
+        only: LetterFilter | None = None,
+        rate: float | None = None,
+        progress: Progress | None = None,
+    ) -> Sequence[DeadLetter]:
+        """Drop dead letters for good, among the first ``limit``: those with these ids (one or several; dead letters, or
+        their fingerprints), those that fit ``only``, or those of which both are true. Returns them. ConfigError as for
+        :meth:`replay`, and where neither says which ones, before any is dropped. ``rate``: as for :meth:`replay`."""
+        if ids is None and (only is None or not only.given):
+            raise ConfigError(
+                "discard(ids=)", "neither ids nor a filter say which ones", "For all: discard(await queue.list(limit))."
+            )
+        return await self._take(_Change("discard", _drop, Pace(rate), progress), ids, limit, only)
 
-    async def _send_back(self, letter: DeadLetter) -> None:
+    async def edit(self, letter: DeadLetter, event: Event[Any], limit: int = 10_000) -> DeadLetter | None:
+        """Replay another event in place of a letter's own, which it corrects: it has the same id and source.
+
+        The letter is settled once the replay is confirmed; a crash in between may replay it twice. The header
+        ``anybroker-edited`` goes with it; if it fails again, ``letter.edited`` says when it was edited. Returns the
+        letter; None if it is not among the first ``limit`` any more. ConfigError for another id or source, and for a
+        letter that is not a CloudEvent; else as :meth:`replay`.
+        """
+        before = event_of(letter)
+        if (before.id, before.source) != (event.id, event.source):
+            raise ConfigError(
+                "edit(event=)",
+                "has another id or source than the letter's event",
+                "Make it with letter.event.replace(…).",
+            )
+
+        async def send(there: DeadLetter) -> None:
+            await self._send_back(there, event)
+
+        facts = {"before": digest_of(before), "after": digest_of(event)}
+        done = await self._take(_Change("edit", send, Pace(None), facts=facts), letter, limit, None)
+        return done[0] if done else None
+
+    async def export(self, file: TextIO, limit: int = 100_000, *, only: LetterFilter | None = None) -> int:
+        """Write the dead letters that fit to a text file, one JSON line each: nothing of them is lost, and
+        :func:`anybroker.deadletters.read_line` reads them. They stay where they are. Returns how many were written.
+
+        ``limit``: how many are looked at; as for :meth:`stats`. OSError where the file cannot be written.
+        """
+        if not self._core.adapter.capabilities.inspect:
+            limit = min(limit, _MOST_HELD)
+        lines = _Lines(file)
+        await self._look(limit, lines, only)
+        return lines.count
+
+    async def restore(
+        self, letters: Iterable[Archived], *, rate: float | None = None, progress: Progress | None = None
+    ) -> int:
+        """Put exported dead letters into the dead-letter topic of this group, in order, as the same letters; if another
+        group exported them, as this group's. Returns how many are confirmed.
+
+        ``rate``: at most so many a second. Done again, it puts each there again. Raises BrokerError at the first that
+        fails: those before it are there, and some after it may be.
+        """
+        sent = [letter if isinstance(letter, Archived) else _not_archived(letter) for letter in letters]
+        await self._patience_now()  # raises if there is no such topic
+        facts = {"selected": len(sent)}
+        async with self._audit.change("import", self.topic, self.group, self.who, facts) as entry:
+            await do_each(sent, self._restore, Pace(rate), progress, entry.done)
+        return len(entry.done)
+
+    async def _restore(self, letter: Archived) -> None:
+        missing = await restore(self._core.copies, self.dead_letter_topic, self.topic, self.group, letter)
+        if missing:
+            _log.warning("%s: these headers of an import did not fit: %s", self.dead_letter_topic, ", ".join(missing))
+
+    async def _send_back(self, letter: DeadLetter, edited: Event[Any] | None = None) -> None:
         headers = letter.replay_headers()
-        missing = await replay(self._core.copies, letter.event, letter.topic, letter.group, headers, letter.inbound)
+        event, digest = letter.event, ""
+        if edited is not None:
+            event, digest = edited, digest_of(edited)
+            headers |= letter.edited_now()
+        # Without a secret, somebody who can read the letter could send something under this name in advance.
+        name = "" if self._core.settings.deduplication_key is None else letter.fingerprint
+        missing = await replay(
+            self._core.copies, event, letter.topic, letter.group, headers, letter.inbound, digest, name
+        )
         if missing:
             _log.warning(
                 "%s: a replay is near the broker's size limit, and these of its headers were cut or left out: %s",
@@ -248,85 +354,61 @@ class DeadLetterQueue:
             )
 
     async def _take(
-        self,
-        what: str,
-        ids: _Which | None,
-        limit: int,
-        action: Callable[[DeadLetter], Awaitable[None]],
-        progress: Progress | None,
+        self, change: _Change, ids: _Which | None, limit: int, only: LetterFilter | None
     ) -> Sequence[DeadLetter]:
+        what = f"{change.name}(ids=)"
         names = None if ids is None else _names(what, ids)
+        if await self._is_empty():
+            await self._check_shared()
+            return []
+        patience = await self._patience_now()
         reader = await self._join(limit)
         done = _Letters()
         left: dict[Inbound, None] = {}
+        found = False
         try:
-            left = dict.fromkeys(await reader.read(limit, self.patience))
-            letters = self._oldest_first(left)
+            left = dict.fromkeys(await reader.read(limit, patience))
+            letters = self._sorted(self._own(left))
+            found = bool(letters)
             if names is not None:
                 letters = named(what, letters, names)
-            await self._settle_each(reader, letters, action, progress, done, left)
+            letters = _fitting(letters, only)
+            if change.rounds is not None:
+                letters = change.rounds.allowed(letters)
+            if letters:
+                await self._change(reader, change, letters, names, only, done, left)
         finally:
             try:
                 await reader.settle((), left)
             finally:
                 await reader.leave()
-        if not done:
+        if not found:
             await self._check_shared()
         return done
 
-    async def _settle_each(
+    async def _change(
         self,
-        reader: _Reader,
-        letters: Iterable[DeadLetter],
-        action: Callable[[DeadLetter], Awaitable[None]],
-        progress: Progress | None,
+        reader: Reader,
+        change: _Change,
+        letters: _Letters,
+        names: tuple[str, ...] | None,
+        only: LetterFilter | None,
         done: _Letters,
         left: dict[Inbound, None],
     ) -> None:
-        """Process each, several at once, and settle each in order when it is done. Raises the first failure; no other
-        is started after it."""
-        rest = iter(letters)
-        under_way: deque[tuple[DeadLetter, asyncio.Future[None]]] = deque()
-        failure: BaseException | None = None
-        try:
-            while True:
-                while failure is None and len(under_way) < _AT_ONCE and (letter := next(rest, None)) is not None:
-                    if letter.inbound not in reader.not_ours:
-                        under_way.append((letter, asyncio.ensure_future(action(letter))))
-                if not under_way:
-                    break
-                await asyncio.wait((under_way[0][1],))
-                ended = _Letters()
-                while under_way and under_way[0][1].done():
-                    letter, doing = under_way.popleft()
-                    error = asyncio.CancelledError() if doing.cancelled() else doing.exception()
-                    if error is None:
-                        ended.append(letter)
-                        left.pop(letter.inbound, None)
-                    else:
-                        failure = failure or error
-                if not ended:
-                    continue
-                done += ended
-                try:
-                    await reader.settle([letter.inbound for letter in ended], ())
-                except BrokerError as exc:
-                    _log.warning(
-                        "%s: replayed or discarded letters may still be there: %s", self.dead_letter_topic, exc
-                    )
-                    failure = failure or exc
-                if progress is not None:
-                    try:  # the caller's function: its exception is raised once what is in progress is settled
-                        progress(len(ended))
-                    except Exception as exc:  # noqa: BLE001 - raised later
-                        failure, progress = failure or exc, None
-        finally:
-            for _, doing in under_way:
-                doing.cancel()
-            if under_way:
-                await asyncio.wait([doing for _, doing in under_way])
-        if failure is not None:
-            raise failure
+        facts = {
+            "selected": len(letters),
+            "named": names is not None,
+            "filter": {} if only is None else only.given,
+            **change.facts,
+        }
+        async with self._audit.change(change.name, self.topic, self.group, self.who, facts) as entry:
+            try:
+                await settle_each(
+                    reader, self.dead_letter_topic, letters, change.act, change.pace, change.progress, done, left
+                )
+            finally:
+                entry.done += [letter.id for letter in done]
 
     async def _missing(self) -> MissingGroup:
         """What to raise where the dead-letter topic is not there; raises it for the group itself if that is not."""
@@ -338,9 +420,9 @@ class DeadLetterQueue:
             "(topics.<name>.dead_letter).",
         )
 
-    async def _join(self, limit: int) -> _Reader:
+    async def _join(self, limit: int) -> Reader:
         capabilities = self._core.adapter.capabilities
-        reader = _Reader(capabilities.acknowledgement is Acknowledgement.CUMULATIVE)
+        reader = Reader(capabilities.acknowledgement is Acknowledgement.CUMULATIVE)
         spec = SubscriptionSpec(self.dead_letter_topic, DEAD_LETTER_GROUP, True, 1, "new", limit)
         try:
             receiver = await as_failure("reading dead letters", self._core.adapter.open_receiver(spec, reader))
@@ -362,9 +444,8 @@ def _names(what: str, which: _Which) -> tuple[str, ...]:
     return one_or_several(what, given)
 
 
-def _inbound(item: Peeked) -> Inbound:
-    """As a delivery that nobody holds."""
-    return Inbound(item.event, Lane(item.lane, 0), item.position, item.key, item.headers, item.raw)
+def _fitting(letters: _Letters, only: LetterFilter | None) -> _Letters:
+    return letters if only is None else [letter for letter in letters if only.matches(letter)]
 
 
 async def _drop(_: DeadLetter) -> None:

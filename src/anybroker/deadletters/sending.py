@@ -10,9 +10,10 @@ from ..delivery import Delivery
 from ..engine.copies import Copies
 from ..engine.topics import Topics
 from ..errors import EventTooLarge, Rejected
+from .archive import Archived
 from .letter import dead_letter_headers, left_behind, send_fitting
 
-__all__ = ["replay", "send_dead_letter"]
+__all__ = ["replay", "restore", "send_dead_letter"]
 
 
 async def send_dead_letter(
@@ -57,12 +58,27 @@ async def replay(
     group: str,
     headers: dict[str, str],
     letter: Inbound | None = None,
+    edit: str = "",
+    name: str = "",
 ) -> list[str]:
     """Send an event to one group only; returns the names of the headers that did not fit. ``letter``: its dead letter;
-    without one, each call sends a separate copy. Raises BrokerError."""
-    hop = f"replay|{group}|{headers['anybroker-replays']}"
+    without one, each call sends a separate copy. ``edit``: the digest of an event that differs from the one that
+    failed, so that it does not count as a copy of that. ``name``: of this letter alone; a replay that another process
+    has sent under it is the same one. Raises BrokerError."""
+    hop = f"replay|{group}|{headers['anybroker-replays']}" + (f"|{edit}" if edit else "")
 
     async def send(event: Event[Any] | Foreign, extra: dict[str, str]) -> None:
-        await copies.send(event, topic, group, extra, None, hop, letter)
+        await copies.send(event, topic, group, extra, None, hop, letter, None, name)
 
     return await send_fitting(send, event, headers)
+
+
+async def restore(copies: Copies, dead_letters: str, topic: str, group: str, letter: Archived) -> list[str]:
+    """Put an exported dead letter into this group's topic; returns the names of the headers that did not fit. Each call
+    sends a separate copy. Raises BrokerError."""
+    headers = {**letter.headers, "anybroker-dead-topic": topic, "anybroker-dead-group": group}
+
+    async def send(event: Event[Any] | Foreign, extra: dict[str, str]) -> None:
+        await copies.send(event, dead_letters, None, extra, None, f"dead|{group}|import", None)
+
+    return await send_fitting(send, letter.event, headers)

@@ -48,16 +48,18 @@ class Copies:
         hop: str,
         of: Inbound | None,
         cause: Delivery | None = None,
+        name: str = "",
     ) -> None:
         """Send a copy ``of`` a delivery, confirmed. Its hop names the place of that delivery: another event with the
         same source and id, which anybody can publish, must not count as a copy of this one, or keep this one out. Only
-        the same copy sent again has the same hop. ``cause``: the delivery whose start was its reason. Raises
-        BrokerError."""
+        the same copy sent again has the same hop. ``cause``: the delivery whose start was its reason. ``name``: stands
+        for the place, and for this Bus, of a copy that another Bus may have sent already; for use where nobody else can
+        send something under its hop. Raises BrokerError."""
         publisher = self._publisher()
         if publisher is None:
             raise Unavailable("the Bus is closing")
         place = secrets.token_hex(8) if of is None else f"{of.lane.name}|{of.lane.epoch}|{of.position}"
-        whole = f"{hop}|{place}|{self.mark}"
+        whole = f"{hop}|{name}" if name else f"{hop}|{place}|{self.mark}"
         sent_before = whole in self._sent
         self._sent[whole] = None
         if len(self._sent) > _MOST_SENT:
@@ -68,7 +70,7 @@ class Copies:
         else:
             with spans.copy(publishing, None if cause is None else spans.after(cause)):
                 receipt = await publisher.send(publishing)
-        if not receipt.duplicate or sent_before or publishing.failure is not None:
+        if not receipt.duplicate or name or sent_before or publishing.failure is not None:
             return
         what = f"the broker reports a copy for {topic!r} as a duplicate, although it was sent only once"
         if of is None:

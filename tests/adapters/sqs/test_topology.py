@@ -184,7 +184,7 @@ def test_backlog_adds_what_is_delayed(aws: Any) -> None:
     aws.client.queues["shop_orders__billing"] = {
         f"ApproximateNumberOfMessages{kind}": count for kind, count in counts.items()
     }
-    assert asyncio.run(found.backlog("shop.orders", "billing")) == Backlog(5, 4)
+    assert asyncio.run(found.backlog("shop.orders", "billing")) == Backlog(5, 4, exact=False)
     with pytest.raises(ConfigError, match="'audit'"):
         asyncio.run(found.backlog("shop.orders", "audit"))
 
