@@ -76,7 +76,7 @@ class Handling:
         """Instead of a dead letter."""
         self._failure = error
 
-    def _report(self, problem: str | None, /, *, unavailable: bool = False) -> None:
+    def _report(self, problem: str | None, /, *, unavailable: bool = False, kind: str = "") -> None:
         if problem is not None:
             _log.warning("replaying %s into %s: %s", self._topic, self._spec.name, problem)
 
