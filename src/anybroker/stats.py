@@ -49,6 +49,8 @@ class SubscriptionStats:
     dead_lettered: int = 0
     dead_letters_cut: int = 0
     """How many of those had headers cut or left out because of the broker's size limit."""
+    parked: int = 0
+    """How many of those were set aside behind an earlier dead letter of their key (``dead_letter(then="park")``)."""
     suppressed: int = 0
     """Copies of events that the idempotency store had marked done."""
     unhandled: int = 0

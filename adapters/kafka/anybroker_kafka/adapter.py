@@ -75,6 +75,7 @@ class KafkaAdapter:
         backlog=Support.NATIVE,
         backlog_age=Support.NATIVE,
         inspect=Support.NATIVE,
+        exclusive_lanes=True,
         max_event_bytes=MESSAGE_BYTES,
         settle_interval=0.05,
     )

@@ -66,6 +66,7 @@ class NatsAdapter:
         backlog_age=Support.NATIVE,
         inspect=Support.NATIVE,
         balance=Support.NATIVE,
+        exclusive_lanes=True,
         max_event_bytes=MAX_PAYLOAD,
     )
 

@@ -19,6 +19,7 @@ from ..delivery import Attempt, Delivery
 from ..engine import failures
 from ..engine.failures import failures_of, now, titled
 from ..errors import ConfigError, DecodeError, EventTooLarge, InvalidEvent, Reject, origin_of, text_of
+from ..idempotency._parking import identity
 from ..printable import clip, lines_again
 from .stack import Stack, stack_of
 
@@ -43,6 +44,7 @@ _HOST_LIMIT = 255
 _PID_DIGITS = 10
 _SHOWN = 10
 """Most dead letters named in one error."""
+_PARKED = _PREFIX + "parked"
 _REASON, _ERROR = _PREFIX + "reason", _PREFIX + "error"
 _TRACEBACK, _HISTORY = _PREFIX + "traceback", _PREFIX + "history"
 _CUT = {_TRACEBACK: 1024, _ERROR: 512, _REASON: 128}
@@ -104,6 +106,7 @@ def dead_letter_headers(delivery: Delivery, error: Exception) -> tuple[dict[str,
         "position": str(delivery.inbound.position),
         "replays": replay_facts(delivery).get(_REPLAYS, "0"),
         "traceback": "" if stack is None else stack.within(_TRACEBACK_LIMIT),
+        "parked": getattr(delivery, "parked_as", ""),
         "history": failures.written(failures_of(delivery)),
         "pid": str(os.getpid()),
         **_where(),
@@ -322,6 +325,17 @@ class DeadLetter:
     def id(self) -> str:
         """The event's id; for a foreign message the lane and position where it failed."""
         return self.place if isinstance(self.event, Foreign) else self.event.id
+
+    @property
+    def parked(self) -> int | None:
+        """Its place among the dead letters of its parked key (``dead_letter(then="park")``): a lower one comes before
+        it. None: its key was not parked."""
+        return count_of(self.headers.get(_PARKED, "").partition(" ")[0]) or None
+
+    @property
+    def parked_as(self) -> str:
+        """What the rows of its parked key call its event."""
+        return self.headers.get(_PARKED, "").partition(" ")[2] or identity(self.inbound)
 
     @property
     def place(self) -> str:

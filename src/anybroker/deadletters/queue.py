@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..adapter import (
@@ -26,8 +26,10 @@ from ..engine.inspector import Inspector
 from ..engine.lease import LeaseKeeper
 from ..engine.ledger import LaneLedger
 from ..errors import BrokerError, LeaseLost, MissingGroup, Unavailable
-from ..names import DEAD_LETTER_GROUP, dead_letter_topic, one_or_several
+from ..idempotency._parking import ParkingStore, plain
+from ..names import DEAD_LETTER_GROUP, bounded_key, dead_letter_topic, one_or_several
 from .letter import DeadLetter, named
+from .parked import in_order
 from .sending import replay
 
 if TYPE_CHECKING:
@@ -219,7 +221,12 @@ class DeadLetterQueue:
         return letters
 
     async def replay(
-        self, ids: _Which | None = None, limit: int = 100, *, progress: Progress | None = None
+        self,
+        ids: _Which | None = None,
+        limit: int = 100,
+        *,
+        force: bool = False,
+        progress: Progress | None = None,
     ) -> Sequence[DeadLetter]:
         """Send dead letters back to the group that failed, and to no other; all, or those with one of these ids.
 
@@ -229,13 +236,43 @@ class DeadLetterQueue:
         replayed since its last call. Returns those replayed. Raises BrokerError, after settling what was already
         replayed. Raises ConfigError, before anything is replayed, for ids that are not text and for an id that several
         events have; the error names the fingerprint of each.
+
+        Dead letters of one parked key (``dead_letter(then="park")``) are sent in the order of their events. ConfigError
+        if ``ids`` leaves out an older one of such a key; ``force=True`` sends them all the same, and they are set aside
+        again behind it. What is published under the key meanwhile is set aside too: another replay sends it.
         """
-        return await self._take("replay(ids=)", ids, limit, self._send_back, progress)
+        return await self._take("replay(ids=)", ids, limit, self._send_back, progress, force)
 
     async def discard(self, ids: _Which, limit: int = 100, *, progress: Progress | None = None) -> Sequence[DeadLetter]:
         """Drop the dead letters with these ids (one or several; dead letters, or their fingerprints) for good, among
-        the first ``limit``. Returns them. ConfigError as for :meth:`replay`, before any is dropped."""
-        return await self._take("discard(ids=)", ids, limit, _drop, progress)
+        the first ``limit``. Returns them. ConfigError as for :meth:`replay`, before any is dropped. One of a
+        parked key no longer keeps those behind it."""
+        return await self._take("discard(ids=)", ids, limit, self._drop, progress, force=True)
+
+    async def parked(self) -> Mapping[str, int]:
+        """The parked keys of the group (``dead_letter(then="park")``), each with how many of its events are set aside.
+        A key that is long or not printable ASCII is shown by its hash. Raises ConfigError, StoreUnavailable."""
+        return await (await self._parking()).parked(f"{self.topic}/{self.group}")
+
+    async def unpark(self, key: str) -> None:
+        """Forget that a key is parked, where its dead letters are gone, such as by their age. Dead letters that are
+        still there stay, and are replayed as those of any other key. Raises ConfigError, StoreUnavailable."""
+        name = key if key.startswith("hash:") else plain(bounded_key(key))
+        await (await self._parking()).unpark(f"{self.topic}/{self.group}", name, None)
+        _log.warning("%s/%s: the key %s is not parked any more: somebody asked for it", self.topic, self.group, name)
+
+    async def _parking(self) -> ParkingStore:
+        """Of the Bus, opened."""
+        stores = self._core.stores
+        store = stores.parking(f"bus.dead_letters({self.topic!r}, {self.group!r})")
+        await stores.open()
+        return store
+
+    async def _drop(self, letter: DeadLetter) -> None:
+        """Discarding a letter takes settling it, and finishing its row where its key is parked."""
+        if letter.parked is not None and (key := letter.inbound.key) is not None:
+            place = f"{self.topic}/{self.group}"
+            await (await self._parking()).unpark(place, plain(bounded_key(key)), letter.parked_as)
 
     async def _send_back(self, letter: DeadLetter) -> None:
         headers = letter.replay_headers()
@@ -254,6 +291,7 @@ class DeadLetterQueue:
         limit: int,
         action: Callable[[DeadLetter], Awaitable[None]],
         progress: Progress | None,
+        force: bool,
     ) -> Sequence[DeadLetter]:
         names = None if ids is None else _names(what, ids)
         reader = await self._join(limit)
@@ -262,8 +300,8 @@ class DeadLetterQueue:
         try:
             left = dict.fromkeys(await reader.read(limit, self.patience))
             letters = self._oldest_first(left)
-            if names is not None:
-                letters = named(what, letters, names)
+            chosen = letters if names is None else named(what, letters, names)
+            letters = list(in_order(what, letters, chosen, force))
             await self._settle_each(reader, letters, action, progress, done, left)
         finally:
             try:
@@ -365,7 +403,3 @@ def _names(what: str, which: _Which) -> tuple[str, ...]:
 def _inbound(item: Peeked) -> Inbound:
     """As a delivery that nobody holds."""
     return Inbound(item.event, Lane(item.lane, 0), item.position, item.key, item.headers, item.raw)
-
-
-async def _drop(_: DeadLetter) -> None:
-    """Discarding a letter only takes settling it."""
