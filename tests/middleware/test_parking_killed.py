@@ -59,7 +59,7 @@ def booked(folder: Path) -> list[str]:
 
 @asynccontextmanager
 async def publisher(folder: Path) -> AsyncIterator[Bus]:
-    """The Bus of whoever publishes and replays; the group is declared."""
+    """A Bus that publishes and replays; the group is declared."""
     bus = Bus(
         f"sqlite:///{folder / 'broker.db'}",
         source="ledger",

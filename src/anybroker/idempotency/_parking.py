@@ -66,7 +66,7 @@ def plain(text: str) -> str:
 
 def identity(inbound: Inbound) -> str:
     """What the rows of parked keys call an event: a hash of its contents, and its id. It is the same for the event, its
-    dead letter and the replay of that, and for no other event, whoever publishes it."""
+    dead letter and the replay of that, and for no other event, also of another publisher."""
     event = inbound.event
     if isinstance(event, Foreign):
         facts: object = inbound.key

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
 
 from ..adapter import Inbound
 from ..delivery import Delivery
@@ -27,7 +26,7 @@ __all__ = ["Parking", "parks"]
 _log = logger("anybroker.dead_letters")
 
 
-def parks(where: str, ordered: bool, handlers: Mapping[str, Sequence[Any]]) -> bool:
+def parks(where: str, ordered: bool, handlers: Mapping[str, Sequence[object]]) -> bool:
     """Whether a subscription parks keys. ``handlers``: by name, the middleware of each. Raises ConfigError."""
     asked = {
         name: next((item for item in items if getattr(item, "then", "go on") == "park"), None)
