@@ -1,4 +1,4 @@
-"""The tables of the store, of parked keys and of the outbox: who needs which, and all of them for ``anybroker db sql postgres``."""
+"""The tables of the store, of parked keys and of the outbox: who needs which, and all of them for the command."""
 
 from __future__ import annotations
 
