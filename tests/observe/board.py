@@ -227,13 +227,14 @@ def _consume(made: dashboard.Dashboard) -> None:
     made.with_panel(
         _curves(
             "Unusual",
-            "A second: starts made again, copies that were left out, events of unknown types, foreign messages.",
+            "A second: starts made again, copies, events set aside, of unknown types, foreign messages.",
             "cps",
             *(
                 (_rate(f"anybroker_{metric}_total", GROUP, BY_GROUP), f"{GROUP_NAME} {name}")
                 for metric, name in (
                     ("retries", "retries"),
                     ("duplicates_suppressed", "duplicates"),
+                    ("parked", "set aside"),
                     ("unhandled", "unhandled"),
                     ("foreign", "foreign"),
                 )

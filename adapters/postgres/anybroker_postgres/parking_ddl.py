@@ -21,13 +21,14 @@ CREATE TABLE IF NOT EXISTS {schema}anybroker_schema (
 )""",
     """\
 CREATE TABLE IF NOT EXISTS {schema}anybroker_parked (
+    number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     place text NOT NULL,
     key text NOT NULL,
     event text NOT NULL,
-    number bigint GENERATED ALWAYS AS IDENTITY,
-    finished boolean NOT NULL DEFAULT false,
-    PRIMARY KEY (place, key, event)
+    finished boolean NOT NULL DEFAULT false
 )""",
+    """\
+CREATE UNIQUE INDEX IF NOT EXISTS anybroker_parked_event ON {schema}anybroker_parked (place, key, event)""",
     """\
 COMMENT ON TABLE {schema}anybroker_parked IS
     'anybroker: events that are set aside behind an earlier dead letter of their key, in the order of number'""",
