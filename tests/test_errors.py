@@ -11,7 +11,7 @@ import anybroker
 from anybroker import errors
 from anybroker.errors import BatchFailed, Reject, Retry
 
-INSIDE = {"RolledBack", "FileGone"}
+INSIDE = {"RolledBack", "FileGone", "NotExact"}
 """Caught inside, or met by users as the class that they derive from."""
 
 

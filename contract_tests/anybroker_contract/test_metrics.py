@@ -187,6 +187,11 @@ def _of_the_run(kit: Kit, measured: Measured, topic: str, dead: str) -> Values:
         "anybroker.foreign": 1,
         "anybroker.lanes.held": measured.bus.subscriptions[0].held_lanes,
         "anybroker.leases.lost": 0,
+        "anybroker.retries.slowed": 0,
+        "anybroker.expired": 0,
+        "anybroker.parked": 0,
+        "anybroker.circuits.opened": 0,
+        "anybroker.deliveries.waiting": 0,
         "anybroker.reconnects": 0,
     }
     if kit.capabilities.backlog:

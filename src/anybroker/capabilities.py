@@ -95,6 +95,9 @@ class Capabilities:
     """The longest ``delay`` in seconds; None: no limit."""
     settle_interval: float = 0.0
     """Seconds between two calls of ``settle``; 0: the next call follows as soon as the last one has returned."""
+    exclusive_lanes: bool = False
+    """All events of a key come on one lane, which one member has until it is revoked or lost. False: a member may get
+    any event of any key, as soon as those before it are settled."""
     poll: float = 0.0
     """The most seconds that :meth:`Receiver.receive` may take to return after :meth:`Receiver.stop`."""
     messaging_system: str = ""

@@ -49,7 +49,7 @@ class Ledger(Protocol):
 class LaneState:
     """One lane while this member has it."""
 
-    __slots__ = ("drained", "gone", "lane", "ledger", "lost", "outstanding", "running")
+    __slots__ = ("drained", "gone", "lane", "ledger", "lost", "outstanding", "parked_keys", "running")
 
     def __init__(self, lane: Lane, ledger: Ledger | None) -> None:
         self.lane = lane
@@ -65,6 +65,8 @@ class LaneState:
         """Lost: what still finishes is not settled any more."""
         self.drained: AsyncEvent | None = None
         """Set when the last handler of a revoked lane has ended."""
+        self.parked_keys: set[str] | None = None
+        """The parked keys of the group, where they are known; others of this lane are free as long as it is ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ class Delivery:
         "key",
         "lane_state",
         "letter_stored",
+        "parked_as",
         "published",
         "span_context",
         "starts_allowed",
@@ -133,6 +136,7 @@ class Delivery:
         self.published: dict[bytes, int] | None = None
         """For the core: how many events its handler has published so far, by their content; None: none yet."""
         self.letter_stored: bool  # set once its dead letter is stored, and not before: most never have one
+        self.parked_as: str  # its row among those of its parked key: set where it has one
         self.failures: tuple[Attempt, ...]  # set once a start has failed: see anybroker.engine.failures
         self.first_failed: float  # set with it: when the first one failed, in seconds since the epoch
         self.starts_allowed: int  # set by retry once a start has failed, and not before: most never need it

@@ -24,6 +24,7 @@
         ├── ExpiredError            its expirytime has passed
         ├── TooManyHops             too many handlers stand between it and what started it (max_hops)
         ├── UnhandledError          no handler takes events of its type
+        ├── ParkedError             an earlier event of its key is set aside, and it waits behind that one
         ├── PoisonedError           the broker delivered it so often that it may be what kills the process
         └── HandlerExit             the handler raised what ends a program, a task or a generator
 
@@ -57,6 +58,7 @@ __all__ = [
     "InvalidEvent",
     "LeaseLost",
     "MissingGroup",
+    "ParkedError",
     "PoisonedError",
     "PublishOutcomeUnknown",
     "Reject",
@@ -229,6 +231,14 @@ class UnhandledError(DeliveryError):
 
     def __init__(self, type_: str) -> None:
         super().__init__(f"no handler of the subscription takes events of type {type_!r}")
+
+
+class ParkedError(DeliveryError):
+    """The event's key is parked (``dead_letter(then="park")``): an earlier one was dead-lettered, and this one was set
+    aside behind it, without a start."""
+
+    def __init__(self, first: str) -> None:
+        super().__init__(f"parked behind {first}")
 
 
 class PoisonedError(DeliveryError):

@@ -56,6 +56,8 @@ class SubscriptionStats:
     """How many of those had headers cut or left out because of the broker's size limit."""
     hooks_failed: int = 0
     """How often ``on_dead_letter`` failed for a dead letter, or was not called for one."""
+    parked: int = 0
+    """How many of those were set aside behind an earlier dead letter of their key (``dead_letter(then="park")``)."""
     suppressed: int = 0
     """Copies of events that the idempotency store had marked done."""
     unhandled: int = 0

@@ -31,6 +31,7 @@ from .middleware.compose import Item, arrange, compose
 from .middleware.deadline import deadline, expiry_of
 from .middleware.function import AnyMiddleware, FunctionMiddleware, from_callable
 from .middleware.layer import Chain, Handler, Layer, attached
+from .middleware.parking import Parking, parks
 from .middleware.trace import trace, traced
 from .names import DEAD_LETTER_GROUP, check_names, dead_letter_topic
 from .printable import brief, logger
@@ -117,6 +118,7 @@ class Subscription:
         self._holding_back: dict[str, set[str]] = {}
         """By handler, the kinds of middleware to which more events are of no use now."""
         self._circuits: dict[str, Callable[[], bool]] = {}
+        self._parking: Parking | None = None
         self._paused = False
         self._changing = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -552,6 +554,7 @@ class Subscription:
 
     def _dispatcher(self, recovered: Callable[[Delivery], None], pump: Callable[[], Pump]) -> Handler:
         """The function from a delivery to its chain's coroutine."""
+        parking = self._parking = self._make_parking()
         chains: dict[str, tuple[Handler, str]] = {}
         default: tuple[Handler, str] | None = None
         keep_time: set[Handler] = set()
@@ -577,9 +580,20 @@ class Subscription:
                 return self._dead(delivery, ExpiredError(str(event["expirytime"])))
             if DEPTH in event._attributes and (failure := too_many(event, max_hops)) is not None:
                 return self._dead(delivery, failure)
+            if parking is not None and parking.is_concerned(delivery):
+                return parking.run(delivery, handler)
             return handler(delivery)
 
         return dispatch
+
+    def _make_parking(self) -> Parking | None:
+        chains = {entry.spec.name: self.arranged(entry) for entry in self._entries}
+        if not parks(self._where, self.ordered, chains):
+            return None
+        store = self._core.stores.parking(f'{self._where}, dead_letter(then="park")')
+        exclusive = self._core.adapter.capabilities.exclusive_lanes
+        problem = partial(self._report, "parked keys")
+        return Parking(self.topic, self.group, store, exclusive, self.stats, problem, self._dead)
 
     def _compose(self, entry: _Entry, recovered: Callable[[Delivery], None], pump: Callable[[], Pump]) -> Handler:
         core = self._core
@@ -695,6 +709,9 @@ class Subscription:
         return pump is not None and pump.is_giving_up()
 
     async def _send_dead_letter(self, delivery: Delivery, error: Exception) -> None:
+        parking = self._parking
+        if parking is not None:
+            await parking.before_letter(delivery, error)
         missing = await send_dead_letter(self._core.copies, self._core.topics, self.dead_letter_topic, delivery, error)
         if missing:
             self.stats.dead_letters_cut += 1
@@ -706,6 +723,8 @@ class Subscription:
                 ", ".join(missing),
                 reason_of(error),
             )
+        if parking is not None:
+            await parking.after_letter(delivery, error)
 
     async def _copy_to_inlet(self, delivery: Delivery, starts: int, delay: float) -> None:
         await self._core.copies.release(delivery, starts, delay, replay_facts(delivery))

@@ -174,7 +174,7 @@ def test_without_a_url_the_embedded_brokers_file_is_named(folder: Path) -> None:
             "groups, key, lanes, max_ahead, max_in_flight, ordered, retention.",
         ),
         ({"publish_dedline": 3}, "publish_dedline: there is no such setting. Did you mean 'publish_deadline'? Known: "),
-        ({"nonsense": 3}, "nonsense: there is no such setting. Known: adapters, connect_timeout, dedup"),
+        ({"nonsense": 3}, "nonsense: there is no such setting. Known: adapters, audit, connect_timeout, dedup"),
         (
             {"lease": 0.5},
             "lease: Input should be greater than or equal to 1. Seconds after which the events of a crashed member",

@@ -228,7 +228,7 @@ def _consume(made: dashboard.Dashboard) -> None:
         _curves(
             "Unusual",
             "A second: starts made again, those that a retry budget slowed, copies and expired events that were left "
-            "out, events of unknown types, foreign messages.",
+            "out, events set aside, events of unknown types, foreign messages.",
             "cps",
             *(
                 (_rate(f"anybroker_{metric}_total", GROUP, BY_GROUP), f"{GROUP_NAME} {name}")
@@ -237,6 +237,7 @@ def _consume(made: dashboard.Dashboard) -> None:
                     ("retries_slowed", "slowed retries"),
                     ("expired", "expired"),
                     ("duplicates_suppressed", "duplicates"),
+                    ("parked", "set aside"),
                     ("unhandled", "unhandled"),
                     ("foreign", "foreign"),
                 )

@@ -67,7 +67,7 @@ def test_operations_are_those_of_the_conventions(operation: str) -> None:
 
 
 def test_names_are_told_apart_in_both() -> None:
-    assert len({each.name for each in INSTRUMENTS}) == len({each.prometheus for each in INSTRUMENTS}) == 31
+    assert len({each.name for each in INSTRUMENTS}) == len({each.prometheus for each in INSTRUMENTS}) == 33
     assert all(each.name.startswith("anybroker.") for each in OURS)
     assert all(re.fullmatch("[a-z_]+", each.prometheus) for each in INSTRUMENTS)
 

@@ -79,6 +79,7 @@ class KafkaAdapter:
         backlog_age=Support.NATIVE,
         inspect=Support.NATIVE,
         history=Support.NATIVE,
+        exclusive_lanes=True,
         max_event_bytes=MESSAGE_BYTES,
         settle_interval=0.05,
     )

@@ -70,6 +70,7 @@ class NatsAdapter:
         inspect=Support.NATIVE,
         history=Support.NATIVE,
         balance=Support.NATIVE,
+        exclusive_lanes=True,
         max_event_bytes=MAX_PAYLOAD,
     )
 

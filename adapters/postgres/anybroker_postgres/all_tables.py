@@ -1,4 +1,4 @@
-"""The tables of the store and of the outbox: who needs which, and all of them for ``anybroker db sql postgres``."""
+"""The tables of the store, of parked keys and of the outbox: who needs which, and all of them for the command."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from anybroker.idempotency import StoreUnavailable
 from anybroker.outbox import OutboxUnavailable
 
-from . import ddl, outbox_ddl
+from . import ddl, outbox_ddl, parking_ddl
 from .schema import Tables
 
-__all__ = ["OUTBOX_TABLES", "STORE_TABLES", "all_tables"]
+__all__ = ["OUTBOX_TABLES", "PARKING_TABLES", "STORE_TABLES", "all_tables"]
 
 STORE_TABLES = Tables(
     ddl.PART,
@@ -20,6 +20,16 @@ STORE_TABLES = Tables(
     ddl.privileges,
     "idempotency",
     "the idempotency store",
+    StoreUnavailable,
+)
+PARKING_TABLES = Tables(
+    parking_ddl.PART,
+    parking_ddl.VERSION,
+    parking_ddl.TABLES,
+    parking_ddl.statements,
+    parking_ddl.privileges,
+    "idempotency",
+    "the idempotency store, for parked keys",
     StoreUnavailable,
 )
 OUTBOX_TABLES = Tables(
@@ -37,4 +47,5 @@ OUTBOX_TABLES = Tables(
 def all_tables(schema: str | None = None) -> Sequence[str]:
     """The statements, each without its semicolon. Running them again changes nothing."""
     first = [] if schema is None else [ddl.create_schema(schema)]
-    return list(dict.fromkeys([*first, *ddl.statements(schema), *outbox_ddl.statements(schema)]))
+    parts = (ddl, parking_ddl, outbox_ddl)
+    return list(dict.fromkeys([*first, *(each for part in parts for each in part.statements(schema))]))

@@ -15,7 +15,7 @@ __all__ = ["Found", "Needed", "found_in", "parts_of"]
 
 _TABLE = re.compile(r"CREATE TABLE IF NOT EXISTS (\w+) \(\n(.*?)\n\)", re.DOTALL)
 _COLUMN = re.compile(r"^    (\w+) ", re.MULTILINE)
-_INDEX = re.compile(r"CREATE INDEX IF NOT EXISTS (\w+)")
+_INDEX = re.compile(r"CREATE (?:UNIQUE )?INDEX IF NOT EXISTS (\w+)")
 _SCHEMA = "anybroker_schema"
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import psycopg
 
 from anybroker.adapter import BrokerUrl
 from anybroker.errors import ConfigError, StateError
-from anybroker.idempotency import Busy, Claim, Done, Key, Store, StoreUnavailable
+from anybroker.idempotency import Busy, Claim, Done, Key, ParkedRow, Store, StoreUnavailable
 
 from .all_tables import STORE_TABLES
 from .batches import Batches, Job
@@ -21,6 +21,7 @@ from .failures import not_open, unavailable, wrong_setup
 from .lending import Lending
 from .marking import Marking
 from .options import STORE, Target, checked_schema, from_url, seconds
+from .parking import Parking
 from .pool import Pool
 from .schema import prepare
 from .statements import SESSION, Statements
@@ -87,6 +88,7 @@ class PostgresStore:
         """Held while it is opened or closed."""
         self._claims: Batches | None = None
         self._marks: Batches | None = None
+        self._parking: Batches | None = None
         self._pool: Pool | None = None
         self._lending: Lending | None = None
         self._ascii_only = False
@@ -143,8 +145,11 @@ class PostgresStore:
             "claims", self._target, self._timeout, claiming.run, connected=claiming.connected, lost=claiming.lost
         )
         self._marks = Batches("marks", self._target, self._timeout, Marking(self._statements).run)
+        parking = Parking(self._schema, self._target)
+        self._parking = Batches("parked keys", self._target, self._timeout, parking.run, connected=parking.connected)
         self._claims.start()
         self._marks.start(connection)
+        self._parking.start()
         self._pool = Pool(self._target, self._pool_size, self._timeout)
         self._lending = Lending(self._pool)
 
@@ -158,7 +163,10 @@ class PostgresStore:
             if self._opened:
                 return
             claims, self._claims = self._claims, None
+            parking, self._parking = self._parking, None
             try:
+                if parking is not None:
+                    await parking.stop()
                 if claims is not None:
                     await claims.stop()
             finally:  # in this order: a claim that nobody waits for is released
@@ -218,6 +226,26 @@ class PostgresStore:
     async def purge(self) -> int:
         """Store.purge: at most 1,000 rows."""
         return int(await self._mark("purge", None))
+
+    async def parked(self, place: str, /) -> Mapping[str, int]:
+        """ParkingStore.parked. The first of these calls creates the table of parked keys: ConfigError where it may
+        not."""
+        found: Mapping[str, int] = await self._park("parked", (place,))
+        return found
+
+    async def park(self, place: str, key: str, event: str, behind: bool, /) -> ParkedRow | None:
+        """ParkingStore.park."""
+        row: ParkedRow | None = await self._park("park", (place, key, event, behind))
+        return row
+
+    async def unpark(self, place: str, key: str, event: str | None, /) -> int:
+        """ParkingStore.unpark."""
+        return int(await self._park("unpark", (place, key, event)))
+
+    async def _park(self, kind: str, value: tuple[object, ...]) -> Any:
+        if self._parking is None:
+            raise not_open(self._target)
+        return await self._parking.call(Job(kind, value))
 
     def transaction(self, claim: Claim, /) -> PostgresTransaction:
         """TransactionalStore.transaction."""

@@ -51,6 +51,7 @@ class RabbitmqAdapter:
         delay=Support.NATIVE,
         backlog=Support.NATIVE,
         balance=Support.NATIVE,
+        exclusive_lanes=True,
         max_event_bytes=RabbitmqSettings().max_message_bytes,
         max_delay=LONGEST,
     )

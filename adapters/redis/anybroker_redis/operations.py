@@ -69,13 +69,15 @@ class CheckOperation(Operation):
 
 
 class Transition(Operation):
-    """What changes the state of one key."""
+    """What changes the state of one key, or of the parked keys of one group."""
 
-    __slots__ = ("claim", "moves")
+    __slots__ = ("call", "claim", "moves")
 
     def __init__(self, claim: RedisClaim, deadline: float) -> None:
         super().__init__(deadline)
         self.claim = claim
+        self.call: Call | None = None
+        """Its own call of a script; None: it goes with others of its kind."""
         self.moves = 0
         """How often it went to a node that does not have its slot any more."""
 
@@ -202,9 +204,11 @@ def calls_of(
             claims.setdefault(operation.claim.tag if one_tag else 0, []).append(operation)
         elif isinstance(operation, EndOperation):
             ends.setdefault(operation.claim.tag if one_tag else 0, []).append(operation)
+    alone = [each for each in batch if isinstance(each, Transition) and each.call is not None]
     return [
         *((_end_call(group), group) for group in ends.values()),
         *((_claim_call(group, counters, unwanted), group) for group in claims.values()),
+        *((each.call, [each]) for each in alone if each.call is not None),
     ]
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from redis.exceptions import RedisError
 
 from anybroker.adapter import BrokerUrl
 from anybroker.errors import ConfigError
-from anybroker.idempotency import Busy, Claim, Done, Key, StoreUnavailable, read_store_url
+from anybroker.idempotency import Busy, Claim, Done, Key, ParkedRow, StoreUnavailable, read_store_url
 
+from . import parking
 from .connecting import Connector
 from .deployment import Deployment
 from .failures import SETTING, Unsuitable
@@ -56,6 +57,7 @@ class RedisStore:
             raise ConfigError(SETTING, f"{parsed} is not a Redis URL", "Write redis://host:6379/0, or rediss://.")
         self._connector = Connector(parsed, settings)
         self._names = Names(settings.prefix)
+        self._prefix = settings.prefix
         self.retain = settings.retain
         self._timeout = settings.timeout
         self._token = secrets.token_hex(6)
@@ -172,6 +174,25 @@ class RedisStore:
         evict keys by now: then the store is down until it may not."""
         await self._here().check()
         return 0
+
+    async def parked(self, place: str, /) -> Mapping[str, int]:
+        """ParkingStore.parked."""
+        return parking.list_keys(await self._ask(place, b"L"))
+
+    async def park(self, place: str, key: str, event: str, behind: bool, /) -> ParkedRow | None:
+        """ParkingStore.park."""
+        return parking.park(await self._ask(place, b"B" if behind else b"P", key, event))
+
+    async def unpark(self, place: str, key: str, event: str | None, /) -> int:
+        """ParkingStore.unpark."""
+        return parking.unpark(await self._ask(place, b"A" if event is None else b"U", key, event or ""))
+
+    async def _ask(self, place: str, kind: bytes, key: str = "", event: str = "") -> bytes:
+        here = self._here()
+        future: asyncio.Future[bytes] = here.loop.create_future()
+        deadline = here.loop.time() + self._timeout
+        here.put(parking.ParkOperation(self._prefix, place, kind, key, event, future, deadline))
+        return await future
 
     async def close(self) -> None:
         """Store.close. Ends by the time-out, whatever the server does."""

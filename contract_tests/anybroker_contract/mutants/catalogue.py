@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from anybroker.bus import AdapterFactory
 from anybroker.capabilities import Acknowledgement, Capabilities
 
-from . import consuming, core, inspecting, publishing
+from . import consuming, core, inspecting, parking, publishing
 from .breaking import BrokenBroker, Flaw
 
 __all__ = ["MUTANTS", "Mutant", "break_broker"]
@@ -581,6 +581,39 @@ _ALL = (
     Mutant("counts-waiting", core.CountsWaiting, ("test_an_open_circuit_uses_up_no_attempt",)),
     Mutant("fetches-for-nobody", core.FetchesForNobody, ("test_an_open_circuit_fetches_nothing_more",)),
     Mutant("stops-delivering", consuming.StopsDelivering, ("test_members_of_a_group_share_its_events",)),
+    # ----------------------------------------------------------------------------------------------- parked keys
+    Mutant(
+        "runs-what-is-parked",
+        parking.RunsWhatIsParked,
+        ("test_later_events_of_the_key_are_set_aside_in_order",),
+    ),
+    Mutant(
+        "starts-whatever-is-replayed",
+        parking.StartsWhateverIsReplayed,
+        ("test_what_fails_again_keeps_those_behind_it",),
+    ),
+    Mutant(
+        "knows-events-by-their-ids",
+        parking.KnowsEventsByTheirIds,
+        ("test_an_event_with_the_same_id_does_not_take_its_place",),
+        lambda capabilities: not capabilities.deduplication,  # else the broker may drop the other one
+    ),
+    Mutant(
+        "takes-all-lanes-for-its-own",
+        parking.TakesAllLanesForItsOwn,
+        ("test_all_members_know_which_keys_are_parked",),
+        lambda capabilities: not capabilities.exclusive_lanes,
+    ),
+    Mutant(
+        "forgets-what-was-parked-before",
+        parking.ForgetsWhatWasParkedBefore,
+        ("test_the_next_member_knows_which_keys_are_parked",),
+    ),
+    Mutant(
+        "replays-any-of-them",
+        parking.ReplaysAnyOfThem,
+        ("test_a_replay_that_leaves_out_an_older_one_is_refused",),
+    ),
 )
 
 MUTANTS: dict[str, Mutant] = {mutant.name: mutant for mutant in _ALL}

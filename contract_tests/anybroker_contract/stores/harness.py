@@ -14,7 +14,7 @@ from ..harness import BrokerUnavailable
 
 __all__ = ["DECLARED", "DISTURBANCES", "EXTRAS", "BrokerUnavailable", "StoreHarness"]
 
-DECLARED = ("durable", "processes", "server", "transactional")
+DECLARED = ("durable", "parking", "processes", "server", "transactional")
 """What a harness declares of its store."""
 EXTRAS = frozenset({"clock", "by_url"})
 """What else a harness may have."""
@@ -42,11 +42,11 @@ class StoreHarness:
             def store(self, place: str, *, retain: float | None = None) -> Store:
                 return AcmeStore(place, timeout=self.timeout, **({} if retain is None else {"retain": retain}))
 
-    What is declared (``durable``, ``processes``, ``server``, ``transactional``) decides which tests apply; what can be
-    done to the server is what is overridden: ``restart`` (end it gracefully and start it, same URL, same data),
-    ``kill`` (SIGKILL) and ``start`` (after a kill), ``freeze`` and ``thaw`` (SIGSTOP and SIGCONT, or what is like
-    them for a file), ``make_read_only`` and ``make_writable``. These block, or are ``async``, and return when it is
-    done.
+    What is declared (``durable``, ``parking``, ``processes``, ``server``, ``transactional``) decides which tests apply;
+    what can be done to the server is what is overridden: ``restart`` (end it gracefully and start it, same URL, same
+    data), ``kill`` (SIGKILL) and ``start`` (after a kill), ``freeze`` and ``thaw`` (SIGSTOP and SIGCONT, or what is
+    like them for a file), ``make_read_only`` and ``make_writable``. These block, or are ``async``, and return when it
+    is done.
     """
 
     name: ClassVar[str]
@@ -59,6 +59,8 @@ class StoreHarness:
     """It is kept by a server, whose clock decides when a lease ends."""
     transactional: ClassVar[bool] = False
     """It is a ``TransactionalStore``: :meth:`effect` and :meth:`effects` are overridden."""
+    parking: ClassVar[bool] = False
+    """It is a ``ParkingStore``: it remembers parked keys."""
     timeout: ClassVar[float] = 5.0
     """Seconds within which each call of a store that :meth:`store` made ends, also if the server does not answer."""
     portion: ClassVar[int | None] = None

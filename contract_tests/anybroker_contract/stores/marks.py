@@ -16,7 +16,8 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def requires(*names: str) -> Callable[[_F], _F]:
-    """The test needs stores that declare this: ``durable``, ``processes``, ``server``, ``transactional``."""
+    """The test needs stores that declare this: ``durable``, ``parking``, ``processes``, ``server``,
+    ``transactional``."""
     for name in names:
         if name not in DECLARED:
             raise ValueError(f"no store declares {name!r}")

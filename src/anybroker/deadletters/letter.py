@@ -19,6 +19,7 @@ from ..delivery import Attempt, Delivery
 from ..engine import failures
 from ..engine.failures import failures_of, now, titled
 from ..errors import ConfigError, DecodeError, EventTooLarge, InvalidEvent, Reject, origin_of, text_of
+from ..idempotency._parking import identity
 from ..printable import clip, lines_again
 from .reason import fingerprint_of
 from .stack import Stack, stack_of
@@ -47,6 +48,7 @@ _HOST_LIMIT = 255
 _PID_DIGITS = 10
 _SHOWN = 10
 """Most dead letters named in one error."""
+_PARKED = _PREFIX + "parked"
 _REASON, _ERROR = _PREFIX + "reason", _PREFIX + "error"
 _TRACEBACK, _HISTORY = _PREFIX + "traceback", _PREFIX + "history"
 _CUT = {_TRACEBACK: 1024, _ERROR: 512, _REASON: 128}
@@ -110,6 +112,7 @@ def dead_letter_headers(delivery: Delivery, error: Exception) -> tuple[dict[str,
         "replays": replayed.get(_REPLAYS, "0"),
         "edited": replayed.get(_EDITED, ""),
         "traceback": "" if stack is None else stack.within(_TRACEBACK_LIMIT),
+        "parked": getattr(delivery, "parked_as", ""),
         "history": failures.written(failures_of(delivery)),
         "pid": str(os.getpid()),
         **_where(),
@@ -366,6 +369,17 @@ class DeadLetter:
         """The same for all that died of the same thing: ``r-`` and 10 hexadecimal digits, a hash of the exception's
         class, the handler, and the reason without values. "card of c4 declined" and "card of c5 declined" are one."""
         return fingerprint_of(self.kind, self.handler, self.reason)
+
+    @property
+    def parked(self) -> int | None:
+        """Its place among the dead letters of its parked key (``dead_letter(then="park")``): a lower one comes before
+        it. None: its key was not parked."""
+        return count_of(self.headers.get(_PARKED, "").partition(" ")[0]) or None
+
+    @property
+    def parked_as(self) -> str:
+        """What the rows of its parked key call its event."""
+        return self.headers.get(_PARKED, "").partition(" ")[2] or identity(self.inbound)
 
     @property
     def place(self) -> str:

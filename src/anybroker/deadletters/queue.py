@@ -12,7 +12,8 @@ from ..cloudevents.event import Event
 from ..engine.calls import as_failure
 from ..engine.core import Core
 from ..errors import ConfigError, MissingGroup
-from ..names import DEAD_LETTER_GROUP, dead_letter_topic, one_or_several
+from ..idempotency._parking import ParkingStore, plain
+from ..names import DEAD_LETTER_GROUP, bounded_key, dead_letter_topic, one_or_several
 from ..printable import logger
 from .archive import Archived, line_of
 from .audit import Audit, this_user
@@ -22,6 +23,7 @@ from .filters import LetterFilter
 from .letter import DeadLetter, digest_of, named
 from .pace import Pace
 from .pages import NotExact, pages
+from .parked import in_order
 from .reader import Reader
 from .sending import replay, restore
 from .tally import LetterStats, Tally
@@ -80,6 +82,8 @@ class _Change:
     pace: Pace
     progress: Progress | None = None
     rounds: _Rounds | None = None
+    force: bool = True
+    """Whether letters of a parked key may be taken before older ones."""
     facts: Mapping[str, str] = field(default_factory=dict)
     """For the audit."""
 
@@ -243,6 +247,7 @@ class DeadLetterQueue:
         rate: float | None = None,
         max_rounds: int | None = None,
         left: Callable[[DeadLetter], None] | None = None,
+        force: bool = False,
         progress: Progress | None = None,
     ) -> Sequence[DeadLetter]:
         """Send dead letters back to the group that failed, and to no other; all, or those with one of these ids.
@@ -256,9 +261,14 @@ class DeadLetterQueue:
         replayed since its last call. Returns those replayed. Raises BrokerError, after settling what was already
         replayed. Raises ConfigError, before anything is replayed, for ids that are not text and for an id that several
         events have; the error names the fingerprint of each.
+
+        Dead letters of one parked key (``dead_letter(then="park")``) are sent in the order of their events. ConfigError
+        if ``ids``, ``only`` or ``max_rounds`` leave out an older one of such a key; ``force=True`` sends them all the
+        same, and they are set aside again behind it. What is published under the key meanwhile is set aside too:
+        another replay sends it.
         """
         rounds = None if max_rounds is None else _Rounds(self.dead_letter_topic, max_rounds, left)
-        change = _Change("replay", self._send_back, Pace(rate), progress, rounds)
+        change = _Change("replay", self._send_back, Pace(rate), progress, rounds, force)
         return await self._take(change, ids, limit, only)
 
     async def discard(
@@ -272,12 +282,38 @@ class DeadLetterQueue:
     ) -> Sequence[DeadLetter]:
         """Drop dead letters for good, among the first ``limit``: those with these ids (one or several; dead letters, or
         their fingerprints), those that fit ``only``, or those of which both are true. Returns them. ConfigError as for
-        :meth:`replay`, and where neither says which ones, before any is dropped. ``rate``: as for :meth:`replay`."""
+        :meth:`replay`, and where neither says which ones, before any is dropped. ``rate``: as there. One of a
+        parked key no longer keeps those behind it."""
         if ids is None and (only is None or not only.given):
             raise ConfigError(
                 "discard(ids=)", "neither ids nor a filter say which ones", "For all: discard(await queue.list(limit))."
             )
-        return await self._take(_Change("discard", _drop, Pace(rate), progress), ids, limit, only)
+        return await self._take(_Change("discard", self._drop, Pace(rate), progress), ids, limit, only)
+
+    async def parked(self) -> Mapping[str, int]:
+        """The parked keys of the group (``dead_letter(then="park")``), each with how many of its events are set aside.
+        A key that is long or not printable ASCII is shown by its hash. Raises ConfigError, StoreUnavailable."""
+        return await (await self._parking()).parked(f"{self.topic}/{self.group}")
+
+    async def unpark(self, key: str) -> None:
+        """Forget that a key is parked, where its dead letters are gone, such as by their age. Dead letters that are
+        still there stay, and are replayed as those of any other key. Raises ConfigError, StoreUnavailable."""
+        name = key if key.startswith("hash:") else plain(bounded_key(key))
+        await (await self._parking()).unpark(f"{self.topic}/{self.group}", name, None)
+        _log.warning("%s/%s: the key %s is not parked any more: somebody asked for it", self.topic, self.group, name)
+
+    async def _parking(self) -> ParkingStore:
+        """Of the Bus, opened."""
+        stores = self._core.stores
+        store = stores.parking(f"bus.dead_letters({self.topic!r}, {self.group!r})")
+        await stores.open()
+        return store
+
+    async def _drop(self, letter: DeadLetter) -> None:
+        """Discarding a letter takes settling it, and finishing its row where its key is parked."""
+        if letter.parked is not None and (key := letter.inbound.key) is not None:
+            place = f"{self.topic}/{self.group}"
+            await (await self._parking()).unpark(place, plain(bounded_key(key)), letter.parked_as)
 
     async def edit(self, letter: DeadLetter, event: Event[Any], limit: int = 10_000) -> DeadLetter | None:
         """Replay another event in place of a letter's own, which it corrects: it has the same id and source.
@@ -299,7 +335,7 @@ class DeadLetterQueue:
             await self._send_back(there, event)
 
         facts = {"before": digest_of(before), "after": digest_of(event)}
-        done = await self._take(_Change("edit", send, Pace(None), facts=facts), letter, limit, None)
+        done = await self._take(_Change("edit", send, Pace(None), force=False, facts=facts), letter, limit, None)
         return done[0] if done else None
 
     async def export(self, file: TextIO, limit: int = 100_000, *, only: LetterFilter | None = None) -> int:
@@ -368,13 +404,13 @@ class DeadLetterQueue:
         found = False
         try:
             left = dict.fromkeys(await reader.read(limit, patience))
-            letters = self._sorted(self._own(left))
-            found = bool(letters)
-            if names is not None:
-                letters = named(what, letters, names)
+            every = self._sorted(self._own(left))
+            found = bool(every)
+            letters = every if names is None else named(what, every, names)
             letters = _fitting(letters, only)
             if change.rounds is not None:
                 letters = change.rounds.allowed(letters)
+            letters = list(in_order(what, every, letters, change.force))
             if letters:
                 await self._change(reader, change, letters, names, only, done, left)
         finally:
@@ -446,7 +482,3 @@ def _names(what: str, which: _Which) -> tuple[str, ...]:
 
 def _fitting(letters: _Letters, only: LetterFilter | None) -> _Letters:
     return letters if only is None else [letter for letter in letters if only.matches(letter)]
-
-
-async def _drop(_: DeadLetter) -> None:
-    """Discarding a letter only takes settling it."""

@@ -1,12 +1,14 @@
 """Idempotency stores, in which :class:`anybroker.middleware.idempotent` remembers which events are handled.
 
 :class:`MemoryStore` and :class:`SqliteStore` are included. Other stores implement :class:`Store`, and
-:class:`TransactionalStore` if handlers may share their transaction. A package registers its store in the entry-point
+:class:`TransactionalStore` if handlers may share their transaction, and :class:`ParkingStore` if they remember parked
+keys (``dead_letter(then="park")``). A package registers its store in the entry-point
 group ``anybroker.stores`` under the scheme of its URL, as a function that takes a
 :class:`~anybroker.adapter.BrokerUrl`.
 """
 
 from ._options import read_store_url
+from ._parking import ParkedRow, ParkingStore
 from ._store import (
     DONE,
     Busy,
@@ -32,6 +34,8 @@ __all__ = [
     "Done",
     "Key",
     "MemoryStore",
+    "ParkedRow",
+    "ParkingStore",
     "SqliteStore",
     "SqliteTransaction",
     "Store",

@@ -20,11 +20,23 @@ from ..kit.sqlite_file import files_of, make_durable, make_tables
 from ._store import DONE, Busy, Claim, ClaimLost, Done, Key, StoreUnavailable
 from ._writer import Job, RolledBack
 
-__all__ = ["CLAIM", "DONE_JOB", "EXTEND", "NOTHING", "PURGE", "RELEASE", "STEP", "SqliteClaim", "apply", "connect"]
+__all__ = [
+    "CLAIM",
+    "DONE_JOB",
+    "EXTEND",
+    "NOTHING",
+    "PARKING",
+    "PURGE",
+    "RELEASE",
+    "STEP",
+    "SqliteClaim",
+    "apply",
+    "connect",
+]
 
 VERSION = 1
 
-NOTHING, DONE_JOB, RELEASE, EXTEND, CLAIM, STEP, PURGE = range(7)
+NOTHING, DONE_JOB, RELEASE, EXTEND, CLAIM, STEP, PURGE, PARKING = range(8)
 """The kinds of jobs, in the order in which a batch runs them: what ends a claim comes before the next claim."""
 
 _PURGE = 500
@@ -302,6 +314,12 @@ def _explained(exc: BaseException) -> Exception:
     return error
 
 
+def _parking(connection: sqlite3.Connection, jobs: list[Job]) -> None:
+    """Statements about parked keys, in the order in which they were asked for."""
+    for job in jobs:
+        job.result = job.value(connection)
+
+
 def _purge(connection: sqlite3.Connection, jobs: list[Job]) -> None:
     wall, now = time(), monotonic()
     claims = connection.execute(
@@ -326,4 +344,5 @@ _APPLY: dict[int, Callable[[sqlite3.Connection, list[Job]], None]] = {
     CLAIM: _claim,
     STEP: _steps,
     PURGE: _purge,
+    PARKING: _parking,
 }

@@ -14,6 +14,7 @@ from ..config.registry import load_entry
 from ..config.settings import nearest, parse_url
 from ..errors import BrokerError, ConfigError
 from ..printable import logger
+from ._parking import ParkingStore
 from ._store import Claim, Store
 from .memory import MemoryStore
 from .sqlite import SqliteStore
@@ -134,6 +135,19 @@ class Stores:
                     "ANYBROKER_IDEMPOTENCY=sqlite:///shop-idempotency.db"
                 )
         return keeper
+
+    def parking(self, setting: str) -> ParkingStore:
+        """The Bus's default store, for parked keys. Raises ConfigError where it cannot remember them, or would forget
+        them before the broker forgets their events."""
+        store = self.use(None).store
+        remedy = "Set ANYBROKER_IDEMPOTENCY, or 'idempotency' in anybroker.toml, to one, such as sqlite:///shop.db."
+        if not isinstance(store, ParkingStore):
+            raise ConfigError(setting, f"the idempotency store, a {type(store).__name__}, has no parked keys", remedy)
+        if self._durable and not store.durable:
+            raise ConfigError(
+                setting, "the idempotency store is in memory, and would forget which keys are parked", remedy
+            )
+        return store
 
     def _choose(self) -> Store:
         if isinstance(self._configured, str):

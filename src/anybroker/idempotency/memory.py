@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from time import monotonic
 
 from ..errors import ConfigError
+from ._memory_parking import MemoryParking
+from ._parking import ParkedRow
 from ._store import DONE, Busy, Claim, Done, Key
 
 __all__ = ["MemoryStore"]
@@ -44,6 +46,7 @@ class MemoryStore:
         self._fence = 0
         self._longest = retain
         self._turn_at = monotonic() + retain
+        self._parking = MemoryParking()
 
     def __len__(self) -> int:
         """How many events are remembered."""
@@ -116,6 +119,18 @@ class MemoryStore:
         """Store.purge."""
         now = monotonic()
         return self._turn(now) if now >= self._turn_at else 0
+
+    async def parked(self, place: str, /) -> Mapping[str, int]:
+        """ParkingStore.parked."""
+        return self._parking.parked(place)
+
+    async def park(self, place: str, key: str, event: str, behind: bool, /) -> ParkedRow | None:
+        """ParkingStore.park."""
+        return self._parking.park(place, key, event, behind)
+
+    async def unpark(self, place: str, key: str, event: str | None, /) -> int:
+        """ParkingStore.unpark."""
+        return self._parking.unpark(place, key, event)
 
     async def close(self) -> None:
         """Store.close: nothing to do."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from base64 import b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from hashlib import blake2b
 from os import PathLike
@@ -16,7 +16,9 @@ from pydantic_core import to_json
 
 from ..errors import ConfigError, StateError
 from ..kit.sqlite_file import Files
+from . import _sqlite_parking as parking
 from . import _sqlite_tables as tables
+from ._parking import ParkedRow
 from ._sqlite_tables import SqliteClaim
 from ._store import Busy, Claim, Done, Key, StoreUnavailable, Transaction
 from ._writer import Job, Writer
@@ -198,6 +200,21 @@ class SqliteStore:
     async def purge(self) -> int:
         """Store.purge: at most 500 rows of each table in one transaction."""
         result: int = await self._writer.call(Job(tables.PURGE))
+        return result
+
+    async def parked(self, place: str, /) -> Mapping[str, int]:
+        """ParkingStore.parked."""
+        result: Mapping[str, int] = await self._writer.call(Job(tables.PARKING, parking.parked(place)))
+        return result
+
+    async def park(self, place: str, key: str, event: str, behind: bool, /) -> ParkedRow | None:
+        """ParkingStore.park."""
+        result: ParkedRow | None = await self._writer.call(Job(tables.PARKING, parking.park(place, key, event, behind)))
+        return result
+
+    async def unpark(self, place: str, key: str, event: str | None, /) -> int:
+        """ParkingStore.unpark."""
+        result: int = await self._writer.call(Job(tables.PARKING, parking.unpark(place, key, event)))
         return result
 
     def transaction(self, claim: Claim, /) -> SqliteTransaction:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from ..delivery import Delivery
 from ..engine.failures import note_failure
 from ..engine.starting import cancelled_from_outside, take_back_cancellation
-from ..errors import HandlerExit, Retry
+from ..errors import ConfigError, HandlerExit, Retry
 from .layer import Chain, Handler, Layer
 
 __all__ = ["dead_letter"]
@@ -21,14 +23,27 @@ class dead_letter(Layer):  # noqa: N801 - used as a decorator
 
     ``enabled=False`` switches it off: an event that fails for good then stays, is tried again with a growing wait of
     up to 10 s, and keeps its key closed.
+
+    ``then``: what happens to the later events of its key. ``"go on"`` (the default) handles them. ``"park"`` sets them
+    aside behind it, in order, as dead letters with the reason ``parked behind …``: a ledger must not go on without its
+    missing entry. The key is free again when each of its dead letters was replayed and handled, or discarded. For
+    ordered subscriptions, all of whose handlers have to say the same; parked keys are remembered in the idempotency
+    store of the Bus. Events without a key, and those that expired, park nothing.
     """
 
     kind = "dead_letter"
     after = "trace"
     waits_after = False  # it takes back a cancellation itself, where the handler failed
 
-    def __init__(self, *, enabled: bool = True) -> None:
+    def __init__(self, *, enabled: bool = True, then: Literal["go on", "park"] = "go on") -> None:
+        if then not in ("go on", "park"):
+            raise ConfigError("dead_letter(then=)", f"{then!r} is neither 'go on' nor 'park'")
+        if then == "park" and not enabled:
+            raise ConfigError(
+                "dead_letter(enabled=False)", "has nothing to park a key behind", "Leave out then=, or enabled=False."
+            )
         self.enabled = enabled
+        self.then = then
 
     def bind(self, call_next: Handler, chain: Chain) -> Handler:
         """The composed handler."""

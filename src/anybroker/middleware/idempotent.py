@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import random
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ..adapter import Inbound
 from ..cloudevents.event import Event
 from ..codec.annotations import show
 from ..delivery import Delivery
-from ..errors import BrokerError, ConfigError, Reject
+from ..errors import ConfigError, Reject
 from ..handlers.signature import Wants
 from ..idempotency._store import (
     Busy,
@@ -27,21 +26,14 @@ from ..idempotency._store import (
 from ..idempotency._transaction import current_transaction
 from .layer import Chain, Handler, Layer
 from .retry import Uncounted
+from .store_down import LONGEST_WAIT, OUTAGES, StoreDown
 
 if TYPE_CHECKING:
     from ..engine.lanes import LaneState
 from ..names import hashed
-from ..printable import logger
 
 __all__ = ["idempotent"]
 
-_log = logger("anybroker.store")
-
-_OUTAGES = (BrokerError, OSError)  # TimeoutError and ConnectionError are OSErrors
-"""What says that the store is down, and is waited for. Anything else (text that cannot be encoded, a bug of a store) is
-this event's failure: waiting would not help, and the event would come again for ever."""
-_LONGEST = 5.0
-"""Seconds, the longest wait for another owner or for the store."""
 _CONFLICT = 0.05
 """Seconds, about, until a handler runs again whose transaction met another one."""
 _LONGEST_TEXT = 128
@@ -116,7 +108,7 @@ class idempotent(Layer):  # noqa: N801 - used as a decorator
         group, name, key_of, stats = chain.group, chain.handler.name, self.key, chain.stats
         claim_key, mark, release = store.claim, store.done, store.release
         transaction_of, served = _transaction_of(store, chain)
-        trouble = _Trouble(chain)
+        trouble = StoreDown(f"{chain.topic}/{chain.group}, handler {name}", chain.problem)
         unmarked: dict[Inbound, tuple[Claim, LaneState]] = {}
         # Handlers that have returned, and whose mark could not be written.
 
@@ -135,7 +127,7 @@ class idempotent(Layer):  # noqa: N801 - used as a decorator
                 key = (group, name, "", _bounded(_checked(key_of(delivery.event))))
             try:
                 claim = await claim_key(key, owner, lease, retain)
-            except _OUTAGES as exc:
+            except OUTAGES as exc:
                 raise trouble.down(exc) from exc
             if trouble.since is not None:
                 trouble.over()
@@ -170,7 +162,7 @@ class idempotent(Layer):  # noqa: N801 - used as a decorator
             try:  # as in finish(), without the cost of a call
                 if await mark(claim):
                     return
-            except _OUTAGES as exc:
+            except OUTAGES as exc:
                 raise keep_for_later(delivery, claim, exc) from exc
             finally:
                 held.pop(claim, None)
@@ -190,7 +182,7 @@ class idempotent(Layer):  # noqa: N801 - used as a decorator
             """Mark what had returned while the store was down."""
             try:
                 ours = await mark(claim)
-            except _OUTAGES as exc:
+            except OUTAGES as exc:
                 raise keep_for_later(delivery, claim, exc) from exc
             trouble.over()
             if not ours:
@@ -205,42 +197,15 @@ class idempotent(Layer):  # noqa: N801 - used as a decorator
         async def give_up(claim: Claim) -> None:
             try:
                 await release(claim)
-            except _OUTAGES as exc:  # the handler's own failure goes on; the claim ends with its lease
+            except OUTAGES as exc:  # the handler's own failure goes on; the claim ends with its lease
                 trouble.down(exc)
 
         return run
 
 
-class _Trouble:
-    """Whether the store is down, as one handler sees it."""
-
-    def __init__(self, chain: Chain) -> None:
-        self._where = f"{chain.topic}/{chain.group}, handler {chain.handler.name}"
-        self._problem = chain.problem
-        self.since: float | None = None
-        """When it went down."""
-
-    def down(self, exc: Exception) -> Uncounted:
-        """The store failed: what to raise. The wait grows with the time for which it is down."""
-        now = monotonic()
-        if self.since is None:
-            self.since = now
-            _log.error("%s: the idempotency store failed, nothing is handled until it is back: %s", self._where, exc)
-        self._problem(f"the idempotency store failed: {exc}", unavailable=True)
-        wait = min(max(now - self.since, 0.1), _LONGEST) * (0.5 + random() / 2)
-        return Uncounted(wait, "the idempotency store failed")
-
-    def over(self) -> None:
-        """It answers again."""
-        if self.since is not None:
-            self.since = None
-            self._problem(None)
-            _log.info("%s: the idempotency store answers again", self._where)
-
-
 def _wait(busy: Busy) -> float:
     """Seconds until it is worth asking again: as long as it is claimed by now, so that waits grow, or to its end."""
-    return min(max(busy.age, 0.05), busy.left + 0.05, _LONGEST) * (0.75 + random() / 2)
+    return min(max(busy.age, 0.05), busy.left + 0.05, LONGEST_WAIT) * (0.75 + random() / 2)
 
 
 def _taken_over() -> Uncounted:

@@ -158,6 +158,13 @@ INSTRUMENTS: Final = (
     ),
     _of_group("anybroker.dead_letters", "counter", "{event}", "Events dead-lettered.", "it grows"),
     _of_group(
+        "anybroker.parked",
+        "counter",
+        "{event}",
+        "Events set aside unstarted, behind an earlier dead letter of their key.",
+        "it grows: a key waits for somebody",
+    ),
+    _of_group(
         "anybroker.dead_letters.depth", "gauge", "{event}", "Dead letters that wait for somebody.", "over 0", "max"
     ),
     _of_group(

@@ -74,6 +74,7 @@ _COUNTED: Final = tuple(
     (by_name(name), counter)
     for name, counter in (
         ("anybroker.dead_letters", "dead_lettered"),
+        ("anybroker.parked", "parked"),
         ("anybroker.starts", "started"),
         ("anybroker.retries", "retried"),
         ("anybroker.retries.slowed", "retries_slowed"),

@@ -20,6 +20,7 @@ class MemoryStores(StoreHarness):
     name: ClassVar[str] = "memory"
     durable: ClassVar[bool] = False
     processes: ClassVar[bool] = False
+    parking: ClassVar[bool] = True
     timeout: ClassVar[float] = 1.0
     detail = "in this process"
 

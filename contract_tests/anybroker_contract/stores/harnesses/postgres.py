@@ -21,6 +21,7 @@ class PostgresStores(StoreServer):
 
     name: ClassVar[str] = "postgres"
     kind: ClassVar[str] = "postgres"
+    parking: ClassVar[bool] = True
     transactional: ClassVar[bool] = True
     portion: ClassVar[int | None] = 1_000
 

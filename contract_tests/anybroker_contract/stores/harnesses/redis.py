@@ -20,6 +20,7 @@ class RedisStores(StoreServer):
 
     name: ClassVar[str] = "redis"
     kind: ClassVar[str] = "redis"
+    parking: ClassVar[bool] = True
     portion: ClassVar[int | None] = 0
 
     def place(self, folder: Path) -> str:

@@ -24,6 +24,7 @@ class SqliteStores(StoreHarness):
 
     name: ClassVar[str] = "sqlite"
     transactional: ClassVar[bool] = True
+    parking: ClassVar[bool] = True
     timeout: ClassVar[float] = 2 * BUSY  # a connection that opens the file again waits for the lock too
     portion: ClassVar[int | None] = 1_000  # 500 of each table
     detail = f"files in temporary folders, SQLite {sqlite3.sqlite_version}"

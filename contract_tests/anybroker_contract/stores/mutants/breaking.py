@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from anybroker.idempotency import Busy, Claim, Done, Key, Store, Transaction
+from anybroker.idempotency import Busy, Claim, Done, Key, ParkedRow, Store, Transaction
 
-__all__ = ["BrokenStore", "BrokenTransactionalStore", "Flaw", "Result", "Twin", "broken"]
+__all__ = ["BrokenStore", "Flaw", "Result", "Twin", "broken"]
 
 Result = Claim | Busy | Done
 """What a claim answers."""
@@ -60,6 +60,21 @@ class Flaw:
     async def purge(self, store: Store) -> int:
         """Store.purge."""
         return await store.purge()
+
+    async def parked(self, store: Any, place: str) -> Mapping[str, int]:
+        """ParkingStore.parked."""
+        found: Mapping[str, int] = await store.parked(place)
+        return found
+
+    async def park(self, store: Any, place: str, key: str, event: str, behind: bool) -> ParkedRow | None:
+        """ParkingStore.park."""
+        row: ParkedRow | None = await store.park(place, key, event, behind)
+        return row
+
+    async def unpark(self, store: Any, place: str, key: str, event: str | None) -> int:
+        """ParkingStore.unpark."""
+        left: int = await store.unpark(place, key, event)
+        return left
 
     async def close(self, store: Store) -> None:
         """Store.close."""
@@ -138,7 +153,7 @@ class BrokenStore:
         await self.flaw.close(self.inner)
 
 
-class BrokenTransactionalStore(BrokenStore):
+class _Transactional(BrokenStore):
     """The same for a store that shares its transaction."""
 
     def __init__(self, inner: Any, flaw: Flaw) -> None:
@@ -150,7 +165,36 @@ class BrokenTransactionalStore(BrokenStore):
         return self.flaw.transaction(self.inner, _own(claim))
 
 
+class _Parking(BrokenStore):
+    """The same for a store that remembers parked keys."""
+
+    async def parked(self, place: str, /) -> Mapping[str, int]:
+        """ParkingStore.parked."""
+        return await self.flaw.parked(self.inner, place)
+
+    async def park(self, place: str, key: str, event: str, behind: bool, /) -> ParkedRow | None:
+        """ParkingStore.park."""
+        return await self.flaw.park(self.inner, place, key, event, behind)
+
+    async def unpark(self, place: str, key: str, event: str | None, /) -> int:
+        """ParkingStore.unpark."""
+        return await self.flaw.unpark(self.inner, place, key, event)
+
+
+class _ParkingTransactional(_Parking, _Transactional):
+    """Both."""
+
+
+_KINDS = {
+    (False, False): BrokenStore,
+    (False, True): _Transactional,
+    (True, False): _Parking,
+    (True, True): _ParkingTransactional,
+}
+"""By whether the store remembers parked keys, and whether it shares its transaction."""
+
+
 def broken(make: Callable[[], Store], flaw: Flaw) -> Store:
     """The store that ``make`` makes, with this flaw."""
     store = flaw.made(make)
-    return (BrokenTransactionalStore if hasattr(store, "transaction_type") else BrokenStore)(store, flaw)
+    return _KINDS[hasattr(store, "park"), hasattr(store, "transaction_type")](store, flaw)

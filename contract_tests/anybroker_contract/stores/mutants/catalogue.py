@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from anybroker.idempotency import Store
 
 from ..harness import StoreHarness
-from . import claiming, ending
+from . import claiming, ending, parking
 from .breaking import Flaw, broken
 
 __all__ = ["MUTANTS", "Mutant", "break_store"]
@@ -53,6 +53,11 @@ def for_processes(harness: StoreHarness) -> bool:
 def in_a_transaction(harness: StoreHarness) -> bool:
     """Whether handlers share its transaction."""
     return harness.transactional
+
+
+def that_parks(harness: StoreHarness) -> bool:
+    """Whether it remembers parked keys."""
+    return harness.parking
 
 
 def in_portions(harness: StoreHarness) -> bool:
@@ -251,6 +256,34 @@ _ALL = (
         ending.WritesForALateOwner,
         ("test_a_late_owner_has_no_second_effect",),
         in_a_transaction,
+    ),
+    # ----------------------------------------------------------------------------------------------- parked keys
+    Mutant(
+        "parks-what-is-free",
+        parking.ParksWhatIsFree,
+        ("test_a_key_is_parked_while_it_has_a_row",),
+        that_parks,
+    ),
+    Mutant("numbers-again", parking.NumbersAgain, ("test_rows_are_a_set",), that_parks),
+    Mutant("says-each-is-first", parking.SaysEachIsFirst, ("test_a_key_is_parked_while_it_has_a_row",), that_parks),
+    Mutant(
+        "frees-the-key-with-its-first",
+        parking.FreesTheKeyWithItsFirst,
+        ("test_a_key_is_parked_while_it_has_a_row",),
+        that_parks,
+    ),
+    Mutant(
+        "forgets-what-is-finished",
+        parking.ForgetsWhatIsFinished,
+        ("test_what_is_finished_stays_finished_while_others_wait",),
+        that_parks,
+    ),
+    Mutant("mixes-groups", parking.MixesGroups, ("test_keys_and_groups_are_apart",), that_parks),
+    Mutant(
+        "keeps-parked-keys-to-itself",
+        parking.KeepsParkedKeysToItself,
+        ("test_another_object_sees_the_same_keys",),
+        lambda harness: harness.parking and harness.processes,
     ),
 )
 
