@@ -68,7 +68,7 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> None:
     async def there(*_: object) -> None:
         return
 
-    monkeypatch.setattr(looking.Look, "_read", read)
+    monkeypatch.setattr(looking.Look, "read", read)
     monkeypatch.setattr(looking, "check_group", there)
 
 
