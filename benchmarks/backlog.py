@@ -26,8 +26,9 @@ from rich.table import Table
 
 from anybroker import Bus
 from anybroker.outbox import OutboxRelay, Row
-from anybroker_contract.brokers import Broker, start_brokers
 from anybroker_postgres import PostgresOutbox
+
+from .two_servers import postgres_and_nats
 
 PARTS = 10
 KEYS = 10_000
@@ -157,20 +158,11 @@ def main() -> int:
     if arguments.rows < PARTS:
         parser.error(f"--rows: {arguments.rows} is less than {PARTS}")
     console = Console(stderr=True)
-    servers = start_brokers(["postgres", "nats"], say=lambda name, text: console.print(f"{name}: {text}"))
-    try:
-        database, broker = servers["postgres"], servers["nats"]
-        if not isinstance(database, Broker) or not isinstance(broker, Broker):
-            for server in (database, broker):
-                if not isinstance(server, Broker):
-                    console.print(f"not run: {server.reason}; {server.remedy}")
+    with postgres_and_nats(console) as urls:
+        if urls is None:
             return 1
         with Progress(console=console) as progress:
-            parts = asyncio.run(_relay(database.url, broker.url, arguments.rows, progress))
-    finally:
-        for server in servers.values():
-            if isinstance(server, Broker):
-                server.stop()
+            parts = asyncio.run(_relay(*urls, arguments.rows, progress))
     if arguments.json:
         json.dump({"rows": arguments.rows, "parts": [asdict(part) for part in parts]}, sys.stdout)
         print()

@@ -28,8 +28,9 @@ from rich.progress import Progress
 from anybroker import Bus, Event
 from anybroker.adapter import Receipt
 from anybroker.outbox import OutboxRelay, SqliteOutbox
-from anybroker_contract.brokers import Broker, start_brokers
 from anybroker_postgres import PostgresOutbox
+
+from .two_servers import postgres_and_nats
 
 Commit = Callable[[Bus, str, int], Awaitable[None]]
 
@@ -120,23 +121,15 @@ def main() -> int:
     if arguments.events < 10:
         parser.error(f"--events: {arguments.events} is less than 10")
     console = Console(stderr=True)
-    servers = start_brokers(["postgres", "nats"], say=lambda name, text: console.print(f"{name}: {text}"))
-    try:
-        database, broker = servers["postgres"], servers["nats"]
-        if not isinstance(database, Broker) or not isinstance(broker, Broker):
-            for server in (database, broker):
-                if not isinstance(server, Broker):
-                    console.print(f"not run: {server.reason}; {server.remedy}")
+    with postgres_and_nats(console) as urls:
+        if urls is None:
             return 1
+        database, broker = urls
         with Progress(console=console) as progress:
             seen = {
-                "PostgreSQL": asyncio.run(_postgres(broker.url, database.url, arguments.events, progress)),
-                "SQLite": asyncio.run(_sqlite(broker.url, arguments.events, progress)),
+                "PostgreSQL": asyncio.run(_postgres(broker, database, arguments.events, progress)),
+                "SQLite": asyncio.run(_sqlite(broker, arguments.events, progress)),
             }
-    finally:
-        for server in servers.values():
-            if isinstance(server, Broker):
-                server.stop()
     figures = {
         name: {"p50": median(took), "p95": quantiles(took, n=20)[18], "max": max(took)} for name, took in seen.items()
     }
