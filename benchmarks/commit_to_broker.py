@@ -131,7 +131,8 @@ def main() -> int:
                 "SQLite": asyncio.run(_sqlite(broker, arguments.events, progress)),
             }
     figures = {
-        name: {"p50": median(took), "p95": quantiles(took, n=20, method="inclusive")[18], "max": max(took)} for name, took in seen.items()
+        name: {"p50": median(took), "p95": quantiles(took, n=20, method="inclusive")[18], "max": max(took)}
+        for name, took in seen.items()
     }
     if arguments.json:
         json.dump({"events": arguments.events, "ms": figures}, sys.stdout)
