@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from anybroker import Bus, MemoryBroker
@@ -30,7 +31,10 @@ def _run_on(factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
 
 
 def pytest_configure() -> None:
-    """``ANYBROKER_TEST_LOOP``: run on other event loops, ``eager`` or ``uvloop``."""
+    """``ANYBROKER_TEST_LOOP``: run on other event loops, ``eager`` or ``uvloop``. Hypothesis measures no times: they say
+    how busy the machine is."""
+    hypothesis.settings.register_profile("anybroker", deadline=None)
+    hypothesis.settings.load_profile("anybroker")
     match os.environ.get("ANYBROKER_TEST_LOOP"):
         case None:
             pass

@@ -13,8 +13,6 @@ from anybroker_nats.age import age_of_oldest
 from anybroker_nats.failures import ApiError
 from anybroker_nats.link import Link
 
-NOW = datetime.now(UTC)
-
 
 class Server:
     """One stream with these subjects by sequence, of which the last was stored now, and each other a second before."""
@@ -31,7 +29,7 @@ class Server:
         prefix, star, _ = body["next_by_subj"].partition("*")
         for seq, subject in sorted(self.subjects.items()):
             if seq >= body["seq"] and (subject == prefix or (star and subject.rpartition(".")[0] == prefix[:-1])):
-                stored = NOW - timedelta(seconds=max(self.subjects) - seq)
+                stored = datetime.now(UTC) - timedelta(seconds=max(self.subjects) - seq)
                 return {"message": {"subject": subject, "seq": seq, "time": stored.isoformat()}}
         raise ApiError({"code": 404})
 
