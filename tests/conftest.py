@@ -31,8 +31,8 @@ def _run_on(factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
 
 
 def pytest_configure() -> None:
-    """``ANYBROKER_TEST_LOOP``: run on other event loops, ``eager`` or ``uvloop``. Hypothesis measures no times: they say
-    how busy the machine is."""
+    """``ANYBROKER_TEST_LOOP``: run on other event loops, ``eager`` or ``uvloop``. Hypothesis measures no times, which
+    say how busy the machine is."""
     hypothesis.settings.register_profile("anybroker", deadline=None)
     hypothesis.settings.load_profile("anybroker")
     match os.environ.get("ANYBROKER_TEST_LOOP"):
