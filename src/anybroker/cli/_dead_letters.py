@@ -295,6 +295,7 @@ async def _take(options: argparse.Namespace, done: str) -> int:
                     rate=options.rate,
                     max_rounds=rounds,
                     left=stay.append,
+                    force=options.force,
                     progress=progress,
                 )
             elif ids is None and not only.given:

@@ -15,7 +15,20 @@ from typing import Any, NoReturn
 from ..errors import BrokerError, ConfigError, StateError
 from ..kit.tables import PARTS
 from ..printable import logger
-from . import _adapters, _archive, _backlog, _db, _dead_letters, _describe, _edit, _observe, _outbox, _replay, _run
+from . import (
+    _adapters,
+    _archive,
+    _backlog,
+    _db,
+    _dead_letters,
+    _describe,
+    _edit,
+    _observe,
+    _outbox,
+    _parked,
+    _replay,
+    _run,
+)
 from ._output import log_to_stderr, say, say_lines
 
 __all__ = ["main"]
@@ -197,6 +210,26 @@ def _dlq(commands: Any) -> None:
         "  anybroker dlq import orders billing letters.jsonl --rate 100",
         _archive.import_,
     )
+    parked = _add(
+        actions,
+        "parked",
+        'Show which keys are parked, and how many events of each are set aside (dead_letter(then="park")).',
+        "  anybroker dlq parked orders billing",
+        _parked.parked,
+    )
+    unpark = _add(
+        actions,
+        "unpark",
+        "Forget that a key is parked, where its dead letters are gone.",
+        "  anybroker dlq unpark orders billing customer-7",
+        _parked.unpark,
+    )
+    for parser in (parked, unpark):
+        _group(parser)
+        if parser is unpark:
+            parser.add_argument("key", metavar="KEY", help="as 'dlq parked' shows it")
+        parser.set_defaults(patience=3.0)
+        _broker(parser)
     for parser in (stats, listing, show, replay, edit, discard, export, imports):
         _group(parser)
         if parser in (export, imports):
@@ -215,6 +248,11 @@ def _dlq(commands: Any) -> None:
                 metavar="N",
                 type=_count,
                 help="leave what was replayed so often already, and failed again",
+            )
+            parser.add_argument(
+                "--force",
+                action="store_true",
+                help="also where an older event of a parked key stays, behind which these are set aside again",
             )
         if parser in (replay, discard, imports):
             parser.add_argument("--rate", metavar="N", type=_rate, help="at most so many a second")
