@@ -162,7 +162,7 @@ def test_a_killed_consumer_loses_nothing(processes: Processes) -> None:
 
 def test_a_stopped_consumer_loses_its_lease(processes: Processes) -> None:
     """SIGSTOP leaves the FIFO open: only the lease ends, and what was held goes to another within lease + 5 s."""
-    victim = processes.start("consume", 50, 0.5, lease=1.0)
+    victim = processes.start("consume", 50, 60.0, lease=1.0)
     processes.wait(lambda history: any(step["what"] == "joined" for step in history))
     processes.start("publish", "w0", 16)
     processes.wait(lambda history: starts(history)[victim.pid] == 16)
