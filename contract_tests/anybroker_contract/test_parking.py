@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pytest
 
@@ -33,9 +34,15 @@ class FailsFor:
 PARK = (dead_letter(then="park"), retry(attempts=2, first=0.01))
 
 
+_stores: WeakKeyDictionary[Kit, SqliteStore] = WeakKeyDictionary()
+
+
 def store(kit: Kit) -> SqliteStore:
-    """What the members of one test share."""
-    return SqliteStore(Path(kit.folder) / "parked.db")
+    """What the members of one test share. One object: two that write the same file wait for each other's disk, and the
+    suite of stores has the tests of that."""
+    if kit not in _stores:
+        _stores[kit] = SqliteStore(Path(kit.folder) / "parked.db")
+    return _stores[kit]
 
 
 def member(
