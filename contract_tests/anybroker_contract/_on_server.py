@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from ._disturbances import DISTURBANCES
 from .brokers import Broker, Unavailable, start_brokers
 from .brokers.given import address_of
 from .harness import BrokerUnavailable
 
-__all__ = ["DISTURBANCES", "OnServer", "TakesServer"]
-
-DISTURBANCES = frozenset({"restart", "kill", "start", "freeze", "thaw", "make_read_only", "make_writable"})
-"""What may be done to a server or file: a test that does one of them has it to itself."""
+__all__ = ["OnServer", "TakesServer"]
 
 
 class TakesServer:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 from anybroker import Bus, MemoryBroker, Receipt
 from anybroker.outbox import OutboxRelay, OutboxUnavailable, Parked, Row, Waiting
 
+from .._disturbances import Disturbed
 from .._waiting import eventually
 from ._elsewhere import Elsewhere
 from .harness import Outbox, OutboxHarness, Writer
@@ -26,8 +26,6 @@ LONG = 60.0
 """Seconds, a lease that does not end during a test."""
 ALL = range(16)
 """Shards."""
-
-_OPPOSITES = {"freeze": "thaw", "kill": "start", "make_read_only": "make_writable"}
 
 
 class OutboxKit:
@@ -49,7 +47,7 @@ class OutboxKit:
         self.place = harness.place(folder)
         self._stack = AsyncExitStack()
         self._stack.push_async_callback(asyncio.to_thread, harness.clean, self.place)
-        self._to_undo: list[str] = []
+        self._disturbed = Disturbed(harness, self.place)
         self._next: dict[str, int] = {}
         harness.prepare(self.place)
 
@@ -221,18 +219,9 @@ class OutboxKit:
 
     async def disturb(self, what: str) -> None:
         """Disturb the server or file. What was not put right is put right after the test."""
-        action: Callable[[str], Any] = getattr(self.harness, what)
-        if what in _OPPOSITES:
-            self._to_undo.append(_OPPOSITES[what])
-        elif what in self._to_undo:
-            self._to_undo.remove(what)
-        if inspect.iscoroutinefunction(action):
-            await action(self.place)
-        else:
-            await asyncio.to_thread(action, self.place)
+        await self._disturbed.do(what)
 
     async def close(self) -> None:
         """Put right what was disturbed, and end what the test left open."""
-        for what in reversed(self._to_undo.copy()):
-            await self.disturb(what)
+        await self._disturbed.undo()
         await self._stack.aclose()

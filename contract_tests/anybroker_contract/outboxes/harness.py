@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol
 from anybroker import Sink
 from anybroker.outbox import OutboxTable
 
-from .._on_server import DISTURBANCES
+from .._disturbances import DISTURBANCES, Disturbable
 from ..harness import BrokerUnavailable
 
 __all__ = ["DECLARED", "DISTURBANCES", "EXTRAS", "BrokerUnavailable", "Outbox", "OutboxHarness", "Writer"]
@@ -46,7 +46,7 @@ class Writer(Protocol):
         """Close the connection, which rolls back what is open."""
 
 
-class OutboxHarness:
+class OutboxHarness(Disturbable):
     """One kind of outbox under test. Subclass it, set ``name``, and override what yours needs.
 
     The session's process calls :meth:`setup` once; its text reaches every worker process through :meth:`attach`; each
@@ -164,33 +164,3 @@ class OutboxHarness:
         return frozenset(
             name for name in DISTURBANCES | EXTRAS if getattr(type(self), name) is not getattr(OutboxHarness, name)
         )
-
-    # -------------------------------------------------------------------------------------------- disturbances
-
-    def restart(self, place: str) -> Any:
-        """End the server gracefully and start it again, with its data; return when it answers."""
-        raise NotImplementedError
-
-    def kill(self, place: str) -> Any:
-        """SIGKILL the server; return when it is gone."""
-        raise NotImplementedError
-
-    def start(self, place: str) -> Any:
-        """Start it again after ``kill``, with its data; return when it answers."""
-        raise NotImplementedError
-
-    def freeze(self, place: str) -> Any:
-        """Stop it from answering, with its connections open."""
-        raise NotImplementedError
-
-    def thaw(self, place: str) -> Any:
-        """Let it go on after ``freeze``."""
-        raise NotImplementedError
-
-    def make_read_only(self, place: str) -> Any:
-        """Let it refuse every write, as a standby or a replica does."""
-        raise NotImplementedError
-
-    def make_writable(self, place: str) -> Any:
-        """Let it accept writes again after ``make_read_only``."""
-        raise NotImplementedError

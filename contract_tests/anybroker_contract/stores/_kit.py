@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 from anybroker import Bus, MemoryBroker
 from anybroker.idempotency import DONE, Busy, Claim, Done, Key, Store, make_store
 
+from .._disturbances import Disturbed
 from .._waiting import eventually
 from ._elsewhere import Elsewhere
 from .harness import StoreHarness
@@ -28,8 +28,6 @@ RETAIN = 3_600.0
 """Seconds, where it does not matter."""
 SLACK = 0.05
 """Seconds by which two clocks that show the same length of time may differ."""
-
-_OPPOSITES = {"freeze": "thaw", "kill": "start", "make_read_only": "make_writable"}
 
 
 class StoreKit:
@@ -57,7 +55,7 @@ class StoreKit:
             self._forward = self._stack.enter_context(harness.clock())
         self.place = harness.place(folder)
         self._stack.push_async_callback(self._clean)
-        self._to_undo: list[str] = []
+        self._disturbed = Disturbed(harness, self.place)
 
     async def _clean(self) -> None:
         await asyncio.to_thread(self.harness.clean, self.place)
@@ -186,20 +184,11 @@ class StoreKit:
 
     async def disturb(self, what: str) -> None:
         """Disturb the store's server or file. What was not put right is put right after the test."""
-        action: Callable[[str], Any] = getattr(self.harness, what)
-        if what in _OPPOSITES:
-            self._to_undo.append(_OPPOSITES[what])
-        elif what in self._to_undo:
-            self._to_undo.remove(what)
-        if inspect.iscoroutinefunction(action):
-            await action(self.place)
-        else:
-            await asyncio.to_thread(action, self.place)
+        await self._disturbed.do(what)
 
     async def close(self) -> None:
         """Put right what was disturbed, and end what the test left open."""
-        for what in reversed(self._to_undo.copy()):
-            await self.disturb(what)
+        await self._disturbed.undo()
         await self._stack.aclose()
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from anybroker.idempotency import Store
 
-from .._on_server import DISTURBANCES
+from .._disturbances import DISTURBANCES, Disturbable
 from ..harness import BrokerUnavailable
 
 __all__ = ["DECLARED", "DISTURBANCES", "EXTRAS", "BrokerUnavailable", "StoreHarness"]
@@ -20,7 +20,7 @@ EXTRAS = frozenset({"clock", "by_url"})
 """What else a harness may have."""
 
 
-class StoreHarness:
+class StoreHarness(Disturbable):
     """One kind of store under test. Subclass it, set ``name``, and override what your store needs.
 
     The session's process calls :meth:`setup` once; its text reaches every worker process through :meth:`attach`; each
@@ -138,31 +138,3 @@ class StoreHarness:
         return frozenset(
             name for name in DISTURBANCES | EXTRAS if getattr(type(self), name) is not getattr(StoreHarness, name)
         )
-
-    def restart(self, place: str) -> Any:
-        """End the server gracefully and start it again, with its data; return when it answers."""
-        raise NotImplementedError
-
-    def kill(self, place: str) -> Any:
-        """SIGKILL the server; return when it is gone."""
-        raise NotImplementedError
-
-    def start(self, place: str) -> Any:
-        """Start it again after ``kill``, with its data; return when it answers."""
-        raise NotImplementedError
-
-    def freeze(self, place: str) -> Any:
-        """Stop it from answering, with its connections open."""
-        raise NotImplementedError
-
-    def thaw(self, place: str) -> Any:
-        """Let it go on after ``freeze``."""
-        raise NotImplementedError
-
-    def make_read_only(self, place: str) -> Any:
-        """Let it refuse every write, as a standby or a replica does."""
-        raise NotImplementedError
-
-    def make_writable(self, place: str) -> Any:
-        """Let it accept writes again after ``make_read_only``."""
-        raise NotImplementedError

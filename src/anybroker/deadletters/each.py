@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from ..adapter import Inbound
 from ..errors import BrokerError
+from ..kit.pace import Pace
 from ..printable import logger
 from .archive import Archived
 from .letter import DeadLetter
-from .pace import Pace
 from .reader import Reader
 
 __all__ = ["Action", "Progress", "do_each", "settle_each"]

@@ -13,6 +13,7 @@ from ..engine.calls import as_failure
 from ..engine.core import Core
 from ..errors import ConfigError, MissingGroup
 from ..idempotency._parking import ParkingStore, plain
+from ..kit.pace import Pace
 from ..names import DEAD_LETTER_GROUP, bounded_key, dead_letter_topic, one_or_several
 from ..printable import logger
 from .archive import Archived, line_of
@@ -21,7 +22,6 @@ from .each import Action, Progress, do_each, settle_each
 from .edit import event_of
 from .filters import LetterFilter
 from .letter import DeadLetter, digest_of, named
-from .pace import Pace
 from .pages import NotExact, pages
 from .parked import in_order
 from .reader import Reader

@@ -14,6 +14,7 @@ from ..cloudevents.event import Event
 from ..engine.core import Core
 from ..errors import ConfigError, text_of
 from ..handlers.signature import handler_name
+from ..kit.pace import Pace
 from ..names import check_stored, one_or_several
 from ..printable import brief, logger
 from .bounds import Bound, check_bound, extent, written
@@ -165,8 +166,8 @@ class _Run:
         self._failures: list[ReplayFailure] = []
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
-        self._written = self._pace_began = self._began
-        self._paced = 0
+        self._written = self._began
+        self._pace = Pace(wanted.rate)
 
     def _matches(self, item: Peeked) -> bool:
         event = item.event
@@ -219,7 +220,9 @@ class _Run:
         """Send one batch. False: it stopped at a failure. Raises BrokerError."""
         matched = [item for item in batch if self._matches(item)]
         if matched:
-            await self._pace(len(matched))
+            if wait := self._pace.wait():
+                await asyncio.sleep(wait)
+            self._pace.started(len(matched))
         sent: dict[int, Sent] = {}
         try:
             async with aclosing(target.send(matched, self._cursor)) as sending:
@@ -276,18 +279,6 @@ class _Run:
         if len(self._failures) < _KEPT:
             self._failures.append(ReplayFailure(id_, place, brief(told)))
         _log.warning("%s: an event was not replayed into %s: %s", place, self._wanted.target, told)
-
-    async def _pace(self, count: int) -> None:
-        """Wait until so many more may be sent."""
-        if self._wanted.rate is None:
-            return
-        due = self._pace_began + self._paced / self._wanted.rate
-        now = self._loop.time()
-        if due > now:
-            await asyncio.sleep(due - now)
-        else:  # what could not be sent in time is not caught up
-            self._pace_began += now - due
-        self._paced += count
 
     def _tell(self) -> None:
         if self._wanted.progress is not None:

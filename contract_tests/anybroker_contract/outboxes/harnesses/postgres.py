@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import time
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ..._on_server import OnServer
+from ..._postgres import run, set_read_only
 from ..harness import Outbox, OutboxHarness, Writer
 from ._filling import shards_of
 
@@ -91,7 +91,7 @@ class PostgresOutboxes(OnServer, OutboxHarness):
     def place(self, folder: Path) -> str:
         """A new database on the server."""
         database = f"contract_{secrets.token_hex(6)}"
-        self._run(self.started, f'CREATE DATABASE "{database}"')
+        run(self.started, f'CREATE DATABASE "{database}"')
         return f"{self.started.rpartition('/')[0]}/{database}"
 
     def prepare(self, place: str) -> None:
@@ -108,7 +108,7 @@ class PostgresOutboxes(OnServer, OutboxHarness):
 
     def clean(self, place: str) -> None:
         """The database goes."""
-        self._run(self.started, f'DROP DATABASE IF EXISTS "{place.rpartition("/")[2]}" WITH (FORCE)')
+        run(self.started, f'DROP DATABASE IF EXISTS "{place.rpartition("/")[2]}" WITH (FORCE)')
 
     def kinds(self) -> Sequence[str]:
         """Those that are installed."""
@@ -212,7 +212,7 @@ class PostgresOutboxes(OnServer, OutboxHarness):
 
     def effects(self, place: str) -> Sequence[str]:
         """All rows."""
-        return [str(row[0]) for row in self._run(place, "SELECT text FROM effect ORDER BY number")]
+        return [str(row[0]) for row in run(place, "SELECT text FROM effect ORDER BY number")]
 
     def store(self, place: str) -> Any:
         """In the same database."""
@@ -220,32 +220,17 @@ class PostgresOutboxes(OnServer, OutboxHarness):
 
     def dead_rows(self, place: str) -> int:
         """As the statistics say."""
-        self._run(place, "SELECT pg_stat_force_next_flush()")
-        ((dead,),) = self._run(place, "SELECT n_dead_tup FROM pg_stat_user_tables WHERE relname = 'anybroker_outbox'")
+        run(place, "SELECT pg_stat_force_next_flush()")
+        ((dead,),) = run(place, "SELECT n_dead_tup FROM pg_stat_user_tables WHERE relname = 'anybroker_outbox'")
         return int(dead)
 
     def make_read_only(self, place: str) -> None:
-        """New transactions, also of the sessions that are open, may only read: what a standby says (25006)."""
-        self._set_read_only("on")
+        """As a standby."""
+        set_read_only(self.started, "on")
 
     def make_writable(self, place: str) -> None:
         """Again."""
-        self._set_read_only("off")
-
-    def _set_read_only(self, value: str) -> None:
-        self._run(self.started, f"ALTER SYSTEM SET default_transaction_read_only = {value}")
-        self._run(self.started, "SELECT pg_reload_conf()")
-        end = time.monotonic() + 10.0
-        while self._run(self.started, "SHOW default_transaction_read_only") != [(value,)]:
-            if time.monotonic() > end:
-                raise TimeoutError(f"the server does not set default_transaction_read_only to {value}")
-            time.sleep(0.01)
-
-    @staticmethod
-    def _run(url: str, statement: str) -> list[tuple[Any, ...]]:
-        with import_module("psycopg").connect(url, autocommit=True, connect_timeout=10) as connection:
-            cursor = connection.execute(statement)
-            return [] if cursor.description is None else cursor.fetchall()
+        set_read_only(self.started, "off")
 
 
 def _engine(place: str, make: str, driver: str) -> tuple[Any, Any]:

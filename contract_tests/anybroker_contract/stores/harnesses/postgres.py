@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, ClassVar
 
 from anybroker.idempotency import Store
 
+from ..._postgres import run, set_read_only
 from .server import StoreServer
 
 __all__ = ["PostgresStores"]
@@ -28,7 +28,7 @@ class PostgresStores(StoreServer):
     def place(self, folder: Path) -> str:
         """A new database on the server."""
         database = f"contract_{secrets.token_hex(6)}"
-        self._run(self.started, f'CREATE DATABASE "{database}"')
+        run(self.started, f'CREATE DATABASE "{database}"')
         return f"{self.started.rpartition('/')[0]}/{database}"
 
     def store(self, place: str, *, retain: float | None = None) -> Store:
@@ -39,7 +39,7 @@ class PostgresStores(StoreServer):
 
     def clean(self, place: str) -> None:
         """The database goes."""
-        self._run(self.started, f'DROP DATABASE IF EXISTS "{place.rpartition("/")[2]}" WITH (FORCE)')
+        run(self.started, f'DROP DATABASE IF EXISTS "{place.rpartition("/")[2]}" WITH (FORCE)')
 
     def by_url(self, place: str) -> str:
         """The place."""
@@ -51,31 +51,16 @@ class PostgresStores(StoreServer):
 
     def effects(self, place: str) -> Sequence[str]:
         """All rows."""
-        return [str(row[0]) for row in self._run(place, "SELECT text FROM effect ORDER BY number")]
+        return [str(row[0]) for row in run(place, "SELECT text FROM effect ORDER BY number")]
 
     def prepare_effects(self, place: str) -> None:
         """The table."""
-        self._run(place, "CREATE TABLE effect(number bigserial PRIMARY KEY, text text NOT NULL)")
+        run(place, "CREATE TABLE effect(number bigserial PRIMARY KEY, text text NOT NULL)")
 
     def make_read_only(self, place: str) -> None:
-        """New transactions, also of the sessions that are open, may only read: what a standby says (25006)."""
-        self._set_read_only(place, "on")
+        """As a standby."""
+        set_read_only(self.started, "on")
 
     def make_writable(self, place: str) -> None:
         """Again."""
-        self._set_read_only(place, "off")
-
-    def _set_read_only(self, place: str, value: str) -> None:
-        self._run(self.started, f"ALTER SYSTEM SET default_transaction_read_only = {value}")
-        self._run(self.started, "SELECT pg_reload_conf()")
-        end = time.monotonic() + 10.0
-        while self._run(self.started, "SHOW default_transaction_read_only") != [(value,)]:
-            if time.monotonic() > end:
-                raise TimeoutError(f"the server does not set default_transaction_read_only to {value}")
-            time.sleep(0.01)
-
-    @staticmethod
-    def _run(url: str, statement: str) -> list[tuple[Any, ...]]:
-        with import_module("psycopg").connect(url, autocommit=True, connect_timeout=10) as connection:
-            cursor = connection.execute(statement)
-            return [] if cursor.description is None else cursor.fetchall()
+        set_read_only(self.started, "off")

@@ -25,7 +25,7 @@ class Pace:
         """Seconds until the next one may start; 0.0: now."""
         return max(0.0, self._next - monotonic()) if self._apart else 0.0
 
-    def started(self) -> None:
-        """One has started."""
+    def started(self, count: int = 1) -> None:
+        """So many have started."""
         if self._apart:
-            self._next = max(self._next, monotonic()) + self._apart
+            self._next = max(self._next, monotonic()) + count * self._apart
